@@ -1,0 +1,281 @@
+"""What flows through the pipeline: small frozen records, and the Arrow schemas in which they rest.
+
+A `Clip` becomes sampled frames, a frame becomes `Face`s, a face becomes an `Example` (for training) or a
+`Prediction` (for labels), and every clip ends as exactly one `Outcome`. All images are RGB uint8 HWC; all boxes are
+xyxy integer pixels, half-open, in the full upright frame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+class Emotion(StrEnum):
+    """The seven classes of CAER, in the order of every probability vector (MODEL.md, Datasets)."""
+
+    ANGER = "Anger"
+    DISGUST = "Disgust"
+    FEAR = "Fear"
+    HAPPY = "Happy"
+    NEUTRAL = "Neutral"
+    SAD = "Sad"
+    SURPRISE = "Surprise"
+
+
+EMOTIONS: tuple[str, ...] = tuple(emotion.value for emotion in Emotion)
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+
+
+class State(StrEnum):
+    """Where an input ended: every input ends in exactly one state."""
+
+    DONE = "done"
+    NO_FACE = "no_face"
+    QUARANTINED = "quarantined"
+    RETRYABLE = "retryable"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """One input video (or image), or one time range of it.
+
+    clip_id: 20 hexadecimal digits, stable across runs and machines: from `path`, `size_bytes`, `content_id` and the
+    time range, never from an absolute path. `path` is relative to the input root; `url` is where the bytes are read.
+    `start_pts_seconds` and `end_pts_seconds` bound the range (half-open); None is the clip's own start or end.
+    """
+
+    clip_id: str
+    path: str
+    url: str
+    size_bytes: int
+    content_id: str
+    label: str | None = None
+    split: str | None = None
+    start_pts_seconds: float | None = None
+    end_pts_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.label is not None and self.label not in EMOTIONS:
+            raise ValueError(f"clip {self.path}: label {self.label!r} is not one of {', '.join(EMOTIONS)}")
+        if self.split is not None and self.split not in SPLITS:
+            raise ValueError(f"clip {self.path}: split {self.split!r} is not one of {', '.join(SPLITS)}")
+        start, end = self.start_pts_seconds, self.end_pts_seconds
+        if start is not None and end is not None and end <= start:
+            raise ValueError(f"clip {self.path}: it ends at {end} s, before it starts at {start} s; check the manifest")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Box:
+    """A rectangle in the full upright frame: xyxy, integer pixels, half-open. It may pass the frame's edge."""
+
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+
+    def __post_init__(self) -> None:
+        if self.x_max <= self.x_min or self.y_max <= self.y_min:
+            raise ValueError(f"box {tuple(asdict(self).values())} is empty: it needs x_min < x_max and y_min < y_max")
+
+    @property
+    def width(self) -> int:
+        return self.x_max - self.x_min
+
+    @property
+    def height(self) -> int:
+        return self.y_max - self.y_min
+
+    @property
+    def area(self) -> int:
+        """Area in square pixels."""
+        return self.width * self.height
+
+    def clamped(self, *, width: int, height: int) -> Box:
+        """The part inside a frame of `width` x `height` pixels. Raises ValueError if no part is inside."""
+        return Box(max(self.x_min, 0), max(self.y_min, 0), min(self.x_max, width), min(self.y_max, height))
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One detection: the box, and the detector's score (higher is surer; 0.0 where boxes were given by hand)."""
+
+    box: Box
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One face of one frame, as the model reads it.
+
+    face_jpeg: the squashed box, `face_px` square. context_jpeg: the whole frame with the face zeroed, squashed to
+    `context_px` square. Both are encoded RGB images. `box` is the face's, clamped to the frame.
+    """
+
+    clip_id: str
+    frame_index: int
+    pts_seconds: float
+    face_index: int
+    box: Box
+    face_score: float
+    frame_width: int
+    frame_height: int
+    face_jpeg: bytes
+    context_jpeg: bytes
+    label: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """The model's guess for one face of one frame: `probabilities` in the order of `EMOTIONS`, summing to 1."""
+
+    clip_id: str
+    frame_index: int
+    pts_seconds: float
+    face_index: int
+    box: Box
+    face_score: float
+    probabilities: tuple[float, ...]
+    emotion: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How one clip ended. `reason` is a short stable word for every state but done; `detail` is for people.
+
+    num_frames: sampled frames decoded. num_examples: rows written. attempts: tries of this clip, 1 or more.
+    decode_integrity: 1.0 where every frame of the container was decoded, distinct and uncorrupted; None if unknown.
+    """
+
+    clip_id: str
+    path: str
+    state: State
+    reason: str | None = None
+    stage: str | None = None
+    detail: str | None = None
+    num_frames: int = 0
+    num_faceless_frames: int = 0
+    num_examples: int = 0
+    num_boxes_clamped: int = 0
+    attempts: int = 1
+    seconds: float = 0.0
+    decoder: str | None = None
+    decoder_reason: str | None = None
+    decode_integrity: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.state is not State.DONE and not self.reason:
+            raise ValueError(f"clip {self.path}: state {self.state} needs a reason")
+
+
+def _field(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning})
+
+
+def _schema(content: str, fields: Iterable[pa.Field]) -> pa.Schema:
+    return pa.schema(list(fields), metadata={"schema_version": str(SCHEMA_VERSION), "content": content})
+
+
+_BOX = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("x_min", "y_min", "x_max", "y_max")])
+_PROBABILITIES = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in EMOTIONS])
+
+_FACE_FIELDS = (
+    _field("clip_id", pa.string(), "stable id of the clip, 20 hexadecimal digits"),
+    _field("frame_index", pa.int64(), "number of the frame in presentation order, from 0"),
+    _field("pts_seconds", pa.float64(), "presentation time of the frame in its file, seconds"),
+    _field("face_index", pa.int32(), "0 for the largest face of the frame, 1 for the next"),
+    _field("box", _BOX, "face in the full upright frame: xyxy, integer pixels, half-open, clamped to the frame"),
+    _field("face_score", pa.float32(), "the detector's score, higher is surer; 0 where boxes were given"),
+)
+
+EXAMPLE_SCHEMA = _schema(
+    "one row per face of a sampled frame",
+    (
+        *_FACE_FIELDS,
+        _field("frame_width", pa.int32(), "width of the upright frame, pixels"),
+        _field("frame_height", pa.int32(), "height of the upright frame, pixels"),
+        _field(
+            "face_jpeg", pa.binary(), "the box squashed to a square, encoded RGB image (JPEG, or PNG if set)"
+        ),
+        _field("context_jpeg", pa.binary(), "the frame with the face zeroed, squashed to a square, encoded RGB image"),
+        _field("label", pa.string(), "true emotion, or null", nullable=True),
+        _field("split", pa.string(), "train, validation or test, or null", nullable=True),
+    ),
+)
+
+PREDICTION_SCHEMA = _schema(
+    "one row per face of a scored frame",
+    (
+        *_FACE_FIELDS,
+        _field("probabilities", _PROBABILITIES, "softmax over the seven emotions"),
+        _field("emotion", pa.string(), "the most probable emotion: a model's guess"),
+    ),
+)
+
+OUTCOME_SCHEMA = _schema(
+    "one row per input clip: how it ended",
+    (
+        _field("clip_id", pa.string(), "stable id of the clip, 20 hexadecimal digits"),
+        _field("path", pa.string(), "path relative to the input root"),
+        _field("state", pa.string(), "done, no_face, quarantined or retryable"),
+        _field("reason", pa.string(), "short stable word, null when done", nullable=True),
+        _field("stage", pa.string(), "fetch, open, decode, detect, crop or predict, where it ended", nullable=True),
+        _field("detail", pa.string(), "the error in words", nullable=True),
+        _field("num_frames", pa.int64(), "sampled frames decoded"),
+        _field("num_faceless_frames", pa.int64(), "sampled frames in which no face was found"),
+        _field("num_examples", pa.int64(), "rows written for the clip"),
+        _field("num_boxes_clamped", pa.int64(), "boxes that passed the frame's edge and were clamped"),
+        _field("attempts", pa.int32(), "tries of the clip"),
+        _field("seconds", pa.float64(), "wall time spent on the clip, seconds"),
+        _field("decoder", pa.string(), "decord or pyav", nullable=True),
+        _field("decoder_reason", pa.string(), "why this decoder", nullable=True),
+        _field("decode_integrity", pa.float64(), "share of frames decoded whole, 0 to 1", nullable=True),
+    ),
+)
+
+CLIP_SCHEMA = _schema(
+    "one row per input clip: the plan",
+    (
+        _field("clip_id", pa.string(), "stable id of the clip, 20 hexadecimal digits"),
+        _field("path", pa.string(), "path relative to the input root"),
+        _field("url", pa.string(), "where the bytes are read"),
+        _field("size_bytes", pa.int64(), "size of the file, bytes"),
+        _field("content_id", pa.string(), "the store's etag, or the MD5 of the bytes"),
+        _field("label", pa.string(), "true emotion, or null", nullable=True),
+        _field("split", pa.string(), "train, validation or test, or null", nullable=True),
+        _field("start_pts_seconds", pa.float64(), "start of the range, seconds, or null", nullable=True),
+        _field("end_pts_seconds", pa.float64(), "end of the range (exclusive), seconds, or null", nullable=True),
+    ),
+)
+
+
+def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
+    """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns."""
+    rows = [asdict(record) for record in records]
+    for row in rows:
+        if "probabilities" in row:
+            row["probabilities"] = dict(zip(EMOTIONS, row["probabilities"], strict=True))
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def clip_of(row: Mapping[str, Any]) -> Clip:
+    """The Clip of one row of a table of `CLIP_SCHEMA`."""
+    return Clip(**row)
+
+
+def outcome_of(row: Mapping[str, Any]) -> Outcome:
+    """The Outcome of one row of a table of `OUTCOME_SCHEMA`, or of its JSON."""
+    return Outcome(**{**row, "state": State(row["state"])})
+
+
+def meanings(schema: pa.Schema) -> str:
+    """The meaning of every column of a schema, as JSON."""
+    return json.dumps({field.name: (field.metadata or {}).get(b"meaning", b"").decode() for field in schema})
