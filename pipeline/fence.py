@@ -1,0 +1,272 @@
+"""A supervised child process: in go tasks, out come results or a `FenceError` that names what happened.
+
+Decoders abort, spin with the GIL held and allocate gigabytes on hostile files. Inside the fence that costs one clip:
+the supervisor sees no message for `timeout_seconds` or too much resident memory, kills the child, names the signal and
+the stage, and starts a fresh child for the next task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+POLL_SECONDS = 0.05
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+
+# Builds the work of the child, once per child. The work takes a task and a function to name the stage it is in, yields
+# its items as they are ready, and returns a last value.
+Work = Callable[[Any, Callable[[str], None]], Generator[Any, None, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FenceLimits:
+    """What a child may use before it is killed.
+
+    timeout_seconds: longest time without a sign of progress. memory_bytes: resident memory of the child.
+    start_seconds: longest time to import and build the work.
+    """
+
+    timeout_seconds: float = 120.0
+    memory_bytes: int = 4 * 2**30
+    start_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_seconds", "memory_bytes", "start_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be more than 0")
+
+
+class FenceError(Exception):
+    """A task that did not end well.
+
+    reason: crash, hang, memory, exception, or the `reason` of the work's own error. stage: where it was. fatal: whether
+    the child is gone.
+    """
+
+    def __init__(self, reason: str, detail: str, *, stage: str, fatal: bool) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.stage = stage
+        self.fatal = fatal
+
+
+class FenceStartError(RuntimeError):
+    """The child could not even be built: a fault of the installation, not of a clip."""
+
+
+class Fence:
+    """One child process that runs `build(**arguments)` once and then its work, task by task.
+
+    `build` must be importable by name. `preload` names modules that the fork server imports before any child starts,
+    so that a fresh child costs a fork instead of an import of torch (0.3 s against 2 s).
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., Work],
+        arguments: Mapping[str, Any],
+        *,
+        limits: FenceLimits | None = None,
+        preload: tuple[str, ...] = (),
+    ) -> None:
+        self.limits = limits or FenceLimits()
+        self.num_starts = 0
+        self.peak_memory_bytes = 0
+        self._build = build
+        self._arguments = dict(arguments)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([build.__module__, *preload])
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        self._log = Path(tempfile.mkstemp(prefix="fence-", suffix=".log")[1])
+
+    def __enter__(self) -> Fence:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None before the first task."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Start the child if none runs, and wait until its work is built. Raises FenceStartError."""
+        if self._process is not None and self._process.is_alive():
+            return
+        self._stop()
+        self._log.write_bytes(b"")
+        ours, theirs = self._context.Pipe()
+        arguments = (theirs, self._build, self._arguments, str(self._log))
+        self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        with _without_main_module():
+            self._process.start()
+        theirs.close()
+        self._pipe = ours
+        self.num_starts += 1
+        try:
+            kind, value = self._receive(stage="start", timeout_seconds=self.limits.start_seconds)
+        except FenceError as error:
+            raise FenceStartError(f"the fenced worker did not start: {error.detail}") from error
+        if kind != "ready":
+            self._stop()
+            raise FenceStartError(f"the fenced worker did not start: {value}")
+
+    def run(self, task: Any) -> tuple[list[Any], Any]:
+        """Run one task: the items it yielded and its return value. Raises FenceError; the fence stays usable."""
+        self.start()
+        assert self._pipe is not None
+        os.truncate(self._log, 0)
+        self._pipe.send(task)
+        stage, items = "start", []
+        while True:
+            kind, value = self._receive(stage=stage, timeout_seconds=self.limits.timeout_seconds)
+            if kind == "stage":
+                stage = value
+            elif kind == "item":
+                items.append(value)
+            elif kind == "result":
+                return items, value
+            else:
+                reason, detail = value
+                raise FenceError(reason, detail, stage=stage, fatal=False)
+
+    def close(self) -> None:
+        """End the child and remove its log."""
+        self._stop()
+        self._log.unlink(missing_ok=True)
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the child, bytes; 0 if none runs."""
+        try:
+            return psutil.Process(self.pid).memory_info().rss if self.pid else 0
+        except psutil.Error:
+            return 0
+
+    def _receive(self, *, stage: str, timeout_seconds: float) -> tuple[str, Any]:
+        """The next message of the child; watches its memory and its silence, and kills it at a limit."""
+        assert self._pipe is not None
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                if self._pipe.poll(POLL_SECONDS):
+                    return self._pipe.recv()
+            except (EOFError, ConnectionError):
+                raise self._crash(stage) from None
+            memory = self.memory_bytes()
+            self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
+            if memory > self.limits.memory_bytes:
+                self._stop()
+                limit = self.limits.memory_bytes / 2**20
+                raise FenceError(
+                    "memory", f"used more than {limit:.0f} MiB while in {stage}; killed", stage=stage, fatal=True
+                )
+            if time.monotonic() > deadline:
+                self._stop()
+                raise FenceError(
+                    "hang", f"no progress for {timeout_seconds:g} s in {stage}; killed", stage=stage, fatal=True
+                )
+
+    def _crash(self, stage: str) -> FenceError:
+        self._process.join(timeout=10)
+        code = self._process.exitcode
+        name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        last_words = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        self._stop()
+        detail = f"the worker ended with {name} in {stage}" + "".join(f": {line[:300]}" for line in last_words)
+        return FenceError("crash", detail, stage=stage, fatal=True)
+
+    def _stop(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._process is not None:
+            # SIGKILL, not SIGTERM: a decoder that spins with the GIL held never runs a Python signal handler.
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        self._process = self._pipe = None
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep multiprocessing from running the parent's main script in the child: in a Ray worker that imports ray."""
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    main.__spec__ = None
+    if "__file__" in kept:
+        del main.__file__
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
+
+
+def _die_with_parent() -> None:
+    """Linux: be killed when the fork server goes, which goes when the supervisor goes, however it was killed.
+
+    multiprocessing hands every child a copy of the pipe that keeps the fork server alive; without closing it here, a
+    child that hangs would outlive a killed supervisor for ever.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    alive = getattr(forkserver, "_forkserver")._forkserver_alive_fd  # noqa: B009 - no public name for it
+    if alive is not None:
+        os.close(alive)
+
+
+def _serve(pipe: Connection, build: Callable[..., Work], arguments: dict[str, Any], log: str) -> None:
+    """The child: build the work, then run tasks until the pipe closes."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    for name in set(os.environ) - set(KEPT_ENVIRONMENT):
+        del os.environ[name]  # No credentials beside a decoder of foreign bytes.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        work = build(**arguments)
+    except Exception as error:  # noqa: BLE001 - told to the supervisor, which raises it
+        pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        return
+    pipe.send(("ready", None))
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        _run_one(pipe, work, task)
+
+
+def _run_one(pipe: Connection, work: Work, task: Any) -> None:
+    try:
+        items = work(task, lambda stage: pipe.send(("stage", stage)))
+        while True:
+            try:
+                pipe.send(("item", next(items)))
+            except StopIteration as end:
+                pipe.send(("result", end.value))
+                return
+    except Exception as error:  # noqa: BLE001 - one clip's error, told with its kind
+        reason = getattr(error, "reason", None) or "exception"
+        text = str(error) if reason != "exception" else f"{type(error).__name__}: {error}"
+        pipe.send(("error", (reason, text[:2000])))
