@@ -1,0 +1,54 @@
+"""The paper's ablations of CAHFW-Net (Table 4, Fig. 9): the same call, `model(face, context)` to logits `(B, 7)`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.cahfw import (
+    CHANNELS,
+    AttentionGain,
+    CAHFWNet,
+    ContextHighlight,
+    StreamWeights,
+    classification_head,
+    encode_images,
+    global_average,
+    image_encoder,
+)
+
+
+class CAHFWNetWithoutRecalibration(CAHFWNet):
+    """SE + CA + AA (Fig. 9b): CAHFW-Net whose element recalibration passes its map through."""
+
+    def __init__(self, *, attention_gain: AttentionGain = "area", dropout: float = 0.5) -> None:
+        super().__init__(attention_gain=attention_gain, dropout=dropout)
+        self.face_recalibration = nn.Identity()
+        self.context_recalibration = nn.Identity()
+
+
+class CAERNetS(nn.Module):
+    """SE + AF (Fig. 9a), which is CAER-Net-S of Lee et al. (ICCV 2019): two streams, weighted and concatenated.
+
+    attention_gain and dropout are those of CAHFWNet, so that the ablation differs in its blocks alone.
+    """
+
+    def __init__(self, *, attention_gain: AttentionGain = "area", dropout: float = 0.5) -> None:
+        super().__init__()
+        self.face_encoder = image_encoder()
+        self.context_encoder = image_encoder()
+        self.context_highlight = ContextHighlight(gain=attention_gain)
+        self.weighting = StreamWeights()
+        self.classify = classification_head(2 * CHANNELS, dropout=dropout)
+
+    def forward(self, face: Tensor, context: Tensor) -> Tensor:
+        """Logits `(B, 7)` of two `(B, 3, height, width)`, ImageNet-normalised RGB (Eq. 16-17)."""
+        face = encode_images(self.face_encoder, face, name="face")  # (B, C, H, W)
+        context = self.context_highlight(encode_images(self.context_encoder, context, name="context"))  # (B, C, H, W)
+        face, context = global_average(face), global_average(context)  # (B, C) each
+        weights = self.weighting(face, context)  # (B, 2)
+        return self.classify(torch.cat([face * weights[:, :1], context * weights[:, 1:]], dim=1))  # (B, 7)
+
+    def context_attention(self, context: Tensor) -> Tensor:
+        """Where the context branch looks: `(B, H, W)`, summing to 1 over the places (A of Eq. 6)."""
+        return self.context_highlight.attention(encode_images(self.context_encoder, context, name="context"))

@@ -1,0 +1,255 @@
+"""CAHFW-Net: a face crop and its context image in, the logits of the seven emotions out.
+
+Zhou et al., "Emotion Recognition from Large-Scale Video Clips with Cross-Attention and Hybrid Feature Weighting Neural
+Networks", IJERPH 2023, 20, 1400. The paper contradicts itself in places; where a docstring says "ruling", the code
+follows the reading that trains. Shapes: B batch, C = 256 channels, H = W = input / 16 (14 at 224 px), D = H·W.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.records import EMOTIONS
+
+AttentionGain = Literal["area", "paper"]
+RecalibrationScale = Literal["sqrt", "paper"]
+
+CHANNELS = 256
+STRIDE = 16  # input pixels per position of a feature map: four poolings by 2
+
+
+def convolution_block(channels_in: int, channels_out: int) -> nn.Sequential:
+    """3x3 convolution that keeps the size, batch norm, ReLU: δ(B(C₂(·))) of Eq. 2, 3, 8 and 10."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def image_encoder() -> nn.Sequential:
+    """The TE block, and the front of the CE block: `(B, 3, 16H, 16W)` to `(B, 256, H, W)` (Eq. 2-5)."""
+    return nn.Sequential(
+        convolution_block(3, 32),
+        nn.MaxPool2d(2),  # (B, 32, 8H, 8W)
+        convolution_block(32, 64),
+        nn.MaxPool2d(2),  # (B, 64, 4H, 4W)
+        convolution_block(64, 128),
+        nn.MaxPool2d(2),  # (B, 128, 2H, 2W)
+        convolution_block(128, CHANNELS),
+        nn.MaxPool2d(2),  # (B, 256, H, W)
+        convolution_block(CHANNELS, CHANNELS),  # (B, 256, H, W)
+    )
+
+
+def encode_images(encoder: nn.Module, images: Tensor, *, name: str) -> Tensor:
+    """Run an encoder over `(B, 3, height, width)`; ValueError unless both sides are multiples of 16 pixels."""
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % STRIDE or images.shape[3] % STRIDE:
+        raise ValueError(
+            f"{name}: shape {tuple(images.shape)} is not (B, 3, height, width) with sides that are multiples of"
+            f" {STRIDE} px; resize the images, e.g. to 224 px"
+        )
+    return encoder(images)
+
+
+def channel_attention(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
+    """softmax(scale · QKᵀ) of two `(B, C, D)`, as `(B, C, C)` float32 whose rows sum to 1.
+
+    Logits and softmax are float32 under autocast too: logits past 100 occur, where bfloat16 steps by 0.5 to 1.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        logits = (query.float() * scale) @ key.float().transpose(1, 2)  # (B, C, C)
+        return logits.softmax(dim=-1)
+
+
+class ContextHighlight(nn.Module):
+    """Attention over the places of the context's map (Eq. 6-8): `(B, C, H, W)` to the same shape.
+
+    The paper lists three convolutions in its text and two in Eq. 6, 8 and Fig. 5; ruling: two, 256 to 128 to 1.
+    gain "area" multiplies by H·W (ruling), so that uniform attention leaves the map as it is. "paper" is Eq. 7 to the
+    letter: the weights sum to 1 over 196 places, the map shrinks 196-fold and the context branch gets no gradient.
+    """
+
+    def __init__(self, *, gain: AttentionGain) -> None:
+        super().__init__()
+        if gain not in ("area", "paper"):
+            raise ValueError(f'attention_gain {gain!r} is not known; use "area" or "paper"')
+        self.gain: AttentionGain = gain
+        self.score = nn.Sequential(convolution_block(CHANNELS, 128), convolution_block(128, 1))
+
+    def attention(self, context: Tensor) -> Tensor:
+        """The map A: `(B, H, W)` float32, summing to 1 over the places."""
+        logits = self.score(context).squeeze(1)  # (B, H, W)
+        return logits.float().flatten(1).softmax(dim=1).unflatten(1, logits.shape[1:])  # (B, H, W)
+
+    def forward(self, context: Tensor) -> Tensor:
+        weights = self.attention(context)  # (B, H, W)
+        if self.gain == "area":
+            weights = weights * (weights.shape[1] * weights.shape[2])
+        return context * weights.unsqueeze(1).to(context.dtype)  # (B, C, H, W)
+
+
+class CrossAttention(nn.Module):
+    """One stream's channels, mixed by how they resemble the other stream's (CA block, Eq. 9-12). No residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(CHANNELS, CHANNELS, kernel_size=3, padding=1)
+        self.key = nn.Conv2d(CHANNELS, CHANNELS, kernel_size=3, padding=1)
+        self.value = nn.Conv2d(CHANNELS, CHANNELS, kernel_size=3, padding=1)
+        self.output = convolution_block(CHANNELS, CHANNELS)
+
+    def attention(self, own: Tensor, other: Tensor) -> Tensor:
+        """softmax(QKᵀ / √D), Q of `own` and K of `other`, both `(B, C, H, W)`: `(B, C, C)`, rows sum to 1 (Eq. 9)."""
+        query = self.query(own).flatten(2)  # (B, C, D)
+        key = self.key(other).flatten(2)  # (B, C, D)
+        return channel_attention(query, key, scale=1 / math.sqrt(query.shape[2]))  # (B, C, C)
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        value = self.value(own).flatten(2)  # (B, C, D)
+        mixed = self.attention(own, other).to(value.dtype) @ value  # (B, C, D)
+        return self.output(mixed.reshape_as(own))  # (B, C, H, W)
+
+
+class ElementRecalibration(nn.Module):
+    """Every element of a map, scaled by global information from all channels (ER block, Eq. 13, 14).
+
+    The paper's prose speaks of no softmax and Eq. 13 has one without a scale; ruling: softmax, scaled by 1/√D ("sqrt").
+    scale "paper" is Eq. 13 to the letter, which starts saturated: about 4 rows in 10 put over 0.99 on one channel.
+    """
+
+    def __init__(self, *, scale: RecalibrationScale) -> None:
+        super().__init__()
+        if scale not in ("sqrt", "paper"):
+            raise ValueError(f'recalibration_scale {scale!r} is not known; use "sqrt" or "paper"')
+        self.scale: RecalibrationScale = scale
+        self.transform = nn.Conv1d(CHANNELS, CHANNELS, kernel_size=1)
+
+    def attention(self, elements: Tensor) -> Tensor:
+        """softmax(Z (W Z)ᵀ · scale) of Z `(B, C, D)`: `(B, C, C)`, rows sum to 1 (Eq. 13)."""
+        scale = 1 / math.sqrt(elements.shape[2]) if self.scale == "sqrt" else 1.0
+        return channel_attention(elements, self.transform(elements), scale=scale)  # (B, C, C)
+
+    def forward(self, features: Tensor) -> Tensor:
+        elements = features.flatten(2)  # (B, C, D)
+        gains = self.attention(elements).to(elements.dtype) @ elements  # (B, C, D)
+        return (elements * gains).reshape_as(features)  # (B, C, H, W)
+
+
+def global_average(features: Tensor) -> Tensor:
+    """`(B, C, H, W)` to `(B, C)`: the mean over places."""
+    return features.mean(dim=(2, 3))
+
+
+class StreamWeights(nn.Module):
+    """The weights λ of a face and a context vector, each `(B, C)`: `(B, 2)`, [face, context], summing to 1 (Eq. 16).
+
+    The paper's Conv1d with kernel 1 over a vector is a Linear layer, written as one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.face = nn.Sequential(nn.Linear(CHANNELS, 128), nn.ReLU(), nn.Linear(128, 1))
+        self.context = nn.Sequential(nn.Linear(CHANNELS, 128), nn.ReLU(), nn.Linear(128, 1))
+
+    def forward(self, face: Tensor, context: Tensor) -> Tensor:
+        logits = torch.cat([self.face(face), self.context(context)], dim=1)  # (B, 2)
+        return logits.float().softmax(dim=1).to(face.dtype)  # (B, 2)
+
+
+class HybridWeighting(nn.Module):
+    """The AA block (Eq. 18-21) over four `(B, C)`: each pair is weighted by the weights of the *other* pair.
+
+    λ_deep weighs the shallow vectors and λ_shallow the deep ones. Eq. 20 pairs index 0 with the context while λ lists
+    the face first, and Eq. 19, 21 name an R^CA that nothing produces; ruling: by name, and R^ER.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shallow = StreamWeights()
+        self.deep = StreamWeights()
+
+    def forward(
+        self, shallow_face: Tensor, shallow_context: Tensor, deep_face: Tensor, deep_context: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same four, weighted, in the same order."""
+        shallow_weights = self.shallow(shallow_face, shallow_context)  # (B, 2)
+        deep_weights = self.deep(deep_face, deep_context)  # (B, 2)
+        return (
+            shallow_face * deep_weights[:, :1],
+            shallow_context * deep_weights[:, 1:],
+            deep_face * shallow_weights[:, :1],
+            deep_context * shallow_weights[:, 1:],
+        )
+
+
+class DeepFusion(nn.Module):
+    """The DF block (Eq. 22-25) over four weighted `(B, C)`: logits `(B, 7)`.
+
+    Eq. 25 ends in a softmax that the loss would apply again, which keeps a 7-class loss above 1.165; ruling: logits.
+    """
+
+    def __init__(self, *, dropout: float) -> None:
+        super().__init__()
+        self.face = nn.Sequential(nn.Linear(2 * CHANNELS, 128), nn.ReLU(), nn.Dropout(dropout))
+        self.context = nn.Sequential(nn.Linear(2 * CHANNELS, 128), nn.ReLU(), nn.Dropout(dropout))
+        self.classify = classification_head(256, dropout=dropout)
+
+    def forward(self, shallow_face: Tensor, shallow_context: Tensor, deep_face: Tensor, deep_context: Tensor) -> Tensor:
+        face = self.face(torch.cat([shallow_face, deep_face], dim=1))  # (B, 128)
+        context = self.context(torch.cat([shallow_context, deep_context], dim=1))  # (B, 128)
+        return self.classify(torch.cat([face, context], dim=1))  # (B, 7)
+
+
+def classification_head(features: int, *, dropout: float) -> nn.Sequential:
+    """The classification part of the DF block (Eq. 25, before its softmax): `(B, features)` to `(B, 7)`."""
+    return nn.Sequential(nn.Linear(features, 128), nn.ReLU(), nn.Dropout(dropout), nn.Linear(128, len(EMOTIONS)))
+
+
+class CAHFWNet(nn.Module):
+    """The whole network (Fig. 4), called as `model(face, context)`.
+
+    It has 7,406,862 parameters and costs 2,816.8 million multiply-accumulates for a pair of 224 px.
+    attention_gain: see ContextHighlight. recalibration_scale: see ElementRecalibration. dropout: a share, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        attention_gain: AttentionGain = "area",
+        recalibration_scale: RecalibrationScale = "sqrt",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.face_encoder = image_encoder()
+        self.context_encoder = image_encoder()
+        self.context_highlight = ContextHighlight(gain=attention_gain)
+        self.face_interaction = CrossAttention()
+        self.face_recalibration: nn.Module = ElementRecalibration(scale=recalibration_scale)
+        self.context_interaction = CrossAttention()
+        self.context_recalibration: nn.Module = ElementRecalibration(scale=recalibration_scale)
+        self.weighting = HybridWeighting()
+        self.fusion = DeepFusion(dropout=dropout)
+
+    def forward(self, face: Tensor, context: Tensor) -> Tensor:
+        """Logits `(B, 7)` of `face` and `context`, both `(B, 3, height, width)`, ImageNet-normalised RGB.
+
+        Eq. 15 and Algorithm 1 disagree on the second key (R_F^ER or a transposed Z_F^CA), and Table 1 and Eq. 15 on the
+        second value; ruling: R_F^ER, and the highlighted map.
+        """
+        shallow_face = encode_images(self.face_encoder, face, name="face")  # (B, C, H, W)
+        shallow_context = encode_images(self.context_encoder, context, name="context")  # (B, C, H, W)
+        shallow_context = self.context_highlight(shallow_context)  # (B, C, H, W)
+        deep_face = self.face_recalibration(self.face_interaction(shallow_face, shallow_context))  # (B, C, H, W)
+        deep_context = self.context_recalibration(self.context_interaction(shallow_context, deep_face))  # (B, C, H, W)
+        maps = (shallow_face, shallow_context, deep_face, deep_context)
+        vectors = [global_average(features) for features in maps]  # 4 x (B, C)
+        return self.fusion(*self.weighting(*vectors))  # (B, 7)
+
+    def context_attention(self, context: Tensor) -> Tensor:
+        """Where the context branch looks: `(B, H, W)`, summing to 1 over the places (A of Eq. 6)."""
+        return self.context_highlight.attention(encode_images(self.context_encoder, context, name="context"))
