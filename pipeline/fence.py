@@ -148,6 +148,10 @@ class Fence:
                 reason, detail = value
                 raise FenceError(reason, detail, stage=stage, fatal=False)
 
+    def restart(self) -> None:
+        """End the child, so that the next task meets a fresh one."""
+        self._stop()
+
     def close(self) -> None:
         """End the child and remove its log."""
         self._stop()

@@ -18,8 +18,12 @@ import pyarrow as pa
 SCHEMA_VERSION = 1
 
 
+class UsageError(ValueError):
+    """What the user gave cannot be used; the message names the thing, the value and the cure. Ends with exit code 2."""
+
+
 class Emotion(StrEnum):
-    """The seven classes of CAER, in the order of every probability vector (MODEL.md, Datasets)."""
+    """The seven classes of CAER, in the order of every probability vector."""
 
     ANGER = "Anger"
     DISGUST = "Disgust"
@@ -202,9 +206,7 @@ EXAMPLE_SCHEMA = _schema(
         *_FACE_FIELDS,
         _field("frame_width", pa.int32(), "width of the upright frame, pixels"),
         _field("frame_height", pa.int32(), "height of the upright frame, pixels"),
-        _field(
-            "face_jpeg", pa.binary(), "the box squashed to a square, encoded RGB image (JPEG, or PNG if set)"
-        ),
+        _field("face_jpeg", pa.binary(), "the box squashed to a square, encoded RGB image (JPEG, or PNG if set)"),
         _field("context_jpeg", pa.binary(), "the frame with the face zeroed, squashed to a square, encoded RGB image"),
         _field("label", pa.string(), "true emotion, or null", nullable=True),
         _field("split", pa.string(), "train, validation or test, or null", nullable=True),
