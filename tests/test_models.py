@@ -16,6 +16,7 @@ from pipeline.models.cahfw import (
     HybridWeighting,
     channel_attention,
 )
+from pipeline.records import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -92,20 +93,20 @@ def test_a_pair_of_any_multiple_of_16_px_gives_seven_logits(name: str):
 def test_size_that_is_no_multiple_of_16_px_is_refused_by_name(name: str):
     model = build_model(name).eval()
     face, context = images(1, 64)
-    with pytest.raises(ValueError, match=r"context: shape \(1, 3, 63, 64\).*multiples of 16 px"):
+    with pytest.raises(UsageError, match=r"context: shape \(1, 3, 63, 64\).*multiples of 16 px"):
         model(face, context[:, :, 1:])
-    with pytest.raises(ValueError, match="face: shape"):
+    with pytest.raises(UsageError, match="face: shape"):
         model(face[:, :1], context)
 
 
 def test_unknown_names_and_options_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'resnet18'.*cahfw, se-ca-aa, se-af, caer-net-s"):
+    with pytest.raises(UsageError, match=r"'resnet18'.*cahfw, se-ca-aa, se-af, caer-net-s"):
         build_model("resnet18")
-    with pytest.raises(ValueError, match="attention_gain 'one'"):
+    with pytest.raises(UsageError, match="attention_gain 'one'"):
         build_model("cahfw", attention_gain="one")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="recalibration_scale 'one'"):
+    with pytest.raises(UsageError, match="recalibration_scale 'one'"):
         build_model("cahfw", recalibration_scale="one")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="dropout 50"):
+    with pytest.raises(UsageError, match="dropout 50"):
         build_model("cahfw", dropout=50)
 
 

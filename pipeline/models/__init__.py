@@ -6,6 +6,7 @@ from torch import nn
 
 from pipeline.models.caer_net import CAERNetS, CAHFWNetWithoutRecalibration
 from pipeline.models.cahfw import AttentionGain, CAHFWNet, RecalibrationScale
+from pipeline.records import UsageError
 
 MODELS: tuple[str, ...] = ("cahfw", "se-ca-aa", "se-af", "caer-net-s")
 
@@ -21,10 +22,10 @@ def build_model(
 
     `name` is one of MODELS: `cahfw`; `se-ca-aa`, without element recalibration (`recalibration_scale` is then unused);
     `se-af` and `caer-net-s`, the same network, without cross-attention too. The options are CAHFWNet's.
-    Raises ValueError for a name or an option that is not known.
+    Raises UsageError for a name or an option that is not known.
     """
     if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout {dropout} is not a share; give a number from 0 up to, not including, 1")
+        raise UsageError(f"dropout {dropout} is not a share; give a number from 0 up to, not including, 1")
     match name:
         case "cahfw":
             return CAHFWNet(attention_gain=attention_gain, recalibration_scale=recalibration_scale, dropout=dropout)
@@ -32,4 +33,4 @@ def build_model(
             return CAHFWNetWithoutRecalibration(attention_gain=attention_gain, dropout=dropout)
         case "se-af" | "caer-net-s":
             return CAERNetS(attention_gain=attention_gain, dropout=dropout)
-    raise ValueError(f"model {name!r} is not known; use one of {', '.join(MODELS)}")
+    raise UsageError(f"model {name!r} is not known; use one of {', '.join(MODELS)}")

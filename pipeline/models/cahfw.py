@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.records import EMOTIONS
+from pipeline.records import EMOTIONS, UsageError
 
 AttentionGain = Literal["area", "paper"]
 RecalibrationScale = Literal["sqrt", "paper"]
@@ -47,9 +47,9 @@ def image_encoder() -> nn.Sequential:
 
 
 def encode_images(encoder: nn.Module, images: Tensor, *, name: str) -> Tensor:
-    """Run an encoder over `(B, 3, height, width)`; ValueError unless both sides are multiples of 16 pixels."""
+    """Run an encoder over `(B, 3, height, width)`; UsageError unless both sides are multiples of 16 pixels."""
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % STRIDE or images.shape[3] % STRIDE:
-        raise ValueError(
+        raise UsageError(
             f"{name}: shape {tuple(images.shape)} is not (B, 3, height, width) with sides that are multiples of"
             f" {STRIDE} px; resize the images, e.g. to 224 px"
         )
@@ -77,7 +77,7 @@ class ContextHighlight(nn.Module):
     def __init__(self, *, gain: AttentionGain) -> None:
         super().__init__()
         if gain not in ("area", "paper"):
-            raise ValueError(f'attention_gain {gain!r} is not known; use "area" or "paper"')
+            raise UsageError(f'attention_gain {gain!r} is not known; use "area" or "paper"')
         self.gain: AttentionGain = gain
         self.score = nn.Sequential(convolution_block(CHANNELS, 128), convolution_block(128, 1))
 
@@ -125,7 +125,7 @@ class ElementRecalibration(nn.Module):
     def __init__(self, *, scale: RecalibrationScale) -> None:
         super().__init__()
         if scale not in ("sqrt", "paper"):
-            raise ValueError(f'recalibration_scale {scale!r} is not known; use "sqrt" or "paper"')
+            raise UsageError(f'recalibration_scale {scale!r} is not known; use "sqrt" or "paper"')
         self.scale: RecalibrationScale = scale
         self.transform = nn.Conv1d(CHANNELS, CHANNELS, kernel_size=1)
 

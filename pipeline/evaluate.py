@@ -1,0 +1,329 @@
+"""A checkpoint and examples come in; metrics, beside the paper's, go out as JSON, Markdown and a page.
+
+Two levels, named apart: an *example* is one face of one frame, as the paper counts on CAER-S; a *clip* is labelled by
+the mean probability over its faces, as `score` labels clips. Where each clip is one image the two are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pipeline import report
+from pipeline.checkpoint import load_checkpoint
+from pipeline.dataset import ExampleDataset
+from pipeline.metrics import confusion_matrix, metrics_of
+from pipeline.paper import CAER_NET_S, CAHFW_NET, PAPER_ROWS, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4
+from pipeline.records import EMOTIONS, SPLITS, UsageError
+from pipeline.storage import Storage
+
+CAVEAT = (
+    "Accuracies and F1 are percent, over single faces unless clips are named. The paper's are on the test set of"
+    " CAER-S: ours stand beside them for comparison only where the data is CAER-S too."
+)
+NONE = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What `jobs/evaluate.py` does: which checkpoint, on which examples, and where the result goes."""
+
+    data: str
+    """Output of jobs/preprocess.py: a folder or any fsspec URL."""
+
+    checkpoint: str
+    """Output of jobs/train.py, whose best checkpoint by validation top-1 accuracy is taken: a folder or fsspec URL."""
+
+    output: str
+    """Where evaluation.json, evaluation.md, report.html and config.yaml go: a folder or any fsspec URL."""
+
+    splits: tuple[str, ...] = ("validation", "test")
+    """The splits to evaluate, each by itself: any of train, validation and test."""
+
+    batch_size: int = 64
+    """Examples (pairs of face and context) in one pass through the network."""
+
+    device: str = "auto"
+    """Where the network runs: auto (a GPU if there is one), cpu, cuda, or one GPU, such as cuda:1."""
+
+    loader_processes: int | None = None
+    """Processes that decode images. 0: this process itself. None: 0 on CPU; on a GPU one per core, up to 12."""
+
+    cache_dir: str | None = None
+    """Local folder for copies of the shards, about as large as they are; None: ~/.cache/emotion-pipeline."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "checkpoint", "output"):
+            if not getattr(self, name):
+                raise UsageError(f"{name} is empty; give a folder or a URL")
+        object.__setattr__(self, "splits", tuple(self.splits))
+        if not self.splits or len(set(self.splits)) < len(self.splits) or set(self.splits) - set(SPLITS):
+            raise UsageError(
+                f"splits {', '.join(self.splits) or '(none)'}: name each of {', '.join(SPLITS)} at most once"
+            )
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size {self.batch_size} is not a number of examples; give 1 or more")
+        if self.loader_processes is not None and self.loader_processes < 0:
+            raise UsageError(f"loader_processes {self.loader_processes} is not a number of processes; give 0 or more")
+        chosen_device(self.device)
+
+
+def chosen_device(device: str) -> torch.device:
+    """`auto`, or a name that torch knows, as a device that is there. Raises UsageError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {device!r} is not there: {torch.cuda.device_count()} GPUs are visible; use auto or cpu"
+        )
+    return chosen
+
+
+def evaluate(
+    data_url: str,
+    checkpoint_url: str,
+    *,
+    splits: Sequence[str] = ("validation", "test"),
+    batch_size: int = 64,
+    device: str = "auto",
+    loader_processes: int | None = None,
+    cache_dir: str | None = None,
+) -> dict[str, Any]:
+    """The metrics of a run's best checkpoint on each of `splits`, ready for JSON.
+
+    `result["splits"][split]` is `metrics_of` the split's examples: num_examples, top1_accuracy, macro_f1,
+    per_class_accuracy, confusion_matrix; and, as "clip_level", the same of its clips, with num_clips. Beside it: data,
+    manifest_sha256, checkpoint, checkpoint_sha256, trained_on_manifest_sha256, epoch, model.
+    Raises UsageError where the checkpoint or the data can't be used, and for a split that is empty or unlabelled.
+    """
+    checkpoint = load_checkpoint(checkpoint_url, which="best")
+    chosen = chosen_device(device)
+    if loader_processes is None:
+        loader_processes = 0 if chosen.type == "cpu" else min(len(os.sched_getaffinity(0)), 12)
+    model, description = checkpoint.model.to(chosen).eval(), checkpoint.config["model"]
+    datasets = {
+        split: ExampleDataset(
+            data_url,
+            split=split,
+            face_px=description["face_px"],
+            context_px=description["context_px"],
+            cache_dir=cache_dir,
+        )
+        for split in splits
+    }
+    return {
+        "data": data_url,
+        "manifest_sha256": next(iter(datasets.values())).manifest.sha256,
+        "checkpoint": checkpoint_url,
+        "checkpoint_sha256": checkpoint.info["checkpoint_sha256"],
+        "trained_on_manifest_sha256": checkpoint.info["manifest_sha256"],
+        "epoch": checkpoint.info["epoch"],
+        "model": description,
+        "splits": {
+            split: _split_metrics(
+                model, examples, batch_size=batch_size, device=chosen, loader_processes=loader_processes
+            )
+            for split, examples in datasets.items()
+        },
+    }
+
+
+def _split_metrics(
+    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: torch.device, loader_processes: int = 0
+) -> dict[str, Any]:
+    probabilities, clip_ids = predict_examples(
+        model, examples, batch_size=batch_size, device=device, loader_processes=loader_processes
+    )
+    predictions = probabilities.argmax(axis=1)
+    clip_labels, clip_predictions = clips_of_examples(clip_ids, examples.labels, probabilities=probabilities)
+    clip_level = metrics_of(confusion_matrix(clip_labels, clip_predictions))
+    clip_level = {"num_clips": clip_level.pop("num_examples"), **clip_level}
+    return {**metrics_of(confusion_matrix(examples.labels, predictions)), "clip_level": clip_level}
+
+
+def predict_examples(
+    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: torch.device, loader_processes: int = 0
+) -> tuple[np.ndarray, list[str]]:
+    """Probabilities `(num_examples, 7)` float64 and the clip of each example, in the order of the rows.
+
+    Raises UsageError where a probability is not finite.
+    """
+    loader = DataLoader(
+        examples,
+        batch_size=batch_size,
+        num_workers=loader_processes,
+        multiprocessing_context="forkserver" if loader_processes else None,  # torch has threads, which fork may hang
+    )
+    console = Console(stderr=True)
+    probabilities: list[np.ndarray] = []
+    clip_ids: list[str] = []
+    with torch.inference_mode():
+        for batch in track(loader, examples.split, console=console, transient=True, disable=not console.is_terminal):
+            logits = model(batch.face.to(device), batch.context.to(device))  # (B, 7)
+            probabilities.append(logits.double().softmax(dim=1).cpu().numpy())
+            clip_ids.extend(batch.clip_id)
+    all_probabilities = np.concatenate(probabilities)
+    if not np.isfinite(all_probabilities).all():
+        raise UsageError(
+            f"split {examples.split}: the network gives probabilities that are not finite; its training diverged, so"
+            " evaluate another run"
+        )
+    return all_probabilities, clip_ids
+
+
+def clips_of_examples(
+    clip_ids: Sequence[str], labels: np.ndarray, *, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of the clips, each `(num_clips,)`, sorted by clip_id.
+
+    A clip's prediction is the emotion with the largest mean probability over its examples, `probabilities`
+    `(num_examples, 7)`.
+    """
+    clips, clip_of_example = np.unique(np.asarray(clip_ids), return_inverse=True)
+    sums = np.zeros((len(clips), probabilities.shape[1]))
+    np.add.at(sums, clip_of_example, probabilities)  # the sum and the mean have one argmax
+    clip_labels = np.zeros(len(clips), dtype=np.int64)
+    clip_labels[clip_of_example] = labels  # a clip has one label
+    return clip_labels, sums.argmax(axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """One table for people: its first column names the row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def result_tables(evaluation: dict[str, Any]) -> list[ResultTable]:
+    """Our metrics, and ours beside the paper's Tables 2, 3 and 4; `evaluation` as `evaluate` gives it."""
+    splits: dict[str, dict[str, Any]] = evaluation["splits"]
+    name = evaluation["model"]["name"]
+    ours = [f"{name}, ours, {split}" for split in splits]
+    top1 = [_percent(metrics["top1_accuracy"]) for metrics in splits.values()]
+    row_2, row_4 = PAPER_ROWS.get(name, (None, None))
+    summary = [
+        [split, *_summary(metrics, metrics["num_examples"]), *_summary(clips, clips["num_clips"])]
+        for split, metrics in splits.items()
+        for clips in (metrics["clip_level"],)
+    ]
+    per_class = [
+        [emotion, f"{caer_net_s:.2f}", f"{cahfw_net:.2f}"]
+        + [_percent(metrics["per_class_accuracy"][emotion]) for metrics in splits.values()]
+        for emotion, caer_net_s, cahfw_net in zip(
+            EMOTIONS, PAPER_TABLE_3[CAER_NET_S], PAPER_TABLE_3[CAHFW_NET], strict=True
+        )
+    ]
+    return [
+        ResultTable(
+            f"{name}, epoch {evaluation['epoch']}",
+            ["split", "examples", "top-1", "macro-F1", "clips", "top-1 of clips", "macro-F1 of clips"],
+            summary,
+        ),
+        ResultTable(
+            "Table 2: top-1 accuracy of methods", ["method", "paper", *ours], _beside(PAPER_TABLE_2, row_2, top1, name)
+        ),
+        ResultTable(
+            "Table 3: accuracy on each emotion",
+            ["emotion", f"{CAER_NET_S}, paper", f"{CAHFW_NET}, paper", *ours],
+            per_class,
+        ),
+        ResultTable(
+            "Table 4: top-1 accuracy of ablations",
+            ["network", "paper", *ours],
+            _beside(PAPER_TABLE_4, row_4, top1, name),
+        ),
+        *(
+            ResultTable(
+                f"Confusion matrix, {split} (examples; rows true, columns predicted)",
+                ["true", *EMOTIONS],
+                [
+                    [emotion, *map(str, counts)]
+                    for emotion, counts in zip(EMOTIONS, metrics["confusion_matrix"], strict=True)
+                ],
+            )
+            for split, metrics in splits.items()
+        ),
+    ]
+
+
+def _summary(metrics: dict[str, Any], count: int) -> list[str]:
+    return [f"{count:,}", _percent(metrics["top1_accuracy"]), _percent(metrics["macro_f1"])]
+
+
+def _beside(paper: dict[str, float], row: str | None, ours: list[str], name: str) -> list[list[str]]:
+    """Rows of a table of the paper with ours in the row that our model answers, or in a row of its own."""
+    rows = [[key, f"{value:.2f}", *(ours if key == row else [NONE] * len(ours))] for key, value in paper.items()]
+    return rows if row else [*rows, [name, NONE, *ours]]
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.2f}"
+
+
+def markdown_of(evaluation: dict[str, Any]) -> str:
+    """The tables of an evaluation as one Markdown page."""
+    lines = [f"# Evaluation of {evaluation['model']['name']}", "", CAVEAT]
+    lines += ["", f"Data: `{evaluation['data']}`. Checkpoint: `{evaluation['checkpoint']}`."]
+    for table in result_tables(evaluation):
+        lines += ["", f"## {table.title}", ""]
+        rule = ["---"] + ["---:"] * (len(table.columns) - 1)
+        lines += ["| " + " | ".join(cells) + " |" for cells in (table.columns, rule, *table.rows)]
+    return "\n".join(lines) + "\n"
+
+
+def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:
+    """The tables of an evaluation in a terminal."""
+    for result in result_tables(evaluation):
+        table = Table(*result.columns[:1], title=result.title, title_justify="left")
+        for column in result.columns[1:]:
+            table.add_column(column, justify="right")
+        for row in result.rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(CAVEAT, highlight=False)
+
+
+def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate, write evaluation.md, report.html, config.yaml and last evaluation.json, and print the tables.
+
+    Gives what `evaluate` gives, and raises what it raises.
+    """
+    evaluation = evaluate(
+        config.data,
+        config.checkpoint,
+        splits=config.splits,
+        batch_size=config.batch_size,
+        device=config.device,
+        loader_processes=config.loader_processes,
+        cache_dir=config.cache_dir,
+    )
+    title = f"Evaluation of {evaluation['model']['name']}"
+    output = Storage(config.output)
+    output.put("evaluation.md", markdown_of(evaluation).encode())
+    output.put("report.html", report.evaluation_page(evaluation, title=title).encode())
+    output.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
+    output.put("evaluation.json", json.dumps(evaluation, indent=1, allow_nan=False).encode())
+    console = Console()
+    print_evaluation(evaluation, console)
+    console.print(
+        f"Written to {config.output}: evaluation.json, evaluation.md, report.html", soft_wrap=True, markup=False
+    )
+    return evaluation
