@@ -1,0 +1,895 @@
+"""An input (folder, file, glob, manifest, CAER, CAER-S; local or any fsspec URL) in; a sorted tuple of Clips out.
+
+Nothing vanishes: every file below the input is either a clip or an `Ignored` with a reason. Files are listed and
+hashed here, never decoded. Clip ids do not depend on where the corpus lies: see `read_corpus`.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import posixpath
+import re
+import stat
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from itertools import accumulate
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote_to_bytes, urljoin
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.utils import glob_translate
+
+from pipeline.records import EMOTIONS, SPLITS, Clip
+
+LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
+
+_VIDEO_EXTENSIONS = frozenset(
+    "3g2 3gp asf avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2t m2ts m2v m4v mj2 mkv mov mp4 mpe mpeg mpg mts mxf "  # noqa: SIM905
+    "ogm ogv qt rm rmvb ts vob webm wmv y4m".split()
+)
+_IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg"})
+_MANIFEST_EXTENSIONS = frozenset({"csv", "tsv", "parquet"})
+_ARCHIVE_EXTENSIONS = frozenset({"7z", "bz2", "gz", "rar", "tar", "tbz2", "tgz", "txz", "xz", "zip", "zst"})
+# These names settle it too; a file of any other name is what its first bytes say.
+_OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
+    "aac arrow ass bmp cfg doc docx eaf flac h5 hdf5 heic htm html ini ipynb json jsonl log m3u m3u8 m4a mat md md5 "  # noqa: SIM905
+    "mp3 mpd npy npz ogg opus pdf pkl pt pth py rst safetensors sh srt svg tif tiff toml txt vtt wav webp wma xls xlsx "
+    "xml yaml yml".split()
+)
+
+_LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
+    "angry": "Anger",
+    "disgusted": "Disgust",
+    "fearful": "Fear",
+    "happiness": "Happy",
+    "sadness": "Sad",
+    "surprised": "Surprise",
+}
+_SPLIT_NAMES: dict[str, str] = {name: name for name in SPLITS} | {"val": "validation"}
+_MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
+
+_THREADS = 8
+_FIRST_BYTES = 4096
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class CorpusError(ValueError):
+    """An input that cannot be read as a corpus: one line that names the thing, the value and the cure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ignored:
+    """A file (or, ending in "/", a folder) below the input that is not a clip, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What an input holds. `clips` are sorted by path, then start; `root` is what their paths are relative to.
+
+    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised.
+    """
+
+    layout: str
+    root: str
+    description: str
+    clips: tuple[Clip, ...]
+    ignored: tuple[Ignored, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """One listed file. `path` is relative to the root and may hold surrogates (undecodable bytes of a local name)."""
+
+    path: str
+    place: str  # absolute local path, or the name in the store
+    size_bytes: int
+    store: AbstractFileSystem | None = None  # None: a local file
+    content_id: str | None = None  # None: the MD5 of the bytes, not yet taken
+    label: str | None = None
+    split: str | None = None
+    start_pts_seconds: float | None = None
+    end_pts_seconds: float | None = None
+
+
+def read_corpus(
+    input_url: str,
+    *,
+    layout: str = "auto",
+    split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2),
+    storage_options: Mapping[str, Any] | None = None,
+) -> Corpus:
+    """Every clip of a folder, file, glob or manifest, with stable ids, labels and splits.
+
+    `input_url` is a local path or an fsspec URL. A manifest is a .csv, .tsv or .parquet given itself, with a column
+    url and optionally label, split, start_seconds, end_seconds; its relative urls start at its own folder. CAER is
+    `{train,validation,test}/<Class>/*` of videos, CAER-S the same of images; auto also finds them one folder above or
+    below the input. In any other folder, direct sub-folders that are all classes give labels. Class and split names
+    are read in any case; Angry, Disgusted, Fearful, Happiness, Sadness, Surprised and val are taken too.
+
+    Splits come from the layout or the manifest. A CAER-S without validation has its official test cut 1:2 into
+    validation and test, per class, by blocks of file numbers: neighbouring files are frames of one clip, so random
+    images would leak. Clips without a split get `split_of` with `split_fractions`; None leaves them without. All time
+    ranges of one file fall into one split.
+
+    `clip_id` is from the path, size, content and time range. `content_id` is the MD5 of a local file and the store's
+    etag of a remote one: equal for S3 objects written by a single PUT, so that a copied corpus keeps its ids. It is
+    "missing", "unreadable" or "not-a-file" for clips that will fail when they are read.
+
+    Raises CorpusError for an input that is missing, empty, forbidden or contradicts its layout or manifest.
+    """
+    if layout not in LAYOUTS:
+        raise CorpusError(f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    if split_fractions is not None:
+        _check_fractions(split_fractions)
+    if not input_url:
+        raise CorpusError("the input is empty; give a folder, file, glob or manifest, local or as a URL")
+    with _one_line_errors(input_url):
+        place, store = _locate(input_url, storage_options)
+        if layout in ("auto", "manifest") and _is_manifest(place, store):
+            return _read_manifest(
+                place, store, split_fractions=split_fractions, storage_options=storage_options, shown=_shown(input_url)
+            )
+        if layout == "manifest":
+            raise CorpusError(
+                f"input {_shown(input_url)} is not a manifest; give a .csv, .tsv or .parquet file, or another layout"
+            )
+        return _read_files(place, store, layout=layout, split_fractions=split_fractions, shown=_shown(input_url))
+
+
+def split_of(clip_id: str, split_fractions: Sequence[float]) -> str:
+    """The split of a clip by the hash of its id: clips that are added or removed never move another.
+
+    `split_fractions` are the shares of train, validation and test. Raises CorpusError if they do not sum to 1.
+    """
+    _check_fractions(split_fractions)
+    position = int.from_bytes(hashlib.sha256(f"split {clip_id}".encode()).digest()[:6], "big") / 2**48
+    for split, edge in zip(SPLITS, accumulate(split_fractions), strict=True):
+        if position < edge:
+            return split
+    # The shares may sum to 1 - 1e-9.
+    return max(zip(split_fractions, SPLITS, strict=True))[1]
+
+
+def local_path(url: str) -> str | None:
+    """The local path of a clip's url, or None where the url is in a remote store.
+
+    A local url is the path as it is, except for a name that is not valid UTF-8, which is a percent-encoded `file:` URL.
+    """
+    if not (match := re.match(r"([A-Za-z][\w+.-]*)://", url)):
+        return url
+    if match[1] not in ("file", "local"):
+        return None
+    path = url[match.end() :]
+    return path if os.path.lexists(path) else os.fsdecode(unquote_to_bytes(path))
+
+
+# --- where the bytes are ---------------------------------------------------------------------------------------------
+
+
+def _locate(url: str, storage_options: Mapping[str, Any] | None) -> tuple[str, AbstractFileSystem | None]:
+    """The absolute local path and None, or the name in a store and the store."""
+    if (path := local_path(url)) is not None:
+        return os.path.abspath(path), None
+    protocol = url.partition("://")[0]
+    try:
+        # Not `url_to_fs`: it takes "::" inside a name for a chain of stores.
+        kind: Any = fsspec.get_filesystem_class(protocol)
+        store = kind(**{**kind._get_kwargs_from_urls(url), **(storage_options or {})})
+    except (ImportError, TypeError, ValueError) as error:
+        raise CorpusError(
+            f"input {_shown(url)}: {_shown(str(error))}; install the fsspec package of {protocol!r}, or use another URL"
+        ) from None
+    store.invalidate_cache()  # a listing kept from an earlier read of this process may be old
+    return kind._strip_protocol(url), store
+
+
+def _url_of(place: str, store: AbstractFileSystem | None) -> str:
+    if store is not None:
+        return store.unstrip_protocol(place)
+    return place if _is_utf8(place) else "file://" + quote(os.fsencode(place))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(path: str) -> str:
+    r"""A path as valid UTF-8: undecodable bytes of a local name are shown as \xNN."""
+    return path if _is_utf8(path) else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _shown(text: str) -> str:
+    """Text for people, in one line: no credentials, no signed query strings."""
+    text = " ".join(_printable(text).split())
+    text = re.sub(r"(://)[^/@\s]*:[^/@\s]*@", r"\1…@", text)
+    text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1?…", text)
+    return re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
+
+
+@contextmanager
+def _one_line_errors(input_url: str) -> Iterator[None]:
+    try:
+        yield
+    except _store_errors() as error:
+        detail = _shown(f"{type(error).__name__}: {error}")[:300]
+        fault, cure = f"cannot be read: {detail}", "check the address, the network and the store"
+        if isinstance(error, FileNotFoundError):
+            fault, cure = "does not exist", "check the path"
+        elif isinstance(error, PermissionError) or "redential" in detail or "Forbidden" in detail:
+            cure = "check the credentials, and that they may list and read it"
+        # Not chained: the store's own traceback may hold credentials or signed URLs.
+        raise CorpusError(f"input {_shown(input_url)} {fault}; {cure}") from None
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What stores raise besides OSError. Asked once an error is there: its module is loaded then."""
+    names = (
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+        ("aiohttp", "ClientError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+        ("gcsfs.retry", "HttpError"),
+        ("azure.core.exceptions", "AzureError"),
+    )
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in names if module in sys.modules))
+
+
+def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the running files, not for all that are queued
+
+
+# --- listing ---------------------------------------------------------------------------------------------------------
+
+
+def _list_input(
+    place: str, store: AbstractFileSystem | None, *, shown: str
+) -> tuple[str, list[_File], list[Ignored], bool]:
+    """The root, its files, what is no file, and whether the input was a single file."""
+    wildcard = re.search(r"[^/]*[*?[]", place)
+    if wildcard and not (os.path.lexists(place) if store is None else store.exists(place)):
+        # The folder before the first wildcard is the root, so that ids are those of the whole folder.
+        root = place[: wildcard.start()].rstrip("/") or "/"
+        pattern = place.removeprefix(root).lstrip("/")
+        try:
+            matches = re.compile(glob_translate(pattern)).match
+        except ValueError as error:
+            raise CorpusError(f"glob {shown}: {error}; write ** alone between slashes") from None
+        depth = None if "**" in pattern else pattern.count("/")
+        files, ignored = _local_files(root, depth=depth) if store is None else _remote_files(root, store)
+        return (
+            root,
+            [file for file in files if matches(file.path)],
+            [item for item in ignored if item.path.endswith("/") or matches(item.path)],
+            False,
+        )
+    if store is not None:
+        files, ignored = _remote_files(place, store)
+        single = len(files) == 1 and files[0].place == place
+        return (posixpath.dirname(place) if single else place), files, ignored, single
+    if os.path.isdir(place):
+        return place, *_local_files(place, depth=None), False
+    status = os.stat(place)
+    if not stat.S_ISREG(status.st_mode):
+        raise CorpusError(f"input {shown} is neither a folder nor a regular file; give one of these")
+    file = _File(path=os.path.basename(place), place=place, size_bytes=status.st_size)
+    return os.path.dirname(place), [file], [], True
+
+
+def _local_files(root: str, *, depth: int | None) -> tuple[list[_File], list[Ignored]]:
+    """All regular files below a local folder, following each linked folder once; `depth` limits the levels below."""
+    files: list[_File] = []
+    ignored: list[Ignored] = []
+
+    def ignore(path: str, reason: str) -> None:
+        ignored.append(Ignored(path=_printable(path), reason=reason))
+
+    read: dict[tuple[int, int], str] = {}
+    above = os.path.realpath(root)
+    while (parent := os.path.dirname(above)) != above:
+        status = os.stat(parent)
+        read[status.st_dev, status.st_ino] = "the input's own parent"
+        above = parent
+    folders, links = [""], []
+    while folders or links:
+        # Links wait until the tree itself is read, so that a file keeps its own name whatever links lead to it.
+        if not folders:
+            links.sort(reverse=True)
+        folder = folders.pop() if folders else links.pop()
+        try:
+            status = os.stat(os.path.join(root, folder))
+            with os.scandir(os.path.join(root, folder)) as entries:
+                sorted_entries = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if not folder:
+                raise
+            ignore(f"{folder}/", f"a folder that cannot be listed: {error.strerror}")
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in read:
+            ignore(f"{folder}/", f"a link to a folder already read: {read[identity]}")
+            continue
+        read[identity] = _printable(folder or "the input itself")
+        for entry in sorted_entries:
+            path = posixpath.join(folder, entry.name)
+            try:
+                status = entry.stat()
+            except OSError as error:
+                kind = "a link that leads nowhere" if entry.is_symlink() else "it cannot be looked at"
+                ignore(path, f"{kind}: {error.strerror}")
+                continue
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if entry.name.startswith("."):
+                ignore(path + "/" * is_folder, "hidden: its name begins with a dot")
+            elif is_folder:
+                if depth is None or path.count("/") < depth:
+                    (links if entry.is_symlink() else folders).append(path)
+            elif stat.S_ISREG(status.st_mode):
+                files.append(_File(path=path, place=os.path.join(root, path), size_bytes=status.st_size))
+            else:
+                ignore(path, "not a regular file: a FIFO, device or socket")
+    return files, ignored
+
+
+def _remote_files(root: str, store: AbstractFileSystem) -> tuple[list[_File], list[Ignored]]:
+    """All objects below a name in a store, by one listing; a name that is itself an object gives that object."""
+    infos: dict[str, Any]
+    try:
+        if "://" in root and not root.endswith("/"):
+            infos = {root: store.info(root)}  # on the web: to list it, the whole file would be read for its links
+        else:
+            infos = dict(store.find(root, detail=True))  # pyright: ignore[reportArgumentType]
+    except ValueError as error:
+        raise CorpusError(
+            f"input {_shown(_url_of(root, store))}: {_shown(str(error))}; name a bucket or folder"
+        ) from None
+    files: list[_File] = []
+    ignored: list[Ignored] = []
+    for place, info in infos.items():
+        if place.endswith("/"):
+            continue  # the empty object that stands for a folder
+        path = (
+            posixpath.basename(_without_query(place)) if place == root else place.removeprefix(root.rstrip("/") + "/")
+        )
+        if place != root and any(part.startswith(".") for part in path.split("/")):
+            ignored.append(Ignored(path=path, reason="hidden: its name begins with a dot"))
+        else:
+            files.append(_remote_file(path, place, store=store, info=info))
+    return files, ignored
+
+
+def _remote_file(path: str, place: str, *, store: AbstractFileSystem, info: Mapping[str, Any]) -> _File:
+    return _File(
+        path=path, place=place, size_bytes=info.get("size") or 0, store=store, content_id=_remote_content_id(info)
+    )
+
+
+def _remote_content_id(info: Mapping[str, Any]) -> str:
+    if info.get("type") == "directory":
+        return "not-a-file"
+    if info.get("md5Hash"):  # Google's MD5, in base64; its etag changes with the metadata
+        return base64.b64decode(info["md5Hash"]).hex()
+    for name in ("ETag", "etag", "generation", "checksum"):
+        if info.get(name):
+            return str(info[name]).removeprefix("W/").strip('"')
+    times = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created")
+    changed = next((str(info[name]) for name in times if info.get(name)), "")
+    return f"{info.get('size')} {changed}".strip()
+
+
+def _without_query(place: str) -> str:
+    return place.partition("?")[0] if place.startswith(("http://", "https://")) else place
+
+
+# --- what a file is --------------------------------------------------------------------------------------------------
+
+
+def _extension(path: str) -> str:
+    return posixpath.splitext(path)[1].lower().removeprefix(".")
+
+
+def _is_manifest(place: str, store: AbstractFileSystem | None) -> bool:
+    if _extension(_without_query(place)) not in _MANIFEST_EXTENSIONS:
+        return False
+    return os.path.isfile(place) if store is None else store.isfile(place)
+
+
+def _first_bytes(file: _File) -> bytes | OSError:
+    if file.size_bytes == 0:
+        return b""
+    if file.store is not None:
+        return bytes(file.store.cat_file(file.place, start=0, end=_FIRST_BYTES))  # pyright: ignore[reportArgumentType]
+    try:
+        with open(file.place, "rb") as stream:
+            return stream.read(_FIRST_BYTES)
+    except OSError as error:
+        return error
+
+
+def _is_video(start: bytes) -> bool:
+    """Whether the first bytes are those of a known video container."""
+    return (
+        start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+        or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
+        or start.startswith(
+            (
+                b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+                b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, WMV
+                b"\x00\x00\x01\xba",  # MPEG program stream
+                b"\x00\x00\x01\xb3",  # MPEG video
+                b"\x06\x0e\x2b\x34\x02\x05\x01\x01",  # MXF
+                b"FLV\x01",
+                b"GIF87a",
+                b"GIF89a",
+                b"OggS",
+                b".RMF",
+                b"YUV4MPEG2 ",
+                b"DKIF",
+            )
+        )
+        # A transport stream's packets of 188 bytes, or of 192 with a time code before each, begin with 0x47.
+        or any(
+            len(start) > first + 2 * step and {*start[first::step][:8]} == {0x47}
+            for first, step in ((0, 188), (4, 192))
+        )
+    )
+
+
+def _sort_out(files: Sequence[_File]) -> tuple[list[_File], list[_File], list[Ignored]]:
+    """Videos, images, and what is neither: by the name where it tells, else by the first bytes."""
+    videos: list[_File] = []
+    images: list[_File] = []
+    unnamed: list[_File] = []
+    ignored: list[Ignored] = []
+    for file in files:
+        extension = _extension(file.path)
+        if extension in _VIDEO_EXTENSIONS:
+            videos.append(file)
+        elif extension in _IMAGE_EXTENSIONS:
+            images.append(file)
+        elif extension in _ARCHIVE_EXTENSIONS:
+            ignored.append(_ignored(file, f"an archive, not a video: .{extension}"))
+        elif extension in _OTHER_EXTENSIONS:
+            ignored.append(_not_a_video(file))
+        else:
+            unnamed.append(file)
+    for file, start in zip(unnamed, _in_threads(_first_bytes, unnamed), strict=True):
+        if isinstance(start, OSError):
+            ignored.append(_ignored(file, f"not a video by its name, and it cannot be read: {start.strerror}"))
+        elif _is_video(start):
+            videos.append(file)
+        else:
+            ignored.append(_ignored(file, "not a video: no known container in its first bytes"))
+    return videos, images, ignored
+
+
+def _ignored(file: _File, reason: str) -> Ignored:
+    return Ignored(path=_printable(file.path), reason=reason)
+
+
+def _not_a_video(file: _File) -> Ignored:
+    return _ignored(file, f"not a video by its name: .{_extension(file.path)}")
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _read_files(
+    place: str,
+    store: AbstractFileSystem | None,
+    *,
+    layout: str,
+    split_fractions: Sequence[float] | None,
+    shown: str,
+) -> Corpus:
+    root, files, ignored, single = _list_input(place, store, shown=shown)
+    videos, images, others = _sort_out(files)
+    ignored += others
+    wanted = images if layout == "caer-s" or (layout == "auto" and not videos) else videos
+    move = None
+    if layout != "folder" and not single:
+        move = _caer_move(posixpath.basename(root.rstrip("/")), [file.path for file in wanted])
+    if layout in ("caer", "caer-s") and move is None:
+        kind = "images" if layout == "caer-s" else "videos"
+        raise CorpusError(
+            f"input {shown} is not in the layout {layout!r}: no {kind} in {{train,validation,test}}/<Class>/; "
+            "check the path, or set the layout to auto or folder"
+        )
+    notes: list[str] = []
+    if move is not None:
+        layout = "caer-s" if wanted is images else "caer"
+        if wanted is images:
+            ignored += [_ignored(file, "a video among the images of CAER-S") for file in videos]
+        else:
+            ignored += map(_not_a_video, images)
+        strip, add = move
+        root = posixpath.join(root, strip) if strip else posixpath.dirname(root) if add else root
+        ignored = [replace(item, path=_moved(item.path, strip, add)) for item in ignored]
+        clips = _label_caer([replace(file, path=add + file.path.removeprefix(strip)) for file in wanted], shown=shown)
+        if layout == "caer-s":
+            clips, notes = _cut_test(clips)
+    else:
+        layout = "folder"
+        ignored += map(_not_a_video, images)
+        clips = _label_folders(videos)
+        if clips and not any(file.label for file in clips):
+            notes.append("no labels")
+    if not clips:
+        reasons = Counter(item.reason for item in ignored).most_common(3)
+        told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
+        cure = "images are read in the CAER-S layout only" if images else "check the path"
+        raise CorpusError(f"input {shown} holds no video ({told}); {cure}")
+    url = _url_of(root.rstrip("/") or "/", store)
+    return _corpus(layout, url, files=clips, ignored=ignored, split_fractions=split_fractions, notes=notes)
+
+
+def _moved(path: str, strip: str, add: str) -> str:
+    if not strip:
+        return add + path
+    return path.removeprefix(strip) if path.startswith(strip) and path != strip else f"../{path}"
+
+
+def _caer_move(root_name: str, paths: Sequence[str]) -> tuple[str, str] | None:
+    """The prefixes to take from and to put before the paths, so that they are CAER's; None if they are not CAER."""
+
+    def fits(parts: Iterable[list[str]]) -> bool:
+        return any(len(p) > 2 and p[0].lower() in _SPLIT_NAMES and p[1].lower() in _LABEL_NAMES for p in parts)
+
+    parts = [path.split("/") for path in paths]
+    if fits(parts):
+        return "", ""
+    if len({part[0] for part in parts}) == 1 and fits(part[1:] for part in parts):
+        return f"{parts[0][0]}/", ""
+    if fits([root_name, *part] for part in parts):
+        return "", f"{root_name}/"
+    return None
+
+
+def _label_caer(files: Sequence[_File], *, shown: str) -> list[_File]:
+    labelled: list[_File] = []
+    strays: list[str] = []
+    for file in files:
+        split, label, *_ = [*file.path.split("/")[:-1], "", ""]
+        if split.lower() in _SPLIT_NAMES and label.lower() in _LABEL_NAMES:
+            labelled.append(replace(file, split=_SPLIT_NAMES[split.lower()], label=_LABEL_NAMES[label.lower()]))
+        else:
+            strays.append(file.path)
+    if strays:
+        # Leaving them out would lose a class that is only misspelt.
+        raise CorpusError(
+            f"input {shown} is in CAER's layout, but {len(strays):,} of its {len(files):,} files are in no "
+            f"{{train,validation,test}}/<Class>/, the first {min(strays)!r}; the classes are {', '.join(EMOTIONS)}; "
+            "rename or move them, or set the layout to folder"
+        )
+    return labelled
+
+
+def _cut_test(files: Sequence[_File]) -> tuple[list[_File], list[str]]:
+    """CAER-S as shipped has no validation: the first third of each class of its test becomes that."""
+    if any(file.split == "validation" for file in files) or all(file.split != "test" for file in files):
+        return list(files), []
+
+    def number(file: _File) -> list[str | int]:
+        return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", file.path))]
+
+    cut: list[_File] = [file for file in files if file.split != "test"]
+    for label in EMOTIONS:
+        block = sorted((file for file in files if file.split == "test" and file.label == label), key=number)
+        num_validation = (len(block) + 1) // 3  # a third, rounded
+        cut += [replace(file, split="validation") for file in block[:num_validation]]
+        cut += block[num_validation:]
+    return cut, ["validation is the first third of each class of the official test"]
+
+
+def _label_folders(files: Sequence[_File]) -> list[_File]:
+    """Labels where all direct sub-folders are classes; else none, rather than some."""
+    tops = {file.path.partition("/")[0].lower() for file in files if "/" in file.path}
+    if not tops <= _LABEL_NAMES.keys():
+        return list(files)
+    return [
+        replace(file, label=_LABEL_NAMES[file.path.partition("/")[0].lower()]) if "/" in file.path else file
+        for file in files
+    ]
+
+
+# --- manifests -------------------------------------------------------------------------------------------------------
+
+
+def _read_manifest(
+    place: str,
+    store: AbstractFileSystem | None,
+    *,
+    split_fractions: Sequence[float] | None,
+    storage_options: Mapping[str, Any] | None,
+    shown: str,
+) -> Corpus:
+    if store is None:
+        with open(place, "rb") as stream:
+            content = stream.read()
+    else:
+        content = bytes(store.cat_file(place))  # pyright: ignore[reportArgumentType]
+    columns, rows = _manifest_rows(content, extension=_extension(_without_query(place)), shown=shown)
+    folder = os.path.dirname(place) if store is None else posixpath.dirname(_without_query(place))
+    files: list[_File] = []
+    seen: dict[tuple[Any, ...], str] = {}
+    for where, row in rows:
+        url = row["url"]
+        if not isinstance(url, str) or not url:
+            raise CorpusError(f"manifest {shown}, {where}: url is {url!r}; give a path or URL")
+        if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
+            row_place, row_store = _locate(url, storage_options)
+        elif store is None:
+            row_place, row_store = os.path.abspath(os.path.join(folder, url)), None
+        elif "://" in folder:
+            row_place, row_store = urljoin(f"{folder}/", url), store
+        else:
+            row_place, row_store = posixpath.join(folder, url), store
+            if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
+                row_place = posixpath.normpath(row_place)
+        start, end = (_seconds(row.get(name), f"manifest {shown}, {where}: {name}") for name in _MANIFEST_COLUMNS[3:])
+        if start is not None and end is not None and end <= start:
+            raise CorpusError(
+                f"manifest {shown}, {where}: it ends at {end} s, before it starts at {start} s; correct it"
+            )
+        key = (_url_of(row_place, row_store), start, end)
+        if (other := seen.setdefault(key, where)) != where:
+            raise CorpusError(
+                f"manifest {shown}: {other} and {where} both give {_shown(url)!r} from {start} to {end} s; remove one"
+            )
+        files.append(
+            _File(
+                path=_path_from(folder, row_place, store=store, row_store=row_store),
+                place=row_place,
+                size_bytes=0,
+                store=row_store,
+                label=_named(row.get("label"), _LABEL_NAMES, f"manifest {shown}, {where}: label"),
+                split=_named(row.get("split"), _SPLIT_NAMES, f"manifest {shown}, {where}: split"),
+                start_pts_seconds=start,
+                end_pts_seconds=end,
+            )
+        )
+    if not files:
+        raise CorpusError(f"manifest {shown} has no rows; give one row for each clip")
+    unread = [name for name in columns if name not in _MANIFEST_COLUMNS]
+    notes = [f"columns not read: {', '.join(unread)}"] if unread else []
+    return _corpus(
+        "manifest",
+        _url_of(folder, store),
+        files=_looked_up(files),
+        ignored=[],
+        split_fractions=split_fractions,
+        notes=notes,
+    )
+
+
+def _manifest_rows(content: bytes, *, extension: str, shown: str) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """The column names, and each row with its place in the file in words."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    try:
+        if extension == "parquet":
+            table = pq.read_table(pa.BufferReader(content))
+            columns = _columns(table.column_names, shown=shown)
+            for number, row in enumerate(table.rename_columns(columns).to_pylist(), start=1):
+                rows.append((f"row {number}", row))
+            return columns, rows
+        reader = csv.reader(
+            io.StringIO(content.decode("utf-8-sig"), newline=""),
+            delimiter="\t" if extension == "tsv" else ",",
+            strict=True,
+        )
+        columns = _columns(next(reader, []), shown=shown)
+        for fields in reader:
+            where = f"line {reader.line_num}"
+            if fields and len(fields) != len(columns):
+                raise CorpusError(
+                    f"manifest {shown}, {where}: {len(fields)} fields, but the header has {len(columns)}; "
+                    "quote fields that hold the separator"
+                )
+            if fields:
+                rows.append((where, dict(zip(columns, fields, strict=True))))
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise CorpusError(
+            f"manifest {shown} is not a readable .{extension} file: {_shown(str(error))[:200]}; "
+            "write it again as UTF-8 CSV, TSV or Parquet with a header"
+        ) from None
+    return columns, rows
+
+
+def _columns(names: Sequence[str], *, shown: str) -> list[str]:
+    columns = [name.strip().lower() for name in names]
+    known = f"the columns are {', '.join(_MANIFEST_COLUMNS)}"
+    for name in columns:
+        if columns.count(name) > 1:
+            raise CorpusError(f"manifest {shown}: column {name!r} is there twice; remove one")
+        # A misspelt column would silently lose all labels.
+        near = get_close_matches(name, _MANIFEST_COLUMNS, 1, 0.75)
+        if name not in _MANIFEST_COLUMNS and near and near[0] not in columns:
+            raise CorpusError(f"manifest {shown}: column {name!r} is unknown; did you mean {near[0]!r}? {known}")
+    if "url" not in columns:
+        raise CorpusError(f"manifest {shown}: no column 'url' among {', '.join(columns) or 'none'}; {known}")
+    return columns
+
+
+def _seconds(value: Any, thing: str) -> float | None:
+    if value is None or value == "" or value != value:  # noqa: PLR0124 (NaN: how pandas writes an empty number)
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise CorpusError(f"{thing} {value!r} is not a number of seconds; write it like 12.5")
+    return seconds
+
+
+def _named(value: Any, names: Mapping[str, str], thing: str) -> str | None:
+    if value is None or value != value or (text := str(value).strip()) == "":  # noqa: PLR0124 (NaN, as above)
+        return None
+    if text.lower() not in names:
+        raise CorpusError(f"{thing} {value!r} is unknown; use one of {', '.join(dict.fromkeys(names.values()))}")
+    return names[text.lower()]
+
+
+def _path_from(
+    folder: str, place: str, *, store: AbstractFileSystem | None, row_store: AbstractFileSystem | None
+) -> str:
+    """The path of a listed file from the manifest's folder, so that ids hold when both are moved together."""
+    if row_store is None:
+        return os.path.relpath(place, folder) if store is None else place
+    if row_store == store and place.startswith(f"{folder}/"):
+        return _without_query(place.removeprefix(f"{folder}/"))
+    return _without_query(row_store.unstrip_protocol(place))
+
+
+def _looked_up(files: Sequence[_File]) -> list[_File]:
+    """Files of a manifest with their sizes and contents; one that is not there stays, marked "missing"."""
+    infos: dict[tuple[AbstractFileSystem, str], Mapping[str, Any]] = {}
+    for store, folder in {(file.store, file.store._parent(file.place)) for file in files if file.store is not None}:
+        if "://" in folder:
+            continue  # the web has no listings: each file is asked for
+        try:
+            for info in store.ls(folder, detail=True):
+                infos[store, info["name"]] = info
+        except (FileNotFoundError, PermissionError):
+            continue  # reading may be allowed where listing is not: each file is asked for
+
+    def looked_up(file: _File) -> _File:
+        if file.store is None:
+            try:
+                status = os.stat(file.place)
+            except OSError:
+                return replace(file, content_id="missing")
+            if not stat.S_ISREG(status.st_mode):
+                return replace(file, content_id="not-a-file")
+            return replace(file, size_bytes=status.st_size)
+        try:
+            info = infos.get((file.store, file.place)) or file.store.info(file.place)
+        except FileNotFoundError:
+            return replace(file, content_id="missing")
+        return replace(file, size_bytes=info.get("size") or 0, content_id=_remote_content_id(info))
+
+    return _in_threads(looked_up, files)
+
+
+# --- clips -----------------------------------------------------------------------------------------------------------
+
+
+def _corpus(
+    layout: str,
+    root: str,
+    *,
+    files: Sequence[_File],
+    ignored: Iterable[Ignored],
+    split_fractions: Sequence[float] | None,
+    notes: Sequence[str],
+) -> Corpus:
+    content_ids = _in_threads(_content_id, files)
+    clips = [_clip(file, content_id, split_fractions) for file, content_id in zip(files, content_ids, strict=True)]
+    clips.sort(
+        key=lambda clip: (clip.path, clip.start_pts_seconds or 0.0, clip.end_pts_seconds or math.inf, clip.clip_id)
+    )
+    by_id: dict[str, Clip] = {}
+    for clip in clips:
+        if (other := by_id.setdefault(clip.clip_id, clip)) is not clip:
+            raise CorpusError(
+                f"{_shown(other.url)!r} and {_shown(clip.url)!r} cannot be told apart: same path {clip.path!r}, "
+                "size and content; remove one"
+            )
+    ignored = tuple(sorted(ignored, key=lambda item: item.path))
+    num_hashed = sum(file.split is None for file in files) if split_fractions is not None else 0
+    return Corpus(
+        layout=layout,
+        root=_shown(_printable(root)),
+        description=_description(layout, clips, [*notes], num_hashed=num_hashed, ignored=ignored),
+        clips=tuple(clips),
+        ignored=ignored,
+    )
+
+
+def _description(
+    layout: str, clips: Sequence[Clip], notes: list[str], *, num_hashed: int, ignored: Sequence[Ignored]
+) -> str:
+    names = {"caer": "CAER layout", "caer-s": "CAER-S layout", "manifest": "manifest", "folder": "folder"}
+    splits = [split for split in SPLITS if any(clip.split == split for clip in clips)]
+    labels = {clip.label for clip in clips} - {None}
+    text = f"{names[layout]}: {len(clips):,} {'clip' if len(clips) == 1 else 'clips'}"
+    if splits:
+        text += f" in {', '.join(splits)}"
+    if labels:
+        notes.insert(0, f"{len(labels)} {'class' if len(labels) == 1 else 'classes'}")
+        if num_unlabelled := sum(clip.label is None for clip in clips):
+            notes.insert(1, f"{num_unlabelled:,} without a label")
+    if num_hashed:
+        notes.append("split by hash" if num_hashed == len(clips) else f"{num_hashed:,} split by hash")
+    if ignored:
+        notes.append(f"{len(ignored):,} ignored")
+    return "; ".join([text, *notes])
+
+
+def _content_id(file: _File) -> str:
+    if file.content_id is not None:
+        return file.content_id
+    try:
+        with open(file.place, "rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError:
+        return "unreadable"
+
+
+def _clip(file: _File, content_id: str, split_fractions: Sequence[float] | None) -> Clip:
+    start, end = file.start_pts_seconds, file.end_pts_seconds
+    split = file.split
+    if split is None and split_fractions is not None:
+        # By the whole file: two time ranges of one video in train and test would leak.
+        split = split_of(_clip_id(file, content_id, None, None), split_fractions)
+    return Clip(
+        clip_id=_clip_id(file, content_id, start, end),
+        path=_printable(file.path),
+        url=_url_of(file.place, file.store),
+        size_bytes=file.size_bytes,
+        content_id=content_id,
+        label=file.label,
+        split=split,
+        start_pts_seconds=start,
+        end_pts_seconds=end,
+    )
+
+
+def _clip_id(file: _File, content_id: str, start: float | None, end: float | None) -> str:
+    # JSON in ASCII: no separator that a name could imitate, and a place for undecodable bytes.
+    text = json.dumps([file.path, file.size_bytes, content_id, start, end])
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _check_fractions(split_fractions: Sequence[float]) -> None:
+    shares = tuple(split_fractions)
+    if len(shares) != len(SPLITS) or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise CorpusError(
+            f"split fractions {shares} are not three shares of {', '.join(SPLITS)} that sum to 1; use 0.7, 0.1, 0.2"
+        )

@@ -1,0 +1,92 @@
+"""Fixtures that several rooms' tests share: a real S3 server, the folders of real clips, and a quiet Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+# Read by Ray when it is imported or starts. With authentication, a local start writes a token into the home folder.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_worker_niceness": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server on this machine, over HTTP, for the whole test session."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@dataclass(frozen=True)
+class S3:
+    """A fresh bucket. Every library that reads the AWS variables, in this and in child processes, finds it."""
+
+    endpoint: str
+    bucket: str
+    fs: s3fs.S3FileSystem
+
+    def url(self, path: str = "") -> str:
+        """The s3:// URL of a path in the bucket."""
+        return f"s3://{self.bucket}/{path}".rstrip("/")
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write one object by a single PUT."""
+        self.fs.pipe_file(f"{self.bucket}/{path}", content)
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A fresh bucket on a real S3 server, with the environment set to reach it and nothing else."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(tmp_path / "no-aws-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-aws-credentials"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    # A filesystem kept from another test would still hold that test's environment and listings.
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs = s3fs.S3FileSystem()
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    fs.mkdir(bucket)
+    yield S3(s3_endpoint, bucket, fs)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def real_clips_dir() -> Path:
+    """The folder of real clips that REAL_CLIPS_DIR names."""
+    if not (folder := os.environ.get("REAL_CLIPS_DIR")):
+        pytest.skip("REAL_CLIPS_DIR is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def nasty_dir(real_clips_dir: Path) -> Path:
+    """The folder of broken and odd files beside the real clips."""
+    folder = real_clips_dir.parent / "nasty"
+    if not folder.is_dir():
+        pytest.skip(f"there is no folder nasty beside {real_clips_dir.name}")
+    return folder
