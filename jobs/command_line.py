@@ -1,0 +1,128 @@
+"""The command line of every job: flags from a typed dataclass, one line for a wrong one, documented exit codes.
+
+jsonargparse, because it reads the same fields from flags and from a YAML file (`--config`) and checks both against the
+dataclass's types; the flags' texts are the fields' docstrings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # A clone runs without being installed.
+
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser
+
+from pipeline.records import UsageError
+
+EXIT_CODES = (
+    "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use; 3 finished, but more clips than "
+    "--max-quarantined are quarantined or retryable, or the run was cut off; 130 interrupted"
+)
+
+
+def run_job(
+    config_class: type, main: Callable[[Any], int], *, description: str, positional: tuple[str, ...] = ()
+) -> NoReturn:
+    """Parse the flags into `config_class`, run `main`, and end the process with a documented exit code.
+
+    positional: fields given by their place instead of a flag; a tuple field takes what is left.
+    """
+    name = Path(sys.argv[0]).name
+    signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
+    try:
+        sys.exit(main(parse(config_class, sys.argv[1:], description=description, positional=positional)))
+    except UsageError as error:
+        _end(f"{name}: error: {error}", 2)
+    except KeyboardInterrupt:
+        _end(f"{name}: interrupted; what was committed is kept. To resume, run the same command again", 130)
+    except OSError as error:
+        _end(f"{name}: error: {error}; what was committed is kept. Mend it and run the same command again", 2)
+
+
+def parse(config_class: type, arguments: list[str], *, description: str, positional: tuple[str, ...] = ()) -> Any:
+    """The config of these arguments. Raises UsageError, in one line, for a wrong flag or value."""
+    parser = ArgumentParser(
+        prog=Path(sys.argv[0]).name, description=description, epilog=EXIT_CODES, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file of these fields (with _ for -); flags go first")
+    hints, texts = get_type_hints(config_class), _field_texts(config_class)
+    for field in sorted(fields(config_class), key=_has_default):
+        flag = f"--{field.name.replace('_', '-')}"
+        options: dict[str, Any] = {"type": hints[field.name], "help": texts[field.name]}
+        if field.name in positional:
+            many = str(hints[field.name]).startswith("tuple")
+            parser.add_argument(field.name, type=str, help=texts[field.name], **({"nargs": "*"} if many else {}))
+            continue
+        if _has_default(field):
+            options["default"] = field.default
+        else:
+            options["required"] = True
+        if hints[field.name] is bool:
+            options |= {"nargs": "?", "const": True}
+        elif str(hints[field.name]).startswith("tuple"):
+            options |= {"type": _comma_separated(hints[field.name]), "metavar": "A,B,..."}
+        parser.add_argument(flag, **options)
+    try:
+        found = parser.parse_args(arguments)
+        values = {field.name: found[field.name] for field in fields(config_class)}
+        return config_class(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        )
+    except (ArgumentError, ValueError, TypeError, OSError) as error:
+        flags = [f"--{field.name.replace('_', '-')}" for field in fields(config_class)]
+        raise UsageError(f"{_one_line(error)}{_did_you_mean(str(error), flags)} (see --help)") from None
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING
+
+
+def _did_you_mean(text: str, flags: list[str]) -> str:
+    unknown = re.search(r"unrecognized arguments: (--[\w-]+)", text)
+    close = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _comma_separated(hint: Any) -> Callable[[Any], Any]:
+    kind = hint.__args__[0]
+    length = None if Ellipsis in hint.__args__ else len(hint.__args__)
+
+    def parse_list(value: Any) -> tuple[Any, ...]:
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        if length is not None and len(parts) != length:
+            raise ValueError(f"{value!r} has {len(parts)} parts; give {length}, separated by commas")
+        return tuple(kind(part) for part in parts)
+
+    parse_list.__name__ = f"{length or 'some'} {kind.__name__}s"
+    return parse_list
+
+
+def _field_texts(config_class: type) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        if is_dataclass(base):
+            texts.update({param.arg_name: param.description or "" for param in parse_from_object(base).params})
+    return texts
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    return re.sub(r'Parser key "(\w+)"', lambda found: f"--{found[1].replace('_', '-')}", text)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(line: str, code: int) -> NoReturn:
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(code)

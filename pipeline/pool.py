@@ -1,0 +1,385 @@
+"""Units of clips through a pool of Ray actors: starts Ray, keeps the actors busy, counts, and bounds every retry.
+
+In go a ledger, its pending units and the actor that does one unit; out come the entries that the actors commit. One
+Ray Data row is one unit, so whatever Ray loses or repeats is one whole unit that the ledger knows by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+import yaml
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.corpus import Corpus
+from pipeline.fence import FenceLimits
+from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Unit
+from pipeline.records import State, clip_of
+
+ROUNDS = 3
+LINE_SECONDS = 30.0
+
+
+class Actor(Protocol):
+    """What does one unit: commits it to the ledger and returns the entry that stands."""
+
+    def run(self, unit: Unit) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that ended: where its ledger is, its summary and audit, what it told, and its exit code."""
+
+    ledger: Ledger
+    summary: dict[str, Any]
+    audit: Audit
+    exit_code: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """How the work is spread and bounded; it changes nothing in the output."""
+
+    actors: int = 0
+    """Actors at work (count); 0: one for each CPU of the cluster."""
+    clips_per_shard: int = 32
+    """Clips in one unit of work, which is one shard (count)."""
+    clip_timeout: float = 120.0
+    """Longest time without progress on one clip before it is killed (seconds)."""
+    max_worker_memory: int = 4096
+    """Resident memory of one worker before the clip in it is killed (MiB)."""
+    max_quarantined: int | None = None
+    """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
+    force_new: bool = False
+    """If the output holds a run of another config, write to a new folder beside it instead of refusing."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("actors", 0), ("clips_per_shard", 1), ("max_worker_memory", 64), ("max_quarantined", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; give {least} or more")
+        if self.clip_timeout <= 0:
+            raise ValueError(f"--clip-timeout is {self.clip_timeout}; give more than 0 seconds")
+
+    @property
+    def limits(self) -> FenceLimits:
+        return FenceLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)
+
+
+def start_ray() -> str:
+    """Connect to the cluster that RAY_ADDRESS names, or start a local one; says which.
+
+    A local one gets at least 4 logical CPUs: actors that hold all of them leave none for reading, and Ray waits for
+    ever without a word.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if not os.environ.get("RAY_ADDRESS"):
+        # Local processes only, on loopback: no token in the user's home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        options |= {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+    if not ray.is_initialized():
+        with _without_log_banner():
+            ray.init(**options)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.use_datasource_v2 = False  # It merges small reads and ignores override_num_blocks.
+    address = os.environ.get("RAY_ADDRESS")
+    return f"Ray cluster at {address}" if address else f"local Ray, {os.cpu_count()} CPUs"
+
+
+@contextlib.contextmanager
+def _without_log_banner() -> Iterator[None]:
+    """Drop what Ray's C++ core writes to stderr while it starts: a line about its own log level. Errors are raised."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def num_actors(config: PoolConfig, num_units: int) -> int:
+    """Actors to start: as asked, else one a CPU of the cluster, and never more than there are units."""
+    if config.actors:
+        return min(config.actors, num_units)
+    if os.environ.get("RAY_ADDRESS"):
+        return max(1, min(int(ray.cluster_resources().get("CPU", 1)), num_units))
+    return max(1, min(os.cpu_count() or 1, num_units))
+
+
+def run_corpus(
+    corpus: Corpus,
+    output: str,
+    *,
+    kind: str,
+    plan_config: Mapping[str, Any],
+    versions: Mapping[str, str],
+    actor: Callable[..., Actor],
+    arguments: Mapping[str, Any],
+    config: PoolConfig,
+    num_gpus: float = 0.0,
+) -> Run:
+    """Plan the corpus into the ledger at `output`, run what is missing, audit, and write summary and manifest.
+
+    `actor(ledger_url=..., **arguments)` is built once in each Ray actor. Raises LedgerError if the output belongs to
+    another config or another run is writing it.
+    """
+    started = time.monotonic()
+    ledger = Ledger(_output_for(output, kind=kind, plan_config=plan_config, force_new=config.force_new))
+    say(corpus.description)
+    if corpus.ignored:
+        reasons = Counter(ignored.reason for ignored in corpus.ignored)
+        say(f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items()))
+    with ledger.lock():
+        told = ledger.plan(
+            corpus.clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
+        )
+        for line in told:
+            say(line)
+        if is_dataclass(config):
+            ledger.storage.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
+        units = ledger.pending_units(corpus.clips)
+        errors: list[str] = []
+        num_clips = sum(len(unit.clips) for unit in units)
+        if units:
+            ledger.reopen()
+            actor_arguments = {"ledger_url": ledger.storage.url, **arguments}
+            say(f"{start_ray()}: {num_clips} clips in {len(units)} units on {num_actors(config, len(units))} actors")
+            try:
+                errors = run_units(
+                    ledger, units, actor=actor, arguments=actor_arguments, config=config, num_gpus=num_gpus
+                )
+            finally:
+                ray.shutdown()
+        else:
+            say("nothing is missing: every input has a state")
+        orphans = ledger.sweep()
+        audit = ledger.audit()
+        problems = (*audit.problems, *_not_planned(corpus, ledger))
+        audit = replace(audit, problems=problems)
+        ledger.finish(audit, input_description=corpus.description)
+        summary = _summary(ledger, audit, units=units, seconds=time.monotonic() - started)
+        summary |= {"ignored": len(corpus.ignored), "orphans_swept": len(orphans), "errors": errors}
+        ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        ignored = [asdict(ignored) for ignored in corpus.ignored]
+        ledger.storage.put("ignored.json", (json.dumps(ignored, indent=1) + "\n").encode())
+    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=_exit_code(summary, audit, config))
+
+
+def say(line: str) -> None:
+    """A line for the person who waits, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_summary(run: Run) -> None:
+    """The end of a run in words: counts, reasons, speed, the audit, and where everything is."""
+    summary = run.summary
+    say(
+        f"{summary['inputs']} inputs: {summary['done']} done, {summary['no_face']} without a face, "
+        f"{summary['quarantined']} quarantined, {summary['retryable']} retryable"
+    )
+    for reason, count in summary["reasons"].items():
+        say(f"    {count:6d}  {reason}")
+    say(
+        f"{summary['frames']} frames, {summary['examples']} examples; this run: {summary['processed']} clips in "
+        f"{summary['seconds']:.1f} s ({summary['clips_per_second']:.2f} clips/s)"
+    )
+    for error in summary["errors"]:
+        say(f"warning: a part of the run was tried again: {error}")
+    if summary["quarantined"] or summary["retryable"]:
+        say(f"warning: not every clip is done: python jobs/quarantine.py list {run.ledger.storage.url}")
+    say(str(run.audit))
+    say(f"output: {run.ledger.storage.url}")
+
+
+def _not_planned(corpus: Corpus, ledger: Ledger) -> list[str]:
+    planned = ledger.planned_clips()
+    missing = [clip.path for clip in corpus.clips if clip.clip_id not in planned]
+    return [f"{len(missing)} inputs are not in the plan: {', '.join(missing[:5])}"] if missing else []
+
+
+def _summary(ledger: Ledger, audit: Audit, *, units: Sequence[Unit], seconds: float) -> dict[str, Any]:
+    outcomes = ledger.outcomes()
+    committed_now = {unit.unit_id for unit in units} - {unit.unit_id for unit in ledger.pending_units()}
+    done_now = {clip.clip_id for unit in units if unit.unit_id in committed_now for clip in unit.clips}
+    scored_now = [outcome for outcome in outcomes if outcome.clip_id in done_now and outcome.state is State.DONE]
+    reasons = Counter(f"{outcome.state}: {outcome.reason}" for outcome in outcomes if outcome.reason)
+    return {
+        "inputs": audit.num_inputs,
+        **audit.num_by_state,
+        "frames": sum(outcome.num_frames for outcome in outcomes),
+        "faceless_frames": sum(outcome.num_faceless_frames for outcome in outcomes),
+        "examples": sum(outcome.num_examples for outcome in outcomes),
+        "boxes_clamped": sum(outcome.num_boxes_clamped for outcome in outcomes),
+        "reasons": dict(sorted(reasons.items())),
+        "processed": len(done_now),
+        "scored": len(scored_now),
+        "seconds": round(seconds, 3),
+        "clips_per_second": round(len(done_now) / seconds, 3) if seconds else 0.0,
+        "audit": str(audit),
+        "audit_holds": audit.holds,
+    }
+
+
+def _exit_code(summary: Mapping[str, Any], audit: Audit, config: PoolConfig) -> int:
+    if not audit.holds:
+        return 1
+    not_done = summary["quarantined"] + summary["retryable"]
+    over = config.max_quarantined is not None and not_done > config.max_quarantined
+    unfinished = summary["reasons"].get(f"{State.RETRYABLE}: {NOT_FINISHED}", 0)
+    return 3 if over or unfinished else 0
+
+
+def _output_for(output: str, *, kind: str, plan_config: Mapping[str, Any], force_new: bool) -> str:
+    if not force_new:
+        return output
+    names = [output.rstrip("/"), *(f"{output.rstrip('/')}-{number}" for number in range(2, 1000))]
+    return next(name for name in names if Ledger(name).accepts(kind=kind, config=plan_config))
+
+
+def run_units(
+    ledger: Ledger,
+    units: Sequence[Unit],
+    *,
+    actor: Callable[..., Actor],
+    arguments: Mapping[str, Any],
+    config: PoolConfig,
+    num_gpus: float = 0.0,
+) -> list[str]:
+    """Run `actor` over every unit until each is committed; returns what went wrong on the way, a line each.
+
+    actor: a class that is built with `arguments` and whose `run(unit)` commits the unit and returns its entry. An
+    actor that dies takes its unit back to the queue at most 3 times a round; what is still uncommitted after 3 rounds
+    stays pending, so a unit that kills every actor ends the run instead of looping for ever.
+    """
+    errors: list[str] = []
+    with _Display(units) as display:
+        for _ in range(ROUNDS):
+            try:
+                for entry in _stream(units, actor=actor, arguments=arguments, config=config, num_gpus=num_gpus):
+                    display.add(entry)
+            except RayError as error:
+                errors.append(_first_line(error))
+            waiting = {unit.unit_id for unit in ledger.pending_units()}
+            units = [unit for unit in units if unit.unit_id in waiting]
+            if not units:
+                break
+    return errors
+
+
+def _stream(
+    units: Sequence[Unit],
+    *,
+    actor: Callable[..., Actor],
+    arguments: Mapping[str, Any],
+    config: PoolConfig,
+    num_gpus: float,
+) -> Iterator[dict[str, Any]]:
+    rows = [{"unit": _pack(unit)} for unit in units]
+    pool = ActorPoolStrategy(size=num_actors(config, len(units)), max_tasks_in_flight_per_actor=1)
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates remote arguments without a name of their own, yet has none for these two, and without
+        # them it retries for ever.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        entries = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _UnitActor,
+            fn_constructor_args=(actor, dict(arguments)),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=pool,
+            num_cpus=0.25 if num_gpus else 0.5,
+            num_gpus=num_gpus or None,
+            max_restarts=20,
+            max_task_retries=3,
+        )
+    for row in entries.iter_rows():
+        yield json.loads(row["entry"])
+
+
+class _UnitActor:
+    """What Ray Data holds: builds the actor's own work once and maps one unit to its entry."""
+
+    def __init__(self, actor: Callable[..., Actor], arguments: dict[str, Any]) -> None:
+        self._work = actor(**arguments)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        entries = [json.dumps(self._work.run(_unpack(text))) for text in batch.column("unit").to_pylist()]
+        return pa.table({"entry": pa.array(entries, pa.string())})
+
+
+class _Display:
+    """Progress: a bar in a terminal, else one line every 30 s. Counts come from the entries, never from Ray."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._num_clips = sum(len(unit.clips) for unit in units)
+        self._counts: Counter[str] = Counter()
+        self._num_examples = 0
+        self._started = self._last_line = time.monotonic()
+        self._terminal = Console(stderr=True)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._terminal, disable=not self._is_live)
+        self._task = self._bar.add_task("starting", total=self._num_clips)
+
+    @property
+    def _is_live(self) -> bool:
+        return self._terminal.is_terminal
+
+    def __enter__(self) -> _Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Count one committed unit."""
+        self._counts.update(row["state"] for row in entry["outcomes"])
+        self._num_examples += sum(row["num_examples"] for row in entry["outcomes"])
+        done = self._counts.total()
+        seconds = time.monotonic() - self._started
+        rate = done / seconds if seconds else 0.0
+        states = ", ".join(f"{count} {state}" for state, count in sorted(self._counts.items()))
+        text = f"{states}, {self._num_examples} examples, {rate:.2f} clips/s"
+        self._bar.update(self._task, completed=done, description=text)
+        if not self._is_live and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            left = (self._num_clips - done) / rate if rate else 0.0
+            print(f"{done} of {self._num_clips} clips: {text}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def _pack(unit: Unit) -> str:
+    return json.dumps({"unit_id": unit.unit_id, "clips": [asdict(clip) for clip in unit.clips]})
+
+
+def _unpack(text: str) -> Unit:
+    value = json.loads(text)
+    return Unit(unit_id=value["unit_id"], clips=tuple(clip_of(clip) for clip in value["clips"]))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:500]

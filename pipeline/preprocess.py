@@ -1,0 +1,150 @@
+"""A corpus of clips in, shards of examples out: the composer of corpus, extract and ledger on Ray Data.
+
+Every clip ends as done, no_face, quarantined or retryable; the output is plain Parquet with a manifest that names each
+shard and its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import report
+from pipeline.corpus import LAYOUTS, read_corpus
+from pipeline.detection import find_weights, resolve_precision
+from pipeline.extract import ClipExtractor, ExtractConfig, extract_config_of
+from pipeline.fence import FenceLimits
+from pipeline.ledger import Ledger, Unit
+from pipeline.pool import PoolConfig, Run, print_summary, run_corpus, say
+from pipeline.records import EXAMPLE_SCHEMA, Box, Example, table_of
+
+KIND = "examples"
+MOST_EXAMPLES_SHOWN = 60
+PACKAGES = ("av", "decord", "dlib", "dlib-bin", "numpy", "pillow", "pyarrow", "ray", "torch")
+# Where a file lies on this machine is no part of what was done with it; its sha256 is.
+PATH_FIELDS = ("boxes", "detector_weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig(ExtractConfig, PoolConfig):
+    """Decodes clips, finds faces, and writes face crops and masked contexts as Parquet shards."""
+
+    input: str
+    """Folder, CAER or CAER-S tree, manifest (CSV or Parquet), glob or single file; a path or any fsspec URL."""
+    output: str
+    """Folder of the results; a path or any fsspec URL. Run the same command again to resume."""
+    layout: str = "auto"
+    """Layout of the input: auto, caer, caer-s, manifest, folder."""
+    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """Shares of train, validation and test where the input gives no split; by clip, stable when clips are added."""
+    page: bool = True
+    """Write report.html, which shows faces of people, into the output."""
+
+    def __post_init__(self) -> None:
+        ExtractConfig.__post_init__(self)
+        PoolConfig.__post_init__(self)
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
+        if abs(sum(self.split_fractions) - 1) > 1e-6 or min(self.split_fractions) < 0:
+            raise ValueError(f"--split-fractions are {self.split_fractions}; give three shares that sum to 1")
+
+
+class PreprocessActor:
+    """Turns one unit of clips into one committed shard of examples."""
+
+    def __init__(self, *, ledger_url: str, config: ExtractConfig, limits: FenceLimits) -> None:
+        self._ledger = Ledger(ledger_url)
+        self._extractor = ClipExtractor(config, limits=limits)
+
+    def run(self, unit: Unit) -> dict[str, Any]:
+        examples: list[Example] = []
+        outcomes = []
+        for clip in unit.clips:
+            found, outcome = self._extractor.extract(clip)
+            examples += found
+            outcomes.append(outcome)
+        return self._ledger.commit(
+            unit,
+            tables={KIND: table_of(examples, EXAMPLE_SCHEMA)},
+            outcomes=outcomes,
+            facts=self._extractor.facts(),
+        )
+
+
+def preprocess(config: PreprocessConfig) -> Run:
+    """Preprocess what is missing of the input, and write summary, manifest and page."""
+    extract_config = resolved(extract_config_of(config))
+    corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
+    run = run_corpus(
+        corpus,
+        config.output,
+        kind=KIND,
+        plan_config={**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)},
+        versions=versions(),
+        actor=PreprocessActor,
+        arguments={"config": extract_config, "limits": config.limits},
+        config=config,
+    )
+    if config.page:
+        examples = list(sample_examples(run.ledger, most=MOST_EXAMPLES_SHOWN))
+        page = report.preprocess_page(run.summary, run.ledger.outcomes(), examples, title="Preprocessed corpus")
+        run.ledger.storage.put("report.html", page.encode())
+        say(f"page: {run.ledger.storage.path('report.html')}")
+    print_summary(run)
+    return run
+
+
+def resolved(config: ExtractConfig) -> ExtractConfig:
+    """The config with `auto` decided here, once, so that every actor of a cluster does the same arithmetic."""
+    values = asdict(config)
+    if config.detector == "dlib-cnn":
+        values["detector_precision"] = resolve_precision(config.detector_precision, "cpu")
+    return ExtractConfig(**values)
+
+
+def plan_config_of(config: ExtractConfig) -> dict[str, Any]:
+    """What a resumed run is compared by, and what a model remembers of its examples."""
+    values = {name: value for name, value in asdict(config).items() if name not in PATH_FIELDS}
+    values["boxes_sha256"] = _sha256(config.boxes) if config.boxes else None
+    uses_weights = config.boxes is None and config.detector.startswith("dlib-cnn")
+    values["detector_weights_sha256"] = _sha256(str(find_weights(config.detector_weights))) if uses_weights else None
+    return values
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the output."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def sample_examples(ledger: Ledger, *, most: int) -> Iterator[Example]:
+    """The first example of each of up to `most` clips, from shards spread over the output."""
+    shards = [shard for shard in ledger.shards(KIND) if shard["rows"]]
+    chosen = shards[:: max(1, len(shards) // 12)][:12]
+    for number, shard in enumerate(chosen):
+        data = ledger.storage.read(shard["path"])
+        table = pq.read_table(pa.BufferReader(data))
+        seen: set[str] = set()
+        share = most * (number + 1) // len(chosen) - most * number // len(chosen)
+        for row in table.to_pylist():
+            if row["clip_id"] not in seen and len(seen) < share:
+                seen.add(row["clip_id"])
+                yield Example(**{**row, "box": Box(**row["box"])})
+
+
+def _sha256(url: str) -> str:
+    with fsspec.open(url, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
