@@ -1,0 +1,34 @@
+# make setup | demo | test | chaos | lint | benchmark. Everything runs in .venv, which the first of them makes.
+PYTHON ?= python3
+BIN := .venv/bin
+N ?= 50
+
+.PHONY: setup demo test lint chaos benchmark clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/python jobs/demo.py --output demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not chaos_long"
+
+chaos: setup
+	CHAOS_KILLS=$(N) $(BIN)/python -m pytest tests/chaos -m "chaos or chaos_long" -s
+
+benchmark: setup
+	$(BIN)/python jobs/benchmark.py all
+
+clean:
+	rm -rf .venv demo
