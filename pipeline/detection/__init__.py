@@ -1,0 +1,168 @@
+"""Face detection: images in, boxes with scores out.
+
+`dlib-cnn` is Dlib's CNN face detector as a PyTorch network that reads Dlib's own weights file, `dlib-cnn-reference` is
+dlib's own run of the same network (some 20 times slower: for checking), `dlib-hog` is dlib's older detector of frontal
+faces. Boxes may pass the frame's edge. dlib's right and bottom are inclusive: 1 is added here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.records import Face
+
+DETECTORS = ("dlib-cnn", "dlib-cnn-reference", "dlib-hog")
+PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+
+WEIGHTS_PACKAGE = "face-recognition-models"
+WEIGHTS_FILE = "mmod_human_face_detector.dat"
+WEIGHTS_NUM_BYTES = 729_940
+WEIGHTS_SHA256 = "4cb19393e2fbaf2b1609a9319ad5386618c886a6234ec1b971f3e87c85d87fe6"
+
+# Smaller images are not searched by the CNN. dlib subtracts unsigned numbers when it lays out its pyramid: in an image
+# under 55 px wide the levels overlap, and under 10 px they are written outside the buffer ("free(): invalid next size"
+# in 20.0.1). Upsampling comes first.
+MIN_WIDTH_PX = 55
+MIN_HEIGHT_PX = 8
+
+
+class Detector(Protocol):
+    """Finds the faces of images."""
+
+    def detect_faces(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
+        """The faces of each image, sorted by falling score, then box.
+
+        images: RGB uint8 HWC, or grey uint8 HW, of any sizes. The CNN finds none in images under 55x8 px (27x4 px
+        with upsample 1). Raises ValueError for any other array.
+        """
+        ...
+
+
+def build_detector(
+    name: str,
+    *,
+    upsample: int = 0,
+    score_threshold: float = 0.0,
+    precision: str = "auto",
+    device: str = "auto",
+    weights: str | None = None,
+) -> Detector:
+    """The detector of that name, ready to run in the process that built it (it is neither pickled nor forked).
+
+    upsample: 0 finds faces from about 80 px, 1 from about 40 px at four times the cost. score_threshold: faces score
+    above it. precision and device: see `resolve_precision`; dlib's own detectors have fp32 on CPU alone. weights: a
+    path to Dlib's file in place of the installed package's. Raises ValueError for a wrong option or weights file.
+    """
+    _check_choice("detector", name, DETECTORS)
+    _check_choice("precision", precision, PRECISIONS)
+    _check_choice("device", device, DEVICES)
+    if upsample not in (0, 1):
+        raise ValueError(f"upsample {upsample!r} is not 0 or 1")
+    if name == "dlib-cnn":
+        from pipeline.detection.dlib_cnn import DlibCnn
+
+        return DlibCnn(
+            find_weights(weights),
+            upsample=upsample,
+            score_threshold=score_threshold,
+            precision=resolve_precision(precision, device),
+            device=resolve_device(device),
+        )
+    if precision == "bf16" or device == "cuda":
+        raise ValueError(f"{name} with precision {precision} on device {device}: it runs in fp32 on CPU; use dlib-cnn")
+    from pipeline.detection.dlib_reference import DlibCnnReference, DlibHog
+
+    if name == "dlib-cnn-reference":
+        return DlibCnnReference(find_weights(weights), upsample=upsample, score_threshold=score_threshold)
+    if weights is not None:
+        raise ValueError(f"weights {weights!r}: dlib-hog carries its own; leave them out, or use dlib-cnn")
+    return DlibHog(upsample=upsample, score_threshold=score_threshold)
+
+
+def find_weights(path: str | None = None) -> Path:
+    """Where Dlib's CNN weights are, their sha256 checked: `path`, or the installed package's file.
+
+    The package is looked up and not imported: its import warns of pkg_resources. Raises ValueError, naming both
+    digests and the cure, where the file is missing or another.
+    """
+    cure = f"install {WEIGHTS_PACKAGE}, or give the path of Dlib's {WEIGHTS_FILE}"
+    if path is None:
+        spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"the package {WEIGHTS_PACKAGE}, which carries the detector's weights, is missing; {cure}")
+        found = Path(spec.submodule_search_locations[0]) / "models" / WEIGHTS_FILE
+    else:
+        found = Path(path)
+    if not found.is_file():
+        raise ValueError(f"detector weights {found}: no such file; {cure}")
+    with found.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != WEIGHTS_SHA256:
+        raise ValueError(
+            f"detector weights {found}: {found.stat().st_size} bytes with sha256 {digest}, but Dlib's file has "
+            f"{WEIGHTS_NUM_BYTES} bytes with sha256 {WEIGHTS_SHA256}; {cure}"
+        )
+    return found
+
+
+def resolve_device(device: str) -> str:
+    """`cpu` or `cuda`: auto is CUDA where PyTorch sees it. Raises ValueError for cuda where it does not."""
+    _check_choice("device", device, DEVICES)
+    if device == "cpu":
+        return device
+    from pipeline.detection.dlib_cnn import has_cuda
+
+    if device == "cuda" and not has_cuda():
+        raise ValueError("device cuda: PyTorch sees no CUDA device here; use device auto or cpu")
+    return "cuda" if has_cuda() else "cpu"
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """`fp32` or `bf16`, as told in manifests: auto is bf16 on CUDA and on CPUs with avx512_bf16 or AMX, else fp32."""
+    _check_choice("precision", precision, PRECISIONS)
+    if precision != "auto":
+        return precision
+    return "bf16" if resolve_device(device) == "cuda" or _cpu_has_bf16() else "fp32"
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises ValueError, naming dtype and shape, unless `image` is RGB uint8 HWC or grey uint8 HW, and not empty."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image of type {type(image).__name__}: give a numpy array, RGB uint8 HWC or grey uint8 HW")
+    is_colour = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or not (is_colour or image.ndim == 2) or image.size == 0:
+        raise ValueError(f"image of dtype {image.dtype} and shape {image.shape}: give RGB uint8 HWC or grey uint8 HW")
+
+
+def is_searched(image: np.ndarray, *, upsample: int) -> bool:
+    """Whether the CNN can look for faces in an image of this size."""
+    height, width = image.shape[:2]
+    if upsample:
+        height, width = 2 * height + 1, 2 * width + 2
+    return height >= MIN_HEIGHT_PX and width >= MIN_WIDTH_PX
+
+
+def sorted_faces(faces: Sequence[Face]) -> list[Face]:
+    """Faces by falling score; ties by box."""
+    return sorted(faces, key=lambda face: (-face.score, face.box))
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware; elsewhere bf16 is emulated, and slower than fp32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = cpuinfo.read_text(errors="replace").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} {value!r} is not one of {', '.join(choices)}")
