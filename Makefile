@@ -22,10 +22,10 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not chaos_long"
+	$(BIN)/python -m pytest -m "not slow"
 
 chaos: setup
-	CHAOS_KILLS=$(N) $(BIN)/python -m pytest tests/chaos -m "chaos or chaos_long" -s
+	CHAOS_KILLS=$(N) $(BIN)/python -m pytest tests/chaos -s
 
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py all

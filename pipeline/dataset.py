@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.crops import decode_image, masked_region
-from pipeline.records import EMOTIONS, EXAMPLE_SCHEMA, SCHEMA_VERSION, SPLITS, Box, UsageError
+from pipeline.records import EMOTIONS, EXAMPLE_SCHEMA, SCHEMA_VERSION, SPLITS, Box, Example, UsageError
 from pipeline.storage import Storage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -215,15 +215,12 @@ class ExampleDataset(Dataset[Sample]):
         table, at = self._locate(row)
         face = self._decoded(row, "face_jpeg", px=self.stored_face_px)
         context = self._decoded(row, "context_jpeg", px=self.stored_context_px)
-        region = masked_region(
+        _zero_face(
+            context,
             Box(**table.column("box")[at].as_py()),
             frame_width=table.column("frame_width")[at].as_py(),
             frame_height=table.column("frame_height")[at].as_py(),
-            context_px=self.stored_context_px,
         )
-        if region is not None:  # before any resize: JPEG left up to a dozen grey levels of the face's surroundings
-            x_min, y_min, x_max, y_max = region
-            context[y_min:y_max, x_min:x_max] = 0
         return _resized(face, self.face_px), _resized(context, self.context_px)
 
     def _decoded(self, row: int, column: str, *, px: int) -> np.ndarray:
@@ -297,11 +294,27 @@ class EvaluationBatches(Dataset[Batch]):
         return self.examples.read_batch(self.rows[i * self.batch_size : (i + 1) * self.batch_size])
 
 
+def read_pair(example: Example, *, face_px: int, context_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Face and context of one example as training reads them: (face_px, face_px, 3) and (context_px, context_px, 3)
+    uint8."""
+    context = decode_image(example.context_jpeg)
+    _zero_face(context, example.box, frame_width=example.frame_width, frame_height=example.frame_height)
+    return _resized(decode_image(example.face_jpeg), face_px), _resized(context, context_px)
+
+
 def normalised(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 RGB to float32 by ImageNet's mean and standard deviation, on the device of the images."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1) * 255
     std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1) * 255
     return (images.float() - mean) / std
+
+
+def _zero_face(context: np.ndarray, box: Box, *, frame_width: int, frame_height: int) -> None:
+    """Zero the masked face again, in place and before any resize: JPEG left up to a dozen grey levels of its rim."""
+    region = masked_region(box, frame_width=frame_width, frame_height=frame_height, context_px=context.shape[0])
+    if region is not None:
+        x_min, y_min, x_max, y_max = region
+        context[y_min:y_max, x_min:x_max] = 0
 
 
 def _one_normalised(image: np.ndarray) -> Tensor:

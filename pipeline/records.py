@@ -152,6 +152,21 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ClipLabel:
+    """The model's guess for a whole clip: the mean of its faces' probabilities, or None and a reason."""
+
+    clip_id: str
+    path: str
+    content_id: str
+    state: State
+    reason: str | None = None
+    num_frames: int = 0
+    num_faces: int = 0
+    probabilities: tuple[float, ...] | None = None
+    emotion: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """How one clip ended. `reason` is a short stable word for every state but done; `detail` is for people.
 
@@ -185,7 +200,11 @@ def _field(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False
 
 
 def _schema(content: str, fields: Iterable[pa.Field]) -> pa.Schema:
-    return pa.schema(list(fields), metadata={"schema_version": str(SCHEMA_VERSION), "content": content})
+    fields = list(fields)
+    # Readers that know Parquet but not Arrow see the file's key-value metadata and nothing of a column's.
+    columns = {field.name: (field.metadata or {})[b"meaning"].decode() for field in fields}
+    metadata = {"schema_version": str(SCHEMA_VERSION), "content": content, "columns": json.dumps(columns)}
+    return pa.schema(fields, metadata=metadata)
 
 
 _BOX = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("x_min", "y_min", "x_max", "y_max")])
@@ -222,24 +241,22 @@ PREDICTION_SCHEMA = _schema(
     ),
 )
 
-OUTCOME_SCHEMA = _schema(
-    "one row per input clip: how it ended",
+CLIP_LABEL_SCHEMA = _schema(
+    "one row per scored clip: its label, or why it has none",
     (
         _field("clip_id", pa.string(), "stable id of the clip, 20 hexadecimal digits"),
         _field("path", pa.string(), "path relative to the input root"),
+        _field("content_id", pa.string(), "the store's etag, or the MD5 of the bytes"),
         _field("state", pa.string(), "done, no_face, quarantined or retryable"),
-        _field("reason", pa.string(), "short stable word, null when done", nullable=True),
-        _field("stage", pa.string(), "fetch, open, decode, detect, crop or predict, where it ended", nullable=True),
-        _field("detail", pa.string(), "the error in words", nullable=True),
+        _field("reason", pa.string(), "why there is no label, null when done", nullable=True),
         _field("num_frames", pa.int64(), "sampled frames decoded"),
-        _field("num_faceless_frames", pa.int64(), "sampled frames in which no face was found"),
-        _field("num_examples", pa.int64(), "rows written for the clip"),
-        _field("num_boxes_clamped", pa.int64(), "boxes that passed the frame's edge and were clamped"),
-        _field("attempts", pa.int32(), "tries of the clip"),
-        _field("seconds", pa.float64(), "wall time spent on the clip, seconds"),
-        _field("decoder", pa.string(), "decord or pyav", nullable=True),
-        _field("decoder_reason", pa.string(), "why this decoder", nullable=True),
-        _field("decode_integrity", pa.float64(), "share of frames decoded whole, 0 to 1", nullable=True),
+        _field("num_faces", pa.int64(), "faces scored, over all frames"),
+        _field(
+            "probabilities", _PROBABILITIES, "mean of the faces' probabilities over the clip, or null", nullable=True
+        ),
+        _field(
+            "emotion", pa.string(), "the most probable emotion of the mean: a model's guess, or null", nullable=True
+        ),
     ),
 )
 
@@ -263,7 +280,7 @@ def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns."""
     rows = [asdict(record) for record in records]
     for row in rows:
-        if "probabilities" in row:
+        if row.get("probabilities") is not None:
             row["probabilities"] = dict(zip(EMOTIONS, row["probabilities"], strict=True))
     return pa.Table.from_pylist(rows, schema=schema)
 
@@ -274,10 +291,5 @@ def clip_of(row: Mapping[str, Any]) -> Clip:
 
 
 def outcome_of(row: Mapping[str, Any]) -> Outcome:
-    """The Outcome of one row of a table of `OUTCOME_SCHEMA`, or of its JSON."""
+    """The Outcome of a row of JSON, as in outcomes.jsonl and in ledger entries."""
     return Outcome(**{**row, "state": State(row["state"])})
-
-
-def meanings(schema: pa.Schema) -> str:
-    """The meaning of every column of a schema, as JSON."""
-    return json.dumps({field.name: (field.metadata or {}).get(b"meaning", b"").decode() for field in schema})
