@@ -5,9 +5,9 @@ its content before any decoder sees the file, its packets are counted once, and 
 that count, never from what a header claims. A decoder is given an open file and the name of one demuxer, so that it
 follows neither playlists nor URLs, whatever the file is called.
 
-One decoder, PyAV, decodes in sequence and is always right. The other, decord, seeks; it is used only where that is
-provably right (`_why_not_decord`) and saves at least half of the decoding. Both give the same frames: the index of
-every sampled frame is fixed before either opens the file.
+One decoder, PyAV, decodes in sequence, is right for every file and sees damage. The other, decord, seeks; it is used
+only where that is exact (`_DecordProof`, `_why_not_decord`) and where it spares a long decode (`_WORTH_FRAMES`).
+Both give the same frames: the index of every sampled frame is fixed before either opens the file.
 
 Still for the reader of a file to fear are time and memory: run this in a supervised child process.
 """
@@ -22,6 +22,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -187,7 +188,7 @@ def open_clip(
     path = Path(path)
     with _opened_file(path, max_bytes) as file:
         index = _read_index(file, max_pixels=max_pixels, max_packets=max_packets)
-    seconds = index.ticks * float(index.time_base)
+    seconds = index.seconds
     low = 0 if start_pts_seconds is None else int(np.searchsorted(seconds, start_pts_seconds))
     high = len(seconds) if end_pts_seconds is None else int(np.searchsorted(seconds, end_pts_seconds))
     if low >= len(seconds):
@@ -319,6 +320,22 @@ def _opened_container(file: BinaryIO, demuxer: str, max_pixels: int) -> Iterator
         yield container, stream
 
 
+def _packets(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+    """The packets of the stream, numbered. Raises FFmpegError where the container is damaged."""
+    number = -1
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError:  # PyAV 18.1, at the end of a file in which another stream appeared on the way
+            packet = None
+        if packet is None:
+            return
+        if packet.size:  # an empty one is a dropped frame of an AVI, or the end; it would end the decode
+            number += 1
+            yield number, packet
+
+
 # The index: what the packets say -------------------------------------------------------------------------------------
 
 
@@ -344,6 +361,14 @@ class _Index:
     shape: tuple[int, ...] | None
     notes: tuple[str, ...]
 
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        # In this order it rounds once, so that a frame at 1/2 s is at 0.5 and inside a range that starts there.
+        return self.ticks.astype(np.float64) * self.time_base.numerator / self.time_base.denominator
+
+
+_FAR = 2**61  # a timestamp beyond it is damaged, and would overflow 64 bits in a difference
+
 
 def _read_index(file: BinaryIO, *, max_pixels: int, max_packets: int) -> _Index:
     demuxer = _sniff(file.read(4096))
@@ -356,12 +381,9 @@ def _read_index(file: BinaryIO, *, max_pixels: int, max_packets: int) -> _Index:
         keys: list[tuple[int, int]] = []
         notes: list[str] = []
         first_packet: Any = None
-        number = -1
+        number, previous_dts, moved, latest = -1, None, 0, -_FAR
         try:
-            for packet in container.demux(stream):
-                if packet.size == 0:  # a dropped frame of an AVI, or the end
-                    continue
-                number += 1
+            for number, packet in _packets(container, stream):
                 if number >= max_packets:
                     raise VideoError(
                         "too_large", f"its video has more than {max_packets} packets; cut it, or raise the limit"
@@ -377,6 +399,12 @@ def _read_index(file: BinaryIO, *, max_pixels: int, max_packets: int) -> _Index:
                 tick = packet.pts if packet.pts is not None else packet.dts
                 if tick is None:
                     tick = ticks[-1] + (packet.duration or 1) if ticks else 0
+                # Joined files start their clock again: what follows is moved behind what came before.
+                if packet.dts is not None and previous_dts is not None and packet.dts < previous_dts:
+                    moved = latest + (packet.duration or 1) - tick
+                previous_dts = packet.dts
+                tick = max(-_FAR, min(tick + moved, _FAR))
+                latest = max(latest, tick)
                 first_packet = first_packet or packet
                 ticks.append(tick)
                 num_pictures.append(pictures)
@@ -384,13 +412,15 @@ def _read_index(file: BinaryIO, *, max_pixels: int, max_packets: int) -> _Index:
                     keys.append((tick, number))
         except FFmpegError as error:
             notes.append(f"the container is damaged after packet {number + 1} ({error.strerror})")
+        if moved:
+            notes.append("its timestamps jump back; what follows is moved behind what came before")
         if not ticks:
             raise VideoError("no_frames", "its container opens but holds no frame: it was cut off, or is a header only")
         times = np.array(ticks, dtype=np.int64)
         increasing = bool((np.diff(times) > 0).all())
         if 0 < stream.frames != number + 1:
             notes.append(f"the header claims {stream.frames} frames, the file holds {number + 1}")
-        by_order = increasing and bool(stream.codec_context.has_b_frames)
+        by_order = bool(moved) or (increasing and bool(stream.codec_context.has_b_frames))
         why_not = proof.why_not or _why_not_decord(stream, len(ticks), increasing=increasing, by_order=by_order)
         shape = None
         if why_not is None:
@@ -501,6 +531,10 @@ class _DecordProof:
         return None
 
 
+# About 2 s of decoding at 640x480. Below that decord is hardly faster (8 of 90 frames, XviD, key frame every 12: 34
+# against 39 ms; H.264: 89 against 86), and it conceals damage: of 98 clips with a few flipped bits that passed every
+# check here, it gave other pictures than PyAV in 15 and reported none.
+_WORTH_FRAMES = 1000
 _PROVABLE = {("h264", "mov"), ("h264", "matroska"), ("mpeg4", "avi"), ("mpeg4", "mov"), ("mpeg4", "matroska")}
 
 
@@ -528,16 +562,12 @@ def _shape_of_first_frame(context: Any, packet: Any) -> tuple[int, ...] | None:
     return (frames[0].height, frames[0].width, 3)
 
 
-def _saves_half(index: _Index, wanted: np.ndarray, *, high: int) -> bool:
-    """Whether seeking decodes at most half of what a sequential decode up to `high` would.
-
-    Below that decord is no faster (8 of 90 frames, XviD, key frame every 12: 34 against 39 ms; H.264: 89 against 86),
-    while PyAV sees every damaged frame.
-    """
+def _is_worth_it(index: _Index, wanted: np.ndarray, *, high: int) -> bool:
+    """Whether seeking decodes at least _WORTH_FRAMES fewer frames than a sequential decode up to `high`."""
     keys = np.searchsorted(index.ticks, index.key_ticks)
     from_key = keys[np.searchsorted(keys, wanted, side="right") - 1]
     begin = np.maximum(from_key, np.concatenate(([0], wanted[:-1] + 1)))
-    return 2 * int((wanted - begin + 1).sum()) <= high
+    return high - int((wanted - begin + 1).sum()) >= _WORTH_FRAMES
 
 
 # Decoding ------------------------------------------------------------------------------------------------------------
@@ -571,10 +601,15 @@ def _decode(
     if decoder != "pyav":
         if index.why_not_decord:
             reason = index.why_not_decord
-        elif decoder == "auto" and not _saves_half(index, wanted, high=high):
-            reason = "most frames are needed: decoding in sequence costs no more, and sees damage"
+        elif decoder == "auto" and not _is_worth_it(index, wanted, high=high):
+            reason = "short enough to decode in sequence, which sees damage"
         else:
-            used, reason = "decord", "no reordering, every key frame resets the decoder: seeking is exact"
+            used, reason = (
+                "decord",
+                "its seeking is exact here, and spares a long decode"
+                if decoder == "auto"
+                else "asked for, and exact here",
+            )
     tally = _Tally()
     num_given, num_expected = 0, len(wanted)
     with _opened_file(path, max_bytes) as file:
@@ -587,8 +622,10 @@ def _decode(
             except _DecordError as error:
                 used, reason, tally = "pyav", f"decord failed: {error}", _Tally()
         if used == "pyav":
+            start = _run_in(index, low)
+            rest = wanted[num_given:]
             for frame in _pyav_frames(
-                file, index, wanted[num_given:], low=low, high=high, max_pixels=max_pixels, tally=tally
+                file, index, rest, low=low, high=high, max_pixels=max_pixels, tally=tally, from_packet=start
             ):
                 num_given += 1
                 yield frame
@@ -625,7 +662,7 @@ def _decord_frames(file: BinaryIO, index: _Index, wanted: np.ndarray) -> Iterato
     failures = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
     decord.logging.set_level(decord.logging.QUIET)
     file.seek(0)
-    seconds = index.ticks * float(index.time_base)
+    seconds = index.seconds
     try:
         # By descriptor: the file's own name could be read as a pattern, a protocol or not as UTF-8.
         reader = decord.VideoReader(f"/dev/fd/{file.fileno()}", ctx=decord.cpu(0), num_threads=1, fault_tol=1)
@@ -647,20 +684,33 @@ def _decord_frames(file: BinaryIO, index: _Index, wanted: np.ndarray) -> Iterato
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """The first line of decord's message, without the time and source file that it starts with."""
+    line = (str(error).splitlines() or [""])[0]
+    return (line.partition(": ")[2] or line or type(error).__name__)[:200]
 
 
 def _pyav_frames(
-    file: BinaryIO, index: _Index, wanted: np.ndarray, *, low: int, high: int, max_pixels: int, tally: _Tally
+    file: BinaryIO,
+    index: _Index,
+    wanted: np.ndarray,
+    *,
+    low: int,
+    high: int,
+    max_pixels: int,
+    tally: _Tally,
+    from_packet: int,
 ) -> Iterator[Frame]:
     """The wanted frames by a sequential decode up to frame `high`; where one is lost the next one stands in."""
     ticks: list[int] = index.ticks.tolist()
     number, previous_pts, position, sizes = -1, None, 0, set()
     with _opened_container(file, index.demuxer, max_pixels) as (container, stream):
-        for frame in _decoded(container, stream, index, from_packet=_run_in(index, low), tally=tally):
-            # The rank of its time, so that a frame keeps its index where frames before it were lost.
+        for num_packets, frame in _decoded(container, stream, index, from_packet=from_packet, tally=tally):
+            # The rank of its time, so that a frame keeps its index where frames before it were lost. A rank beyond
+            # the packets that were read so far is a damaged timestamp.
             by_rank = 0 if index.by_order or frame.pts is None else bisect_left(ticks, frame.pts)
-            number = max(number + 1, by_rank)
+            is_first, number = number < 0, max(number + 1, by_rank if by_rank < num_packets else 0)
+            if is_first and from_packet and number > low:
+                break  # the run-in was too short: start again below
             if low <= number < high:
                 tally.num_decoded += 1
                 tally.num_corrupt += frame.is_corrupt
@@ -668,11 +718,15 @@ def _pyav_frames(
                 sizes.add((frame.width, frame.height))
                 if position < len(wanted) and number >= wanted[position]:
                     position = int(np.searchsorted(wanted, number, side="right"))
-                    seconds = ticks[number] * float(index.time_base)
+                    seconds = float(index.seconds[number])
                     yield Frame(frame_index=number, pts_seconds=seconds, image=_upright_rgb(frame))
             previous_pts = frame.pts
             if number >= high - 1:
                 break
+    if from_packet and not sizes:
+        yield from _pyav_frames(
+            file, index, wanted, low=low, high=high, max_pixels=max_pixels, tally=tally, from_packet=0
+        )
     if len(sizes) > 1:
         tally.notes.append(f"the size changes in the middle: {', '.join(f'{w}x{h}' for w, h in sorted(sizes))}")
 
@@ -680,8 +734,9 @@ def _pyav_frames(
 def _run_in(index: _Index, low: int) -> int:
     """The packet to start decoding at, for a range that starts at frame `low`.
 
-    One key frame more than needed: where the last key frame before the range only starts an intra refresh or an open
-    group of pictures, the group before it makes the picture whole.
+    One key frame more than needed: where the last one before the range only opens a group of pictures or starts an
+    intra refresh, the group before it makes the picture whole. If even that gives no frame by `low` (a long intra
+    refresh took 26 frames), `_pyav_frames` starts again from the file's beginning.
     """
     if low == 0 or index.by_order:
         return 0
@@ -689,38 +744,38 @@ def _run_in(index: _Index, low: int) -> int:
     return int(index.key_packets[before[-2]]) if len(before) > 1 else 0
 
 
-def _decoded(container: Any, stream: Any, index: _Index, *, from_packet: int, tally: _Tally) -> Iterator[Any]:
-    """Every frame that decodes, in presentation order; after an error, from the next key frame on.
+def _decoded(
+    container: Any, stream: Any, index: _Index, *, from_packet: int, tally: _Tally
+) -> Iterator[tuple[int, Any]]:
+    """(packets read, frame) of every frame that decodes, in presentation order.
 
-    What follows an error up to the next key frame would be drawn on a lost picture, so it counts as missing. Where
+    After an error it goes on at the next key frame: what lies between would be drawn on a lost picture. Where
     frames are known by their order only, nothing after an error can be placed, and decoding ends.
     """
     context = stream.codec_context
     number, lost = -1, False
     try:
-        for packet in container.demux(stream):
-            if packet.size == 0:  # passing it on would end the decode
-                continue
-            number += 1
+        for number, packet in _packets(container, stream):
             if number < from_packet or (lost and not packet.is_keyframe):
                 continue
             if lost:
                 context.flush_buffers()
                 lost = False
             try:
-                yield from context.decode(packet)
+                frames = context.decode(packet)
             except FFmpegError as error:
                 tally.num_errors += 1
                 if tally.num_errors == 1:
                     tally.notes.append(f"packet {number} does not decode ({error.strerror})")
                 lost = True
-                yield from _drained(context)
-                if index.by_order:
-                    return
+                frames = _drained(context)
+            yield from ((number + 1, frame) for frame in frames)
+            if lost and index.by_order:
+                return
     except FFmpegError:  # the container is damaged from here on; the index noted it
         pass
     if not lost:
-        yield from _drained(context)
+        yield from ((number + 1, frame) for frame in _drained(context))
 
 
 def _drained(context: Any) -> list[Any]:

@@ -1,0 +1,142 @@
+"""Clips made for tests with PyAV: codecs, reordering, variable rates, display matrices, damage, odd sizes.
+
+Every frame of a made clip carries its number in a row of grey blocks, which `read_number` reads back after any codec.
+"""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+NUM_BITS = 12
+
+
+def numbered_image(number: int, *, width: int = 160, height: int = 96) -> np.ndarray:
+    """An RGB image, moving with `number`, whose top quarter says the number: one block per bit, dark or light."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    red = (x * 2 + number * 5) % 256
+    green = (y * 2 + number * 3) % 256
+    image = np.stack([red, green, (red + green) // 2], axis=2).astype(np.uint8)
+    for bit in range(NUM_BITS):
+        left, right = bit * width // NUM_BITS, (bit + 1) * width // NUM_BITS
+        image[: height // 4, left:right] = 230 if number >> bit & 1 else 20
+    return image
+
+
+def read_number(image: np.ndarray) -> int:
+    """The number in an image of `numbered_image`, decoded and upright."""
+    height, width = image.shape[:2]
+    centres = [(2 * bit + 1) * width // (2 * NUM_BITS) for bit in range(NUM_BITS)]
+    row = image[height // 8, centres].mean(axis=1)
+    return sum(int(value > 125) << bit for bit, value in enumerate(row))
+
+
+def make_clip(
+    path: Path,
+    *,
+    codec: str = "libx264",
+    num_frames: int = 60,
+    width: int = 160,
+    height: int = 96,
+    rate: int = 30,
+    pixel_format: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    container: str | None = None,
+    ticks: list[int] | None = None,
+    rotation: int | None = None,
+    mirror: bool = False,
+    images: list[np.ndarray] | None = None,
+) -> Path:
+    """A clip of numbered frames (or of `images`), encoded with `codec`, in the container that the name asks for.
+
+    ticks: presentation times in milliseconds, for variable rates; otherwise frame i is shown at i / rate s.
+    rotation: degrees counterclockwise, and mirror: left to right, that the display matrix asks of a player.
+    """
+    with av.open(str(path), "w", format=container, container_options=container_options or {}) as output:
+        stream = output.add_stream(codec, rate=rate, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        if rotation is not None:
+            stream.set_display_rotation(rotation, hflip=mirror)
+        if ticks is not None:
+            stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for i in range(num_frames):
+            image = images[i] if images else numbered_image(i, width=width, height=height)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if ticks is not None:
+                frame.pts, frame.time_base = ticks[i], Fraction(1, 1000)
+            else:
+                frame.pts, frame.time_base = i, Fraction(1, rate)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def remux(source: Path, path: Path, change) -> Path:
+    """The packets of `source` in a new container; `change(number, packet)` gives the packets to write instead.
+
+    It may change timestamps, drop a packet (an empty list) or replace its bytes with `with_bytes`.
+    """
+    with av.open(str(source)) as given, av.open(str(path), "w") as output:
+        template = given.streams.video[0]
+        stream = output.add_stream_from_template(template)
+        number = 0
+        for packet in given.demux(template):
+            if packet.size == 0:
+                continue
+            for changed in change(number, packet):
+                changed.stream = stream
+                output.mux(changed)
+            number += 1
+    return path
+
+
+def with_bytes(packet: av.Packet, data: bytes) -> av.Packet:
+    """A packet of `data` with the times and flags of `packet`."""
+    changed = av.Packet(data)
+    changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+    changed.is_keyframe = packet.is_keyframe
+    return changed
+
+
+def with_matrix(source: Path, path: Path, *, a: int, b: int, c: int, d: int) -> Path:
+    """An mp4 with the display matrix in its (only) track header replaced: x' = a x + c y, y' = b x + d y."""
+    data = bytearray(source.read_bytes())
+    header = data.index(b"tkhd") + 4
+    version = data[header]
+    at = header + (52 if version == 1 else 40)
+    data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+def cut(source: Path, path: Path, *, share: float) -> Path:
+    """The first `share` of the bytes of a file."""
+    data = source.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def flip_bits(source: Path, path: Path, *, seed: int, num_flips: int, begin: float = 0.0, end: float = 1.0) -> Path:
+    """A file with random bits flipped between two shares of its length; the same for the same seed."""
+    data = bytearray(source.read_bytes())
+    rng = np.random.default_rng(seed)
+    for at in rng.integers(int(begin * len(data)), max(int(end * len(data)), 1), num_flips):
+        data[at] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    return path
+
+
+def claim_avi_frames(source: Path, path: Path, *, num_frames: int) -> Path:
+    """An AVI whose main and stream headers claim another count of frames."""
+    data = bytearray(source.read_bytes())
+    at = data.index(b"avih") + 8 + 16
+    data[at : at + 4] = struct.pack("<I", num_frames)
+    at = data.index(b"strh") + 8 + 32
+    data[at : at + 4] = struct.pack("<I", num_frames)
+    path.write_bytes(data)
+    return path
