@@ -223,7 +223,10 @@ def _printable(path: str) -> str:
 
 def _shown(text: str) -> str:
     """Text for people, in one line: no credentials, no signed query strings."""
-    text = " ".join(_printable(text).split())
+    return re.sub(r"\s*[\r\n]+\s*", " ", _redacted(_printable(text)))
+
+
+def _redacted(text: str) -> str:
     text = re.sub(r"(://)[^/@\s]*:[^/@\s]*@", r"\1…@", text)
     text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1?…", text)
     return re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
@@ -713,7 +716,7 @@ def _manifest_rows(content: bytes, *, extension: str, shown: str) -> tuple[list[
                 )
             if fields:
                 rows.append((where, dict(zip(columns, fields, strict=True))))
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
         raise CorpusError(
             f"manifest {shown} is not a readable .{extension} file: {_shown(str(error))[:200]}; "
             "write it again as UTF-8 CSV, TSV or Parquet with a header"
@@ -809,8 +812,10 @@ def _corpus(
     split_fractions: Sequence[float] | None,
     notes: Sequence[str],
 ) -> Corpus:
-    content_ids = _in_threads(_content_id, files)
-    clips = [_clip(file, content_id, split_fractions) for file, content_id in zip(files, content_ids, strict=True)]
+    # Many time ranges of one large file read it once.
+    unhashed = list({file.place: file for file in files if file.content_id is None}.values())
+    md5s = dict(zip((file.place for file in unhashed), _in_threads(_md5, unhashed), strict=True))
+    clips = [_clip(file, file.content_id or md5s[file.place], split_fractions) for file in files]
     clips.sort(
         key=lambda clip: (clip.path, clip.start_pts_seconds or 0.0, clip.end_pts_seconds or math.inf, clip.clip_id)
     )
@@ -825,7 +830,7 @@ def _corpus(
     num_hashed = sum(file.split is None for file in files) if split_fractions is not None else 0
     return Corpus(
         layout=layout,
-        root=_shown(_printable(root)),
+        root=_redacted(root),
         description=_description(layout, clips, [*notes], num_hashed=num_hashed, ignored=ignored),
         clips=tuple(clips),
         ignored=ignored,
@@ -852,9 +857,7 @@ def _description(
     return "; ".join([text, *notes])
 
 
-def _content_id(file: _File) -> str:
-    if file.content_id is not None:
-        return file.content_id
+def _md5(file: _File) -> str:
     try:
         with open(file.place, "rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
