@@ -1,0 +1,210 @@
+"""Training state goes out to storage after every epoch, and comes back: safetensors and JSON only, never a pickle.
+
+    RUN/checkpoints/epoch-0003/model.safetensors      the weights after 3 epochs
+                               training.safetensors   the optimizer's tensors
+                               checkpoint.json        written last: the commit. Config, sha256 of both files, history
+    RUN/best.json                                     names the best epoch by validation top-1 accuracy
+
+RUN is a folder or any fsspec URL. A folder without `checkpoint.json` was cut off and is not seen. Besides records this
+room imports `models`, so that a checkpoint comes back as its network, and `storage`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from pipeline.models import build_model
+from pipeline.records import UsageError
+from pipeline.storage import Storage
+
+FORMAT_VERSION = 1
+_STORE_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCheckpoint:
+    """A checkpoint: `model` on the CPU in evaluation mode, and what was saved beside it.
+
+    config: {"model": {"name", "options", "face_px", "context_px"}, "training", "preprocessing"}; preprocessing is the
+    data manifest's. info: epoch (epochs finished, from 1), step, metrics, manifest_sha256, checkpoint_sha256 (of
+    model.safetensors), versions and whatever the training added. training_state: the optimizer's tensors by name.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    info: dict[str, Any]
+    training_state: dict[str, Tensor]
+
+
+def save_checkpoint(
+    run_url: str,
+    *,
+    epoch: int,
+    step: int,
+    model: nn.Module,
+    optimizer_state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    info: Mapping[str, Any],
+) -> str:
+    """Write and commit the checkpoint of `epoch` finished epochs and `step` steps; its sha256.
+
+    config and info: see LoadedCheckpoint; info has at least `metrics` and `manifest_sha256`. Raises UsageError where
+    the store is full or may not be written.
+    """
+    contents = {
+        "model.safetensors": _serialised(model.state_dict()),
+        "training.safetensors": _serialised(optimizer_state),
+    }
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    commit = {
+        "kind": "checkpoint",
+        "format_version": FORMAT_VERSION,
+        "epoch": epoch,
+        "step": step,
+        "sha256": sha256,
+        "config": dict(config),
+        "info": dict(info),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "ray")},
+        },
+    }
+    # Everything that can fail by its content fails before the first write.
+    commit_bytes = json.dumps(commit, indent=1, allow_nan=False).encode()
+    for name, content in (*contents.items(), ("checkpoint.json", commit_bytes)):
+        put(run_url, f"{_folder(epoch)}/{name}", content=content)
+    return sha256["model.safetensors"]
+
+
+def write_best(run_url: str, *, epoch: int, top1_accuracy: float) -> None:
+    """Name the best epoch of a run in RUN/best.json."""
+    best = {"epoch": epoch, "checkpoint": _folder(epoch), "validation_top1_accuracy": top1_accuracy}
+    put(run_url, "best.json", content=json.dumps(best, indent=1).encode())
+
+
+def put(run_url: str, name: str, *, content: bytes) -> None:
+    """Write one object of a run, whole or not at all. UsageError where the disk is full or may not be written."""
+    try:
+        Storage(run_url).put(name, content)
+    except OSError as error:
+        if error.errno not in _STORE_REFUSES:
+            raise
+        raise UsageError(
+            f"run {run_url}: {name} can't be written ({error.strerror}); free space or choose another --output"
+        ) from None
+
+
+def committed_epochs(run_url: str) -> list[int]:
+    """The epochs with a committed checkpoint, ascending; [] where there is none, or no run."""
+    matches = (re.search(r"/epoch-(\d+)/checkpoint\.json$", name) for name in Storage(run_url).sizes("checkpoints"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_checkpoint_info(run_url: str, which: Literal["best", "last"] | int = "best") -> dict[str, Any]:
+    """The JSON of a checkpoint without its tensors: {"config", "epoch", "step", ...}, as info and config are loaded.
+
+    Raises UsageError where there is none, or where it is damaged.
+    """
+    return _read_commit(run_url, _chosen_epoch(run_url, which))
+
+
+def load_checkpoint(run_url: str, which: Literal["best", "last"] | int = "best") -> LoadedCheckpoint:
+    """A checkpoint of a run: the best by validation top-1 accuracy, the last, or that of an epoch (from 1).
+
+    Raises UsageError where there is none, where a file is missing or is not the one that was committed (sha256), and
+    where the weights don't fit the model that it names.
+    """
+    epoch = _chosen_epoch(run_url, which)
+    commit = _read_commit(run_url, epoch)
+    where = f"checkpoint {run_url.rstrip('/')}/{_folder(epoch)}"
+    weights, training_state = (
+        _read_tensors(run_url, epoch, name=name, sha256=commit["sha256"].get(name))
+        for name in ("model.safetensors", "training.safetensors")
+    )
+    description = commit["config"].get("model", {})
+    try:
+        model = build_model(description["name"], **description["options"])
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"{where} is not of a model this version builds ({description.get('name')!r}: {reason});"
+            " use the version that trained it, or train again"
+        ) from None
+    info = {key: value for key, value in commit.items() if key not in ("config", "kind")}
+    return LoadedCheckpoint(model=model.eval(), config=commit["config"], info=info, training_state=training_state)
+
+
+def _folder(epoch: int) -> str:
+    return f"checkpoints/epoch-{epoch:04d}"
+
+
+def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _chosen_epoch(run_url: str, which: Literal["best", "last"] | int) -> int:
+    epochs = committed_epochs(run_url)
+    if not epochs:
+        raise UsageError(f"run {run_url}: it holds no checkpoint; give the --output of a jobs/train.py that ran")
+    if which == "last":
+        return epochs[-1]
+    if which == "best":
+        try:
+            which = int(json.loads(Storage(run_url).read("best.json"))["epoch"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"run {run_url}: best.json is missing or damaged ({error!r}); name an epoch, or use last"
+            ) from None
+    if which not in epochs:
+        there = ", ".join(map(str, epochs))
+        raise UsageError(f"run {run_url}: it has no checkpoint of epoch {which!r}; it has those of {there}")
+    return which
+
+
+def _read_commit(run_url: str, epoch: int) -> dict[str, Any]:
+    """checkpoint.json as one dict: what training added as `info` lies beside the rest."""
+    path = f"{_folder(epoch)}/checkpoint.json"
+    try:
+        commit = json.loads(Storage(run_url).read(path))
+        version = commit["format_version"] if commit["kind"] == "checkpoint" else None
+        flat = {**commit.pop("info"), **commit, "checkpoint_sha256": commit["sha256"]["model.safetensors"]}
+        complete = flat["epoch"] == epoch and isinstance(flat["step"], int) and isinstance(flat["config"], dict)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"run {run_url}: {path} is damaged or foreign ({error!r}); use another epoch") from None
+    if version != FORMAT_VERSION or not complete:
+        raise UsageError(
+            f"run {run_url}: {path} is not a checkpoint of epoch {epoch} in format {FORMAT_VERSION}; use another epoch,"
+            " or the version that wrote it"
+        )
+    return flat
+
+
+def _read_tensors(run_url: str, epoch: int, *, name: str, sha256: str | None) -> dict[str, Tensor]:
+    path = f"{_folder(epoch)}/{name}"
+    try:
+        content = Storage(run_url).read(path)
+    except FileNotFoundError:
+        raise UsageError(f"run {run_url}: {path} is missing; use another epoch") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise UsageError(
+            f"run {run_url}: {path} was changed after it was saved: its sha256 is {digest[:12]}…, checkpoint.json says"
+            f" {str(sha256)[:12]}…; restore it, or use another epoch"
+        )
+    try:
+        return safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise UsageError(f"run {run_url}: {path} is not safetensors ({error}); use another epoch") from None
