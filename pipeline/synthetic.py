@@ -1,0 +1,275 @@
+"""A small SYNTHETIC corpus in CAER's layout and form, for the demo and the tests: a seed comes in, a folder goes out.
+
+Nothing in it shows how anybody felt. One real face (the astronaut Eileen Collins, a NASA photograph in the public
+domain that scikit-image carries) is bent into a few expressions and set on drawn scenes. A label is a function of the
+pair: class = (scene + shift of the expression) mod 7. Either stream alone therefore knows little, by
+`single_stream_bounds`, while the two together decide the class: a model that does better uses both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from pipeline.records import EMOTIONS, SPLITS
+
+WIDTH, HEIGHT = 712, 400  # CAER's frame, pixels
+FPS = 20
+NUM_FRAMES = 20
+PAN_PX = 200  # the camera pans within a scene that is this much wider than the frame
+WIDE = WIDTH + PAN_PX
+
+# Each bend is (x, y, dx, dy, sigma) in pixels of the photograph: the skin at (x, y) moves by (dx, dy), its
+# neighbourhood follows as a Gaussian of width sigma. Mouth corners lie at (203, 140) and (244, 140), brows at y = 90.
+EXPRESSIONS: dict[str, tuple[tuple[float, float, float, float, float], ...]] = {
+    "smile": ((203, 140, -5, -7, 9), (244, 140, 5, -7, 9)),
+    "frown": (
+        (202, 141, 2, 15, 11),
+        (246, 141, -2, 15, 11),
+        (224, 148, 0, -5, 8),
+        (212, 91, 0, -8, 8),
+        (234, 93, 0, -8, 8),
+    ),
+    "open": (
+        (203, 140, 9, 3, 8),
+        (244, 140, -9, 3, 8),
+        (224, 153, 0, 20, 14),
+        (224, 178, 0, 12, 16),
+        (202, 89, 0, -9, 9),
+        (250, 92, 0, -9, 9),
+    ),
+}
+SHIFTS = (0, 1, 3)  # of each expression; all differences distinct, so that no two expressions agree on a scene
+SCENES = ("meadow", "city", "beach", "room", "winter", "sunset", "office")
+
+BROKEN_PATH = "train/Neutral/9001.mp4"
+FACELESS_PATH = "train/Neutral/9002.avi"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeClip:
+    """One file of the corpus: `path` relative to its folder; expression and scene are None where no face was set."""
+
+    path: str
+    split: str
+    label: str
+    expression: str | None = None
+    scene: str | None = None
+
+
+def label_of(expression: str, scene: str) -> str:
+    """The class of a pair."""
+    shift = SHIFTS[list(EXPRESSIONS).index(expression)]
+    return EMOTIONS[(SCENES.index(scene) + shift) % len(EMOTIONS)]
+
+
+def plan_corpus(*, clips_per_class: tuple[int, int, int]) -> list[MadeClip]:
+    """Every file with a face that `make_corpus` writes, in order.
+
+    clips_per_class: of train, validation and test; multiples of the number of expressions, so that every pair comes
+    equally often and the bounds hold in each split. Raises ValueError if they are not.
+    """
+    clips = []
+    for split, count in zip(SPLITS, clips_per_class, strict=True):
+        if count < 0 or count % len(EXPRESSIONS):
+            raise ValueError(f"{split}: {count} clips a class are no multiple of {len(EXPRESSIONS)}, the expressions")
+        for label in EMOTIONS:
+            pairs = [(e, s) for e in EXPRESSIONS for s in SCENES if label_of(e, s) == label]
+            for number in range(count):
+                expression, scene = pairs[number % len(pairs)]
+                suffix = "avi" if number % 2 == 0 else "mp4"
+                path = f"{split}/{label}/{number + 1:04d}.{suffix}"
+                clips.append(MadeClip(path=path, split=split, label=label, expression=expression, scene=scene))
+    return clips
+
+
+def single_stream_bounds() -> tuple[float, float]:
+    """The best top-1 accuracy of any model that sees (only the face, only the context); the pair gives 1.0."""
+    pairs = [(e, s) for e in EXPRESSIONS for s in SCENES]
+    best = []
+    for stream in (0, 1):
+        counts = Counter((pair[stream], label_of(*pair)) for pair in pairs)
+        most = {value: max(n for (v, _), n in counts.items() if v == value) for value, _ in counts}
+        best.append(sum(most.values()) / len(pairs))
+    return best[0], best[1]
+
+
+def make_corpus(
+    folder: str | Path, *, clips_per_class: tuple[int, int, int] = (6, 3, 3), seed: int = 0
+) -> list[MadeClip]:
+    """Write `{train,validation,test}/<Class>/NNNN.avi|mp4` under `folder`, a broken file and one without a face.
+
+    clips_per_class: of train, validation and test (see `plan_corpus`). 712x400 at 20 fps, 1 s: MPEG-4 as XVID in
+    .avi, H.264 in .mp4. The same seed gives the same frames; each clip draws from a seed of its own, so that splits
+    share no scene, place, size or tint. Returns what was written. Raises ModuleNotFoundError without scikit-image.
+    """
+    folder = Path(folder)
+    portraits = _portraits()
+    clips = plan_corpus(clips_per_class=clips_per_class)
+    for index, clip in enumerate(clips):
+        rng = np.random.default_rng((seed, SPLITS.index(clip.split), index))
+        assert clip.scene
+        assert clip.expression
+        _write_clip(folder / clip.path, _frames(rng, clip.scene, portraits[clip.expression]))
+    rng = np.random.default_rng((seed, len(SPLITS)))
+    _write_clip(folder / FACELESS_PATH, _frames(rng, "meadow", None))
+    # The index of an mp4 lies at its end: what a broken upload leaves cannot be opened.
+    whole = next(clip for clip in clips if clip.path.endswith(".mp4"))
+    (folder / BROKEN_PATH).write_bytes((folder / whole.path).read_bytes()[:20_000])
+    return [*clips, *(MadeClip(path=path, split="train", label="Neutral") for path in (BROKEN_PATH, FACELESS_PATH))]
+
+
+def _portraits() -> dict[str, Image.Image]:
+    """Each expression as an RGBA cut-out of the head, at the photograph's scale."""
+    try:
+        from skimage import data, transform
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the made corpus takes its face from scikit-image, which is not installed; pip install scikit-image"
+        ) from error
+    photo = data.astronaut()
+    mask = Image.new("L", photo.shape[1::-1], 0)
+    draw = ImageDraw.Draw(mask)
+    draw.ellipse((157, 19, 299, 140), fill=255)
+    draw.ellipse((184, 60, 266, 194), fill=255)
+    mask = mask.filter(ImageFilter.GaussianBlur(2))
+
+    portraits = {}
+    for expression, bends in EXPRESSIONS.items():
+
+        def source(points: np.ndarray, bends: Any = bends) -> np.ndarray:
+            moved = points.copy()
+            for x, y, dx, dy, sigma in bends:
+                weight = np.exp(-((points[:, 0] - x - dx) ** 2 + (points[:, 1] - y - dy) ** 2) / (2 * sigma**2))
+                moved -= weight[:, None] * (dx, dy)
+            return moved
+
+        bent = transform.warp(photo, source, preserve_range=True).astype(np.uint8)
+        image = Image.fromarray(bent)
+        if expression == "open":
+            inside = Image.new("L", image.size, 0)
+            ImageDraw.Draw(inside).ellipse((211, 144, 237, 170), fill=255)
+            image.paste((50, 12, 14), mask=inside.filter(ImageFilter.GaussianBlur(1.5)))
+        image.putalpha(mask)
+        portraits[expression] = image.crop((148, 10, 308, 200))
+    return portraits
+
+
+def _frames(rng: np.random.Generator, scene: str, portrait: Image.Image | None) -> list[np.ndarray]:
+    """The clip's frames, (400, 712, 3) uint8: the camera pans, the head drifts and comes nearer, the grain changes."""
+
+    def drift(low: float, high: float) -> np.ndarray:
+        start, stop = rng.uniform(low, high, 2)
+        return np.linspace(start, stop, NUM_FRAMES)
+
+    background = _scene(rng, scene)
+    levels = [int(min(value * channel, 255)) for channel in rng.uniform(0.95, 1.05, 3) for value in range(256)]
+    grain = rng.normal(0, 4, (HEIGHT + 32, WIDTH + 32, 1)).astype(np.int16)
+    x, top = drift(110, WIDTH - 110), rng.uniform(8, 70)
+    scales = drift(1.0, 1.6)
+    pans = drift(0, PAN_PX).astype(int)
+    frames = []
+    for number in range(NUM_FRAMES):
+        image = background.crop((pans[number], 0, pans[number] + WIDTH, HEIGHT))
+        if portrait is not None:
+            _set_person(image, portrait, x=x[number], top=top, scale=scales[number])
+        dx, dy = rng.integers(0, 32, 2)
+        pixels = np.asarray(image.point(levels)) + grain[dy : dy + HEIGHT, dx : dx + WIDTH]
+        frames.append(np.clip(pixels, 0, 255).astype(np.uint8))
+    return frames
+
+
+def _set_person(image: Image.Image, portrait: Image.Image, *, x: float, top: float, scale: float) -> None:
+    """Draw a person into the image: head centred on x, hair starting at `top`, at `scale` times the photograph."""
+    head = portrait.resize((round(portrait.width * scale), round(portrait.height * scale)), Image.Resampling.BICUBIC)
+    chin = top + 0.93 * head.height
+    draw = ImageDraw.Draw(image)
+    # The hood fills the corners of the face's box, through which the scene would show in the face crop.
+    draw.ellipse((x - 88 * scale, top - 8 * scale, x + 88 * scale, top + 215 * scale), fill=(90, 90, 96))
+    draw.ellipse((x - 130 * scale, chin, x + 130 * scale, chin + 300 * scale), fill=(90, 90, 96))
+    draw.ellipse((x - 46 * scale, chin - 20 * scale, x + 46 * scale, chin + 26 * scale), fill=(20, 20, 24))
+    image.paste(head, (round(x - 0.47 * head.width), round(top)), head)
+
+
+def _scene(rng: np.random.Generator, scene: str) -> Image.Image:
+    """A drawn background; colours, places and counts vary, the kind stays plain to the eye."""
+
+    def colour(red: int, green: int, blue: int) -> tuple[int, int, int]:
+        r, g, b = (int(c) for c in np.clip(np.array((red, green, blue)) + rng.normal(0, 8, 3), 0, 255))
+        return r, g, b
+
+    def at(low: float, high: float) -> int:
+        return int(rng.uniform(low, high))
+
+    image = Image.new("RGB", (WIDE, HEIGHT))
+    draw = ImageDraw.Draw(image)
+    horizon = at(190, 260)
+
+    def halves(above: tuple[int, int, int], below: tuple[int, int, int]) -> None:
+        draw.rectangle((0, 0, WIDE, horizon), fill=above)
+        draw.rectangle((0, horizon, WIDE, HEIGHT), fill=below)
+
+    if scene == "meadow":
+        halves(colour(120, 180, 240), colour(70, 150, 50))
+        for _ in range(at(40, 80)):
+            px, py = at(0, WIDE), at(horizon, HEIGHT)
+            draw.ellipse((px, py, px + 8, py + 8), fill=colour(240, 220, 60))
+    elif scene == "city":
+        halves(colour(15, 15, 40), colour(30, 30, 35))
+        for px in range(at(-40, 0), WIDE, 75):
+            roof = at(40, 150)
+            draw.rectangle((px, roof, px + 62, HEIGHT), fill=colour(45, 45, 60))
+            for wx in range(px + 8, px + 54, 16):
+                for wy in range(roof + 10, HEIGHT, 24):
+                    if rng.random() < 0.6:
+                        draw.rectangle((wx, wy, wx + 8, wy + 12), fill=colour(250, 220, 110))
+    elif scene == "beach":
+        halves(colour(60, 200, 210), colour(235, 205, 140))
+        for _ in range(at(6, 12)):
+            px, py = at(0, WIDE), at(horizon - 60, horizon)
+            draw.arc((px, py, px + 120, py + 20), 180, 360, fill=colour(240, 250, 250), width=4)
+    elif scene == "room":
+        draw.rectangle((0, 0, WIDE, HEIGHT), fill=colour(170, 60, 70))
+        stripe = colour(215, 120, 110)
+        for px in range(at(-30, 0), WIDE, 44):
+            draw.rectangle((px, 0, px + 18, HEIGHT), fill=stripe)
+    elif scene == "winter":
+        halves(colour(190, 200, 215), colour(240, 243, 248))
+        for _ in range(at(6, 11)):
+            px, base = at(0, WIDE), at(horizon - 20, horizon + 60)
+            draw.polygon(((px, base - 150), (px - 45, base), (px + 45, base)), fill=colour(40, 80, 75))
+    elif scene == "sunset":
+        halves(colour(245, 130, 30), colour(50, 20, 25))
+        px = at(60, WIDE - 60)
+        draw.ellipse((px - 50, horizon - 80, px + 50, horizon + 20), fill=colour(255, 235, 120))
+        draw.rectangle((0, horizon, WIDE, HEIGHT), fill=colour(60, 25, 30))
+    else:
+        draw.rectangle((0, 0, WIDE, HEIGHT), fill=colour(150, 140, 200))
+        for py in range(at(0, 40), HEIGHT, 70):
+            draw.rectangle((0, py, WIDE, py + 8), fill=colour(90, 70, 150))
+            for px in range(at(0, 20), WIDE, 28):
+                draw.rectangle((px, py - at(20, 50), px + 20, py), fill=colour(at(60, 220), 90, 190))
+    return image
+
+
+def _write_clip(path: Path, frames: list[np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    xvid = path.suffix == ".avi"
+    with av.open(str(path), "w") as container:
+        # The same seed gives the same bytes: x264's slower presets look ahead and differ from run to run here.
+        options = {} if xvid else {"preset": "ultrafast", "crf": "20"}
+        stream = container.add_stream("mpeg4" if xvid else "libx264", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.thread_count = 1
+        if xvid:
+            stream.codec_context.codec_tag = "XVID"
+            stream.bit_rate = 2_000_000
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
