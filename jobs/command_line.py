@@ -60,7 +60,8 @@ def parse(config_class: type, arguments: list[str], *, description: str, positio
         options: dict[str, Any] = {"type": hints[field.name], "help": texts[field.name]}
         if field.name in positional:
             many = str(hints[field.name]).startswith("tuple")
-            parser.add_argument(field.name, type=str, help=texts[field.name], **({"nargs": "*"} if many else {}))
+            options |= {"type": str, "nargs": "*" if many else None}
+            parser.add_argument(field.name, **options)
             continue
         if _has_default(field):
             options["default"] = field.default
@@ -69,7 +70,7 @@ def parse(config_class: type, arguments: list[str], *, description: str, positio
         if hints[field.name] is bool:
             options |= {"nargs": "?", "const": True}
         elif str(hints[field.name]).startswith("tuple"):
-            options |= {"type": _comma_separated(hints[field.name]), "metavar": "A,B,..."}
+            options |= {"type": _CommaSeparated(hints[field.name]), "metavar": "A,B,..."}
         parser.add_argument(flag, **options)
     try:
         found = parser.parse_args(arguments)
@@ -92,18 +93,21 @@ def _did_you_mean(text: str, flags: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _comma_separated(hint: Any) -> Callable[[Any], Any]:
-    kind = hint.__args__[0]
-    length = None if Ellipsis in hint.__args__ else len(hint.__args__)
+class _CommaSeparated:
+    """Parses `a,b,c`, or a list from YAML, into the tuple that a field's type asks for."""
 
-    def parse_list(value: Any) -> tuple[Any, ...]:
+    def __init__(self, hint: Any) -> None:
+        self._kind = hint.__args__[0]
+        self._length = None if Ellipsis in hint.__args__ else len(hint.__args__)
+
+    def __repr__(self) -> str:
+        return f"{self._length or 'some'} {self._kind.__name__}s, separated by commas"
+
+    def __call__(self, value: Any) -> tuple[Any, ...]:
         parts = value.split(",") if isinstance(value, str) else list(value)
-        if length is not None and len(parts) != length:
-            raise ValueError(f"{value!r} has {len(parts)} parts; give {length}, separated by commas")
-        return tuple(kind(part) for part in parts)
-
-    parse_list.__name__ = f"{length or 'some'} {kind.__name__}s"
-    return parse_list
+        if self._length is not None and len(parts) != self._length:
+            raise ValueError(f"{value!r} has {len(parts)} parts; give {self._length}, separated by commas")
+        return tuple(self._kind(part) for part in parts)
 
 
 def _field_texts(config_class: type) -> dict[str, str]:

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from pipeline.records import EMOTIONS, SPLITS, Clip
+from pipeline.records import EMOTIONS, SPLITS, Clip, UsageError
 
 LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
 
@@ -69,7 +69,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class CorpusError(ValueError):
+class CorpusError(UsageError):
     """An input that cannot be read as a corpus: one line that names the thing, the value and the cure."""
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.corpus import local_path
 from pipeline.crops import crop_face, encode_image, make_context, select_faces
 from pipeline.detection import DETECTORS, build_detector
 from pipeline.detection.boxes import read_boxes
@@ -27,7 +26,6 @@ from pipeline.records import Box, Clip, Example, Face, Outcome, State
 from pipeline.video import DECODERS, Sampling, open_clip, read_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-FETCH_BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class ExtractConfig:
     """Frames sampled for each second of the clip (1/s), instead of --frames-per-clip."""
     every_frame: bool = False
     """Take every frame of the clip."""
-    faces: str = "largest"
+    faces: Literal["largest", "all"] = "largest"
     """Faces kept of each frame: largest (one; ties by score, then box) or all."""
     detector: str = "dlib-cnn"
     """Face detector: dlib-cnn (Dlib's CNN, run in PyTorch), dlib-cnn-reference (run by dlib), dlib-hog."""
@@ -231,16 +229,18 @@ def local_file(clip: Clip) -> Iterator[Path]:
 
     FFmpeg reads patterns, protocols and playlists out of names; this one has none. Raises OSError.
     """
-    filesystem, path = fsspec.core.url_to_fs(clip.url)
+    local = local_path(clip.url)
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:
         neutral = Path(folder) / "clip"
-        if isinstance(filesystem, LocalFileSystem):
-            with open(path, "rb"):  # Missing or unreadable is said here, in the clip's own name.
-                neutral.symlink_to(os.path.abspath(path))
+        if local is not None:
+            with open(local, "rb"):  # Missing or unreadable is said here, in the clip's own name.
+                neutral.symlink_to(os.path.abspath(local))
         else:
-            # One GET: range reads made 10 to 300 requests a clip.
-            with filesystem.open(path, "rb", block_size=FETCH_BLOCK_BYTES) as source, open(neutral, "wb") as target:
-                shutil.copyfileobj(source, target, FETCH_BLOCK_BYTES)
+            # One GET: range reads made 10 to 300 requests a clip. get_file, because opening a URL reads "::" in a name
+            # as a chain of stores.
+            protocol = clip.url.partition("://")[0]
+            filesystem = fsspec.filesystem(protocol)
+            filesystem.get_file(clip.url, str(neutral))
         yield neutral
 
 

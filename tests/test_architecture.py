@@ -25,7 +25,7 @@ ROOMS = {
     "ledger": {"records", "storage"},
     "checkpoint": {"models", "records", "storage"},
     "dataset": {"crops", "records", "storage"},
-    "extract": {"crops", "detection", "fence", "records", "video"},
+    "extract": {"corpus", "crops", "detection", "fence", "records", "video"},
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
     "pool": {"corpus", "fence", "ledger", "records"},
