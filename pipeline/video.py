@@ -555,9 +555,9 @@ def _shape_of_first_frame(context: Any, packet: Any) -> tuple[int, ...] | None:
     """(height, width, 3) of the first frame, or None where it has a display matrix or does not decode."""
     try:
         frames = context.decode(packet) + context.decode(None)
+        if len(frames) != 1 or _display_matrix(frames[0]) is not None:
+            return None
     except FFmpegError:
-        return None
-    if len(frames) != 1 or frames[0].side_data.get("DISPLAYMATRIX"):
         return None
     return (frames[0].height, frames[0].width, 3)
 
@@ -703,6 +703,7 @@ def _pyav_frames(
     """The wanted frames by a sequential decode up to frame `high`; where one is lost the next one stands in."""
     ticks: list[int] = index.ticks.tolist()
     number, previous_pts, position, sizes = -1, None, 0, set()
+    rotation, matrix = None, None
     with _opened_container(file, index.demuxer, max_pixels) as (container, stream):
         for num_packets, frame in _decoded(container, stream, index, from_packet=from_packet, tally=tally):
             # The rank of its time, so that a frame keeps its index where frames before it were lost. A rank beyond
@@ -718,8 +719,11 @@ def _pyav_frames(
                 sizes.add((frame.width, frame.height))
                 if position < len(wanted) and number >= wanted[position]:
                     position = int(np.searchsorted(wanted, number, side="right"))
+                    image = _rgb(frame, number)
+                    if frame.rotation != rotation:
+                        rotation, matrix = frame.rotation, _display_matrix(frame)
                     seconds = float(index.seconds[number])
-                    yield Frame(frame_index=number, pts_seconds=seconds, image=_upright_rgb(frame))
+                    yield Frame(frame_index=number, pts_seconds=seconds, image=_upright(image, matrix))
             previous_pts = frame.pts
             if number >= high - 1:
                 break
@@ -786,22 +790,40 @@ def _drained(context: Any) -> list[Any]:
         return []
 
 
-def _upright_rgb(frame: Any) -> np.ndarray:
-    """A frame as RGB uint8 (height, width, 3), turned and mirrored as its display matrix says.
+def _rgb(frame: Any, number: int) -> np.ndarray:
+    try:
+        return frame.to_ndarray(format="rgb24")
+    except FFmpegError as error:
+        raise VideoError(
+            "undecodable",
+            f"frame {number} ({frame.width}x{frame.height}, {frame.format.name}) does not convert to RGB "
+            f"({error.strerror}); encode the video again",
+        ) from error
 
-    The matrix (ISO 14496-12, 6.2.2) maps a stored x, y to a shown x' = a x + c y, y' = b x + d y. Only quarter turns
-    keep every pixel, so an angle in between is taken as the nearest.
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    """a, b, c, d of the frame's display matrix, which maps a stored x, y to a shown x' = a x + c y, y' = b x + d y.
+
+    None where there is none (ISO 14496-12, 6.2.2).
     """
-    image = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # From a tiny copy: PyAV 18.1 holds a frame whose side data was read until the next full garbage collection,
+    # 7 MB a clip of 640x480 when each sampled frame was asked.
+    data = frame.reformat(width=16, height=16).side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _upright(image: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
+    """An image turned and mirrored as its display matrix says; an angle between quarter turns becomes the nearest."""
     if matrix is None:
         return image
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image = image.transpose(1, 0, 2)
         a, d = c, b
-    image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 # Still images --------------------------------------------------------------------------------------------------------
