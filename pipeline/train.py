@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -66,6 +67,7 @@ from pipeline.storage import Storage
 
 T = TypeVar("T")
 
+START_SECONDS = 300  # for workers to start; Ray's 60 are short on a busy machine that imports torch
 LOSS_CHECK_STEPS = 50  # a GPU is waited for once in so many steps to see whether the loss is still finite
 
 
@@ -295,6 +297,8 @@ def train_worker(
         _together(commit, world_size=world_size)
         if rank == 0:
             announce({"event": "epoch", "epochs": config.epochs, **history[-1]})
+    if logs is not None:
+        logs.close()
 
 
 @torch.inference_mode()
@@ -428,6 +432,11 @@ class _EpochLogs:
             for file in sorted(self.folder.iterdir()):
                 put(self.run_url, f"tensorboard/{file.name}", content=file.read_bytes())
 
+    def close(self) -> None:
+        self.writer.close()
+        if not self.local:
+            shutil.rmtree(self.folder)
+
 
 def _row(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """One epoch's metrics as flat numbers: a row of metrics.csv."""
@@ -530,12 +539,12 @@ def _model_options(config: TrainConfig) -> dict[str, Any]:
 def _check_model(config: TrainConfig, manifest: Manifest) -> None:
     """Raise UsageError, before any process starts, where the model's name, options or input size are wrong."""
     face_px, context_px = (config.input_px or manifest.config[name] for name in ("face_px", "context_px"))
-    with torch.device("meta"):
-        try:
-            model = build_model(config.model, **_model_options(config)).eval()
+    try:
+        model = build_model(config.model, **_model_options(config)).eval()
+        with torch.inference_mode():
             model(torch.zeros(1, 3, face_px, face_px), torch.zeros(1, 3, context_px, context_px))
-        except ValueError as error:
-            raise UsageError(f"--model {config.model}, --input-px {config.input_px}: {error}") from None
+    except ValueError as error:
+        raise UsageError(f"--model {config.model}, --input-px {config.input_px}: {error}") from None
 
 
 def _checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[str, Any]:
@@ -597,6 +606,8 @@ def _workers(config: TrainConfig) -> tuple[int, bool]:
 
 def _fit(config: TrainConfig, *, workers: int, use_gpu: bool) -> None:
     """Run the workers on Ray Train to the end, and print what rank 0 announces meanwhile."""
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+    failures = FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures)
     events = Queue(actor_options={"num_cpus": 0})
     with tempfile.TemporaryDirectory(prefix="ray-train-") as folder, ThreadPoolExecutor(1) as thread:
         trainer = TorchTrainer(
@@ -609,7 +620,7 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool) -> None:
                 resources_per_worker={"CPU": 0.5, "GPU": 1} if use_gpu else {"CPU": 0.5},
             ),
             # The folder is for Ray's own notes: checkpoints are committed by the worker, not by report().
-            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=config.max_failures)),
+            run_config=RunConfig(storage_path=folder, failure_config=failures),
         )
         # In a thread, since in the main one fit() takes Ctrl-C for itself and ends the process with code 0.
         result = thread.submit(trainer.fit)

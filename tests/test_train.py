@@ -11,7 +11,9 @@ import torch
 import yaml
 
 from pipeline.checkpoint import committed_epochs, load_checkpoint, read_checkpoint_info
+from pipeline.models import MODELS
 from pipeline.records import UsageError
+from pipeline.storage import Storage
 from pipeline.train import (
     TrainConfig,
     TrainingStopped,
@@ -136,6 +138,16 @@ def test_decoding_processes_change_nothing(trained, tmp_path):
     assert one["sha256"] == two["sha256"]
 
 
+def test_run_is_written_to_a_url(trained):
+    config, _ = trained
+    remote = replace(config, output="memory://runs/remote", epochs=1)
+    train_worker(remote)
+    written = set(Storage(remote.output).sizes(""))
+    folder = "checkpoints/epoch-0001"
+    assert {f"{folder}/checkpoint.json", f"{folder}/model.safetensors", "best.json", "metrics.csv"} <= written
+    assert any(name.startswith("tensorboard/events.out.tfevents") for name in written)
+
+
 def test_cosine_goes_from_the_learning_rate_to_zero():
     rates = [cosine_lr(step, 100, 0.2) for step in range(101)]
     assert rates[0] == 0.2
@@ -238,6 +250,21 @@ def test_model_and_size_are_checked_before_any_process_starts(corpus, tmp_path):
     with pytest.raises(UsageError, match=r"--input-px 20: .*multiples of 16"):
         train(config_of(corpus, tmp_path / "run", input_px=20))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("model", sorted(set(MODELS) - {"caer-net-s"}))
+def test_every_model_comes_past_the_check(trained, model):
+    config, _ = trained
+    with pytest.raises(UsageError, match=f"--model is '{model}' here and 'caer-net-s' there"):
+        train(replace(config, model=model, resume=True))
+
+
+def test_default_network_trains_in_bf16(corpus, tmp_path):
+    config = config_of(corpus, tmp_path / "run", model="cahfw", precision="bf16", epochs=1, batch_size=70)
+    train_worker(config)
+    loaded = load_checkpoint(config.output, "last")
+    assert {tensor.dtype for tensor in loaded.model.parameters()} == {torch.float32}
+    assert loaded.info["metrics"]["train_loss"] < 2.5
 
 
 def test_missing_data_is_told_before_any_process_starts(tmp_path):
