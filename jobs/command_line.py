@@ -30,11 +30,17 @@ EXIT_CODES = (
 
 
 def run_job(
-    config_class: type, main: Callable[[Any], int], *, description: str, positional: tuple[str, ...] = ()
+    config_class: type,
+    main: Callable[[Any], int],
+    *,
+    description: str,
+    positional: tuple[str, ...] = (),
+    resume: str = "run the same command again",
 ) -> NoReturn:
     """Parse the flags into `config_class`, run `main`, and end the process with a documented exit code.
 
-    positional: fields given by their place instead of a flag; a tuple field takes what is left.
+    positional: fields given by their place instead of a flag; a tuple field takes what is left. resume: what an
+    interrupted user should do.
     """
     name = Path(sys.argv[0]).name
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
@@ -43,7 +49,7 @@ def run_job(
     except UsageError as error:
         _end(f"{name}: error: {error}", 2)
     except KeyboardInterrupt:
-        _end(f"{name}: interrupted; what was committed is kept. To resume, run the same command again", 130)
+        _end(f"{name}: interrupted; what was committed is kept. To resume, {resume}", 130)
     except OSError as error:
         _end(f"{name}: error: {error}; what was committed is kept. Mend it and run the same command again", 2)
 

@@ -15,4 +15,5 @@ if __name__ == "__main__":
         TrainConfig,
         main,
         description="Trains a network on preprocessed examples; one checkpoint per epoch, and the best of them named.",
+        resume="add --resume to the same command",
     )

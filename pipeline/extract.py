@@ -19,7 +19,7 @@ import fsspec
 
 from pipeline.corpus import local_path
 from pipeline.crops import crop_face, encode_image, make_context, select_faces
-from pipeline.detection import DETECTORS, build_detector
+from pipeline.detection import DETECTORS, Detector, build_detector
 from pipeline.detection.boxes import read_boxes
 from pipeline.fence import Fence, FenceError, FenceLimits
 from pipeline.records import Box, Clip, Example, Face, Outcome, State
@@ -96,18 +96,23 @@ def extract_config_of(values: Any) -> ExtractConfig:
     return ExtractConfig(**{name: getattr(values, name) for name in names})
 
 
+def detector_of(config: ExtractConfig) -> Detector | None:
+    """The detector that the config asks for, None where boxes are given. Raises UsageError for a wrong option."""
+    if config.boxes is not None:
+        return None
+    return build_detector(
+        config.detector,
+        upsample=config.upsample,
+        score_threshold=config.score_threshold,
+        precision=config.detector_precision,
+        device="cpu",
+        weights=config.detector_weights,
+    )
+
+
 def build_work(config: ExtractConfig) -> Callable[..., Generator[Example, None, dict[str, Any]]]:
     """The fenced child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome."""
-    detector = None
-    if config.boxes is None:
-        detector = build_detector(
-            config.detector,
-            upsample=config.upsample,
-            score_threshold=config.score_threshold,
-            precision=config.detector_precision,
-            device="cpu",
-            weights=config.detector_weights,
-        )
+    detector = detector_of(config)
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[Example, None, dict[str, Any]]:
         clip: Clip = task["clip"]

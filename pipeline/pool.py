@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -93,6 +94,9 @@ def start_ray() -> str:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not os.environ.get("RAY_ADDRESS"):
+        # Workers get the driver's script folder and its current one; the package lies beside the jobs.
+        repository = str(Path(__file__).resolve().parents[1])
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
         # Local processes only, on loopback: no token in the user's home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         options |= {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}

@@ -13,18 +13,19 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import report
 from pipeline.corpus import LAYOUTS, read_corpus
 from pipeline.detection import find_weights, resolve_precision
-from pipeline.extract import ClipExtractor, ExtractConfig, extract_config_of
+from pipeline.detection.boxes import read_boxes
+from pipeline.extract import ClipExtractor, ExtractConfig, detector_of, extract_config_of
 from pipeline.fence import FenceLimits
 from pipeline.ledger import Ledger, Unit
 from pipeline.pool import PoolConfig, Run, print_summary, run_corpus, say
-from pipeline.records import EXAMPLE_SCHEMA, Box, Example, table_of
+from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, table_of
+from pipeline.storage import absolute_url, read_url
 
 KIND = "examples"
 MOST_EXAMPLES_SHOWN = 60
@@ -103,11 +104,21 @@ def preprocess(config: PreprocessConfig) -> Run:
 
 
 def resolved(config: ExtractConfig) -> ExtractConfig:
-    """The config with `auto` decided here, once, so that every actor of a cluster does the same arithmetic."""
+    """The config with `auto` decided here, once, so that every actor of a cluster does the same arithmetic.
+
+    Raises UsageError for a wrong box list, weights file or option now, instead of in every actor.
+    """
     values = asdict(config)
     if config.detector == "dlib-cnn":
         values["detector_precision"] = resolve_precision(config.detector_precision, "cpu")
-    return ExtractConfig(**values)
+    for name in PATH_FIELDS:
+        if values[name] is not None:
+            values[name] = absolute_url(values[name])
+    if config.boxes is not None:
+        read_boxes(values["boxes"])
+    found = ExtractConfig(**values)
+    detector_of(found)
+    return found
 
 
 def plan_config_of(config: ExtractConfig) -> dict[str, Any]:
@@ -146,5 +157,7 @@ def sample_examples(ledger: Ledger, *, most: int) -> Iterator[Example]:
 
 
 def _sha256(url: str) -> str:
-    with fsspec.open(url, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    try:
+        return hashlib.sha256(read_url(url)).hexdigest()
+    except FileNotFoundError:
+        raise UsageError(f"no file at {url}; check --boxes or --detector-weights") from None

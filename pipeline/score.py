@@ -37,6 +37,7 @@ from pipeline.records import (
     UsageError,
     table_of,
 )
+from pipeline.storage import absolute_url
 
 KIND = "predictions"
 MOST_CLIPS_SHOWN = 60
@@ -196,7 +197,7 @@ def score(config: ScoreConfig) -> Run:
         arguments={
             "config": extract_config,
             "limits": config.limits,
-            "checkpoint": config.checkpoint,
+            "checkpoint": absolute_url(config.checkpoint),
             "which": info["epoch"],
             "device": device,
             "batch_size": config.batch_size,

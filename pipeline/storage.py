@@ -12,7 +12,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -25,7 +25,7 @@ class Storage:
     """The folder at `url`, with names relative to it and forward slashes. Pickles as its URL."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/") or "/"
+        self.url = absolute_url(url)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url}
@@ -122,6 +122,17 @@ class Storage:
             temporary.unlink(missing_ok=True)
             raise
         return str(temporary)
+
+
+def absolute_url(url: str) -> str:
+    """The URL as it reads from any folder: a relative local path becomes absolute. Ray's workers sit elsewhere."""
+    return url.rstrip("/") if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
+def read_url(url: str) -> bytes:
+    """All bytes of one file at any fsspec URL. Raises FileNotFoundError."""
+    filesystem, path = cast(tuple[Any, str], fsspec.core.url_to_fs(url))
+    return bytes(filesystem.cat_file(path))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,6 +42,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from pipeline import report
 from pipeline.checkpoint import (
     committed_epochs,
     load_checkpoint,
@@ -63,7 +64,7 @@ from pipeline.metrics import confusion_matrix, metrics_of
 from pipeline.models import build_model
 from pipeline.pool import say, start_ray
 from pipeline.records import EMOTIONS, UsageError
-from pipeline.storage import Storage
+from pipeline.storage import Storage, absolute_url
 
 T = TypeVar("T")
 
@@ -160,6 +161,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises UsageError where the data, the config or an earlier run in RUN don't allow it, and where the loss is no
     longer finite; RuntimeError where more workers were lost than `max_failures`.
     """
+    config = replace(config, data=absolute_url(config.data), output=absolute_url(config.output))
     manifest = read_manifest(config.data)
     for split in ("train", "validation"):
         manifest.shards_of(split)
@@ -176,15 +178,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         workers, use_gpu = _workers(config)
         try:
             _fit(config, workers=workers, use_gpu=use_gpu)
-        except KeyboardInterrupt:
-            say(f"interrupted; go on from the last epoch with --resume (run {config.output})")
-            raise
         finally:
             ray.shutdown()
     else:
         say(f"run {config.output} has its {config.epochs} epochs already; nothing to do")
     summary = summary_of(read_checkpoint_info(config.output, "last"))
     put(config.output, "summary.json", content=json.dumps(summary, indent=1).encode())
+    history = read_checkpoint_info(config.output, "last")["history"]
+    put(config.output, "report.html", content=report.training_page(summary, history, title="Training").encode())
     return summary
 
 

@@ -29,7 +29,7 @@ ROOMS = {
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
     "pool": {"corpus", "fence", "ledger", "records"},
-    "preprocess": {"corpus", "detection", "extract", "fence", "ledger", "pool", "records", "report"},
+    "preprocess": {"corpus", "detection", "extract", "fence", "ledger", "pool", "records", "report", "storage"},
     "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage"},
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
     "score": {

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.records import Face
+from pipeline.records import Face, UsageError
 
 DETECTORS = ("dlib-cnn", "dlib-cnn-reference", "dlib-hog")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -64,7 +64,7 @@ def build_detector(
     _check_choice("precision", precision, PRECISIONS)
     _check_choice("device", device, DEVICES)
     if upsample not in (0, 1):
-        raise ValueError(f"upsample {upsample!r} is not 0 or 1")
+        raise UsageError(f"upsample {upsample!r} is not 0 or 1")
     if name == "dlib-cnn":
         from pipeline.detection.dlib_cnn import DlibCnn
 
@@ -76,13 +76,13 @@ def build_detector(
             device=resolve_device(device),
         )
     if precision == "bf16" or device == "cuda":
-        raise ValueError(f"{name} with precision {precision} on device {device}: it runs in fp32 on CPU; use dlib-cnn")
+        raise UsageError(f"{name} with precision {precision} on device {device}: it runs in fp32 on CPU; use dlib-cnn")
     from pipeline.detection.dlib_reference import DlibCnnReference, DlibHog
 
     if name == "dlib-cnn-reference":
         return DlibCnnReference(find_weights(weights), upsample=upsample, score_threshold=score_threshold)
     if weights is not None:
-        raise ValueError(f"weights {weights!r}: dlib-hog carries its own; leave them out, or use dlib-cnn")
+        raise UsageError(f"weights {weights!r}: dlib-hog carries its own; leave them out, or use dlib-cnn")
     return DlibHog(upsample=upsample, score_threshold=score_threshold)
 
 
@@ -96,16 +96,16 @@ def find_weights(path: str | None = None) -> Path:
     if path is None:
         spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
         if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"the package {WEIGHTS_PACKAGE}, which carries the detector's weights, is missing; {cure}")
+            raise UsageError(f"the package {WEIGHTS_PACKAGE}, which carries the detector's weights, is missing; {cure}")
         found = Path(spec.submodule_search_locations[0]) / "models" / WEIGHTS_FILE
     else:
         found = Path(path)
     if not found.is_file():
-        raise ValueError(f"detector weights {found}: no such file; {cure}")
+        raise UsageError(f"detector weights {found}: no such file; {cure}")
     with found.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != WEIGHTS_SHA256:
-        raise ValueError(
+        raise UsageError(
             f"detector weights {found}: {found.stat().st_size} bytes with sha256 {digest}, but Dlib's file has "
             f"{WEIGHTS_NUM_BYTES} bytes with sha256 {WEIGHTS_SHA256}; {cure}"
         )
@@ -120,7 +120,7 @@ def resolve_device(device: str) -> str:
     from pipeline.detection.dlib_cnn import has_cuda
 
     if device == "cuda" and not has_cuda():
-        raise ValueError("device cuda: PyTorch sees no CUDA device here; use device auto or cpu")
+        raise UsageError("device cuda: PyTorch sees no CUDA device here; use device auto or cpu")
     return "cuda" if has_cuda() else "cpu"
 
 
@@ -165,4 +165,4 @@ def _cpu_has_bf16() -> bool:
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{option} {value!r} is not one of {', '.join(choices)}")
+        raise UsageError(f"{option} {value!r} is not one of {', '.join(choices)}")

@@ -7,7 +7,7 @@ import io
 
 import fsspec
 
-from pipeline.records import Box
+from pipeline.records import Box, UsageError
 
 
 def read_boxes(url: str) -> dict[str, list[Box]]:
@@ -23,7 +23,7 @@ def read_boxes(url: str) -> dict[str, list[Box]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"box list {url}: byte {error.start} is not UTF-8; save the list as UTF-8 text") from error
+        raise UsageError(f"box list {url}: byte {error.start} is not UTF-8; save the list as UTF-8 text") from error
     boxes: dict[str, list[Box]] = {}
     rows = csv.reader(io.StringIO(text, newline=""))
     try:
@@ -32,18 +32,18 @@ def read_boxes(url: str) -> dict[str, list[Box]]:
                 path, box = _read_row(row, where=f"box list {url}, line {rows.line_num}")
                 boxes.setdefault(path, []).append(box)
     except csv.Error as error:
-        raise ValueError(f"box list {url}, line {rows.line_num}: {error}; mend or remove the row") from error
+        raise UsageError(f"box list {url}, line {rows.line_num}: {error}; mend or remove the row") from error
     return boxes
 
 
 def _read_row(row: list[str], *, where: str) -> tuple[str, Box]:
     shown = ",".join(row)
     if len(row) != 6 or not row[0]:
-        raise ValueError(f"{where}: {shown!r} is not relpath,label,x1,y1,x2,y2; mend or remove the row")
+        raise UsageError(f"{where}: {shown!r} is not relpath,label,x1,y1,x2,y2; mend or remove the row")
     try:
         x_min, y_min, x_max, y_max = (int(corner) for corner in row[2:])
     except ValueError as error:
-        raise ValueError(f"{where}: {shown!r}: x1,y1,x2,y2 must be integer pixels (no header row)") from error
+        raise UsageError(f"{where}: {shown!r}: x1,y1,x2,y2 must be integer pixels (no header row)") from error
     if x_max <= x_min or y_max <= y_min:
-        raise ValueError(f"{where}: {shown!r}: the box is empty or inverted; it needs x1 < x2 and y1 < y2")
+        raise UsageError(f"{where}: {shown!r}: the box is empty or inverted; it needs x1 < x2 and y1 < y2")
     return row[0].replace("\\", "/"), Box(x_min, y_min, x_max, y_max)

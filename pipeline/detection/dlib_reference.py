@@ -14,7 +14,7 @@ import dlib
 import numpy as np
 
 from pipeline.detection import check_image, is_searched, sorted_faces
-from pipeline.records import Box, Face
+from pipeline.records import Box, Face, UsageError
 
 
 class DlibCnnReference:
@@ -22,7 +22,7 @@ class DlibCnnReference:
 
     def __init__(self, weights: Path, *, upsample: int, score_threshold: float) -> None:
         if score_threshold < 0:
-            raise ValueError(f"score_threshold {score_threshold}: dlib's own CNN tells none below 0; use dlib-cnn")
+            raise UsageError(f"score_threshold {score_threshold}: dlib's own CNN tells none below 0; use dlib-cnn")
         self._net = dlib.cnn_face_detection_model_v1(str(weights))  # pyright: ignore[reportAttributeAccessIssue]
         self._upsample = upsample
         self._score_threshold = score_threshold

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.records import UsageError
+
 _BN_NUM_TENSORS = 4  # means, inverse deviations, running means, running variances
 
 
@@ -45,7 +47,7 @@ def read_weights(path: Path) -> CnnWeights:
     try:
         return parse_weights(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"detector weights {path}: {error}; give Dlib's mmod_human_face_detector.dat") from error
+        raise UsageError(f"detector weights {path}: {error}; give Dlib's mmod_human_face_detector.dat") from error
 
 
 def parse_weights(data: bytes) -> CnnWeights:
