@@ -1,5 +1,16 @@
-"""Labelling the emotions of people in large video corpora.
+"""Labels the emotions of people in large video corpora: the way of a clip, one room a step.
 
-The way of a clip: corpus -> video -> detection -> crops (together: extract, inside a fence) -> ledger.
-The three composers that put it on Ray: preprocess, train, score.
+records      what flows: Clip, Box, Face, Example, Prediction, Outcome, and their Arrow schemas
+corpus       a folder, tree, manifest or glob at any URL -> Clips with stable ids
+video        a clip -> sampled frames, checked            detection/  a frame -> faces
+crops        a face -> its crop and its masked context    extract     these three, inside the fence
+fence        a supervised child process: a crash costs one clip
+storage      objects that are whole or absent             ledger      plan, commit, resume, audit
+pool         units of clips through Ray actors            quarantine  what ended badly, and another try
+preprocess   clips -> shards of examples                  (composer on Ray Data)
+models/      CAHFW-Net and its ablations                  dataset     shards -> tensors
+checkpoint   weights and JSON, never a pickle             train       (composer on Ray Train)
+metrics, paper, evaluate, report                          what people look at; the paper's numbers
+score        clips -> labels                              (composer on Ray Data)
+synthetic    the made corpus of the demo and the tests
 """

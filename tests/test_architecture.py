@@ -33,7 +33,7 @@ ROOMS = {
     "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage"},
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
     "score": {
-        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "pool", "preprocess", "records", "report",
+        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "pool", "preprocess", "records", "report", "storage",
     },
 }  # fmt: skip
 
