@@ -39,10 +39,10 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
-def workers(process: subprocess.Popen) -> set[int]:
+def workers(process: subprocess.Popen) -> set[psutil.Process]:
     """What a job started that could still write or compute: all but Ray's own agents, which outlive a killed Ray by
     some minutes and touch no data."""
-    return {each.pid for each in descendants(process) if "Agent" not in command_of(each)}
+    return {each for each in descendants(process) if "agent" not in command_of(each).lower()}
 
 
 def fenced_children(process: subprocess.Popen) -> list[psutil.Process]:
@@ -101,10 +101,16 @@ def kill_job(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def wait_for_orphans(pids: set[int], *, seconds: float = 30.0) -> list[int]:
-    """The processes of a killed job that are still there after `seconds`; [] as soon as all are gone."""
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=seconds)
-    return [process.pid for process in alive]
+def wait_for_orphans(processes: set[psutil.Process], *, seconds: float = 30.0) -> list[str]:
+    """The commands of a killed job's processes that are still there after `seconds`; [] as soon as all are gone."""
+    deadline = time.monotonic() + seconds
+    while True:
+        # An agent may have been seen before it took its name.
+        alive = [command_of(each) for each in processes if each.is_running()]
+        alive = [command for command in alive if command and "agent" not in command.lower()]
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.1)
 
 
 def rows_of(output: Path, table: str = "examples") -> list[tuple]:

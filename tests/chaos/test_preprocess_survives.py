@@ -56,8 +56,8 @@ def assert_same(output, undisturbed):
 
 def wait_for_a_moment(job, output, chance, *, num_committed):
     """Wait for a random moment: during the start, or soon after the first unit of this run is committed. Returns the
-    process ids of everything that the job started."""
-    seen: set[int] = set()
+    processes that the job started."""
+    seen = set()
     in_the_start = chance.random() < 0.25
     deadline = time.monotonic() + (chance.uniform(1, 8) if in_the_start else 120)
     while time.monotonic() < deadline and job.poll() is None:
