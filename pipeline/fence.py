@@ -94,6 +94,7 @@ class Fence:
         self._context.set_forkserver_preload([build.__module__, *preload])
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._next_look = 0.0
         self._log = Path(tempfile.mkstemp(prefix="fence-", suffix=".log")[1])
 
     def __enter__(self) -> Fence:
@@ -131,22 +132,40 @@ class Fence:
 
     def run(self, task: Any) -> tuple[list[Any], Any]:
         """Run one task: the items it yielded and its return value. Raises FenceError; the fence stays usable."""
+        items, running = [], self.stream(task)
+        while True:
+            try:
+                items.append(next(running))
+            except StopIteration as end:
+                return items, end.value
+
+    def stream(self, task: Any) -> Generator[Any, None, Any]:
+        """Run one task, its items one by one as the caller takes them: a child that is ahead of its caller waits.
+
+        Returns the task's value. Raises FenceError; the fence stays usable, also where the caller stops half way.
+        """
         self.start()
         assert self._pipe is not None
         os.truncate(self._log, 0)
         self._pipe.send(task)
-        stage, items = "start", []
-        while True:
-            kind, value = self._receive(stage=stage, timeout_seconds=self.limits.timeout_seconds)
-            if kind == "stage":
-                stage = value
-            elif kind == "item":
-                items.append(value)
-            elif kind == "result":
-                return items, value
-            else:
-                reason, detail = value
-                raise FenceError(reason, detail, stage=stage, fatal=False)
+        stage, is_whole = "start", False
+        try:
+            while True:
+                kind, value = self._receive(stage=stage, timeout_seconds=self.limits.timeout_seconds)
+                if kind == "stage":
+                    stage = value
+                elif kind == "item":
+                    yield value
+                else:
+                    is_whole = True
+                    value, peak = value
+                    self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
+                    if kind == "result":
+                        return value
+                    raise FenceError(*value, stage=stage, fatal=False)
+        finally:
+            if not is_whole:
+                self._stop()  # What it would still send belongs to this task, not to the next.
 
     def restart(self) -> None:
         """End the child, so that the next task meets a fresh one."""
@@ -169,24 +188,31 @@ class Fence:
         assert self._pipe is not None
         deadline = time.monotonic() + timeout_seconds
         while True:
+            self._watch_memory(stage)
             try:
                 if self._pipe.poll(POLL_SECONDS):
                     return self._pipe.recv()
             except (EOFError, ConnectionError):
                 raise self._crash(stage) from None
-            memory = self.memory_bytes()
-            self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
-            if memory > self.limits.memory_bytes:
-                self._stop()
-                limit = self.limits.memory_bytes / 2**20
-                raise FenceError(
-                    "memory", f"used more than {limit:.0f} MiB while in {stage}; killed", stage=stage, fatal=True
-                )
             if time.monotonic() > deadline:
                 self._stop()
                 raise FenceError(
                     "hang", f"no progress for {timeout_seconds:g} s in {stage}; killed", stage=stage, fatal=True
                 )
+
+    def _watch_memory(self, stage: str) -> None:
+        """Look at the child's memory, at most every POLL_SECONDS, also while it sends without a pause."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + POLL_SECONDS
+        memory = self.memory_bytes()
+        self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
+        if memory > self.limits.memory_bytes:
+            self._stop()
+            limit = self.limits.memory_bytes / 2**20
+            raise FenceError(
+                "memory", f"used more than {limit:.0f} MiB while in {stage}; killed", stage=stage, fatal=True
+            )
 
     def _crash(self, stage: str) -> FenceError:
         self._process.join(timeout=10)
@@ -268,9 +294,15 @@ def _run_one(pipe: Connection, work: Work, task: Any) -> None:
             try:
                 pipe.send(("item", next(items)))
             except StopIteration as end:
-                pipe.send(("result", end.value))
+                pipe.send(("result", (end.value, _peak_memory_bytes())))
                 return
     except Exception as error:  # noqa: BLE001 - one clip's error, told with its kind
         reason = getattr(error, "reason", None) or "exception"
         text = str(error) if reason != "exception" else f"{type(error).__name__}: {error}"
-        pipe.send(("error", (reason, text[:2000])))
+        pipe.send(("error", ((reason, text[:2000]), _peak_memory_bytes())))
+
+
+def _peak_memory_bytes() -> int:
+    """The most resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

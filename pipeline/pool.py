@@ -64,6 +64,8 @@ class PoolConfig:
     """Longest time without progress on one clip before it is killed (seconds)."""
     max_worker_memory: int = 4096
     """Resident memory of one worker before the clip in it is killed (MiB)."""
+    detector_device: str = "auto"
+    """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector is dlib-cnn), cpu, cuda."""
     max_quarantined: int | None = None
     """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
     force_new: bool = False
@@ -74,6 +76,8 @@ class PoolConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; give {least} or more")
+        if self.detector_device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"--detector-device is {self.detector_device!r}; give one of auto, cpu, cuda")
         if self.clip_timeout <= 0:
             raise ValueError(f"--clip-timeout is {self.clip_timeout}; give more than 0 seconds")
 
@@ -135,6 +139,12 @@ def num_actors(config: PoolConfig, num_units: int) -> int:
     return max(1, min(os.cpu_count() or 1, num_units))
 
 
+def num_cluster_gpus() -> int:
+    """GPUs of the Ray cluster, which this joins."""
+    start_ray()
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
 def run_corpus(
     corpus: Corpus,
     output: str,
@@ -146,11 +156,13 @@ def run_corpus(
     arguments: Mapping[str, Any],
     config: PoolConfig,
     num_gpus: float = 0.0,
+    start_shared: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Run:
     """Plan the corpus into the ledger at `output`, run what is missing, audit, and write summary and manifest.
 
-    `actor(ledger_url=..., **arguments)` is built once in each Ray actor. Raises LedgerError if the output belongs to
-    another config or another run is writing it.
+    `actor(ledger_url=..., **arguments)` is built once in each Ray actor. start_shared: called once Ray runs, gives
+    further arguments, such as the handles of actors that all of them share. Raises LedgerError if the output belongs
+    to another config or another run is writing it.
     """
     started = time.monotonic()
     ledger = Ledger(_output_for(output, kind=kind, plan_config=plan_config, force_new=config.force_new))
@@ -174,6 +186,8 @@ def run_corpus(
             actor_arguments = {"ledger_url": ledger.storage.url, **arguments}
             say(f"{start_ray()}: {num_clips} clips in {len(units)} units on {num_actors(config, len(units))} actors")
             try:
+                if start_shared is not None:
+                    actor_arguments |= start_shared()
                 errors = run_units(
                     ledger, units, actor=actor, arguments=actor_arguments, config=config, num_gpus=num_gpus
                 )
@@ -212,6 +226,8 @@ def print_summary(run: Run) -> None:
         f"{summary['frames']} frames, {summary['examples']} examples; this run: {summary['processed']} clips in "
         f"{summary['seconds']:.1f} s ({summary['clips_per_second']:.2f} clips/s)"
     )
+    if summary["peak_worker_memory_mib"]:
+        say(f"peak memory of a worker: {summary['peak_worker_memory_mib']} MiB")
     for error in summary["errors"]:
         say(f"warning: a part of the run was tried again: {error}")
     if summary["quarantined"] or summary["retryable"]:
@@ -232,6 +248,7 @@ def _summary(ledger: Ledger, audit: Audit, *, units: Sequence[Unit], seconds: fl
     done_now = {clip.clip_id for unit in units if unit.unit_id in committed_now for clip in unit.clips}
     scored_now = [outcome for outcome in outcomes if outcome.clip_id in done_now and outcome.state is State.DONE]
     reasons = Counter(f"{outcome.state}: {outcome.reason}" for outcome in outcomes if outcome.reason)
+    peak_bytes = max((entry["facts"].get("peak_child_memory_bytes", 0) for entry in ledger.entries()), default=0)
     return {
         "inputs": audit.num_inputs,
         **audit.num_by_state,
@@ -244,6 +261,7 @@ def _summary(ledger: Ledger, audit: Audit, *, units: Sequence[Unit], seconds: fl
         "scored": len(scored_now),
         "seconds": round(seconds, 3),
         "clips_per_second": round(len(done_now) / seconds, 3) if seconds else 0.0,
+        "peak_worker_memory_mib": round(peak_bytes / 2**20),
         "audit": str(audit),
         "audit_holds": audit.holds,
     }

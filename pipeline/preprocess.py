@@ -7,8 +7,9 @@ shard and its sha256.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -18,12 +19,13 @@ import pyarrow.parquet as pq
 
 from pipeline import report
 from pipeline.corpus import LAYOUTS, read_corpus
-from pipeline.detection import find_weights, resolve_precision
+from pipeline.detection import find_weights, resolve_device, resolve_precision
 from pipeline.detection.boxes import read_boxes
-from pipeline.extract import ClipExtractor, ExtractConfig, detector_of, extract_config_of
+from pipeline.extract import ClipExtractor, Detect, ExtractConfig, detector_of, extract_config_of
 from pipeline.fence import FenceLimits
+from pipeline.gpu_detection import start_detectors
 from pipeline.ledger import Ledger, Unit
-from pipeline.pool import PoolConfig, Run, print_summary, run_corpus, say
+from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus, say
 from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, table_of
 from pipeline.storage import absolute_url, read_url
 
@@ -61,9 +63,11 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
 class PreprocessActor:
     """Turns one unit of clips into one committed shard of examples."""
 
-    def __init__(self, *, ledger_url: str, config: ExtractConfig, limits: FenceLimits) -> None:
+    def __init__(
+        self, *, ledger_url: str, config: ExtractConfig, limits: FenceLimits, shared_detect: Detect | None = None
+    ) -> None:
         self._ledger = Ledger(ledger_url)
-        self._extractor = ClipExtractor(config, limits=limits)
+        self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
 
     def run(self, unit: Unit) -> dict[str, Any]:
         examples: list[Example] = []
@@ -82,7 +86,9 @@ class PreprocessActor:
 
 def preprocess(config: PreprocessConfig) -> Run:
     """Preprocess what is missing of the input, and write summary, manifest and page."""
-    extract_config = resolved(extract_config_of(config))
+    asked = extract_config_of(config)
+    device = resolve_detector_device(config.detector_device, asked)
+    extract_config = resolved(asked, device=device)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
     run = run_corpus(
         corpus,
@@ -93,6 +99,7 @@ def preprocess(config: PreprocessConfig) -> Run:
         actor=PreprocessActor,
         arguments={"config": extract_config, "limits": config.limits},
         config=config,
+        start_shared=shared_detection(extract_config, device=device),
     )
     if config.page:
         examples = list(sample_examples(run.ledger, most=MOST_EXAMPLES_SHOWN))
@@ -103,14 +110,48 @@ def preprocess(config: PreprocessConfig) -> Run:
     return run
 
 
-def resolved(config: ExtractConfig) -> ExtractConfig:
+def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
+    """`cpu` or `cuda`, for --detector-device: auto is CUDA where the cluster has a GPU and the detector runs there.
+
+    Joins the cluster that RAY_ADDRESS names to ask it. Raises UsageError where cuda cannot be had.
+    """
+    if asked == "cpu" or config.boxes is not None:
+        return "cpu"
+    if config.detector != "dlib-cnn":
+        if asked == "cuda":
+            raise UsageError(
+                f"--detector-device is cuda, but {config.detector} runs on CPU alone; give --detector dlib-cnn or "
+                "--detector-device cpu"
+            )
+        return "cpu"
+    if os.environ.get("RAY_ADDRESS"):
+        has_gpu = num_cluster_gpus() >= 1
+        if asked == "cuda" and not has_gpu:
+            raise UsageError("--detector-device is cuda, but the Ray cluster has no GPU; add one, or give auto or cpu")
+        return "cuda" if has_gpu else "cpu"
+    return resolve_device(asked)  # A local Ray has what this machine has.
+
+
+def shared_detection(
+    config: ExtractConfig, *, device: str, num_gpus_each: float = 1.0
+) -> Callable[[], Mapping[str, Any]] | None:
+    """What starts the detectors that all actors of a run share, on CUDA; None on CPU, where each has its own."""
+    if device == "cpu":
+        return None
+    return lambda: {"shared_detect": start_detectors(config, device=device, num_gpus_each=num_gpus_each)}
+
+
+def resolved(config: ExtractConfig, *, device: str = "cpu") -> ExtractConfig:
     """The config with `auto` decided here, once, so that every actor of a cluster does the same arithmetic.
 
-    Raises UsageError for a wrong box list, weights file or option now, instead of in every actor.
+    device: cpu or cuda, where faces will be detected; this machine need not have it. Raises UsageError for a wrong box
+    list, weights file or option now, instead of in every actor.
     """
     values = asdict(config)
     if config.detector == "dlib-cnn":
-        values["detector_precision"] = resolve_precision(config.detector_precision, "cpu")
+        # Not resolve_precision(..., "cuda"): the driver of a cluster may have no GPU of its own.
+        is_bf16 = device == "cuda" and config.detector_precision == "auto"
+        values["detector_precision"] = "bf16" if is_bf16 else resolve_precision(config.detector_precision, "cpu")
     for name in PATH_FIELDS:
         if values[name] is not None:
             values[name] = absolute_url(values[name])

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import torch
 
 from pipeline import report
 from pipeline.checkpoint import load_checkpoint, read_checkpoint_info
 from pipeline.corpus import LAYOUTS, read_corpus
 from pipeline.dataset import normalised, read_pair
-from pipeline.extract import ClipExtractor, ExtractConfig, extract_config_of
+from pipeline.extract import ClipExtractor, Detect, ExtractConfig, extract_config_of
 from pipeline.fence import FenceLimits
 from pipeline.ledger import Ledger, Unit
-from pipeline.pool import PoolConfig, Run, print_summary, run_corpus, say, start_ray
-from pipeline.preprocess import plan_config_of, resolved, versions
+from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus, say
+from pipeline.preprocess import plan_config_of, resolve_detector_device, resolved, shared_detection, versions
 from pipeline.records import (
     CLIP_LABEL_SCHEMA,
     EMOTIONS,
@@ -41,6 +40,10 @@ from pipeline.storage import absolute_url
 
 KIND = "predictions"
 MOST_CLIPS_SHOWN = 60
+# Where network and detector share the GPUs: one detector on each (two do not fit), and up to 20 actors with a network
+# each, because they decode on CPUs and a network's turn is short.
+DETECTOR_GPU = 0.6
+ACTOR_GPU = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +126,11 @@ class ScoreActor:
         which: Any,
         device: str,
         batch_size: int,
+        shared_detect: Detect | None = None,
     ) -> None:
         torch.set_num_threads(1)
         self._ledger = Ledger(ledger_url)
-        self._extractor = ClipExtractor(config, limits=limits)
+        self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
         self._predictor = Predictor(checkpoint, which=which, device=device, batch_size=batch_size)
 
     def run(self, unit: Unit) -> dict[str, Any]:
@@ -184,7 +188,9 @@ def clip_label_of(clip: Clip, outcome: Outcome, probabilities: np.ndarray) -> Cl
 def score(config: ScoreConfig) -> Run:
     """Label what is missing of the input, and write summary, manifest and page."""
     info = read_checkpoint_info(config.checkpoint, config.epoch)
-    extract_config = _extract_config(config, info)
+    asked = _extract_config(config, info)
+    detector_device = resolve_detector_device(config.detector_device, asked)
+    extract_config = resolved(asked, device=detector_device)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
     device = _device(config.device)
     run = run_corpus(
@@ -203,7 +209,8 @@ def score(config: ScoreConfig) -> Run:
             "batch_size": config.batch_size,
         },
         config=config,
-        num_gpus=1.0 if device == "cuda" else 0.0,
+        num_gpus=_gpu_of_actor(device=device, detector_device=detector_device),
+        start_shared=shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU),
     )
     if config.page:
         write_page(run)
@@ -227,11 +234,16 @@ def _extract_config(config: ScoreConfig, info: dict[str, Any]) -> ExtractConfig:
     if not isinstance(saved, dict) or "detector" not in saved:
         raise UsageError(f"checkpoint {config.checkpoint} does not say how its examples were made; train it again")
     values = {**saved, "boxes": config.boxes, "detector_weights": config.detector_weights}
-    return resolved(extract_config_of(values))
+    return extract_config_of(values)
+
+
+def _gpu_of_actor(*, device: str, detector_device: str) -> float:
+    if device == "cpu":
+        return 0.0
+    return ACTOR_GPU if detector_device == "cuda" else 1.0
 
 
 def _device(asked: str) -> str:
     if asked == "auto":
-        start_ray()
-        return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+        return "cuda" if num_cluster_gpus() >= 1 else "cpu"
     return asked

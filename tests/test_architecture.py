@@ -26,20 +26,24 @@ ROOMS = {
     "checkpoint": {"models", "records", "storage"},
     "dataset": {"crops", "records", "storage"},
     "extract": {"corpus", "crops", "detection", "fence", "records", "video"},
+    "gpu_detection": {"extract", "records"},
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
     "pool": {"corpus", "fence", "ledger", "records"},
-    "preprocess": {"corpus", "detection", "extract", "fence", "ledger", "pool", "records", "report", "storage"},
+    "preprocess": {
+        "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "records", "report", "storage",
+    },
     "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage"},
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
     "score": {
-        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "pool", "preprocess", "records", "report", "storage",
+        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "pool", "preprocess", "records", "report",
+        "storage",
     },
 }  # fmt: skip
 
 # library -> rooms that may import it; a room not named here may not.
 LIBRARIES = {
-    "ray": {"pool", "train", "score"},
+    "ray": {"gpu_detection", "pool", "train"},
     "torch": {"models", "dataset", "checkpoint", "train", "score", "evaluate", "detection"},
     "decord": {"video"},
     "av": {"video", "synthetic"},
