@@ -1,0 +1,199 @@
+"""The measurements: their arithmetic exactly, and one tiny run of every part on real clips, detectors and Ray."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.benchmark import (
+    BenchmarkConfig,
+    Timing,
+    benchmark,
+    core_hours,
+    corpus_core_hours,
+    is_wrong,
+    machine,
+    net_macs,
+    print_tables,
+    spread,
+    steady,
+)
+
+pytestmark = pytest.mark.timeout(900)
+JOB = Path(__file__).resolve().parents[1] / "jobs" / "benchmark.py"
+
+
+def timings_of(worker, ends, *, cpu_per_piece=1.0, num_clips=2):
+    return [
+        Timing(
+            worker=worker, started=end - 1.0, ended=end, num_clips=num_clips, cpu_seconds=5.0 + cpu_per_piece * number
+        )
+        for number, end in enumerate(ends)
+    ]
+
+
+def test_a_spread_is_median_lowest_and_highest_of_what_was_measured():
+    assert spread([3.0, None, 1.0, 2.0, 10.0]) == {
+        "median": 2.5,
+        "min": 1.0,
+        "max": 10.0,
+        "values": [3.0, 1.0, 2.0, 10.0],
+    }
+    assert spread([None]) is None
+
+
+def test_core_hours_are_seconds_times_count():
+    assert core_hours(0.5, 7200) == 1.0
+
+
+def test_the_first_piece_of_a_worker_is_start_up_and_not_steady_state():
+    # 4 s for the first piece, then 2 clips and 1.5 CPU seconds every 2 s.
+    found = steady(timings_of(1, [14.0, 16.0, 18.0, 20.0], cpu_per_piece=1.5))
+    assert found == {
+        "clips_per_second": 1.0,
+        "core_seconds_per_clip": 0.75,
+        "job_core_seconds_per_clip": 0.75,
+        "seconds": 6.0,
+    }
+
+
+def test_two_workers_are_counted_while_both_are_at_work():
+    # From 12 (the second has begun) to 18 (the first is about to end): 2 clips every 2 s each.
+    found = steady(timings_of(1, [10, 12, 14, 16, 18]) + timings_of(2, [12, 14, 16, 18, 20, 22]))
+    assert found is not None
+    assert found["seconds"] == 6.0
+    assert found["clips_per_second"] == pytest.approx(2.0)
+    assert found["core_seconds_per_clip"] == pytest.approx(0.5)
+
+
+def test_within_a_piece_progress_is_even():
+    # Both at work from 11 to 13: the first did 4 of 4 clips in 2 s, the second half of its piece of 4.
+    found = steady(timings_of(1, [11, 13], num_clips=4) + timings_of(2, [10, 14], num_clips=4))
+    assert found is not None
+    assert found["clips_per_second"] == pytest.approx((4 + 2) / 2)
+
+
+def test_the_whole_job_counts_what_ray_uses_beside_the_workers():
+    one, two = (
+        Timing(worker=1, started=0, ended=end, num_clips=2, cpu_seconds=end, job_cpu_seconds=1.5 * end)
+        for end in (4.0, 8.0)
+    )
+    found = steady([one, two])
+    assert found is not None
+    assert (found["core_seconds_per_clip"], found["job_core_seconds_per_clip"]) == (2.0, 3.0)
+
+
+def test_workers_that_never_worked_at_once_have_no_steady_state():
+    assert steady(timings_of(1, [10.0])) is None
+    assert steady(timings_of(1, [10.0, 12.0]) + timings_of(2, [20.0, 22.0])) is None
+
+
+def test_the_net_does_3_91_thousand_million_multiplications_for_a_frame_of_caer():
+    assert net_macs(height=400, width=712) / 1e9 == pytest.approx(3.91, abs=0.005)
+
+
+def test_a_frame_is_wrong_if_another_is_nearer():
+    rng = np.random.default_rng(0)
+    reference = rng.integers(0, 256, (5, 6, 8, 3)).astype(np.uint8)
+    nearly = np.clip(reference[2].astype(int) + 1, 0, 255).astype(np.uint8)
+    assert not is_wrong(nearly, 2, reference=reference)
+    assert is_wrong(nearly, 3, reference=reference)
+    assert is_wrong(nearly, 5, reference=reference)
+    assert is_wrong(nearly[:4], 2, reference=reference)
+
+
+def test_a_still_scene_has_no_wrong_frames():
+    reference = np.full((4, 6, 8, 3), 90, np.uint8)
+    assert not any(is_wrong(reference[0], index, reference=reference) for index in range(4))
+
+
+def test_core_hours_of_caer_add_detection_and_decoding():
+    detectors = {"dlib-cnn fp32": {"cpu_ms": {"median": 100.0}}}
+    ways = {"auto": {"cpu_ms_per_frame_of_clip": {"median": 1.0}}, "auto, every frame": {}}
+    eight, every = corpus_core_hours({"detect": {"detectors": detectors}, "decode": {"ways": ways}})
+    assert eight["detect"] == pytest.approx(13_201 * 8 * 0.1 / 3600)
+    assert eight["total"] == pytest.approx(eight["detect"] + 1_107_877 * 0.001 / 3600)
+    assert every["detect"] == every["total"] == pytest.approx(1_107_877 * 0.1 / 3600)
+    assert every["decode"] is None
+
+
+def test_the_machine_is_described():
+    told = machine()
+    assert told["cores"] >= 1
+    assert {"python", "torch", "decord", "ray"} <= set(told["versions"])
+
+
+def test_a_wrong_part_is_one_line_and_exit_code_2():
+    ended = subprocess.run([sys.executable, JOB, "everything"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "everything" in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    output = tmp_path_factory.mktemp("benchmark")
+    config = BenchmarkConfig(
+        part="all",
+        output=str(output),
+        rounds=1,
+        frames_per_clip=1,
+        num_clips=4,
+        clips_per_shard=1,
+        baseline_clips=2,
+    )
+    found = benchmark(config)
+    assert json.loads((output / "benchmark.json").read_text()) == found
+    return found
+
+
+def test_detect_tells_time_bound_and_boxes_of_each_detector(results):
+    part = results["detect"]
+    assert set(part["detectors"]) == {"dlib-cnn fp32", "dlib-cnn bf16", "dlib-cnn-reference", "dlib-hog"}
+    assert all(gflops > 0 for gflops in part["peak_gflops"].values())
+    ours = part["detectors"]["dlib-cnn fp32"]
+    assert ours["same_boxes_as_dlib"]
+    assert ours["num_faces"] == 1
+    assert sum(ours["parts_cpu_ms"].values()) == pytest.approx(ours["cpu_ms"]["median"])
+    assert ours["share_of_bound"] == pytest.approx(ours["bound_ms"] / ours["cpu_ms"]["median"])
+    assert part["detectors"]["dlib-cnn-reference"]["times_dlib"] == 1.0
+
+
+def test_decode_shows_decords_wrong_frames_and_none_of_ours(results):
+    ways = results["decode"]["ways"]
+    assert ways["auto"]["num_wrong"] == ways["auto, every frame"]["num_wrong"] == 0
+    assert ways["auto"]["clips_failed"] == 0
+    assert ways["decord"]["num_wrong"] > 0
+    assert ways["auto"]["cpu_ms_per_clip"]["median"] > 0
+    clips = results["decode"]["clips"]
+    assert all(row["decoders"]["auto"]["decoder_reason"] for row in clips.values())
+    assert len(clips) == results["decode"]["num_clips"] == 4 + 9
+
+
+def test_preprocess_has_every_contender_its_ratios_and_the_baselines_boxes(results):
+    part = results["preprocess"]
+    assert set(part["contenders"]) == {"plain loop", "one actor", "two actors", "baseline script"}
+    for name, row in part["contenders"].items():
+        assert row["worker_peak_memory_bytes"]["median"] > 50 * 2**20, name
+        assert 0 <= row["start_seconds"]["median"] < row["total_seconds"]["median"], name
+    for name in ("plain loop", "one actor"):
+        assert part["contenders"][name]["clips_per_second"]["median"] > 0
+    with_ray = part["contenders"]["one actor"]
+    assert with_ray["job_core_seconds_per_clip"]["median"] > with_ray["core_seconds_per_clip"]["median"]
+    assert part["ratios"]["one actor / plain loop, clips/s"]["median"] > 0
+    assert part["ray_init_seconds"]["median"] > 0
+    boxes = part["boxes_beside_baseline"]
+    assert boxes["baseline"] == boxes["ours_too"] == 2
+    assert boxes["mean_iou"] > 0.9
+
+
+def test_everything_is_printed_as_tables(results, capsys):
+    print_tables(results)
+    shown = capsys.readouterr().out
+    for title in ("Detect: 712x400", "Decode: 1 frames", "Preprocess: 4 clips", "Core-hours for CAER"):
+        assert title in shown
+    assert "two actors / one actor" in shown
+    assert results["machine"]["cpu"] in shown
