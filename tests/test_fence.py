@@ -10,7 +10,7 @@ from fence_work import build
 
 from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
 
-LIMITS = FenceLimits(timeout_seconds=2.0, memory_bytes=150 * 2**20, start_seconds=60)
+LIMITS = FenceLimits(timeout_seconds=2.0, memory_bytes=500 * 2**20, start_seconds=60)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_slow_progress_is_no_hang(fence):
 
 
 def test_a_memory_hog_is_killed(fence):
-    with pytest.raises(FenceError, match="more than 150 MiB") as caught:
+    with pytest.raises(FenceError, match="more than 500 MiB") as caught:
         fence.run({"kind": "memory"})
     assert caught.value.reason == "memory"
 
