@@ -8,8 +8,10 @@ decoder, runs all of it (`build_work`) or, where a detector that many actors sha
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -29,6 +31,8 @@ from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
 from pipeline.records import Clip, Example, Face, Outcome, State
 from pipeline.video import DECODERS, DecodeReport, Frame, Sampling, open_clip, read_image
 
+MOST_TRIES = 2
+MOST_TRIES_KILLED = 3
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 RETRY_DETECTORS = ("dlib-cnn", "dlib-cnn-reference")
 MOST_DETECT_EVERY = 32
@@ -396,7 +400,9 @@ class ClipExtractor:
     def extract(self, clip: Clip) -> tuple[list[Example], Outcome]:
         """The clip's examples in order, and how it ended. Never raises for what the clip's bytes do.
 
-        A clip that kills its child or raises something unforeseen is tried again once in a fresh child.
+        A clip that kills its child or raises something unforeseen is tried again once in a fresh child, and is then
+        quarantined. One whose child was killed from outside is tried twice more and is then retryable: the next clip
+        would have met the same.
         """
         started = time.monotonic()
 
@@ -409,25 +415,29 @@ class ClipExtractor:
                 return self._run(clip, path, ended)
         except FileNotFoundError:
             return [], ended(State.QUARANTINED, reason="missing", stage="fetch", detail=f"no file at {clip.path}")
-        except (PermissionError, IsADirectoryError) as error:
-            return [], ended(State.QUARANTINED, reason="unreadable", stage="fetch", detail=_in_words(error))
         except OSError as error:
-            return [], ended(State.RETRYABLE, reason="store_failed", stage="fetch", detail=_in_words(error))
+            detail = _in_words(error)
+            if local_path(clip.url) is not None and isinstance(error, PermissionError | IsADirectoryError):
+                return [], ended(State.QUARANTINED, reason="unreadable", stage="fetch", detail=detail)
+            return [], ended(State.RETRYABLE, reason="store_failed", stage="fetch", detail=detail)
 
     def _run(self, clip: Clip, path: Path, ended: Callable[..., Outcome]) -> tuple[list[Example], Outcome]:
         task = {"clip": clip, "path": path, "boxes": self._boxes.get(clip.path, [])}
-        for attempt in (1, 2):
+        for attempt in range(1, MOST_TRIES_KILLED + 1):
             try:
                 examples, facts = self._examples(task)
             except DetectionError as error:
                 facts = {"reason": "detector_failed", "stage": "detect", "detail": str(error)}
                 return [], ended(State.RETRYABLE, attempts=attempt, **facts)
             except FenceError as error:
-                if attempt == 1 and (error.fatal or error.reason == "exception"):
+                was_killed = error.reason == "killed"
+                may_differ = error.fatal or error.reason == "exception"
+                if may_differ and attempt < (MOST_TRIES_KILLED if was_killed else MOST_TRIES):
                     self.fence.restart()
                     continue
                 facts = {"reason": error.reason, "stage": error.stage, "detail": error.detail}
-                return [], ended(State.QUARANTINED, attempts=attempt, **facts)
+                state = State.RETRYABLE if was_killed else State.QUARANTINED
+                return [], ended(state, attempts=attempt, **facts)
             if examples:
                 return examples, ended(State.DONE, attempts=attempt, **facts)
             reason = "no_box_given" if self._config.boxes is not None else "no_face_found"
@@ -472,7 +482,9 @@ def local_file(clip: Clip) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:
         neutral = Path(folder) / "clip"
         if local is not None:
-            with open(local, "rb"):  # Missing or unreadable is said here, in the clip's own name.
+            if not stat.S_ISREG(os.stat(local).st_mode):  # Opening a FIFO would wait for ever.
+                raise IsADirectoryError(errno.EISDIR, "not a regular file")
+            with open(local, "rb"):  # Unreadable is said here, in the clip's own name.
                 neutral.symlink_to(os.path.abspath(local))
         else:
             # One GET: range reads made 10 to 300 requests a clip. get_file, because opening a URL reads "::" in a name

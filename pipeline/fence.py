@@ -54,8 +54,8 @@ class FenceLimits:
 class FenceError(Exception):
     """A task that did not end well.
 
-    reason: crash, hang, memory, exception, or the `reason` of the work's own error. stage: where it was. fatal: whether
-    the child is gone.
+    reason: crash, killed (from outside), hang, memory, exception, or the `reason` of the work's own error. stage: where
+    it was. fatal: whether the child is gone.
     """
 
     def __init__(self, reason: str, detail: str, *, stage: str, fatal: bool) -> None:
@@ -221,7 +221,9 @@ class Fence:
         last_words = self._log.read_text(errors="replace").strip().splitlines()[-1:]
         self._stop()
         detail = f"the worker ended with {name} in {stage}" + "".join(f": {line[:300]}" for line in last_words)
-        return FenceError("crash", detail, stage=stage, fatal=True)
+        # No decoder kills itself so, and it was not us: a person, or the system when its memory ran out.
+        reason = "killed" if name == "SIGKILL" else "crash"
+        return FenceError(reason, detail, stage=stage, fatal=True)
 
     def _stop(self) -> None:
         if self._pipe is not None:

@@ -204,18 +204,20 @@ def test_odd_names_are_read(extractor, tmp_path, corpus, name):
     assert len(examples) == 2
 
 
-def test_a_clip_that_kills_its_child_is_tried_again_and_named(tmp_path, corpus, monkeypatch):
+def test_a_clip_that_kills_its_child_costs_itself_alone(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr("pipeline.extract.build_work", crashing_work)
     extractor = ClipExtractor(ExtractConfig(detector="dlib-hog"), limits=FenceLimits())
     good = sorted((corpus / "train" / "Happy").glob("*.avi"))[0]
-    for name in ("good-1.avi", "poison.avi", "good-2.avi"):
+    names = ("good-1.avi", "SIGSEGV.avi", "good-2.avi", "SIGKILL.avi", "good-3.avi")
+    for name in names:
         shutil.copy(good, tmp_path / name)
-    outcomes = [extractor.extract(clip_at(tmp_path / name))[1] for name in ("good-1.avi", "poison.avi", "good-2.avi")]
+    outcomes = [extractor.extract(clip_at(tmp_path / name))[1] for name in names]
     extractor.fence.close()
-    assert [outcome.state for outcome in outcomes] == [State.DONE, State.QUARANTINED, State.DONE]
-    poison = outcomes[1]
-    assert (poison.reason, poison.stage, poison.attempts) == ("crash", "decode", 2)
+    assert [outcome.state for outcome in outcomes[::2]] == [State.DONE] * 3
+    poison, killed = outcomes[1::2]
+    assert (poison.state, poison.reason, poison.stage, poison.attempts) == ("quarantined", "crash", "decode", 2)
     assert "SIGSEGV" in poison.detail
+    assert (killed.state, killed.reason, killed.attempts) == ("retryable", "killed", 3)
 
 
 def crashing_work(config):
@@ -227,9 +229,9 @@ def crashing_work(config):
     work = build_work(config)
 
     def crash_on_poison(task, stage):
-        if task["clip"].path.startswith("poison"):
+        if task["clip"].path.startswith("SIG"):
             stage("decode")
-            os.kill(os.getpid(), signal.SIGSEGV)
+            os.kill(os.getpid(), getattr(signal, task["clip"].path.removesuffix(".avi")))
         return (yield from work(task, stage))
 
     return crash_on_poison
