@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -21,6 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import fsspec
 import numpy as np
+import psutil
 
 from pipeline.corpus import local_path
 from pipeline.crops import crop_face, encode_image, make_context, select_faces
@@ -31,6 +33,7 @@ from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
 from pipeline.records import Clip, Example, Face, Outcome, State
 from pipeline.video import DECODERS, DecodeReport, Frame, Sampling, open_clip, read_image
 
+SCRATCH_PREFIX = "emotion-pipeline-clip-"
 MOST_TRIES = 2
 MOST_TRIES_KILLED = 3
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -384,6 +387,7 @@ class ClipExtractor:
         self._config = config
         self._shared_detect = shared_detect
         self._boxes = read_boxes(config.boxes) if config.boxes is not None else {}
+        sweep_scratch()
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         repository = str(Path(__file__).resolve().parents[1])
@@ -479,7 +483,7 @@ def local_file(clip: Clip) -> Iterator[Path]:
     FFmpeg reads patterns, protocols and playlists out of names; this one has none. Raises OSError.
     """
     local = local_path(clip.url)
-    with tempfile.TemporaryDirectory(prefix="clip-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-") as folder:
         neutral = Path(folder) / "clip"
         if local is not None:
             if not stat.S_ISREG(os.stat(local).st_mode):  # Opening a FIFO would wait for ever.
@@ -493,6 +497,14 @@ def local_file(clip: Clip) -> Iterator[Path]:
             filesystem = fsspec.filesystem(protocol)
             filesystem.get_file(clip.url, str(neutral))
         yield neutral
+
+
+def sweep_scratch() -> None:
+    """Remove the copies of clips that killed actors of this user left in the temporary folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
+        pid = folder.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_words(error: OSError) -> str:

@@ -20,8 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -95,7 +94,7 @@ class Fence:
         self._process: Any = None
         self._pipe: Connection | None = None
         self._next_look = 0.0
-        self._log = Path(tempfile.mkstemp(prefix="fence-", suffix=".log")[1])
+        self._log: IO[bytes] | None = None
 
     def __enter__(self) -> Fence:
         return self
@@ -113,9 +112,10 @@ class Fence:
         if self._process is not None and self._process.is_alive():
             return
         self._stop()
-        self._log.write_bytes(b"")
+        descriptor, log = tempfile.mkstemp(prefix="fence-", suffix=".log")
+        self._log = open(descriptor, "rb+")  # noqa: SIM115 - closed by _stop
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._build, self._arguments, str(self._log))
+        arguments = (theirs, self._build, self._arguments, log)
         self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
         with _without_main_module():
             self._process.start()
@@ -146,7 +146,8 @@ class Fence:
         """
         self.start()
         assert self._pipe is not None
-        os.truncate(self._log, 0)
+        assert self._log is not None
+        self._log.truncate(0)
         self._pipe.send(task)
         stage, is_whole = "start", False
         try:
@@ -172,9 +173,8 @@ class Fence:
         self._stop()
 
     def close(self) -> None:
-        """End the child and remove its log."""
+        """End the child."""
         self._stop()
-        self._log.unlink(missing_ok=True)
 
     def memory_bytes(self) -> int:
         """Resident memory of the child, bytes; 0 if none runs."""
@@ -218,7 +218,9 @@ class Fence:
         self._process.join(timeout=10)
         code = self._process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        last_words = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        assert self._log is not None
+        self._log.seek(0)
+        last_words = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
         self._stop()
         detail = f"the worker ended with {name} in {stage}" + "".join(f": {line[:300]}" for line in last_words)
         # No decoder kills itself so, and it was not us: a person, or the system when its memory ran out.
@@ -228,12 +230,14 @@ class Fence:
     def _stop(self) -> None:
         if self._pipe is not None:
             self._pipe.close()
+        if self._log is not None:
+            self._log.close()
         if self._process is not None:
             # SIGKILL, not SIGTERM: a decoder that spins with the GIL held never runs a Python signal handler.
             self._process.kill()
             self._process.join()
             self._process.close()
-        self._process = self._pipe = None
+        self._process = self._pipe = self._log = None
 
 
 @contextlib.contextmanager
@@ -270,6 +274,7 @@ def _serve(pipe: Connection, build: Callable[..., Work], arguments: dict[str, An
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.unlink(log)  # Both ends hold it open; so it is gone with them, however they are killed.
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     for name in set(os.environ) - set(KEPT_ENVIRONMENT):

@@ -1,7 +1,11 @@
 """Preprocess on real Ray: every input in one state, shards that plain readers read, reruns that do what is missing."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -12,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.crops import decode_image, masked_region
-from pipeline.extract import ClipExtractor, ExtractConfig
+from pipeline.extract import SCRATCH_PREFIX, ClipExtractor, ExtractConfig, sweep_scratch
 from pipeline.fence import FenceLimits
 from pipeline.ledger import Ledger, LedgerError
 from pipeline.preprocess import PreprocessConfig, preprocess
@@ -186,6 +190,15 @@ def clip_at(path):
 def test_a_missing_file_is_quarantined_with_its_reason(extractor, tmp_path):
     examples, outcome = extractor.extract(clip_at(tmp_path / "gone.mp4"))
     assert (examples, outcome.state, outcome.reason, outcome.stage) == ([], State.QUARANTINED, "missing", "fetch")
+
+
+def test_what_a_killed_actor_left_is_swept_and_a_live_one_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for pid in (int(ended.stdout), os.getpid()):
+        (tmp_path / f"{SCRATCH_PREFIX}{pid}-x").mkdir()
+    sweep_scratch()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SCRATCH_PREFIX}{os.getpid()}-x"]
 
 
 def test_a_folder_named_like_a_video_is_quarantined(extractor, tmp_path):
