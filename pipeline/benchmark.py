@@ -246,7 +246,7 @@ def usable_clips(source: str, fence: Fence, *, most: int) -> list[Clip]:
 
 
 def other_encodings(clips: Sequence[Clip], folder: Path, *, num_clips: int = 3) -> list[Clip]:
-    """The first clips again in forms that CAER and the web have, and in which seeking by packets goes astray."""
+    """The first clips again in common forms in which seeking by packets goes astray."""
     made = folder / "encodings"
     made.mkdir()
     for number, clip in enumerate(clips[:num_clips]):
@@ -380,11 +380,15 @@ def measure_decode(clips: Sequence[Clip], fence: Fence, *, config: BenchmarkConf
     num_frames = config.frames_per_clip
     taken: dict[str, list[dict[str, float]]] = {way: [] for way in _TIMED}
     rows: dict[str, dict[str, Any]] = {}
+    without_reference: dict[str, str] = {}
     for clip in clips:
-        row: dict[str, Any] = {"decoders": {}}
+        try:
+            reference = _decode(fence, "reference", clip, num_frames=num_frames)["small"]
+        except FenceError as error:
+            without_reference[clip.path] = f"{error.reason}: {error.detail}"
+            continue
+        row: dict[str, Any] = {"num_frames": len(reference), "decoders": {}}
         rows[clip.path] = row
-        reference = _decode(fence, "reference", clip, num_frames=num_frames)["small"]
-        row["num_frames"] = len(reference)
         for way in _TIMED:
             try:
                 found = _decode(fence, way, clip, num_frames=num_frames)
@@ -396,7 +400,8 @@ def measure_decode(clips: Sequence[Clip], fence: Fence, *, config: BenchmarkConf
             chosen = {key: found[key] for key in ("decoder", "decoder_reason") if key in found}
             row["decoders"][way] = {"num_sampled": len(found["indexes"]), "num_wrong": wrong, **chosen}
     # Only clips that every way can read are timed, so that the sums are of the same work.
-    timed = [clip for clip in clips if not any("failed" in row for row in rows[clip.path]["decoders"].values())]
+    failed = {path for path, row in rows.items() if any("failed" in each for each in row["decoders"].values())}
+    timed = [clip for clip in clips if clip.path in rows and clip.path not in failed]
     for _ in range(config.rounds):
         seconds: dict[str, dict[str, float]] = {way: {"cpu_seconds": 0.0, "wall_seconds": 0.0} for way in _TIMED}
         for clip in timed:
@@ -431,6 +436,7 @@ def measure_decode(clips: Sequence[Clip], fence: Fence, *, config: BenchmarkConf
         "frames_per_clip": num_frames,
         "ways": {way: summary(way) for way in _TIMED},
         "clips": rows,
+        "without_reference": without_reference,
     }
 
 
@@ -476,7 +482,8 @@ _TIMED = {"auto": _our_frames, "decord": _decord_frames, EVERY_FRAME: _every_fra
 def _sequential(path: Path) -> Iterator[np.ndarray]:
     """Every frame, small, by the plainest use of PyAV: the truth about which frame is which."""
     with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
+        stream: Any = container.streams.best("video")
+        for frame in container.decode(stream):
             yield _small(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
 
 
