@@ -279,7 +279,8 @@ class Ledger:
             for shard in entry["shards"]:
                 if stored.get(shard["path"]) != shard["bytes"]:
                     problems.append(
-                        f"shard {shard['path']} has {stored.get(shard['path'], 'no')} bytes, not {shard['bytes']}"
+                        f"shard {shard['path']} has {stored.get(shard['path'], 'no')} bytes, not {shard['bytes']} "
+                        f"(put it back, or delete ledger/{entry['unit']}.json and run again)"
                     )
             num_rows = sum(row["num_examples"] for row in entry["outcomes"])
             if entry["shards"] and entry["shards"][0]["rows"] != num_rows:
@@ -312,7 +313,9 @@ class Ledger:
         return orphans
 
     def finish(self, audit: Audit, *, input_description: str) -> dict[str, Any]:
-        """Write outcomes.jsonl, manifest.json and, if the audit holds, _SUCCESS. Returns the manifest.
+        """Write outcomes.jsonl, manifest.json and, if the audit holds and nothing is pending, _SUCCESS.
+
+        Returns the manifest.
 
         The manifest names neither a time nor a run, so that a rerun with nothing to do leaves it byte for byte.
         """
@@ -327,8 +330,10 @@ class Ledger:
             "shards": self.shards(),
         }
         self.storage.put("manifest.json", _json(manifest))
-        if audit.holds:
+        if audit.holds and not self.pending_units():
             self.storage.put("_SUCCESS", b"")
+        else:
+            self.reopen()
         return manifest
 
     def reopen(self) -> None:

@@ -200,7 +200,7 @@ def run_corpus(
         problems = (*audit.problems, *_not_planned(corpus, ledger))
         audit = replace(audit, problems=problems)
         ledger.finish(audit, input_description=corpus.description)
-        summary = _summary(ledger, audit, units=units, seconds=time.monotonic() - started)
+        summary = _summary(ledger, audit, kind=kind, units=units, seconds=time.monotonic() - started)
         summary |= {"ignored": len(corpus.ignored), "orphans_swept": len(orphans), "errors": errors}
         ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         ignored = [asdict(ignored) for ignored in corpus.ignored]
@@ -242,11 +242,12 @@ def _not_planned(corpus: Corpus, ledger: Ledger) -> list[str]:
     return [f"{len(missing)} inputs are not in the plan: {', '.join(missing[:5])}"] if missing else []
 
 
-def _summary(ledger: Ledger, audit: Audit, *, units: Sequence[Unit], seconds: float) -> dict[str, Any]:
+def _summary(ledger: Ledger, audit: Audit, *, kind: str, units: Sequence[Unit], seconds: float) -> dict[str, Any]:
+    """Counts over the whole output, and of this run: `processed` clips got a state, `scored` ones a label."""
     outcomes = ledger.outcomes()
     committed_now = {unit.unit_id for unit in units} - {unit.unit_id for unit in ledger.pending_units()}
-    done_now = {clip.clip_id for unit in units if unit.unit_id in committed_now for clip in unit.clips}
-    scored_now = [outcome for outcome in outcomes if outcome.clip_id in done_now and outcome.state is State.DONE]
+    ended_now = {clip.clip_id for unit in units if unit.unit_id in committed_now for clip in unit.clips}
+    done_now = sum(outcome.clip_id in ended_now and outcome.state is State.DONE for outcome in outcomes)
     reasons = Counter(f"{outcome.state}: {outcome.reason}" for outcome in outcomes if outcome.reason)
     peak_bytes = max((entry["facts"].get("peak_child_memory_bytes", 0) for entry in ledger.entries()), default=0)
     return {
@@ -257,10 +258,10 @@ def _summary(ledger: Ledger, audit: Audit, *, units: Sequence[Unit], seconds: fl
         "examples": sum(outcome.num_examples for outcome in outcomes),
         "boxes_clamped": sum(outcome.num_boxes_clamped for outcome in outcomes),
         "reasons": dict(sorted(reasons.items())),
-        "processed": len(done_now),
-        "scored": len(scored_now),
+        "processed": len(ended_now),
+        "scored" if kind == "predictions" else "preprocessed": done_now,
         "seconds": round(seconds, 3),
-        "clips_per_second": round(len(done_now) / seconds, 3) if seconds else 0.0,
+        "clips_per_second": round(len(ended_now) / seconds, 3) if seconds else 0.0,
         "peak_worker_memory_mib": round(peak_bytes / 2**20),
         "audit": str(audit),
         "audit_holds": audit.holds,

@@ -222,12 +222,31 @@ def test_finishing_twice_gives_the_same_manifest(local):
     assert local.storage.read("manifest.json") == first
 
 
-def test_success_is_not_said_when_the_audit_fails(local):
+def test_success_is_said_only_when_the_audit_holds_and_nothing_is_pending(local):
     local.plan(CLIPS, **PLAN)
-    entry = commit(local, local.pending_units()[0])
+    units = local.pending_units()
+    entry = commit(local, units[0])
+    local.finish(local.audit(), input_description="four clips")
+    assert not local.storage.exists("_SUCCESS")
+    for unit in units[1:]:
+        commit(local, unit)
+    local.finish(local.audit(), input_description="four clips")
+    assert local.storage.exists("_SUCCESS")
     local.storage.delete(entry["shards"][0]["path"])
     local.finish(local.audit(), input_description="four clips")
     assert not local.storage.exists("_SUCCESS")
+
+
+def test_a_lost_shard_is_made_again_once_its_entry_is_deleted(local):
+    local.plan(CLIPS, **PLAN)
+    for unit in local.pending_units():
+        commit(local, unit)
+    local.storage.delete(local.shards()[0]["path"])
+    assert "delete ledger/g000-u000000.json and run again" in str(local.audit())
+    local.storage.delete("ledger/g000-u000000.json")
+    [again] = local.pending_units()
+    commit(local, again)
+    assert local.audit().holds
 
 
 def test_a_second_run_on_one_output_is_refused(ledger):
