@@ -8,7 +8,9 @@ pair: class = (scene + shift of the expression) mod 7. Either stream alone there
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,13 +112,19 @@ def make_corpus(
     share no scene, place, size or tint. Returns what was written. Raises ModuleNotFoundError without scikit-image.
     """
     folder = Path(folder)
-    portraits = _portraits()
     clips = plan_corpus(clips_per_class=clips_per_class)
-    for index, clip in enumerate(clips):
+    portraits = _portraits()
+
+    def make(index: int) -> None:
+        clip = clips[index]
         rng = np.random.default_rng((seed, SPLITS.index(clip.split), index))
         assert clip.scene
         assert clip.expression
         _write_clip(folder / clip.path, _frames(rng, clip.scene, portraits[clip.expression]))
+
+    # Pillow, NumPy and FFmpeg let go of the interpreter while they draw and encode.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(make, range(len(clips))))
     rng = np.random.default_rng((seed, len(SPLITS)))
     _write_clip(folder / FACELESS_PATH, _frames(rng, "meadow", None))
     # The index of an mp4 lies at its end: what a broken upload leaves cannot be opened.
