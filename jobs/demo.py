@@ -20,7 +20,7 @@ class DemoConfig:
 
     output: str = "demo"
     """Folder of everything that the demo makes; it is emptied first."""
-    epochs: int = 14
+    epochs: int = 16
     """Epochs of training (count)."""
     show: bool = True
     """Open the last page in a browser, if there is one."""
