@@ -32,7 +32,7 @@ def main(config: DemoConfig) -> int:
     print("Making a SYNTHETIC corpus: one real face, bent into three expressions, on seven drawn scenes.")
     make_corpus(top / "corpus", clips_per_class=(9, 3, 3))
     shutil.copytree(top / "corpus" / "test", top / "new")
-    small = f"--batch-size 16 --lr 0.02 --dropout 0.2 --input-px 48 --epochs {config.epochs}"
+    small = f"--batch-size 16 --lr 0.02 --dropout 0.2 --input-px 32 --epochs {config.epochs}"
     for command in (
         f"preprocess.py --input {top}/corpus --output {top}/data --frames-per-clip 4",
         f"train.py --data {top}/data --output {top}/run {small}",
