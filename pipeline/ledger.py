@@ -250,15 +250,7 @@ class Ledger:
     def outcomes(self) -> list[Outcome]:
         """One outcome for every planned clip, sorted by path: that of its latest unit, or retryable if that is not
         committed."""
-        entries = {entry["unit"]: entry for entry in self.entries()}
-        latest: dict[str, Outcome] = {}
-        for unit in self.units():
-            entry = entries.get(unit.unit_id)
-            if entry is not None:
-                latest.update({row["clip_id"]: outcome_of(row) for row in entry["outcomes"]})
-            else:
-                latest.update({clip.clip_id: _not_finished(clip) for clip in unit.clips})
-        return sorted(latest.values(), key=lambda outcome: (outcome.path, outcome.clip_id))
+        return _outcomes(self.units(), self.entries())
 
     def shards(self, table: str | None = None) -> list[dict[str, Any]]:
         """Every committed shard, sorted by unit; of one table only if named."""
@@ -267,8 +259,8 @@ class Ledger:
 
     def audit(self) -> Audit:
         """Check that every planned clip has one state, and that every committed shard is there with its rows."""
-        entries = self.entries()
-        planned = {unit.unit_id: [clip.clip_id for clip in unit.clips] for unit in self.units()}
+        entries, units = self.entries(), self.units()
+        planned = {unit.unit_id: [clip.clip_id for clip in unit.clips] for unit in units}
         problems, written = [], Counter[str]()
         stored = {name: size for table in _tables(entries) for name, size in self.storage.sizes(table).items()}
         for entry in entries:
@@ -288,7 +280,7 @@ class Ledger:
         twice = [clip_id for clip_id, count in written.items() if count > 1]
         if twice:
             problems.append(f"{len(twice)} clips are done in more than one unit: {_some(twice)}")
-        outcomes = self.outcomes()
+        outcomes = _outcomes(units, entries)
         inputs = {clip_id for clip_ids in planned.values() for clip_id in clip_ids}
         missing = inputs - {outcome.clip_id for outcome in outcomes}
         if missing:
@@ -323,11 +315,13 @@ class Ledger:
         outcomes = self.outcomes()
         lines = [json.dumps(asdict(outcome), ensure_ascii=False) for outcome in outcomes]
         self.storage.put("outcomes.jsonl", "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+        shards = self.shards()
+        num_rows = sum(shard["rows"] for shard in shards)
         manifest = {
             **info,
             "input": input_description,
-            "counts": {"inputs": audit.num_inputs, **audit.num_by_state, "rows": self._num_rows()},
-            "shards": self.shards(),
+            "counts": {"inputs": audit.num_inputs, **audit.num_by_state, "rows": num_rows},
+            "shards": shards,
         }
         self.storage.put("manifest.json", _json(manifest))
         if audit.holds and not self.pending_units():
@@ -343,9 +337,6 @@ class Ledger:
     def lock(self) -> RunLock:
         """A lock on this output; use it as a context manager around everything that writes."""
         return RunLock(self.storage)
-
-    def _num_rows(self) -> int:
-        return sum(shard["rows"] for shard in self.shards())
 
     def _generations(self) -> list[str]:
         return [name for name in self.storage.sizes("plan") if name.endswith(".arrow")]
@@ -455,6 +446,18 @@ def _leaf_columns(schema: pa.Schema) -> list[str]:
 
 def _tables(entries: Iterable[Mapping[str, Any]]) -> set[str]:
     return {shard["table"] for entry in entries for shard in entry["shards"]}
+
+
+def _outcomes(units: Iterable[Unit], entries: Iterable[Mapping[str, Any]]) -> list[Outcome]:
+    by_unit = {entry["unit"]: entry for entry in entries}
+    latest: dict[str, Outcome] = {}
+    for unit in units:
+        entry = by_unit.get(unit.unit_id)
+        if entry is not None:
+            latest.update({row["clip_id"]: outcome_of(row) for row in entry["outcomes"]})
+        else:
+            latest.update({clip.clip_id: _not_finished(clip) for clip in unit.clips})
+    return sorted(latest.values(), key=lambda outcome: (outcome.path, outcome.clip_id))
 
 
 def _not_finished(clip: Clip) -> Outcome:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -176,8 +176,7 @@ def run_corpus(
         )
         for line in told:
             say(line)
-        if is_dataclass(config):
-            ledger.storage.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
+        ledger.storage.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
         units = ledger.pending_units(corpus.clips)
         errors: list[str] = []
         num_clips = sum(len(unit.clips) for unit in units)

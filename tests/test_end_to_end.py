@@ -10,6 +10,7 @@ import harness
 import pandas as pd
 import pytest
 
+from pipeline.detection.between import iou
 from pipeline.ledger import Ledger
 from pipeline.records import EMOTIONS, Box, State
 from pipeline.synthetic import make_corpus
@@ -146,10 +147,3 @@ def test_five_codecs_of_one_scene_give_the_same_faces(real):
         assert list(rows.frame_index) == [3, 11, 19]
         for ours, theirs in zip(found[0].box, rows.box, strict=True):
             assert iou(Box(**ours), Box(**theirs)) > 0.8
-
-
-def iou(a, b):
-    width = min(a.x_max, b.x_max) - max(a.x_min, b.x_min)
-    height = min(a.y_max, b.y_max) - max(a.y_min, b.y_min)
-    inside = max(width, 0) * max(height, 0)
-    return inside / (a.area + b.area - inside)
