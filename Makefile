@@ -22,7 +22,7 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 chaos: setup
 	CHAOS_KILLS=$(N) $(BIN)/python -m pytest tests/chaos -s
