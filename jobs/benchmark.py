@@ -15,5 +15,5 @@ if __name__ == "__main__":
         BenchmarkConfig,
         main,
         description="Measures detection, decoding and preprocess beside what they replace, on this machine.",
-        positional=("part",),
+        positional=("study",),
     )

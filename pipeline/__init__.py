@@ -13,5 +13,5 @@ checkpoint   weights and JSON, never a pickle             train       (composer 
 metrics, paper, evaluate, report                          what people look at; the paper's numbers
 score        clips -> labels                              (composer on Ray Data)
 synthetic    the made corpus of the demo and the tests
-benchmark    what all of it costs on this machine, beside `baseline`, the script that one would write
+benchmark/   what all of it costs on this machine: one module a study
 """

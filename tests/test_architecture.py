@@ -35,7 +35,6 @@ ROOMS = {
     },
     "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage"},
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
-    "baseline": set(),
     "benchmark": {
         "corpus", "detection", "extract", "fence", "ledger", "pool", "preprocess", "records", "storage", "synthetic",
         "video",
@@ -50,9 +49,9 @@ ROOMS = {
 LIBRARIES = {
     "ray": {"gpu_detection", "pool", "train"},
     "torch": {"models", "dataset", "checkpoint", "train", "score", "evaluate", "detection", "benchmark"},
-    "decord": {"video", "baseline", "benchmark"},
+    "decord": {"video", "benchmark"},
     "av": {"video", "synthetic", "benchmark"},
-    "dlib": {"detection", "baseline"},
+    "dlib": {"detection", "benchmark"},
     "plotly": {"report"},
     "jsonargparse": set(),
     "rich": {"pool", "evaluate", "benchmark"},

@@ -8,19 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.benchmark import (
-    BenchmarkConfig,
-    Timing,
-    benchmark,
-    core_hours,
-    corpus_core_hours,
-    is_wrong,
-    machine,
-    net_macs,
-    print_tables,
-    spread,
-    steady,
-)
+from pipeline.benchmark import BenchmarkConfig, benchmark, print_tables
+from pipeline.benchmark.core_hours import core_hours, corpus_core_hours
+from pipeline.benchmark.decode import is_wrong
+from pipeline.benchmark.detect import net_macs
+from pipeline.benchmark.machine import machine
+from pipeline.benchmark.timing import Timing, spread, steady
 
 pytestmark = pytest.mark.timeout(900)
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "benchmark.py"
@@ -126,7 +119,7 @@ def test_the_machine_is_described():
     assert {"python", "torch", "decord", "ray"} <= set(told["versions"])
 
 
-def test_a_wrong_part_is_one_line_and_exit_code_2():
+def test_a_wrong_study_is_one_line_and_exit_code_2():
     ended = subprocess.run([sys.executable, JOB, "everything"], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
@@ -137,7 +130,7 @@ def test_a_wrong_part_is_one_line_and_exit_code_2():
 def results(tmp_path_factory):
     output = tmp_path_factory.mktemp("benchmark")
     config = BenchmarkConfig(
-        part="all",
+        study="all",
         output=str(output),
         rounds=1,
         frames_per_clip=1,

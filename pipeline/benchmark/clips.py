@@ -1,0 +1,53 @@
+"""The clips that are measured on: those given that decode, read in a fence."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.corpus import local_path, read_corpus
+from pipeline.extract import IMAGE_SUFFIXES
+from pipeline.fence import Fence, FenceError
+from pipeline.records import Clip, UsageError
+from pipeline.video import Sampling, open_clip
+
+
+def usable_clips(source: str, *, most: int) -> list[Clip]:
+    """Up to `most` local videos of the input that decode. Raises UsageError if there is none."""
+    clips = []
+    with Fence(build_middle_frame, {}) as fence:
+        for clip in read_corpus(source, split_fractions=None).clips:
+            if clip.path.lower().endswith(IMAGE_SUFFIXES):
+                continue
+            if local_path(clip.url) is None:
+                raise UsageError(f"--clips: {clip.url} is not on this machine; copy the clips here first")
+            with contextlib.suppress(FenceError):
+                fence.run(local_path(clip.url))
+                clips.append(clip)
+            if len(clips) == most:
+                break
+    if not clips:
+        raise UsageError(f"--clips: no video at {source} decodes; give others, or leave it out")
+    return clips
+
+
+def middle_frame(clip: Clip) -> np.ndarray:
+    """The middle frame of a clip that decodes: (H, W, 3) uint8 RGB."""
+    with Fence(build_middle_frame, {}) as fence:
+        return fence.run(local_path(clip.url))[1]
+
+
+def build_middle_frame() -> Callable[..., Generator[Any, None, np.ndarray]]:
+    """The fenced child's work: a path to the middle frame of its clip."""
+
+    def work(path: str, stage: Callable[[str], None]) -> Generator[Any, None, np.ndarray]:
+        stage("decode")
+        yield from ()
+        (frame,) = open_clip(Path(path), Sampling(frames_per_clip=1))
+        return frame.image
+
+    return work

@@ -1,0 +1,289 @@
+"""The whole of preprocess: in a plain loop, on Ray's actors, and by the script that one would write today."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from pipeline.benchmark.config import BenchmarkConfig
+from pipeline.benchmark.tables import median, shown, table
+from pipeline.benchmark.timing import Timing, spread, steady, tree_cpu_seconds, tree_memory_bytes
+from pipeline.corpus import Corpus, local_path
+from pipeline.detection import find_weights
+from pipeline.extract import ExtractConfig
+from pipeline.ledger import Ledger, Unit
+from pipeline.pool import PoolConfig, run_corpus, say, start_ray
+from pipeline.preprocess import KIND, PreprocessActor, plan_config_of, resolved, versions
+from pipeline.records import Clip, UsageError
+
+BASELINE_SECONDS = 1800.0  # it waits for ever where decord aborts
+PLAIN, ONE_ACTOR, TWO_ACTORS, BASELINE = "plain loop", "one actor", "two actors", "baseline script"
+MEASURED = (
+    "clips_per_second",
+    "core_seconds_per_clip",
+    "job_core_seconds_per_clip",
+    "seconds",
+    "start_seconds",
+    "total_seconds",
+    "worker_peak_memory_bytes",
+    "worker_shared_memory_bytes",
+)
+
+
+class TimedActor:
+    """A `PreprocessActor` that also writes, for each unit, a `Timing` and its memory beside the ledger.
+
+    Processes of the worker are the actor, the fork server and the fenced child; of the job, `job_pid` (the driver) and
+    all below it, which is all of a local Ray.
+    """
+
+    def __init__(self, *, job_pid: int, **arguments: Any) -> None:
+        self._job_pid = job_pid
+        self._storage = Ledger(arguments["ledger_url"]).storage
+        self._actor = PreprocessActor(**arguments)
+
+    def run(self, unit: Unit) -> dict[str, Any]:
+        started = time.time()
+        entry = self._actor.run(unit)
+        ended = time.time()
+        timing = {
+            "worker": os.getpid(),
+            "started": started,
+            "ended": ended,
+            "num_clips": len(unit.clips),
+            "cpu_seconds": tree_cpu_seconds(os.getpid()),
+            "job_cpu_seconds": tree_cpu_seconds(self._job_pid),
+            "memory_bytes": tree_memory_bytes(os.getpid()),
+            "child_peak_memory_bytes": entry["facts"]["peak_child_memory_bytes"],
+            "actor_memory_bytes": psutil.Process().memory_info().rss,
+        }
+        self._storage.put(f"timings/{unit.unit_id}.json", json.dumps(timing).encode())
+        return entry
+
+
+def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
+    """The whole way: in a plain loop, on one and two actors of Ray, and by the baseline script on two processes."""
+    extract_config = resolved(
+        ExtractConfig(frames_per_clip=config.frames_per_clip, detector_precision=config.detector_precision)
+    )
+    for_baseline = clips[: config.baseline_clips]
+
+    def ours(run: Callable[[str], dict[str, float]], output: Path) -> dict[str, Any]:
+        started = time.time()
+        told = run(str(output))
+        return {**_read_timings(Ledger(str(output)), started), **told, "total_seconds": time.time() - started}
+
+    def plain(output: str) -> dict[str, float]:
+        _in_own_process(_plain_loop, list(clips), output, extract_config, config.clips_per_shard)
+        return {}
+
+    def on_ray(num_actors: int) -> Callable[[str], dict[str, float]]:
+        pool = PoolConfig(actors=num_actors, clips_per_shard=config.clips_per_shard)
+        return lambda output: _run_on_ray(clips, output, extract_config, pool)
+
+    def baseline(output: Path) -> dict[str, Any]:
+        return _run_baseline(for_baseline, output, num_frames=config.frames_per_clip, num_processes=2)
+
+    contenders: dict[str, Callable[[Path], dict[str, Any]]] = {
+        PLAIN: lambda output: ours(plain, output),
+        ONE_ACTOR: lambda output: ours(on_ray(1), output),
+        TWO_ACTORS: lambda output: ours(on_ray(2), output),
+        BASELINE: baseline,
+    }
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for number in range(config.rounds):
+        rounds.append({})
+        for name, contender in contenders.items():
+            say(f"    round {number + 1}: {name}")
+            rounds[-1][name] = contender(folder / f"round-{number}-{name.replace(' ', '-')}")
+    boxes = rounds[0][BASELINE]["boxes"]
+    summaries: dict[str, dict[str, Any]] = {
+        name: {key: spread(each[name].get(key) for each in rounds) for key in MEASURED} for name in contenders
+    }
+    summaries[BASELINE]["num_clips"] = len(for_baseline)
+
+    def ratios(key: str, over: str, under: str) -> dict[str, Any] | None:
+        pairs = [(each[over].get(key), each[under].get(key)) for each in rounds]
+        return spread(a / b for a, b in pairs if a is not None and b is not None)
+
+    return {
+        "num_clips": len(clips),
+        "clips_per_shard": config.clips_per_shard,
+        "frames_per_clip": config.frames_per_clip,
+        "detector_precision": extract_config.detector_precision,
+        "steady_state": "from the last worker's first end of a unit to the first worker's last; see Timing and steady",
+        "ray_init_seconds": spread(
+            each[name]["ray_init_seconds"] for each in rounds for name in (ONE_ACTOR, TWO_ACTORS)
+        ),
+        "contenders": summaries,
+        "ratios": {
+            "one actor / plain loop, clips/s": ratios("clips_per_second", ONE_ACTOR, PLAIN),
+            "one actor / plain loop, core-seconds of the worker": ratios("core_seconds_per_clip", ONE_ACTOR, PLAIN),
+            "one actor / plain loop, core-seconds with Ray": ratios("job_core_seconds_per_clip", ONE_ACTOR, PLAIN),
+            "two actors / one actor, clips/s": ratios("clips_per_second", TWO_ACTORS, ONE_ACTOR),
+            "two actors / baseline, clips/s": ratios("clips_per_second", TWO_ACTORS, BASELINE),
+            "baseline / two actors, core-seconds": ratios("job_core_seconds_per_clip", BASELINE, TWO_ACTORS),
+        },
+        "boxes_beside_baseline": _compare_boxes(boxes, Ledger(str(folder / f"round-0-{PLAIN.replace(' ', '-')}"))),
+    }
+
+
+def _in_own_process(function: Callable[..., None], *arguments: Any) -> None:
+    """Run it in a fresh process, as an actor is: what this process has imported and started is not counted."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{function.__name__} ended with exit code {process.exitcode}; its error is above")
+
+
+def _plain_loop(clips: list[Clip], output: str, config: ExtractConfig, clips_per_shard: int) -> None:
+    """The units of the same plan, one after the other, by the same actor without Ray."""
+    ledger = Ledger(output)
+    ledger.plan(clips, kind=KIND, config=plan_config_of(config), versions=versions(), clips_per_shard=clips_per_shard)
+    actor = TimedActor(job_pid=os.getpid(), ledger_url=output, config=config, limits=PoolConfig().limits)
+    for unit in ledger.pending_units():
+        actor.run(unit)
+
+
+def _run_on_ray(clips: Sequence[Clip], output: str, config: ExtractConfig, pool: PoolConfig) -> dict[str, float]:
+    """The same by `run_corpus`, as `preprocess` calls it; how long Ray took to start is timed apart."""
+    started = time.perf_counter()
+    start_ray()
+    seconds = time.perf_counter() - started
+    run_corpus(
+        Corpus(layout="folder", root="", description=f"{len(clips)} clips", clips=tuple(clips), ignored=()),
+        output,
+        kind=KIND,
+        plan_config=plan_config_of(config),
+        versions=versions(),
+        actor=TimedActor,
+        arguments={"config": config, "limits": pool.limits, "job_pid": os.getpid()},
+        config=pool,
+    )
+    return {"ray_init_seconds": seconds}
+
+
+def _read_timings(ledger: Ledger, started: float) -> dict[str, Any]:
+    rows = [json.loads(data) for data in ledger.storage.read_many(list(ledger.storage.sizes("timings"))).values()]
+    names = {field.name for field in fields(Timing)}
+    timings = [Timing(**{name: row[name] for name in names}) for row in rows]
+    return {
+        **(steady(timings) or {}),
+        "start_seconds": min(timing.started for timing in timings) - started,
+        "worker_peak_memory_bytes": max(row["child_peak_memory_bytes"] + row["actor_memory_bytes"] for row in rows),
+        "worker_shared_memory_bytes": max(row["memory_bytes"] for row in rows),
+    }
+
+
+def _run_baseline(clips: Sequence[Clip], output: Path, *, num_frames: int, num_processes: int) -> dict[str, Any]:
+    paths = [local_path(clip.url) or "" for clip in clips]
+    command = [
+        sys.executable,
+        "-P",
+        str(Path(__file__).with_name("baseline.py")),
+        "--output",
+        str(output),
+        "--weights",
+        str(find_weights()),
+    ]
+    command += ["--num-frames", str(num_frames), "--num-processes", str(num_processes), "--", *paths]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = time.time()
+    try:
+        ended = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, check=True, text=True, timeout=BASELINE_SECONDS
+        )
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        raise UsageError(f"the baseline script did not get through these clips ({error}); give others") from error
+    total_seconds = time.time() - started
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    timings = [
+        Timing(num_clips=1, **{name: row[name] for name in ("worker", "started", "ended", "cpu_seconds")})
+        for row in rows
+    ]
+    return {
+        **(steady(timings) or {}),
+        "start_seconds": min(timing.started for timing in timings) - started,
+        "total_seconds": total_seconds,
+        "worker_peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
+        "boxes": {
+            clip.clip_id: {int(index): box for index, box in row["boxes"].items()}
+            for clip, row in zip(clips, rows, strict=True)
+        },
+    }
+
+
+def _compare_boxes(baseline: Mapping[str, Mapping[int, Sequence[int]]], ledger: Ledger) -> dict[str, Any]:
+    """The baseline's boxes beside ours, by clip and frame."""
+    ours: dict[tuple[str, int], tuple[int, ...]] = {}
+    for shard in ledger.shards(KIND):
+        table = pq.read_table(pa.BufferReader(ledger.storage.read(shard["path"])))
+        for row in table.select(["clip_id", "frame_index", "box"]).to_pylist():
+            ours[row["clip_id"], row["frame_index"]] = tuple(row["box"].values())
+    theirs = {(clip, index): tuple(box) for clip, boxes in baseline.items() for index, box in boxes.items()}
+    both = [key for key in theirs if key in ours]
+    return {
+        "baseline": len(theirs),
+        "ours_too": len(both),
+        "only_ours": sum(clip in baseline and (clip, index) not in theirs for clip, index in ours),
+        "equal": sum(theirs[key] == ours[key] for key in both),
+        "mean_iou": statistics.fmean(_iou(theirs[key], ours[key]) for key in both) if both else None,
+    }
+
+
+def _iou(a: Sequence[int], b: Sequence[int]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    inner = max(width, 0) * max(height, 0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return inner / (areas - inner)
+
+
+def tables(part: Mapping[str, Any]) -> list[Table]:
+    """The contenders, a row each, and their ratios round by round."""
+    return [_contender_table(part), _ratio_table(part)]
+
+
+def _contender_table(part: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            name,
+            shown(row["clips_per_second"], 2),
+            shown(row["core_seconds_per_clip"], 2),
+            shown(row["job_core_seconds_per_clip"], 2),
+            *(median(row[key], scale=2**-20) for key in ("worker_peak_memory_bytes", "worker_shared_memory_bytes")),
+            *(median(row[key]) for key in ("start_seconds", "total_seconds")),
+        ]
+        for name, row in part["contenders"].items()
+    ]
+    columns = ("steady state", "clips/s", "core-s a clip", "with Ray", "peak MiB", "PSS MiB", "start s", "total s")
+    title = (
+        f"Preprocess: {part['num_clips']} clips of {part['frames_per_clip']} frames, dlib-cnn "
+        f"{part['detector_precision']}; baseline {part['contenders'][BASELINE]['num_clips']} clips; "
+        f"ray.init {shown(part['ray_init_seconds'], 1)} s"
+    )
+    return table(title, columns, rows)
+
+
+def _ratio_table(part: Mapping[str, Any]) -> Table:
+    boxes = part["boxes_beside_baseline"]
+    iou = "-" if boxes["mean_iou"] is None else f"{boxes['mean_iou']:.3f}"
+    rows = [[name, shown(ratio, 3)] for name, ratio in part["ratios"].items()]
+    rows.append(["boxes: of the baseline's, found / equal / mean IoU", f"{boxes['ours_too']} of {boxes['baseline']}"])
+    rows[-1][1] += f" / {boxes['equal']} / {iou}"
+    return table("Preprocess, round by round", ("ratio", "median (min–max)"), rows)

@@ -1,0 +1,30 @@
+"""Tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table: the first column to the left, the others to the right."""
+    made = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def shown(value: Mapping[str, Any] | None, digits: int) -> str:
+    """A spread as median (lowest–highest), - where nothing was measured."""
+    if value is None:
+        return "-"
+    return f"{value['median']:.{digits}f} ({value['min']:.{digits}f}–{value['max']:.{digits}f})"
+
+
+def median(value: Mapping[str, Any] | None, *, scale: float = 1.0) -> str:
+    """The median of a spread, - where nothing was measured."""
+    return "-" if value is None else f"{scale * value['median']:.0f}"

@@ -1,0 +1,105 @@
+"""Seconds and memory: what contenders took in, medians, steady state and resident sizes out.
+
+Everything is side by side: in each round every contender runs once, so that a change of the machine's load meets all
+of them. A figure is a median over the rounds with its lowest and highest. CPU seconds are those of the processes that
+did the work; wall seconds are told beside them where waiting or spreading matters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
+    """Median, lowest, highest and all of the values that are not None; None if none is left."""
+    kept = [value for value in values if value is not None]
+    if not kept:
+        return None
+    return {"median": statistics.median(kept), "min": min(kept), "max": max(kept), "values": kept}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One finished piece of work. started, ended: seconds since 1970. worker: process id.
+
+    cpu_seconds: what the worker's processes had used when it ended; job_cpu_seconds: all processes of the job.
+    """
+
+    worker: int
+    started: float
+    ended: float
+    num_clips: int
+    cpu_seconds: float
+    job_cpu_seconds: float | None = None
+
+
+def steady(timings: Sequence[Timing]) -> dict[str, float] | None:
+    """Clips a second and core-seconds a clip while every worker was busy; None if that was never.
+
+    From the moment when the last worker ended its first piece, so that imports, models and first frames are past,
+    until the first worker ended its last one, so that nobody waits at the end. Within a piece progress is even.
+    """
+    workers: dict[int, list[Timing]] = {}
+    for timing in sorted(timings, key=lambda timing: timing.ended):
+        workers.setdefault(timing.worker, []).append(timing)
+    begin = max(pieces[0].ended for pieces in workers.values())
+    end = min(pieces[-1].ended for pieces in workers.values())
+    if end <= begin:
+        return None
+
+    def gained(pieces: Sequence[Timing], amounts: Sequence[float]) -> float:
+        at_begin, at_end = np.interp([begin, end], [piece.ended for piece in pieces], amounts)
+        return float(at_end - at_begin)
+
+    groups = list(workers.values())
+    num_clips = sum(gained(group, np.cumsum([piece.num_clips for piece in group]).tolist()) for group in groups)
+    cpu_seconds = sum(gained(group, [piece.cpu_seconds for piece in group]) for group in groups)
+    pieces = sorted(timings, key=lambda timing: timing.ended)
+    job_cpu = [piece.job_cpu_seconds for piece in pieces if piece.job_cpu_seconds is not None]
+    job_cpu_seconds = gained(pieces, job_cpu) if len(job_cpu) == len(pieces) else cpu_seconds
+    return {
+        "clips_per_second": num_clips / (end - begin),
+        "core_seconds_per_clip": cpu_seconds / num_clips,
+        "job_core_seconds_per_clip": job_cpu_seconds / num_clips,
+        "seconds": end - begin,
+    }
+
+
+def seconds_of(call: Callable[[], Any]) -> tuple[float, float]:
+    """(CPU, wall) seconds of one call in this process."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    call()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """User and system seconds of a process and all below it that live."""
+    total = 0.0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def tree_memory_bytes(pid: int) -> int:
+    """Proportional memory of a process and all below it: pages that they share count once."""
+    total = 0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.Error):
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)
+    return total
