@@ -1,8 +1,9 @@
 """Training state goes out to storage after every epoch, and comes back: safetensors and JSON only, never a pickle.
 
     RUN/checkpoints/epoch-0003/model.safetensors      the weights after 3 epochs
-                               training.safetensors   the optimizer's tensors
+                               training.safetensors   the optimizer's tensors, and the loss of every step so far
                                checkpoint.json        written last: the commit. Config, sha256 of both files, history
+    RUN/checkpoints/step-00000350/                    the same in the middle of an epoch: a resume point
     RUN/best.json                                     names the best epoch by validation top-1 accuracy
 
 RUN is a folder or any fsspec URL. A folder without `checkpoint.json` was cut off and is not seen. Besides records this
@@ -16,9 +17,11 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
@@ -30,6 +33,11 @@ from pipeline.records import UsageError
 from pipeline.storage import Storage
 
 FORMAT_VERSION = 1
+Which = Literal["best", "last", "newest"] | int
+"""Of a run: the epoch with the best validation top-1 accuracy, the last one, one by its number (from 1), or the newest
+state of all, which may be a resume point in the middle of an epoch."""
+_PASS_BY = "use another epoch, or delete its folder"
+_GIVE_A_RUN = "give the --output of a jobs/train.py that ran"
 _STORE_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
@@ -57,11 +65,12 @@ def save_checkpoint(
     optimizer_state: Mapping[str, Tensor],
     config: Mapping[str, Any],
     info: Mapping[str, Any],
+    after: Literal["epoch", "step"] = "epoch",
 ) -> str:
-    """Write and commit the checkpoint of `epoch` finished epochs and `step` steps; its sha256.
+    """Write and commit the state after `epoch` finished epochs and `step` steps; its sha256.
 
-    config and info: see LoadedCheckpoint; info has at least `metrics` and `manifest_sha256`. Raises UsageError where
-    the store is full or may not be written.
+    config and info: see LoadedCheckpoint; info has at least `metrics` and `manifest_sha256`. after "step" makes a
+    resume point of it, which nobody evaluates. Raises UsageError where the store is full or may not be written.
     """
     contents = {
         "model.safetensors": _serialised(model.state_dict()),
@@ -83,15 +92,39 @@ def save_checkpoint(
     }
     # Everything that can fail by its content fails before the first write.
     commit_bytes = json.dumps(commit, indent=1, allow_nan=False).encode()
+    folder = _epoch_folder(epoch) if after == "epoch" else _step_folder(step)
     for name, content in (*contents.items(), ("checkpoint.json", commit_bytes)):
-        put(run_url, f"{_folder(epoch)}/{name}", content=content)
+        put(run_url, f"{folder}/{name}", content=content)
     return sha256["model.safetensors"]
+
+
+def drop_old_checkpoints(run_url: str, *, keep: int) -> None:
+    """Delete all epochs' checkpoints but the last `keep` and the one that best.json names, and old resume points.
+
+    A commit goes before its tensors, so that a crash in between leaves nothing that looks whole. What a killed attempt
+    left uncommitted goes too; the run's only writer is the caller.
+    """
+    storage, newest = Storage(run_url), newest_checkpoint(run_url)
+    names = list(storage.sizes("checkpoints"))
+    kept = {_epoch_folder(epoch) for epoch in committed_epochs(run_url)[-keep:]} | {newest, _named_best(run_url)}
+    dropped = [name for name in names if name.rpartition("/")[0] not in kept]
+    for name in sorted(dropped, key=lambda name: not name.endswith("/checkpoint.json")):
+        storage.delete(name)
+    if storage.is_local:
+        for folder in {Path(storage.path(name)).parent for name in dropped}:
+            with suppress(OSError):  # something of somebody else's lies in it
+                folder.rmdir()
 
 
 def write_best(run_url: str, *, epoch: int, top1_accuracy: float) -> None:
     """Name the best epoch of a run in RUN/best.json."""
-    best = {"epoch": epoch, "checkpoint": _folder(epoch), "validation_top1_accuracy": top1_accuracy}
+    best = {"epoch": epoch, "checkpoint": _epoch_folder(epoch), "validation_top1_accuracy": top1_accuracy}
     put(run_url, "best.json", content=json.dumps(best, indent=1).encode())
+
+
+def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of rows of epochs, that with the highest validation top-1 accuracy; the earliest of equals."""
+    return max(history, key=lambda row: (row["validation_top1_accuracy"], -row["epoch"]))
 
 
 def put(run_url: str, name: str, *, content: bytes) -> None:
@@ -112,25 +145,35 @@ def committed_epochs(run_url: str) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def read_checkpoint_info(run_url: str, which: Literal["best", "last"] | int = "best") -> dict[str, Any]:
+def newest_checkpoint(run_url: str) -> str | None:
+    """The folder of the committed state with the most steps, an epoch's or a resume point's; None where none is."""
+    epochs = committed_epochs(run_url)
+    matches = (re.search(r"/step-(\d+)/checkpoint\.json$", name) for name in Storage(run_url).sizes("checkpoints"))
+    steps = sorted(int(match[1]) for match in matches if match)
+    if steps and (not epochs or steps[-1] > _read_commit(run_url, _epoch_folder(epochs[-1]))["step"]):
+        return _step_folder(steps[-1])
+    return _epoch_folder(epochs[-1]) if epochs else None
+
+
+def read_checkpoint_info(run_url: str, which: Which = "best") -> dict[str, Any]:
     """The JSON of a checkpoint without its tensors: {"config", "epoch", "step", ...}, as info and config are loaded.
 
     Raises UsageError where there is none, or where it is damaged.
     """
-    return _read_commit(run_url, _chosen_epoch(run_url, which))
+    return _read_commit(run_url, _chosen_folder(run_url, which))
 
 
-def load_checkpoint(run_url: str, which: Literal["best", "last"] | int = "best") -> LoadedCheckpoint:
-    """A checkpoint of a run: the best by validation top-1 accuracy, the last, or that of an epoch (from 1).
+def load_checkpoint(run_url: str, which: Which = "best") -> LoadedCheckpoint:
+    """A checkpoint of a run: see Which.
 
     Raises UsageError where there is none, where a file is missing or is not the one that was committed (sha256), and
     where the weights don't fit the model that it names.
     """
-    epoch = _chosen_epoch(run_url, which)
-    commit = _read_commit(run_url, epoch)
-    where = f"checkpoint {run_url.rstrip('/')}/{_folder(epoch)}"
+    folder = _chosen_folder(run_url, which)
+    commit = _read_commit(run_url, folder)
+    where = f"checkpoint {run_url.rstrip('/')}/{folder}"
     weights, training_state = (
-        _read_tensors(run_url, epoch, name=name, sha256=commit["sha256"].get(name))
+        _read_tensors(run_url, folder, name=name, sha256=commit["sha256"].get(name))
         for name in ("model.safetensors", "training.safetensors")
     )
     description = commit["config"].get("model", {})
@@ -147,64 +190,81 @@ def load_checkpoint(run_url: str, which: Literal["best", "last"] | int = "best")
     return LoadedCheckpoint(model=model.eval(), config=commit["config"], info=info, training_state=training_state)
 
 
-def _folder(epoch: int) -> str:
+def _epoch_folder(epoch: int) -> str:
     return f"checkpoints/epoch-{epoch:04d}"
+
+
+def _step_folder(step: int) -> str:
+    return f"checkpoints/step-{step:08d}"
 
 
 def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-def _chosen_epoch(run_url: str, which: Literal["best", "last"] | int) -> int:
+def _chosen_folder(run_url: str, which: Which) -> str:
+    if which == "newest":
+        newest = newest_checkpoint(run_url)
+        if newest is None:
+            raise UsageError(f"run {run_url}: it holds no checkpoint; {_GIVE_A_RUN}")
+        return newest
     epochs = committed_epochs(run_url)
     if not epochs:
-        raise UsageError(f"run {run_url}: it holds no checkpoint; give the --output of a jobs/train.py that ran")
+        raise UsageError(f"run {run_url}: it holds no checkpoint of an epoch; {_GIVE_A_RUN}")
     if which == "last":
-        return epochs[-1]
+        return _epoch_folder(epochs[-1])
     if which == "best":
-        try:
-            which = int(json.loads(Storage(run_url).read("best.json"))["epoch"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"run {run_url}: best.json is missing or damaged ({error!r}); name an epoch, or use last"
-            ) from None
+        named = _named_best(run_url)
+        # A run that was cut off between its first epoch's commit and best.json says in its history which it would be.
+        history = [] if named else _read_commit(run_url, _epoch_folder(epochs[-1])).get("history", [])
+        if not named and not history:
+            raise UsageError(f"run {run_url}: best.json is missing or damaged; name an epoch, or use last")
+        which = int(named.rpartition("-")[2]) if named else best_of(history)["epoch"]
     if which not in epochs:
         there = ", ".join(map(str, epochs))
         raise UsageError(f"run {run_url}: it has no checkpoint of epoch {which!r}; it has those of {there}")
-    return which
+    return _epoch_folder(which)
 
 
-def _read_commit(run_url: str, epoch: int) -> dict[str, Any]:
+def _named_best(run_url: str) -> str | None:
+    try:
+        return _epoch_folder(int(json.loads(Storage(run_url).read("best.json"))["epoch"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_commit(run_url: str, folder: str) -> dict[str, Any]:
     """checkpoint.json as one dict: what training added as `info` lies beside the rest."""
-    path = f"{_folder(epoch)}/checkpoint.json"
+    path = f"{folder}/checkpoint.json"
+    kind, _, number = folder.rpartition("/")[2].partition("-")
     try:
         commit = json.loads(Storage(run_url).read(path))
         version = commit["format_version"] if commit["kind"] == "checkpoint" else None
         flat = {**commit.pop("info"), **commit, "checkpoint_sha256": commit["sha256"]["model.safetensors"]}
-        complete = flat["epoch"] == epoch and isinstance(flat["step"], int) and isinstance(flat["config"], dict)
+        complete = flat[kind] == int(number) and isinstance(flat["step"], int) and isinstance(flat["config"], dict)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"run {run_url}: {path} is damaged or foreign ({error!r}); use another epoch") from None
+        raise UsageError(f"run {run_url}: {path} is damaged or foreign ({error!r}); {_PASS_BY}") from None
     if version != FORMAT_VERSION or not complete:
         raise UsageError(
-            f"run {run_url}: {path} is not a checkpoint of epoch {epoch} in format {FORMAT_VERSION}; use another epoch,"
-            " or the version that wrote it"
+            f"run {run_url}: {path} is not a checkpoint of {kind} {int(number)} in format {FORMAT_VERSION};"
+            f" {_PASS_BY}, or use the version that wrote it"
         )
     return flat
 
 
-def _read_tensors(run_url: str, epoch: int, *, name: str, sha256: str | None) -> dict[str, Tensor]:
-    path = f"{_folder(epoch)}/{name}"
+def _read_tensors(run_url: str, folder: str, *, name: str, sha256: str | None) -> dict[str, Tensor]:
+    path = f"{folder}/{name}"
     try:
         content = Storage(run_url).read(path)
     except FileNotFoundError:
-        raise UsageError(f"run {run_url}: {path} is missing; use another epoch") from None
+        raise UsageError(f"run {run_url}: {path} is missing; {_PASS_BY}") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise UsageError(
             f"run {run_url}: {path} was changed after it was saved: its sha256 is {digest[:12]}…, checkpoint.json says"
-            f" {str(sha256)[:12]}…; restore it, or use another epoch"
+            f" {str(sha256)[:12]}…; restore it, or {_PASS_BY}"
         )
     try:
         return safetensors.torch.load(content)
     except SafetensorError as error:
-        raise UsageError(f"run {run_url}: {path} is not safetensors ({error}); use another epoch") from None
+        raise UsageError(f"run {run_url}: {path} is not safetensors ({error}); {_PASS_BY}") from None

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -61,10 +61,11 @@ from pipeline.dataset import (
     read_manifest,
 )
 from pipeline.metrics import confusion_matrix, metrics_of
-from pipeline.models import build_model
+from pipeline.models import Reads, build_model, default_reads
+from pipeline.models.backbones import BACKBONES, Backbone, imagenet_weights, read_weights
 from pipeline.pool import say, start_ray
 from pipeline.records import EMOTIONS, UsageError
-from pipeline.storage import Storage, absolute_url
+from pipeline.storage import Storage, absolute_url, read_url
 
 T = TypeVar("T")
 
@@ -85,7 +86,14 @@ class TrainConfig:
     output: str
     """RUN: a folder, or any fsspec URL, for checkpoints, metrics and logs. Several nodes must share it."""
     model: str = "cahfw"
-    """Network: cahfw, se-ca-aa, se-af or caer-net-s."""
+    """Network: cahfw, se-ca-aa, se-af (caer-net-s is the same), or a backbone: alexnet, vgg16 or resnet50."""
+    input: Reads | None = None
+    """Images that decide: the pair, the face or the context. None: the pair, and for a backbone, which sees one, the
+    face. se-af with one is that stream of it alone."""
+    pretrained: Literal["none", "frozen", "finetune"] = "none"
+    """ImageNet's weights for a backbone: none, frozen (only the new head of seven is trained), or finetune (all is)."""
+    weights: str | None = None
+    """safetensors file or URL of those weights, in torchvision's names. None: torchvision's own, from its server."""
     epochs: int = 50
     """Passes over the training examples."""
     batch_size: int = 128
@@ -144,13 +152,28 @@ class TrainConfig:
         require(self.momentum > 0 or not self.nesterov, "momentum", "a number above 0, or --nesterov false")
         require(self.input_px is None or self.input_px >= 1, "input_px", "1 or more pixels, or leave it out")
         require(self.loader_processes is None or self.loader_processes >= 0, "loader_processes", "0 or more")
+        require(self.pretrained in ("none", "frozen", "finetune"), "pretrained", "none, frozen or finetune")
+        require(self.pretrained == "none" or self.model in BACKBONES, "pretrained", f"none with --model {self.model}")
+        require(self.weights is None or self.pretrained != "none", "weights", "--pretrained frozen or finetune too")
         require(self.precision in ("auto", "fp32", "bf16"), "precision", "auto, fp32 or bf16")
 
 
 # What a resumed run may not change. Not here: where it runs, where its data lies (the manifest's sha256 says whether
 # it is the same), and for how long.
 FIXED_FIELDS = (
-    *("model", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "flooding", "dropout", "attention_gain"),
+    *(
+        "model",
+        "input",
+        "pretrained",
+        "batch_size",
+        "lr",
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "flooding",
+        "dropout",
+        "attention_gain",
+    ),
     *("recalibration_scale", "input_px", "flip", "seed", "precision"),
 )
 
@@ -229,7 +252,9 @@ def train_worker(
     total_steps = config.epochs * steps_per_epoch
 
     torch.manual_seed(config.seed)
-    model = build_model(config.model, **_model_options(config))
+    model = _model(config)
+    if saved is None and config.pretrained != "none":
+        _together(lambda: _load_pretrained(model, config) if rank == 0 else None, world_size=world_size)
     optimizer = _optimizer(config, model)
     step, history = 0, []
     if saved is not None:
@@ -356,10 +381,11 @@ def saved_run(config: TrainConfig, manifest_sha256: str) -> dict[str, Any] | Non
         return None
     saved = read_checkpoint_info(config.output, "last")
     then, now = saved["config"]["training"], asdict(config)
+    defaults = {field.name: field.default for field in fields(TrainConfig)}  # of fields that are younger than RUN
     differences = [
         f"--{name.replace('_', '-')} is {now[name]!r} here and {then.get(name)!r} there"
         for name in FIXED_FIELDS
-        if then.get(name) != now[name]
+        if then.get(name, defaults[name]) != now[name]
     ]
     if saved["manifest_sha256"] != manifest_sha256:
         differences.append(
@@ -534,14 +560,37 @@ def _loader(
 
 
 def _model_options(config: TrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in ("attention_gain", "recalibration_scale", "dropout")}
+    options = {name: getattr(config, name) for name in ("attention_gain", "recalibration_scale", "dropout")}
+    return {"reads": config.input or default_reads(config.model), **options}
+
+
+def _model(config: TrainConfig) -> nn.Module:
+    model = build_model(config.model, **_model_options(config))
+    if config.pretrained == "frozen" and isinstance(model, Backbone):
+        model.freeze()
+    return model
+
+
+def _load_pretrained(model: nn.Module, config: TrainConfig) -> None:
+    """ImageNet's weights into a backbone: the first worker's, from which DDP sends them to the others."""
+    assert isinstance(model, Backbone)  # --pretrained is refused for any other
+    if config.weights is None:
+        model.load_pretrained(imagenet_weights(config.model), source="of torchvision")
+        return
+    try:
+        content = read_url(absolute_url(config.weights))
+    except OSError as error:
+        raise UsageError(f"--weights {config.weights}: it can't be read ({error}); give a safetensors file") from None
+    model.load_pretrained(read_weights(content, source=config.weights), source=config.weights)
 
 
 def _check_model(config: TrainConfig, manifest: Manifest) -> None:
     """Raise UsageError, before any process starts, where the model's name, options or input size are wrong."""
     face_px, context_px = (config.input_px or manifest.config[name] for name in ("face_px", "context_px"))
     try:
-        model = build_model(config.model, **_model_options(config)).eval()
+        model = _model(config).eval()
+        if config.pretrained != "none":
+            _load_pretrained(model, config)
         with torch.inference_mode():
             model(torch.zeros(1, 3, face_px, face_px), torch.zeros(1, 3, context_px, context_px))
     except ValueError as error:
@@ -563,7 +612,7 @@ def _checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[st
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(
-        model.parameters(),
+        (parameter for parameter in model.parameters() if parameter.requires_grad),
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,

@@ -97,12 +97,12 @@ def test_cut_off_checkpoint_is_written_again_whole(one_epoch):
 
 def test_run_without_checkpoints_names_the_cure(tmp_path):
     assert committed_epochs(str(tmp_path / "nothing")) == []
-    with pytest.raises(UsageError, match=r"holds no checkpoint; give the --output of a jobs/train.py"):
+    with pytest.raises(UsageError, match=r"holds no checkpoint of an epoch; give the --output of a jobs/train.py"):
         load_checkpoint(str(tmp_path))
 
 
 def test_missing_best_names_the_cure(one_epoch):
-    with pytest.raises(UsageError, match=r"best.json is missing or damaged .*name an epoch, or use last"):
+    with pytest.raises(UsageError, match=r"best.json is missing or damaged; name an epoch, or use last"):
         load_checkpoint(str(one_epoch.parents[1]))
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models import MODELS, build_model
+from pipeline.models import PAIR_MODELS, build_model
+from pipeline.models.backbones import Backbone, imagenet_weights, read_weights
 from pipeline.models.cahfw import (
     CAHFWNet,
     ContextHighlight,
@@ -82,14 +88,14 @@ def test_caer_net_s_is_another_name_of_se_af():
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PAIR_MODELS)
 def test_a_pair_of_any_multiple_of_16_px_gives_seven_logits(name: str):
     model = build_model(name).eval()
     for side_px in (16, 48, 64):
         assert model(*images(2, side_px)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PAIR_MODELS)
 def test_size_that_is_no_multiple_of_16_px_is_refused_by_name(name: str):
     model = build_model(name).eval()
     face, context = images(1, 64)
@@ -100,7 +106,7 @@ def test_size_that_is_no_multiple_of_16_px_is_refused_by_name(name: str):
 
 
 def test_unknown_names_and_options_are_refused_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"'resnet18'.*cahfw, se-ca-aa, se-af, caer-net-s"):
+    with pytest.raises(UsageError, match=r"'resnet18'.*cahfw, se-ca-aa, se-af, caer-net-s, alexnet, vgg16, resnet50"):
         build_model("resnet18")
     with pytest.raises(UsageError, match="attention_gain 'one'"):
         build_model("cahfw", attention_gain="one")  # type: ignore[arg-type]
@@ -198,7 +204,7 @@ def test_both_images_decide_and_their_order_matters():
     assert not torch.equal(logits, model(face.roll(1, dims=3), context))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PAIR_MODELS)
 def test_evaluation_is_deterministic_and_does_not_depend_on_the_batch(name: str):
     model = build_model(name).eval()
     face, context = images(3, 64)
@@ -208,7 +214,7 @@ def test_evaluation_is_deterministic_and_does_not_depend_on_the_batch(name: str)
         torch.testing.assert_close(model(face[1:2], context[1:2]), logits[1:2])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PAIR_MODELS)
 def test_state_dict_restores_the_network(name: str):
     model, other = build_model(name), build_model(name)
     pair = images(2, 32)
@@ -217,7 +223,7 @@ def test_state_dict_restores_the_network(name: str):
     assert torch.equal(model.eval()(*pair), other.eval()(*pair))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PAIR_MODELS)
 def test_bfloat16_autocast_trains_with_finite_numbers(name: str):
     model = build_model(name)
     pair = images(4, 64)
@@ -232,9 +238,112 @@ def test_bfloat16_autocast_trains_with_finite_numbers(name: str):
             torch.testing.assert_close(model(*pair).float(), reference, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PAIR_MODELS)
 def test_context_attention_is_a_map_over_the_context(name: str):
     model = build_model(name).eval()
     weights = model.context_attention(images(2, 64)[1])
     assert weights.shape == (2, 4, 4)
     torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("alexnet", 61_100_840), ("vgg16", 138_357_544), ("resnet50", 25_557_032)]
+)
+def test_backbones_are_torchvisions_with_a_head_of_seven(name: str, published: int):
+    """Published: ImageNet's thousand classes, as torchvision's documentation gives them."""
+    with torch.device("meta"):  # counts without memory
+        model = build_model(name)
+    features = 2048 if name == "resnet50" else 4096
+    assert num_parameters(model) == published - (features + 1) * (1000 - 7)
+    assert num_parameters(model.head) == (features + 1) * 7
+
+
+@pytest.mark.parametrize("reads", ["face", "context"])
+@pytest.mark.parametrize("name", ["se-af", "resnet50"])
+def test_a_network_of_one_image_is_blind_to_the_other(name: str, reads: str):
+    model = build_model(name, reads=reads).eval()
+    (face, context), (other_face, other_context) = images(2, 32), images(2, 32)
+    with torch.no_grad():
+        logits = model(face, context)
+        assert logits.shape == (2, 7)
+        same, changed = model(face, other_context), model(other_face, context)
+    if reads == "context":
+        same, changed = changed, same
+    assert torch.equal(logits, same)
+    assert not torch.allclose(logits, changed)
+
+
+def test_one_stream_is_that_of_the_pair_with_a_head_of_its_own():
+    face, context = (num_parameters(build_model("se-af", reads=reads)) for reads in ("face", "context"))
+    assert face == 979_968 + (256 * 128 + 128) + (128 * 7 + 7)
+    assert context - face == 296_451  # the highlight
+
+
+def test_what_a_network_cannot_read_names_the_cure():
+    with pytest.raises(UsageError, match="resnet50 sees one image; take --input face or --input context"):
+        build_model("resnet50", reads="pair")
+    with pytest.raises(UsageError, match=r"cahfw is made of attention .*--model se-af --input context"):
+        build_model("cahfw", reads="context")
+    with pytest.raises(UsageError, match="input 'frame' is not known"):
+        build_model("cahfw", reads="frame")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"face: shape \(1, 3, 16, 16\).*32 px or more, as resnet50 needs"):
+        build_model("resnet50")(*images(1, 16))
+
+
+def test_frozen_backbone_trains_its_head_alone_and_keeps_its_batch_norm():
+    model = build_model("resnet50")
+    assert isinstance(model, Backbone)
+    model.freeze()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
+    nn.functional.cross_entropy(model(*images(2, 32)), torch.tensor([0, 1])).backward()
+    optimizer.step()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"network.fc.weight", "network.fc.bias"}
+
+
+def test_given_weights_are_taken_all_but_the_head():
+    import torchvision
+
+    published = torchvision.models.resnet50()  # a thousand classes, as ImageNet's weights have
+    content = safetensors.torch.save(published.state_dict())
+    model = build_model("resnet50")
+    head = model.head.weight.clone()
+    model.load_pretrained(read_weights(content, source="resnet50.safetensors"), source="resnet50.safetensors")
+    assert torch.equal(model.network.layer4[0].conv1.weight, published.layer4[0].conv1.weight)
+    assert torch.equal(model.network.bn1.running_mean, published.bn1.running_mean)
+    assert torch.equal(model.head.weight, head)
+    with pytest.raises(UsageError, match=r"weights other: they are not torchvision's of resnet50 .*Missing key"):
+        model.load_pretrained({"features.0.weight": torch.zeros(1)}, source="other")
+
+
+def test_pickled_weights_are_refused_with_the_conversion(tmp_path):
+    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "resnet50.pth")
+    with pytest.raises(UsageError, match=r"not safetensors .*torch.load\('IN.pth', weights_only=True\)"):
+        read_weights((tmp_path / "resnet50.pth").read_bytes(), source="resnet50.pth")
+
+
+def test_weights_that_cannot_be_fetched_name_the_cure(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # a port that nobody answers
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(UsageError, match=r"resnet50: ImageNet weights can't be fetched from https://.*--weights FILE"):
+        imagenet_weights("resnet50")
+
+
+def test_backbones_without_torchvision_name_the_extra_and_the_others_need_none():
+    script = """
+import json, sys
+sys.modules["torchvision"] = None  # what an import finds where it is not installed
+from pipeline.models import build_model
+from pipeline.records import UsageError
+build_model("cahfw")
+try:
+    build_model("resnet50")
+except UsageError as error:
+    print(json.dumps(str(error)))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "need torchvision: pip install torchvision" in json.loads(found.stdout)

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from pipeline.checkpoint import committed_epochs, load_checkpoint, read_checkpoint_info
-from pipeline.models import MODELS
+from pipeline.models import PAIR_MODELS
 from pipeline.records import UsageError
 from pipeline.storage import Storage
 from pipeline.train import (
@@ -252,7 +252,7 @@ def test_model_and_size_are_checked_before_any_process_starts(corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("model", sorted(set(MODELS) - {"caer-net-s"}))
+@pytest.mark.parametrize("model", sorted(set(PAIR_MODELS) - {"caer-net-s"}))
 def test_every_model_comes_past_the_check(trained, model):
     config, _ = trained
     with pytest.raises(UsageError, match=f"--model is '{model}' here and 'caer-net-s' there"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -52,3 +54,22 @@ class CAERNetS(nn.Module):
     def context_attention(self, context: Tensor) -> Tensor:
         """Where the context branch looks: `(B, H, W)`, summing to 1 over the places (A of Eq. 6)."""
         return self.context_highlight.attention(encode_images(self.context_encoder, context, name="context"))
+
+
+class SingleStream(nn.Module):
+    """One stream of CAER-Net-S by itself, the face's or the highlighted context's: what one image alone can tell."""
+
+    def __init__(
+        self, *, reads: Literal["face", "context"], attention_gain: AttentionGain = "area", dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.reads = reads
+        self.encoder = image_encoder()
+        self.highlight = ContextHighlight(gain=attention_gain) if reads == "context" else nn.Identity()
+        self.classify = classification_head(CHANNELS, dropout=dropout)
+
+    def forward(self, face: Tensor, context: Tensor) -> Tensor:
+        """Logits `(B, 7)` of the image it reads, `(B, 3, height, width)`, ImageNet-normalised RGB."""
+        images = face if self.reads == "face" else context
+        features = self.highlight(encode_images(self.encoder, images, name=self.reads))  # (B, C, H, W)
+        return self.classify(global_average(features))  # (B, 7)
