@@ -161,20 +161,8 @@ class TrainConfig:
 # What a resumed run may not change. Not here: where it runs, where its data lies (the manifest's sha256 says whether
 # it is the same), and for how long.
 FIXED_FIELDS = (
-    *(
-        "model",
-        "input",
-        "pretrained",
-        "batch_size",
-        "lr",
-        "momentum",
-        "nesterov",
-        "weight_decay",
-        "flooding",
-        "dropout",
-        "attention_gain",
-    ),
-    *("recalibration_scale", "input_px", "flip", "seed", "precision"),
+    *("model", "input", "pretrained", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "flooding"),
+    *("dropout", "attention_gain", "recalibration_scale", "input_px", "flip", "seed", "precision"),
 )
 
 

@@ -105,8 +105,9 @@ def read_weights(content: bytes, *, source: str) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     except SafetensorError as error:
         raise UsageError(
-            f'weights {source}: not safetensors ({error}); a .pth of torchvision is converted by: python -c "import'
-            " torch, safetensors.torch as s; s.save_file(torch.load('IN.pth', weights_only=True), 'OUT.safetensors')\""
+            f"weights {source}: not safetensors ({error}); convert a torchvision .pth by: python -c 'from torch import"
+            ' load; from safetensors.torch import save_file; save_file(load("IN.pth", weights_only=True),'
+            ' "OUT.safetensors")\''
         ) from None
 
 
