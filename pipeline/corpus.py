@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,6 @@ import os
 import posixpath
 import re
 import stat
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +27,13 @@ from itertools import accumulate
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urljoin
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.records import EMOTIONS, SPLITS, Clip, UsageError
+from pipeline.storage import StorageError, StoreLostError, call, open_filesystem, redacted, store_errors
 
 LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
 
@@ -63,6 +63,7 @@ _SPLIT_NAMES: dict[str, str] = {name: name for name in SPLITS} | {"val": "valida
 _MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
 
 _THREADS = 8
+_TRIES = 5  # of one request: a person waits, 4 s on average
 _FIRST_BYTES = 4096
 
 _Item = TypeVar("_Item")
@@ -191,15 +192,26 @@ def _locate(url: str, storage_options: Mapping[str, Any] | None) -> tuple[str, A
         return os.path.abspath(path), None
     protocol = url.partition("://")[0]
     try:
-        # Not `url_to_fs`: it takes "::" inside a name for a chain of stores.
-        kind: Any = fsspec.get_filesystem_class(protocol)
-        store = kind(**{**kind._get_kwargs_from_urls(url), **(storage_options or {})})
+        store, name = open_filesystem(url, storage_options)
     except (ImportError, TypeError, ValueError) as error:
         raise CorpusError(
             f"input {_shown(url)}: {_shown(str(error))}; install the fsspec package of {protocol!r}, or use another URL"
         ) from None
     store.invalidate_cache()  # a listing kept from an earlier read of this process may be old
-    return kind._strip_protocol(url), store
+    return name, store
+
+
+def _ask(store: AbstractFileSystem, method: str, place: str, **options: Any) -> Any:
+    """What a store's method says of a place; what may pass is asked again."""
+    return call(store, method, place, what=f"{_url_of(place, store)} cannot be read", num_tries=_TRIES, **options)
+
+
+def _is_there(place: str, store: AbstractFileSystem) -> bool:
+    try:
+        _ask(store, "info", place)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _url_of(place: str, store: AbstractFileSystem | None) -> str:
@@ -223,41 +235,24 @@ def _printable(path: str) -> str:
 
 def _shown(text: str) -> str:
     """Text for people, in one line: no credentials, no signed query strings."""
-    return re.sub(r"\s*[\r\n]+\s*", " ", _redacted(_printable(text)))
-
-
-def _redacted(text: str) -> str:
-    text = re.sub(r"(://)[^/@\s]*:[^/@\s]*@", r"\1…@", text)
-    text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1?…", text)
-    return re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
+    return re.sub(r"\s*[\r\n]+\s*", " ", redacted(_printable(text)))
 
 
 @contextmanager
 def _one_line_errors(input_url: str) -> Iterator[None]:
     try:
         yield
-    except _store_errors() as error:
+    except store_errors() as error:
+        if isinstance(error, StorageError) and error.errno != errno.ENOENT:
+            raise CorpusError(f"input {error}") from None
         detail = _shown(f"{type(error).__name__}: {error}")[:300]
         fault, cure = f"cannot be read: {detail}", "check the address, the network and the store"
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError | StorageError):
             fault, cure = "does not exist", "check the path"
         elif isinstance(error, PermissionError) or "redential" in detail or "Forbidden" in detail:
             cure = "check the credentials, and that they may list and read it"
         # Not chained: the store's own traceback may hold credentials or signed URLs.
         raise CorpusError(f"input {_shown(input_url)} {fault}; {cure}") from None
-
-
-def _store_errors() -> tuple[type[Exception], ...]:
-    """What stores raise besides OSError. Asked once an error is there: its module is loaded then."""
-    names = (
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-        ("aiohttp", "ClientError"),
-        ("google.auth.exceptions", "GoogleAuthError"),
-        ("gcsfs.retry", "HttpError"),
-        ("azure.core.exceptions", "AzureError"),
-    )
-    return (OSError, *(getattr(sys.modules[module], name) for module, name in names if module in sys.modules))
 
 
 def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -276,7 +271,7 @@ def _list_input(
 ) -> tuple[str, list[_File], list[Ignored], bool]:
     """The root, its files, what is no file, and whether the input was a single file."""
     wildcard = re.search(r"[^/]*[*?[]", place)
-    if wildcard and not (os.path.lexists(place) if store is None else store.exists(place)):
+    if wildcard and not (os.path.lexists(place) if store is None else _is_there(place, store)):
         # The folder before the first wildcard is the root, so that ids are those of the whole folder.
         root = place[: wildcard.start()].rstrip("/") or "/"
         pattern = place.removeprefix(root).lstrip("/")
@@ -365,9 +360,10 @@ def _remote_files(root: str, store: AbstractFileSystem) -> tuple[list[_File], li
     infos: dict[str, Any]
     try:
         if "://" in root and not root.endswith("/"):
-            infos = {root: store.info(root)}  # on the web: to list it, the whole file would be read for its links
+            # On the web: to list it, the whole file would be read for its links.
+            infos = {root: _ask(store, "info", root)}
         else:
-            infos = dict(store.find(root, detail=True))  # pyright: ignore[reportArgumentType]
+            infos = dict(_ask(store, "find", root, detail=True))
     except ValueError as error:
         raise CorpusError(
             f"input {_shown(_url_of(root, store))}: {_shown(str(error))}; name a bucket or folder"
@@ -420,14 +416,19 @@ def _extension(path: str) -> str:
 def _is_manifest(place: str, store: AbstractFileSystem | None) -> bool:
     if _extension(_without_query(place)) not in _MANIFEST_EXTENSIONS:
         return False
-    return os.path.isfile(place) if store is None else store.isfile(place)
+    if store is None:
+        return os.path.isfile(place)
+    try:
+        return _ask(store, "info", place)["type"] == "file"  # Not isfile(): it takes every fault for a no.
+    except FileNotFoundError:
+        return False
 
 
 def _first_bytes(file: _File) -> bytes | OSError:
     if file.size_bytes == 0:
         return b""
     if file.store is not None:
-        return bytes(file.store.cat_file(file.place, start=0, end=_FIRST_BYTES))  # pyright: ignore[reportArgumentType]
+        return bytes(_ask(file.store, "cat_file", file.place, start=0, end=_FIRST_BYTES))
     try:
         with open(file.place, "rb") as stream:
             return stream.read(_FIRST_BYTES)
@@ -636,7 +637,7 @@ def _read_manifest(
         with open(place, "rb") as stream:
             content = stream.read()
     else:
-        content = bytes(store.cat_file(place))  # pyright: ignore[reportArgumentType]
+        content = bytes(_ask(store, "cat_file", place))
     columns, rows = _manifest_rows(content, extension=_extension(_without_query(place)), shown=shown)
     folder = os.path.dirname(place) if store is None else posixpath.dirname(_without_query(place))
     files: list[_File] = []
@@ -777,9 +778,9 @@ def _looked_up(files: Sequence[_File]) -> list[_File]:
         if "://" in folder:
             continue  # the web has no listings: each file is asked for
         try:
-            for info in store.ls(folder, detail=True):
+            for info in _ask(store, "ls", folder, detail=True):
                 infos[store, info["name"]] = info
-        except (FileNotFoundError, PermissionError):
+        except (FileNotFoundError, StorageError):
             continue  # reading may be allowed where listing is not: each file is asked for
 
     def looked_up(file: _File) -> _File:
@@ -792,8 +793,12 @@ def _looked_up(files: Sequence[_File]) -> list[_File]:
                 return replace(file, content_id="not-a-file")
             return replace(file, size_bytes=status.st_size)
         try:
-            info = infos.get((file.store, file.place)) or file.store.info(file.place)
+            info = infos.get((file.store, file.place)) or _ask(file.store, "info", file.place)
         except FileNotFoundError:
+            return replace(file, content_id="missing")
+        except StoreLostError as error:
+            if error.errno != errno.ENOENT:  # a missing bucket
+                raise
             return replace(file, content_id="missing")
         return replace(file, size_bytes=info.get("size") or 0, content_id=_remote_content_id(info))
 
@@ -830,7 +835,7 @@ def _corpus(
     num_hashed = sum(file.split is None for file in files) if split_fractions is not None else 0
     return Corpus(
         layout=layout,
-        root=_redacted(root),
+        root=redacted(root),
         description=_description(layout, clips, [*notes], num_hashed=num_hashed, ignored=ignored),
         clips=tuple(clips),
         ignored=ignored,

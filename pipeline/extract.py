@@ -20,7 +20,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-import fsspec
 import numpy as np
 import psutil
 
@@ -31,6 +30,7 @@ from pipeline.detection.between import faces_between
 from pipeline.detection.boxes import read_boxes
 from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
 from pipeline.records import Clip, Example, Face, Outcome, State
+from pipeline.storage import StorageError, StoreLostError, fetch, redacted
 from pipeline.video import DECODERS, DecodeReport, Frame, Sampling, open_clip, read_image
 
 SCRATCH_PREFIX = "emotion-pipeline-clip-"
@@ -406,19 +406,26 @@ class ClipExtractor:
 
         A clip that kills its child or raises something unforeseen is tried again once in a fresh child, and is then
         quarantined. One whose child was killed from outside is tried twice more and is then retryable: the next clip
-        would have met the same.
+        would have met the same. Raises StoreLostError for what every other clip would meet too: nothing is known
+        against this one.
         """
         started = time.monotonic()
 
-        def ended(state: State, **facts: Any) -> Outcome:
+        def ended(state: State, *, detail: str | None = None, **facts: Any) -> Outcome:
             seconds = round(time.monotonic() - started, 3)
-            return Outcome(clip_id=clip.clip_id, path=clip.path, state=state, seconds=seconds, **facts)
+            detail = None if detail is None else redacted(detail)
+            return Outcome(clip_id=clip.clip_id, path=clip.path, state=state, detail=detail, seconds=seconds, **facts)
 
         try:
             with local_file(clip) as path:
                 return self._run(clip, path, ended)
         except FileNotFoundError:
             return [], ended(State.QUARANTINED, reason="missing", stage="fetch", detail=f"no file at {clip.path}")
+        except StoreLostError as error:
+            if error.errno != errno.ENOENT or clip.content_id != "missing":
+                raise
+            # One row of a manifest named a bucket that was never there; a bucket that went away ends the run.
+            return [], ended(State.QUARANTINED, reason="missing", stage="fetch", detail=str(error))
         except OSError as error:
             detail = _in_words(error)
             if local_path(clip.url) is not None and isinstance(error, PermissionError | IsADirectoryError):
@@ -480,7 +487,8 @@ class ClipExtractor:
 def local_file(clip: Clip) -> Iterator[Path]:
     """The clip's bytes as a local file under a neutral name: a link to a local file, a copy of a remote one.
 
-    FFmpeg reads patterns, protocols and playlists out of names; this one has none. Raises OSError.
+    FFmpeg reads patterns, protocols and playlists out of names; this one has none. Raises OSError; of a remote file
+    only what outlasted every try.
     """
     local = local_path(clip.url)
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-") as folder:
@@ -491,11 +499,7 @@ def local_file(clip: Clip) -> Iterator[Path]:
             with open(local, "rb"):  # Unreadable is said here, in the clip's own name.
                 neutral.symlink_to(os.path.abspath(local))
         else:
-            # One GET: range reads made 10 to 300 requests a clip. get_file, because opening a URL reads "::" in a name
-            # as a chain of stores.
-            protocol = clip.url.partition("://")[0]
-            filesystem = fsspec.filesystem(protocol)
-            filesystem.get_file(clip.url, str(neutral))
+            fetch(clip.url, neutral, size_bytes=clip.size_bytes or None)  # Some web servers tell no size.
         yield neutral
 
 
@@ -508,7 +512,7 @@ def sweep_scratch() -> None:
 
 
 def _in_words(error: OSError) -> str:
-    return f"{type(error).__name__}: {error.strerror or error}"
+    return str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error.strerror or error}"
 
 
 def _one_of(flag: str, value: Any, allowed: tuple[Any, ...]) -> None:

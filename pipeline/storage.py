@@ -1,38 +1,87 @@
-"""A folder at any fsspec URL in which every object is whole or absent.
+"""A folder at any fsspec URL in which every object is whole or absent, and whose faults are met in one place.
 
 On a local disk: a temporary name, fsync, rename or link, fsync of the folder. On an object store: one PUT of the whole
-body, because an exception inside `with fs.open(...)` still publishes what was written so far.
+body, because an exception inside `with fs.open(...)` still publishes what was written so far. What a store may have in
+passing (5xx, throttling, a cut connection, a short answer) is tried again with a growing, random wait; what lasts is
+one StorageError, in one line and without secrets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import secrets
+import sys
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, TypeVar
 
 import fsspec
+import tenacity
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 TEMPORARY = ".writing-"
+# 7 waits of at most 0.5, 1, 2, 4, 8, 16 and 20 s, half of that on average: an outage of half a minute is outlived.
+TRIES = 8
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 20.0
+# One request may take this long; without it a server that sends a byte now and then would be waited for for ever.
+REQUEST_SECONDS = 60.0
+SLOWEST_BYTES_PER_SECOND = 2**16
+
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_ABSENT_OR_THERE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_LASTING = (*_DISK, errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE)
+_DAMAGED_IN_TRANSIT = ("BadDigest", "IncompleteBody")  # The body of a PUT; s3fs gives them EINVAL.
+_BAD_CREDENTIALS = (
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+
+_T = TypeVar("_T")
+
+
+class StorageError(OSError):
+    """A store or disk did not do what was asked, after every try: the message names the object, the fault and the
+    cure."""
+
+
+class StoreLostError(StorageError):
+    """The same, for a fault that every other object would meet too: rejected credentials, a missing bucket (`errno` is
+    ENOENT), a full or read-only disk."""
+
+
+class _TruncatedError(OSError):
+    pass
 
 
 class Storage:
-    """The folder at `url`, with names relative to it and forward slashes. Pickles as its URL."""
+    """The folder at `url`, with names relative to it and forward slashes. Pickles as its URL.
 
-    def __init__(self, url: str) -> None:
+    num_tries: of every request to a remote store. All methods raise StorageError for a fault that lasts.
+    """
+
+    def __init__(self, url: str, *, num_tries: int = TRIES) -> None:
         self.url = absolute_url(url)
+        self._num_tries = num_tries
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
+        return {"url": self.url, "_num_tries": self._num_tries}
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        return fsspec.core.url_to_fs(self.url)
+        return open_filesystem(self.url)
 
     @property
     def filesystem(self) -> Any:
@@ -49,65 +98,126 @@ class Storage:
 
     def put(self, name: str, data: bytes) -> None:
         """Write `data` under `name`, replacing what was there, at once."""
-        if self.is_local:
+
+        def replace() -> None:
             os.replace(self._write_temporary(name, data), self.path(name))
             _sync_folder(Path(self.path(name)).parent)
-        else:
-            self.filesystem.pipe_file(self.path(name), data)
+
+        self._do(name, "written", "pipe_file", data, local=replace, size_bytes=len(data))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write `data` under `name` if nothing is there; False if something is."""
-        if not self.is_local:
+        """Write `data` under `name` if nothing is there; False if something else is."""
+        try:
+            self._do(
+                name,
+                "written",
+                "pipe_file",
+                data,
+                mode="create",
+                local=lambda: self._link(name, data),
+                size_bytes=len(data),
+            )
+        except FileExistsError:
+            # The answer to a write that took effect may be lost, and the next try (which the HTTP library may make by
+            # itself) then meets its own object.
+            return not self.is_local and self.read(name) == data
+        return True
+
+    def read(self, name: str, *, size_bytes: int | None = None) -> bytes:
+        """All bytes of `name`, `size_bytes` of them where that is known. Raises FileNotFoundError."""
+
+        def whole(data: Any) -> bytes:
+            return _checked(bytes(data), size_bytes)
+
+        return self._do(
+            name,
+            "read",
+            "cat_file",
+            local=lambda: whole(Path(self.path(name)).read_bytes()),
+            then=whole,
+            size_bytes=size_bytes or 0,
+        )
+
+    def exists(self, name: str) -> bool:
+        self.filesystem.invalidate_cache()
+        try:
+            self._do(name, "looked up", "info", local=lambda: os.stat(self.path(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Every object under `folder` (recursively) with its size in bytes, sorted by name; {} if there is none."""
+        self.filesystem.invalidate_cache()
+        found = self._do(folder, "listed", "find", detail=True, local=lambda: _local_sizes(self.path(folder)))
+        start = len(self.path().rstrip("/")) + 1
+        names = {path[start:]: int(info["size"] or 0) for path, info in found.items()}
+        return {name: names[name] for name in sorted(names) if TEMPORARY not in name}
+
+    def read_many(self, names: Collection[str] | Mapping[str, int]) -> dict[str, bytes]:
+        """All bytes of each of `names`, fetched side by side where the store can. Raises on the first failure.
+
+        names: may map each name to its size in bytes, which is then checked.
+        """
+        num_bytes = names if isinstance(names, Mapping) else {}
+        # Not filesystem.cat(list): it expands names with brackets as patterns.
+        with ThreadPoolExecutor(max_workers=16) as threads:
+            found = threads.map(lambda name: self.read(name, size_bytes=num_bytes.get(name)), names)
+            return dict(zip(names, found, strict=True))
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; nothing happens if it is absent."""
+        try:
+            self._do(name, "deleted", "rm_file", local=lambda: os.unlink(self.path(name)))
+        except FileNotFoundError:
+            return
+
+    def _do(
+        self,
+        name: str,
+        verb: str,
+        method: str,
+        *arguments: Any,
+        local: Callable[[], Any],
+        then: Callable[[Any], Any] = lambda found: found,
+        size_bytes: int = 0,
+        **options: Any,
+    ) -> Any:
+        """Call `local()` on a local disk, else the file system's `method` on the path of `name`, as often as needed."""
+        what = f"{self.url}/{name} cannot be {verb}"
+        if self.is_local:
             try:
-                self.filesystem.pipe_file(self.path(name), data, mode="create")
-            except FileExistsError:
-                return False
-            return True
+                return local()
+            except _ABSENT_OR_THERE:
+                raise
+            except OSError as error:
+                _raise_told(error, what, num_tries=1)
+        return call(
+            self.filesystem,
+            method,
+            self.path(name),
+            *arguments,
+            what=what,
+            then=then,
+            size_bytes=size_bytes,
+            num_tries=self._num_tries,
+            **options,
+        )
+
+    def _link(self, name: str, data: bytes) -> None:
         temporary = self._write_temporary(name, data)
         try:
             os.link(temporary, self.path(name))
-        except FileExistsError:
-            return False
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             # exFAT and some network mounts have no hard links; there two writers at one instant could both win.
             if os.path.exists(self.path(name)):
-                return False
+                raise FileExistsError(name) from None
             os.rename(temporary, self.path(name))
         finally:
             Path(temporary).unlink(missing_ok=True)
         _sync_folder(Path(self.path(name)).parent)
-        return True
-
-    def read(self, name: str) -> bytes:
-        """All bytes of `name`. Raises FileNotFoundError."""
-        return bytes(self.filesystem.cat_file(self.path(name)))
-
-    def exists(self, name: str) -> bool:
-        self.filesystem.invalidate_cache()
-        return self.filesystem.exists(self.path(name))
-
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Every object under `folder` (recursively) with its size in bytes, sorted by name; {} if there is none."""
-        self.filesystem.invalidate_cache()
-        found = self.filesystem.find(self.path(folder), detail=True)
-        start = len(self.path().rstrip("/")) + 1
-        names = {path[start:]: int(info["size"] or 0) for path, info in found.items()}
-        return {name: names[name] for name in sorted(names) if TEMPORARY not in name}
-
-    def read_many(self, names: list[str]) -> dict[str, bytes]:
-        """All bytes of each of `names`, fetched side by side where the store can. Raises on the first failure."""
-        # Not filesystem.cat(list): it expands names with brackets as patterns.
-        with ThreadPoolExecutor(max_workers=16) as threads:
-            return dict(zip(names, threads.map(self.read, names), strict=True))
-
-    def delete(self, name: str) -> None:
-        """Remove `name`; nothing happens if it is absent."""
-        try:
-            self.filesystem.rm_file(self.path(name))
-        except FileNotFoundError:
-            return
 
     def _write_temporary(self, name: str, data: bytes) -> str:
         target = Path(self.path(name))
@@ -129,10 +239,192 @@ def absolute_url(url: str) -> str:
     return url.rstrip("/") if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
+def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """The file system of a URL and the path in it. Raises ImportError, TypeError or ValueError where there is none.
+
+    Not fsspec's `url_to_fs`: it takes "::" inside a name for a chain of stores.
+    """
+    if "://" not in url:
+        return fsspec.filesystem("file"), url
+    protocol = url.partition("://")[0]
+    kind: Any = fsspec.get_filesystem_class(protocol)
+    if protocol in ("s3", "s3a"):
+        # botocore's 4 retries inside the 5 of s3fs inside ours would be 160 requests for one object. Those of s3fs
+        # stay: they are over in 2 s, and go on with a body where it was cut. Concurrency within one object would ask
+        # for its size first (HEAD), whose answer cannot say why it is refused.
+        own = {"config_kwargs": {"retries": {"total_max_attempts": 1}}, "max_concurrency": 1}
+        options = {**own, **(options or {})}
+    return kind(**{**kind._get_kwargs_from_urls(url), **(options or {})}), kind._strip_protocol(url)
+
+
 def read_url(url: str) -> bytes:
-    """All bytes of one file at any fsspec URL. Raises FileNotFoundError."""
-    filesystem, path = cast(tuple[Any, str], fsspec.core.url_to_fs(url))
-    return bytes(filesystem.cat_file(path))
+    """All bytes of one file at any fsspec URL. Raises FileNotFoundError, and StorageError for a fault that lasts."""
+    filesystem, path = open_filesystem(absolute_url(url))
+    return bytes(call(filesystem, "cat_file", path, what=f"{url} cannot be read"))
+
+
+def fetch(url: str, to: Path, *, size_bytes: int | None) -> None:
+    """Copy a remote file to the local path `to`, `size_bytes` of it where that is known.
+
+    One GET: range reads made 10 to 300 requests a clip. Raises FileNotFoundError, and StorageError for a fault that
+    lasts.
+    """
+    filesystem, path = open_filesystem(url)
+
+    def check(_: Any) -> None:
+        if size_bytes is not None and (found := to.stat().st_size) != size_bytes:
+            raise _TruncatedError(f"{found} bytes came instead of {size_bytes}")
+
+    call(
+        filesystem, "get_file", path, str(to), what=f"{url} cannot be read", then=check, size_bytes=size_bytes or 2**33
+    )
+
+
+def call(
+    filesystem: Any,
+    method: str,
+    *arguments: Any,
+    what: str,
+    then: Callable[[Any], _T] = lambda found: found,
+    size_bytes: int = 0,
+    num_tries: int = TRIES,
+    **options: Any,
+) -> _T:
+    """`then` of what a remote file system's method gives; a transient fault of either is tried again.
+
+    what: begins the message, as in "s3://b/x cannot be read". size_bytes: about what will be moved, for the time
+    limit of one try. Raises FileNotFoundError and its like as they are, and StorageError for a fault that lasts.
+    """
+    if isinstance(filesystem, AsyncFileSystem):
+        options["timeout"] = REQUEST_SECONDS + size_bytes / SLOWEST_BYTES_PER_SECOND
+    tries = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        stop=tenacity.stop_after_attempt(num_tries),
+        wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS),
+        reraise=True,
+    )
+    try:
+        return tries(lambda: then(getattr(filesystem, method)(*arguments, **options)))
+    except store_errors() as error:
+        if isinstance(error, _ABSENT_OR_THERE) and _code(error) != "NoSuchBucket":
+            raise
+        _raise_told(error, what, num_tries=num_tries)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What stores raise besides OSError. Asked once an error is there: its module is loaded then."""
+    names = (
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+        ("aiohttp", "ClientError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+        ("gcsfs.retry", "HttpError"),
+        ("azure.core.exceptions", "AzureError"),
+    )
+    return (OSError, *_loaded(names))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later."""
+    status = getattr(error, "status", None)  # of aiohttp's answers
+    if isinstance(status, int) and status:
+        return status >= 500 or status in (408, 425, 429)
+    code = _code(error)
+    if code in _DAMAGED_IN_TRANSIT:
+        return True
+    if code in _BAD_CREDENTIALS or isinstance(error, (*_ABSENT_OR_THERE, PermissionError)):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in _LASTING
+    passing = (
+        ("botocore.exceptions", "HTTPClientError"),
+        ("botocore.exceptions", "ConnectionError"),
+        ("botocore.exceptions", "IncompleteReadError"),
+        ("botocore.exceptions", "FlexibleChecksumError"),
+        ("botocore.parsers", "ResponseParserError"),
+        ("aiohttp", "ClientPayloadError"),
+        ("aiohttp", "ServerConnectionError"),
+    )
+    return isinstance(error, _loaded(passing))
+
+
+_SECRET_NAMES = (
+    r"x-(?:amz|goog)-(?:signature|credential|security-token)|sig|signature|[\w-]*token|password|passwd|"
+    r"[\w-]*secret[\w-]*|aws_?access_?key_?id|api_?key"
+)
+
+
+def redacted(text: str) -> str:
+    """Text for people and files: no passwords, keys or tokens, and no query of a web address, which may be signed."""
+    text = re.sub(r"(://)[^/\s'\"]*:[^/\s'\"]*@", r"\1…@", text)
+    text = re.sub(r"(https?://)[^/@\s'\"…]+@", r"\1…@", text)
+    text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1?…", text)
+    text = re.sub(rf"(?i)(?<![\w-])({_SECRET_NAMES})(=|['\"]\s*[:=]\s*['\"])[^\s&'\",;)…]+", r"\1\2…", text)
+    return re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
+
+
+def _loaded(names: tuple[tuple[str, str], ...]) -> tuple[type[Exception], ...]:
+    return tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
+
+
+def _code(error: BaseException) -> str:
+    """The error code of an S3 answer, as far as s3fs keeps it; else the empty string."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _raise_told(error: BaseException, what: str, *, num_tries: int) -> NoReturn:
+    """Raise a fault that lasts as one line: what cannot be done, why, and the cure."""
+    code = _code(error)
+    number = errno.ENOENT if code == "NoSuchBucket" else getattr(error, "errno", None)
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if code and code not in reason and not code.isdigit():
+        reason = f"{reason} ({code})"
+    is_lost = True
+    if code in _BAD_CREDENTIALS or "Token" in type(error).__name__:
+        cure = "renew the credentials"
+    elif "redential" in type(error).__name__:
+        cure = "check the credentials"
+    elif code == "NoSuchBucket":
+        cure = "create the bucket, or correct its name"
+    elif number in (errno.ENOSPC, errno.EDQUOT):
+        cure = "free space, or choose another place"
+    elif number == errno.EFBIG:
+        cure = "raise the limit of the size of files (ulimit -f)"
+    elif number == errno.EROFS:
+        cure = "make it writable, or choose another place"
+    elif isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
+        cure, is_lost = "check the permissions", False
+    else:
+        tried = f"tried {num_tries} times; " if num_tries > 1 and is_transient(error) else ""
+        cure, is_lost = f"{tried}check the address, the network and the store", False
+    line = " ".join(redacted(f"{what}: {reason}; {cure}").split())
+    told = (StoreLostError if is_lost else StorageError)(line)
+    told.errno = number
+    # Not chained: the store's own traceback may hold credentials or signed URLs.
+    raise told from None
+
+
+def _checked(data: bytes, size_bytes: int | None) -> bytes:
+    if size_bytes is not None and len(data) != size_bytes:
+        raise _TruncatedError(f"{len(data)} bytes came instead of {size_bytes}")
+    return data
+
+
+def _local_sizes(folder: str) -> dict[str, dict[str, int]]:
+    """Every file below a folder. A folder that cannot be listed is an error: fsspec's `find` leaves it out, and what
+    is in it would then count as not there."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    found = {}
+    for parent, _, names in os.walk(folder, onerror=fail):
+        for path in (os.path.join(parent, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                found[path] = {"size": os.stat(path).st_size}
+    return found
 
 
 def _sync_folder(folder: Path) -> None:

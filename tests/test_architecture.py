@@ -25,7 +25,7 @@ ROOMS = {
     "ledger": {"records", "storage"},
     "checkpoint": {"models", "records", "storage"},
     "dataset": {"crops", "records", "storage"},
-    "extract": {"corpus", "crops", "detection", "fence", "records", "video"},
+    "extract": {"corpus", "crops", "detection", "fence", "records", "storage", "video"},
     "gpu_detection": {"extract", "records"},
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
@@ -55,6 +55,8 @@ LIBRARIES = {
     "plotly": {"report"},
     "jsonargparse": set(),
     "rich": {"pool", "evaluate", "benchmark"},
+    "tenacity": {"storage"},
+    "fsspec": {"storage", "corpus", "detection"},
 }
 
 

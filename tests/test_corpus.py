@@ -17,6 +17,7 @@ import pytest
 from pipeline import corpus as room
 from pipeline.corpus import Corpus, CorpusError, local_path, read_corpus, split_of
 from pipeline.records import CLIP_SCHEMA, SPLITS, table_of
+from pipeline.storage import open_filesystem
 
 ODD_NAMES = (
     "a name with  spaces.mp4",
@@ -611,7 +612,8 @@ def test_a_folder_of_s3_is_read_by_one_listing_and_ranges_of_nameless_files(s3) 
     for number in range(20):
         s3.put(f"clips/{number}.mp4", b"x")
     requests: list[str] = []
-    s3.fs.s3.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
+    store = open_filesystem(s3.url())[0]  # the one that read_corpus takes
+    store.s3.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
     corpus = read_corpus(s3.url("clips"))
     assert Counter(requests) == {"ListObjectsV2": 1, "GetObject": 2}
     assert len(corpus.clips) == 22
@@ -664,7 +666,8 @@ def test_a_manifest_on_s3_lists_neighbours_other_buckets_and_missing_objects(tmp
     rows += ["nowhere/gone.mp4", "s3://no-such-bucket-x/gone.mp4"]
     s3.put("set/list.csv", ("url\n" + "\n".join(rows)).encode())
     requests: list[str] = []
-    s3.fs.s3.meta.events.register("before-call.s3", lambda params, **_: requests.append(params["url_path"]))
+    store = open_filesystem(s3.url())[0]  # the one that read_corpus takes
+    store.s3.meta.events.register("before-call.s3", lambda params, **_: requests.append(params["url_path"]))
     corpus = read_corpus(s3.url("set/list.csv"))
     assert not any(path.endswith(("a.mp4", "c.mp4")) for path in requests)  # found by listing their folders
     assert corpus.root == s3.url("set")
@@ -703,7 +706,7 @@ def test_a_store_that_does_not_answer_is_told_in_one_line(s3) -> None:
         port = closed.getsockname()[1]
     options = {
         "endpoint_url": f"http://127.0.0.1:{port}",
-        "config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 2},
+        "config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 2},
         "skip_instance_cache": True,
     }
     with pytest.raises(CorpusError, match=r"cannot be read: .*; check the address, the network and the store"):
