@@ -5,6 +5,7 @@ corpus       a folder, tree, manifest or glob at any URL -> Clips with stable id
 video        a clip -> sampled frames, checked            detection/  a frame -> faces
 crops        a face -> its crop and its masked context    extract     these three, inside the fence
 fence        a supervised child process: a crash costs one clip
+confine      what that child gives up: network, programs, writing, memory without end
 storage      objects that are whole or absent             ledger      plan, commit, resume, audit
 pool         units of clips through Ray actors            quarantine  what ended badly, and another try
 preprocess   clips -> shards of examples                  (composer on Ray Data)

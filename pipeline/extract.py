@@ -87,6 +87,8 @@ class ExtractConfig:
     """Encoding of the crops: jpeg (quality 95, 4:4:4) or png."""
     decoder: str = "auto"
     """Video decoder: auto (decord where it is right, else PyAV), decord, pyav."""
+    min_decode_integrity: float = 0.0
+    """Quarantine clips of whose frames a smaller share decoded whole (0 to 1): not missing, corrupt or repeated."""
 
     def __post_init__(self) -> None:
         _one_of("--faces", self.faces, ("largest", "all"))
@@ -101,6 +103,8 @@ class ExtractConfig:
         _at_least("--face-px", self.face_px, 8)
         _at_least("--context-px", self.context_px, 8)
         _at_least("--box-margin", self.box_margin, 0)
+        if not 0 <= self.min_decode_integrity <= 1:
+            raise ValueError(f"--min-decode-integrity is {self.min_decode_integrity}; give a share from 0 to 1")
         if self.sample_fps is not None and self.sample_fps <= 0:
             raise ValueError(f"--sample-fps is {self.sample_fps}; give a rate above 0 frames a second")
         if self.sample_fps is not None and self.every_frame:
@@ -237,7 +241,7 @@ def extracted(
     facts = yield from look(decode(), detect=functools.partial(detect, upsample=config.upsample))
     if config.retry_upsample and config.boxes is None and not facts["num_examples"]:
         facts = yield from look(decode(), detect=functools.partial(detect, upsample=1))
-        facts["detail"] = "looked at again with upsample 1"
+        facts["detail"] = _joined("looked at again with upsample 1", facts["detail"])
     return facts
 
 
@@ -296,7 +300,21 @@ def _look(
         "decoder": report.decoder,
         "decoder_reason": report.decoder_reason,
         "decode_integrity": report.decode_integrity,
+        "detail": _damage(report),
     }
+
+
+def _damage(report: DecodeReport) -> str | None:
+    """What did not decode whole, in words; None where all did."""
+    if report.decode_integrity == 1:
+        return None
+    num_frames = report.num_decoded + report.num_missing
+    counts = f"{report.num_missing} missing, {report.num_corrupt} corrupt, {report.num_repeated} repeated"
+    return _joined(f"of {num_frames} frames {counts}", *report.notes, between="; ")
+
+
+def _joined(*parts: str | None, between: str = ", ") -> str | None:
+    return between.join(part for part in parts if part) or None
 
 
 def _noting(items: Generator[Item, None, Value], values: list[Value]) -> Iterator[Item]:
@@ -398,16 +416,22 @@ class ClipExtractor:
             self.fence = Fence(build_decoding, {"config": config}, limits=limits, preload=("decord", "av"))
 
     def facts(self) -> dict[str, Any]:
-        """What the fence has seen so far: children started, and the most resident memory of one (bytes)."""
-        return {"children_started": self.fence.num_starts, "peak_child_memory_bytes": self.fence.peak_memory_bytes}
+        """What the fence has seen so far: children started, how many in place of one that had grown, the most resident
+        memory of one (bytes), and whether they were kept from the network and from writing files."""
+        return {
+            "children_started": self.fence.num_starts,
+            "children_recycled": self.fence.num_recycled,
+            "peak_child_memory_bytes": self.fence.peak_memory_bytes,
+            **self.fence.confinement,
+        }
 
     def extract(self, clip: Clip) -> tuple[list[Example], Outcome]:
         """The clip's examples in order, and how it ended. Never raises for what the clip's bytes do.
 
-        A clip that kills its child or raises something unforeseen is tried again once in a fresh child, and is then
-        quarantined. One whose child was killed from outside is tried twice more and is then retryable: the next clip
-        would have met the same. Raises StoreLostError for what every other clip would meet too: nothing is known
-        against this one.
+        A clip that kills its child, asks for too much memory or raises something unforeseen is tried again once in a
+        fresh child, and is then quarantined. One whose child was killed from outside is tried twice more and is then
+        retryable: the next clip would have met the same. Raises StoreLostError for what every other clip would meet
+        too: nothing is known against this one.
         """
         started = time.monotonic()
 
@@ -442,20 +466,32 @@ class ClipExtractor:
                 return [], ended(State.RETRYABLE, attempts=attempt, **facts)
             except FenceError as error:
                 was_killed = error.reason == "killed"
-                may_differ = error.fatal or error.reason == "exception"
+                may_differ = error.fatal or error.reason in ("exception", "memory")
                 if may_differ and attempt < (MOST_TRIES_KILLED if was_killed else MOST_TRIES):
                     self.fence.restart()
                     continue
                 facts = {"reason": error.reason, "stage": error.stage, "detail": error.detail}
                 state = State.RETRYABLE if was_killed else State.QUARANTINED
                 return [], ended(state, attempts=attempt, **facts)
+            if facts["decode_integrity"] < self._config.min_decode_integrity:
+                return [], ended(State.QUARANTINED, attempts=attempt, **self._dropped(facts))
             if examples:
                 return examples, ended(State.DONE, attempts=attempt, **facts)
             reason = "no_box_given" if self._config.boxes is not None else "no_face_found"
-            looks = [f"no face in {facts['num_frames']} sampled frames", facts.pop("detail", None)]
-            detail = ", ".join(filter(None, looks))
+            detail = _joined(f"no face in {facts['num_frames']} sampled frames", facts.pop("detail"))
             return [], ended(State.NO_FACE, attempts=attempt, reason=reason, stage="detect", detail=detail, **facts)
         raise AssertionError("unreachable")
+
+    def _dropped(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts of a clip that decoded too badly for its examples to be kept."""
+        integrity, least = facts["decode_integrity"], self._config.min_decode_integrity
+        num_dropped = facts["num_examples"]
+        detail = (
+            f"decode_integrity {integrity:.3f} is below --min-decode-integrity {least:g}: {facts['detail']}; "
+            f"{num_dropped} examples dropped"
+        )
+        counts = {"num_examples": 0, "num_examples_dropped": num_dropped}
+        return {**facts, **counts, "reason": "low_integrity", "stage": "decode", "detail": detail}
 
     def _examples(self, task: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
         """The task's examples and facts. Raises FenceError and DetectionError."""

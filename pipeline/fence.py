@@ -2,13 +2,16 @@
 
 Decoders abort, spin with the GIL held and allocate gigabytes on hostile files. Inside the fence that costs one clip:
 the supervisor sees no message for `timeout_seconds` or too much resident memory, kills the child, names the signal and
-the stage, and starts a fresh child for the next task.
+the stage, and starts a fresh child for the next task. The child has no credentials in its environment and gives up
+sockets, programs and writing before it meets a task (`confine`); it runs as its user and can read what that user can,
+`~/.aws` too, but has no way to send it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
+import fcntl
 import multiprocessing
 import os
 import resource
@@ -24,7 +27,13 @@ from typing import IO, Any
 
 import psutil
 
+from pipeline.confine import MOST_FILE_BYTES, allow_cpu_seconds, confine, die_with_parent, limit_memory
+
 POLL_SECONDS = 0.05
+# A child that has used this share of the memory between what it began with and its limit is recycled.
+RECYCLED_SHARE = 0.5
+# What a process says that asked for memory and got none; C++ then aborts.
+OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory", "MemoryError")
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 # Builds the work of the child, once per child. The work takes a task and a function to name the stage it is in, yields
@@ -36,8 +45,8 @@ Work = Callable[[Any, Callable[[str], None]], Generator[Any, None, Any]]
 class FenceLimits:
     """What a child may use before it is killed.
 
-    timeout_seconds: longest time without a sign of progress. memory_bytes: resident memory of the child.
-    start_seconds: longest time to import and build the work.
+    timeout_seconds: longest time without a sign of progress. memory_bytes: resident memory of the child; by so much
+    and 512 MiB may its address space grow once the work is built. start_seconds: longest time to import and build it.
     """
 
     timeout_seconds: float = 120.0
@@ -86,7 +95,9 @@ class Fence:
     ) -> None:
         self.limits = limits or FenceLimits()
         self.num_starts = 0
+        self.num_recycled = 0
         self.peak_memory_bytes = 0
+        self.confinement: dict[str, str] = {}
         self._build = build
         self._arguments = dict(arguments)
         self._context = multiprocessing.get_context("forkserver")
@@ -94,6 +105,7 @@ class Fence:
         self._process: Any = None
         self._pipe: Connection | None = None
         self._next_look = 0.0
+        self._built_bytes = 0
         self._log: IO[bytes] | None = None
 
     def __enter__(self) -> Fence:
@@ -112,14 +124,15 @@ class Fence:
         if self._process is not None and self._process.is_alive():
             return
         self._stop()
-        descriptor, log = tempfile.mkstemp(prefix="fence-", suffix=".log")
-        self._log = open(descriptor, "rb+")  # noqa: SIM115 - closed by _stop
+        self._log = _nameless_file()
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._build, self._arguments, log)
+        log = Connection(os.dup(self._log.fileno()))  # What multiprocessing can hand to a child.
+        arguments = (theirs, log, self._build, self._arguments, self.limits)
         self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
         with _without_main_module():
             self._process.start()
         theirs.close()
+        log.close()
         self._pipe = ours
         self.num_starts += 1
         try:
@@ -129,6 +142,8 @@ class Fence:
         if kind != "ready":
             self._stop()
             raise FenceStartError(f"the fenced worker did not start: {value}")
+        self.confinement = value
+        self._built_bytes = self.memory_bytes()
 
     def run(self, task: Any) -> tuple[list[Any], Any]:
         """Run one task: the items it yielded and its return value. Raises FenceError; the fence stays usable."""
@@ -144,6 +159,9 @@ class Fence:
 
         Returns the task's value. Raises FenceError; the fence stays usable, also where the caller stops half way.
         """
+        if self._has_grown():
+            self._stop()
+            self.num_recycled += 1
         self.start()
         assert self._pipe is not None
         assert self._log is not None
@@ -183,6 +201,11 @@ class Fence:
         except psutil.Error:
             return 0
 
+    def _has_grown(self) -> bool:
+        """Whether the child kept so much memory of its tasks that the next one had better meet a fresh one."""
+        room = self.limits.memory_bytes - self._built_bytes
+        return self.memory_bytes() > self._built_bytes + RECYCLED_SHARE * max(room, 0)
+
     def _receive(self, *, stage: str, timeout_seconds: float) -> tuple[str, Any]:
         """The next message of the child; watches its memory and its silence, and kills it at a limit."""
         assert self._pipe is not None
@@ -219,12 +242,19 @@ class Fence:
         code = self._process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         assert self._log is not None
-        self._log.seek(0)
-        last_words = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
+        said = os.pread(self._log.fileno(), MOST_FILE_BYTES, 0).decode(errors="replace")
+        last_words = said.strip().splitlines()[-1:]
         self._stop()
-        detail = f"the worker ended with {name} in {stage}" + "".join(f": {line[:300]}" for line in last_words)
-        # No decoder kills itself so, and it was not us: a person, or the system when its memory ran out.
-        reason = "killed" if name == "SIGKILL" else "crash"
+        detail = f"the worker ended with {name} in {stage}" + "".join(f": {line.strip()[:300]}" for line in last_words)
+        reason = "crash"
+        if name == "SIGKILL":
+            # No decoder kills itself so, and it was not us: a person, or the system when its memory ran out.
+            reason = "killed"
+        elif name == "SIGXCPU":
+            reason, detail = "hang", f"no progress in {stage} for twice {self.limits.timeout_seconds:g} s of CPU time"
+        elif _says_out_of_memory(said):
+            reason = "memory"
+            detail = f"asked for more than {self.limits.memory_bytes / 2**20:.0f} MiB; {detail}"
         return FenceError(reason, detail, stage=stage, fatal=True)
 
     def _stop(self) -> None:
@@ -255,58 +285,90 @@ def _without_main_module() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _die_with_parent() -> None:
-    """Linux: be killed when the fork server goes, which goes when the supervisor goes, however it was killed.
-
-    multiprocessing hands every child a copy of the pipe that keeps the fork server alive; without closing it here, a
-    child that hangs would outlive a killed supervisor for ever.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    alive = getattr(forkserver, "_forkserver")._forkserver_alive_fd  # noqa: B009 - no public name for it
-    if alive is not None:
-        os.close(alive)
+def _nameless_file() -> IO[bytes]:
+    """A file for appending that no folder holds, so that nobody who is killed can leave it behind."""
+    if hasattr(os, "memfd_create"):
+        file = os.fdopen(os.memfd_create("fence"), "rb+", buffering=0)
+    else:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by _stop
+    fcntl.fcntl(file, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
+    return file
 
 
-def _serve(pipe: Connection, build: Callable[..., Work], arguments: dict[str, Any], log: str) -> None:
-    """The child: build the work, then run tasks until the pipe closes."""
-    _die_with_parent()
+def _serve(
+    pipe: Connection, log: Connection, build: Callable[..., Work], arguments: dict[str, Any], limits: FenceLimits
+) -> None:
+    """The child: give up what it does not need, build the work, then run tasks until the pipe closes."""
+    die_with_parent()
+    _let_go_of_fork_server()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.unlink(log)  # Both ends hold it open; so it is gone with them, however they are killed.
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    log.close()
     for name in set(os.environ) - set(KEPT_ENVIRONMENT):
         del os.environ[name]  # No credentials beside a decoder of foreign bytes.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    confinement = confine()
     try:
         work = build(**arguments)
+        limit_memory(limits.memory_bytes)
     except Exception as error:  # noqa: BLE001 - told to the supervisor, which raises it
         pipe.send(("failed", f"{type(error).__name__}: {error}"))
         return
-    pipe.send(("ready", None))
+    pipe.send(("ready", confinement))
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
-        _run_one(pipe, work, task)
+        _run_one(pipe, work, task, limits)
 
 
-def _run_one(pipe: Connection, work: Work, task: Any) -> None:
+def _let_go_of_fork_server() -> None:
+    """Close the copy, which multiprocessing hands to every child, of the pipe that keeps the fork server alive.
+
+    With it, a child that hangs would outlive a killed supervisor for ever.
+    """
+    alive = getattr(forkserver, "_forkserver")._forkserver_alive_fd  # noqa: B009 - no public name for it
+    if alive is not None:
+        os.close(alive)
+
+
+def _run_one(pipe: Connection, work: Work, task: Any, limits: FenceLimits) -> None:
+    def tell(kind: str, value: Any) -> None:
+        # Where the supervisor does not look, as while its caller is busy, a child that spins ends by itself.
+        allow_cpu_seconds(2 * limits.timeout_seconds)
+        pipe.send((kind, value))
+
+    allow_cpu_seconds(2 * limits.timeout_seconds)
     try:
-        items = work(task, lambda stage: pipe.send(("stage", stage)))
+        items = work(task, lambda stage: tell("stage", stage))
         while True:
             try:
-                pipe.send(("item", next(items)))
+                tell("item", next(items))
             except StopIteration as end:
-                pipe.send(("result", (end.value, _peak_memory_bytes())))
+                tell("result", (end.value, _peak_memory_bytes()))
                 return
     except Exception as error:  # noqa: BLE001 - one clip's error, told with its kind
         reason = getattr(error, "reason", None) or "exception"
         text = str(error) if reason != "exception" else f"{type(error).__name__}: {error}"
-        pipe.send(("error", ((reason, text[:2000]), _peak_memory_bytes())))
+        if _is_out_of_memory(error):
+            reason, text = "memory", f"asked for more than {limits.memory_bytes / 2**20:.0f} MiB: {text}"
+        tell("error", ((reason, text[:2000]), _peak_memory_bytes()))
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, is an allocation that failed."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError) and _says_out_of_memory(str(error)):  # of C++: torch, dlib, decord
+            return True
+        error = error.__cause__
+    return False
+
+
+def _says_out_of_memory(text: str) -> bool:
+    return any(words in text for words in OUT_OF_MEMORY)
 
 
 def _peak_memory_bytes() -> int:

@@ -170,7 +170,8 @@ class ClipLabel:
 class Outcome:
     """How one clip ended. `reason` is a short stable word for every state but done; `detail` is for people.
 
-    num_frames: sampled frames decoded. num_examples: rows written. attempts: tries of this clip, 1 or more.
+    num_frames: sampled frames decoded. num_examples: rows written. num_examples_dropped: rows made and not written,
+    since the clip decoded too badly. attempts: tries of this clip, 1 or more.
     decode_integrity: 1.0 where every frame of the container was decoded, distinct and uncorrupted; None if unknown.
     """
 
@@ -183,6 +184,7 @@ class Outcome:
     num_frames: int = 0
     num_faceless_frames: int = 0
     num_examples: int = 0
+    num_examples_dropped: int = 0
     num_boxes_clamped: int = 0
     attempts: int = 1
     seconds: float = 0.0

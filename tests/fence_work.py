@@ -1,7 +1,11 @@
 """Work for the fence's tests: each task says what the child shall do."""
 
+import ctypes
 import os
+import resource
 import signal
+import socket
+import subprocess
 import time
 
 
@@ -12,6 +16,7 @@ class OddFile(Exception):
 def build(*, greeting="hello", fail=False):
     if fail:
         raise RuntimeError("no weights")
+    leaked = []
 
     def work(task, stage):
         stage("decode")
@@ -38,6 +43,39 @@ def build(*, greeting="hello", fail=False):
             while True:
                 hoard.append(b"x" * 2**25)
                 time.sleep(0.02)
+        if kind == "burst":
+            stage("allocate")
+            return len(bytearray(task["num_bytes"]))
+        if kind == "abort for memory":
+            operator_new = ctypes.CDLL("libstdc++.so.6")._Znwm
+            operator_new(ctypes.c_size_t(task["num_bytes"]))
+        if kind == "leak":
+            leaked.append(b"x" * task["num_bytes"])
+            return os.getpid()
+        if kind == "spin":
+            stage("detect")
+            yield "spins from here"
+            while True:
+                pass
+        if kind == "sleep with the GIL":
+            stage("detect")
+            ctypes.PyDLL(None).sleep(3600)
+        if kind == "connect":
+            with socket.create_connection(task["address"], timeout=5) as connection:
+                return connection.send(b"stolen")
+        if kind == "shell":
+            return subprocess.run(["/bin/sh", "-c", task["command"]], check=True).returncode
+        if kind == "write":
+            with open(task["path"], "wb") as file:
+                return file.write(b"x")
+        if kind == "remove":
+            return os.remove(task["path"])
+        if kind == "say much":
+            return os.write(2, b"x" * task["num_bytes"]) + os.write(2, b"x")
+        if kind == "open many":
+            return len([open("/dev/null") for _ in range(task["count"])])
+        if kind == "core":
+            return resource.getrlimit(resource.RLIMIT_CORE)
         if kind == "odd":
             raise OddFile("an odd file")
         if kind == "bug":

@@ -13,11 +13,11 @@ import ray
 from fence_work import build
 from PIL import Image
 from skimage.data import astronaut
-from video_zoo import make_clip
+from video_zoo import make_clip, remux, with_bytes
 
 from pipeline.corpus import read_corpus
 from pipeline.detection.between import faces_between, iou, partners
-from pipeline.extract import ClipExtractor, DetectionError, ExtractConfig, detect_of, located
+from pipeline.extract import ClipExtractor, DetectionError, ExtractConfig, build_work, detect_of, located
 from pipeline.fence import Fence, FenceError, FenceLimits
 from pipeline.gpu_detection import DetectorActor, SharedDetectors, start_detectors
 from pipeline.pool import PoolConfig, run_corpus, start_ray
@@ -167,6 +167,7 @@ def test_a_film_is_never_held_whole(every, batch_px, most_held):
         ({"retry_upsample": True, "upsample": 1}, "--upsample is 1 already; give --upsample 0"),
         ({"detect_every": 0}, "--detect-every is 0; give one of 1, 2"),
         ({"detect_every": 33}, "--detect-every is 33"),
+        ({"min_decode_integrity": 1.5}, "--min-decode-integrity is 1.5; give a share from 0 to 1"),
     ],
 )
 def test_options_that_contradict_are_refused_with_a_cure(options, message):
@@ -326,7 +327,76 @@ def test_what_is_unforeseen_after_decoding_costs_one_clip_as_in_the_fence(clips)
     assert outcome["detail"].startswith("TypeError")
 
 
+# Damage
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A clip of 24 frames whose 13th packet does not decode, so that 4 frames up to the next key frame are missing."""
+    source = make_clip(tmp_path / "whole.mp4", num_frames=24, options={"bf": "0", "g": "8"})
+
+    def spoil(number, packet):
+        return [with_bytes(packet, b"\x00" * 40) if number == 12 else packet]
+
+    remux(source, tmp_path / "damaged.mp4", spoil)
+    (tmp_path / "boxes.csv").write_text("damaged.mp4,Happy,10,10,60,60\nwhole.mp4,Happy,10,10,60,60\n")
+    return tmp_path
+
+
+def test_a_clip_that_decodes_badly_is_quarantined_with_its_numbers_and_without_its_examples(damaged):
+    config = ExtractConfig(boxes=str(damaged / "boxes.csv"), every_frame=True, min_decode_integrity=0.9)
+    (none, low), (examples, whole) = extracted(damaged, ["damaged.mp4", "whole.mp4"], config)
+    assert (none, low["state"], low["reason"], low["stage"]) == ([], State.QUARANTINED, "low_integrity", "decode")
+    assert (low["num_examples"], low["num_examples_dropped"], low["decoder"]) == (0, 20, "pyav")
+    assert low["decode_integrity"] == pytest.approx(20 / 24)
+    assert low["detail"].startswith(
+        "decode_integrity 0.833 is below --min-decode-integrity 0.9: of 24 frames 4 missing, 0 corrupt, 0 repeated; "
+        "packet 12 does not decode"
+    )
+    assert low["detail"].endswith("; 20 examples dropped")
+    assert (len(examples), whole["state"], whole["detail"], whole["num_examples_dropped"]) == (24, State.DONE, None, 0)
+
+
+def test_without_a_least_integrity_a_damaged_clip_is_done_and_says_what_it_lacks(damaged):
+    config = ExtractConfig(boxes=str(damaged / "boxes.csv"), every_frame=True)
+    ((examples, outcome),) = extracted(damaged, ["damaged.mp4"], config)
+    assert (len(examples), outcome["state"]) == (20, State.DONE)
+    assert outcome["detail"].startswith("of 24 frames 4 missing, 0 corrupt, 0 repeated; packet 12 does not decode")
+
+
 # The fence
+
+
+def test_what_the_fence_did_is_told_as_facts(damaged):
+    extractor = ClipExtractor(ExtractConfig(boxes=str(damaged / "boxes.csv")), limits=LIMITS)
+    extractor.extract(clip_at(damaged / "whole.mp4"))
+    facts = extractor.facts()
+    extractor.fence.close()
+    assert (facts["children_started"], facts["children_recycled"]) == (1, 0)
+    assert {facts["network"], facts["file_writes"]} <= {"none", "allowed"}
+
+
+def test_a_clip_that_wants_too_much_memory_is_quarantined_as_such_and_the_next_is_done(damaged, monkeypatch):
+    monkeypatch.setattr("pipeline.extract.build_work", hungry_work)
+    extractor = ClipExtractor(ExtractConfig(boxes=str(damaged / "boxes.csv")), limits=LIMITS)
+    outcomes = [extractor.extract(clip_at(damaged / name))[1] for name in ("damaged.mp4", "whole.mp4")]
+    extractor.fence.close()
+    hungry, fed = outcomes
+    assert (hungry.state, hungry.reason, hungry.stage, hungry.attempts) == (State.QUARANTINED, "memory", "decode", 2)
+    assert "asked for more than 4096 MiB: MemoryError" in hungry.detail
+    assert fed.state is State.DONE
+
+
+def hungry_work(config):
+    work = build_work(config)
+
+    def eat(task, stage):
+        if task["clip"].path == "damaged.mp4":
+            stage("decode")
+            np.ones(2**40, np.uint8)
+        return (yield from work(task, stage))
+
+    return eat
 
 
 def test_a_task_left_half_way_says_nothing_to_the_next():

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,6 +66,53 @@ def test_a_memory_hog_is_killed(fence):
     assert caught.value.reason == "memory"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_an_allocation_past_the_limit_fails_at_once_and_is_named(fence):
+    with pytest.raises(FenceError, match="asked for more than 500 MiB: MemoryError") as caught:
+        fence.run({"kind": "burst", "num_bytes": 8 * 2**30})
+    assert (caught.value.reason, caught.value.stage, caught.value.fatal) == ("memory", "allocate", False)
+    assert fence.peak_memory_bytes < 500 * 2**20
+    assert fence.run({"kind": "burst", "num_bytes": 100 * 2**20})[1] == 100 * 2**20
+    assert fence.num_starts == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_an_abort_for_want_of_memory_is_named_memory(fence):
+    with pytest.raises(FenceError, match=r"more than 500 MiB; .* SIGABRT in decode: .*bad_alloc") as caught:
+        fence.run({"kind": "abort for memory", "num_bytes": 8 * 2**30})
+    assert (caught.value.reason, caught.value.fatal) == ("memory", True)
+
+
+def test_a_child_that_keeps_memory_is_recycled_between_tasks_and_no_task_is_lost(fence):
+    pids = [fence.run({"kind": "leak", "num_bytes": 60 * 2**20})[1] for _ in range(12)]
+    assert len(set(pids)) == fence.num_starts == fence.num_recycled + 1 == 3
+    assert fence.peak_memory_bytes < 500 * 2**20
+
+
+def test_a_child_that_keeps_nothing_is_not_recycled(fence):
+    for _ in range(5):
+        fence.run({"kind": "burst", "num_bytes": 300 * 2**20})
+    assert (fence.num_starts, fence.num_recycled) == (1, 0)
+
+
+def test_a_child_that_spins_while_nobody_looks_ends_by_itself_as_a_hang(fence):
+    fence.limits = FenceLimits(timeout_seconds=0.5, start_seconds=60)
+    running = fence.stream({"kind": "spin"})
+    assert next(running) == "spins from here"
+    _, alive = psutil.wait_procs([psutil.Process(fence.pid)], timeout=60)
+    assert not alive
+    with pytest.raises(FenceError, match=r"no progress in detect for twice 0\.5 s of CPU time") as caught:
+        next(running)
+    assert (caught.value.reason, caught.value.stage) == ("hang", "detect")
+
+
+@pytest.mark.parametrize("kind", ["spin", "sleep with the GIL"])
+def test_a_spin_and_a_sleep_with_the_gil_held_are_hangs(fence, kind):
+    with pytest.raises(FenceError, match="no progress for 2 s in detect") as caught:
+        fence.run({"kind": kind})
+    assert caught.value.reason == "hang"
+
+
 def test_an_error_of_the_work_keeps_its_reason_and_its_child(fence):
     with pytest.raises(FenceError, match=r"^an odd file$") as caught:
         fence.run({"kind": "odd"})
@@ -85,6 +133,71 @@ def test_the_child_sees_no_credentials(fence, monkeypatch):
     environment = fence.run({"kind": "environment"})[1]
     assert "AWS_SECRET_ACCESS_KEY" not in environment
     assert "PATH" in environment
+
+
+@pytest.fixture(scope="module")
+def confined():
+    """A fence whose child has given up all that this system lets it give up."""
+    with Fence(build, {}, limits=LIMITS) as fence:
+        fence.start()
+        yield fence
+
+
+def test_the_child_says_what_it_gave_up(confined):
+    assert set(confined.confinement) == {"network", "file_writes"}
+    assert set(confined.confinement.values()) <= {"none", "allowed"}
+
+
+def test_the_child_reaches_no_network(confined):
+    if confined.confinement["network"] != "none":
+        pytest.skip("this system has no seccomp")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        with pytest.raises(FenceError, match="PermissionError"):
+            confined.run({"kind": "connect", "address": server.getsockname()})
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_the_child_runs_no_program(confined, tmp_path):
+    if confined.confinement["network"] != "none":
+        pytest.skip("this system has no seccomp")
+    with pytest.raises(FenceError, match="PermissionError"):
+        confined.run({"kind": "shell", "command": f"touch {tmp_path}/made"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_child_writes_and_removes_no_file(confined, tmp_path):
+    if confined.confinement["file_writes"] != "none":
+        pytest.skip("this system has no Landlock")
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    for task in ({"kind": "write", "path": tmp_path / "new"}, {"kind": "write", "path": kept}, {"kind": "remove"}):
+        with pytest.raises(FenceError, match="PermissionError"):
+            confined.run({"path": kept, **task})
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["kept"]
+    assert confined.run({"kind": "write", "path": os.devnull})[1] == 1
+
+
+def test_files_open_files_and_core_dumps_are_bounded(confined):
+    with pytest.raises(FenceError, match="File too large"):
+        confined.run({"kind": "say much", "num_bytes": 2**20})
+    with pytest.raises(FenceError, match="Too many open files"):
+        confined.run({"kind": "open many", "count": 300})
+    assert confined.run({"kind": "core"})[1] == (0, 0)
+    assert confined.run({"kind": "echo"})[0] == ["hello 0"]
+
+
+def test_a_killed_supervisor_leaves_no_file_behind(tmp_path):
+    script = (
+        "import os, signal, sys; sys.path[:0] = ['.', 'tests']\n"
+        "from fence_work import build\nfrom pipeline import fence\n"
+        "fence.Connection = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "fence.Fence(build, {}).start()"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not list(tmp_path.rglob("*.log"))
 
 
 def test_a_child_dies_with_a_killed_parent():
