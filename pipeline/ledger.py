@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import psutil
@@ -295,11 +296,21 @@ class Ledger:
     # Finish
 
     def sweep(self) -> list[str]:
-        """Delete shards that no entry names, left by attempts that were killed. Only the holder of the lock may."""
+        """Delete shards of committed units that their entries don't name, left by attempts that were killed.
+
+        Only the holder of the lock may. What belongs to a unit without an entry stays: an actor that outlived its
+        driver, or was cut off from it, may be about to commit it.
+        """
         entries = self.entries()
         tables = _tables(entries) | {"examples", "predictions", "clips"}
         named = {shard["path"] for entry in entries for shard in entry["shards"]}
-        orphans = [name for table in sorted(tables) for name in self.storage.sizes(table) if name not in named]
+        committed = {entry["unit"] for entry in entries}
+        orphans = [
+            name
+            for table in sorted(tables)
+            for name in self.storage.sizes(table)
+            if name not in named and PurePosixPath(name).stem.rpartition("-")[0] in committed
+        ]
         for name in orphans:
             self.storage.delete(name)
         return orphans

@@ -209,6 +209,23 @@ def test_orphans_are_invisible_and_swept(ledger):
     assert len(ledger.storage.sizes("examples")) == 3
 
 
+def test_a_sweep_leaves_the_shard_of_an_attempt_that_may_still_commit(local):
+    """An actor of a killed driver wrote its shard; the next run sweeps before that actor creates the entry."""
+    local.plan(CLIPS, **PLAN)
+    late, unit = local.pending_units()[:2]
+    create, swept = local.storage.create, []
+
+    def create_after_a_sweep(name, data):
+        swept.extend(Ledger(local.storage.url).sweep())
+        return create(name, data)
+
+    commit(local, unit)
+    local.storage.create = create_after_a_sweep
+    commit(local, late)
+    assert swept == []
+    assert local.audit().holds
+
+
 def test_finishing_twice_gives_the_same_manifest(local):
     local.plan(CLIPS, **PLAN)
     for unit in local.pending_units():
