@@ -193,9 +193,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
             ray.shutdown()
     else:
         say(f"run {config.output} has its {config.epochs} epochs already; nothing to do")
-    summary = summary_of(read_checkpoint_info(config.output, "last"))
+    saved = read_checkpoint_info(config.output, "last")
+    summary, history = summary_of(saved), saved["history"]
+    _write_history(config.output, history)  # A worker that was killed just after its last commit has not.
     put(config.output, "summary.json", content=json.dumps(summary, indent=1).encode())
-    history = read_checkpoint_info(config.output, "last")["history"]
     put(config.output, "report.html", content=report.training_page(summary, history, title="Training").encode())
     return summary
 
@@ -432,13 +433,7 @@ class _EpochLogs:
         self.writer = SummaryWriter(folder, purge_step=first_step + 1)
 
     def write(self, history: list[dict[str, Any]]) -> None:
-        best = best_of(history)
-        write_best(self.run_url, epoch=best["epoch"], top1_accuracy=best["validation_top1_accuracy"])
-        text = io.StringIO()
-        rows = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(history)
-        put(self.run_url, "metrics.csv", content=text.getvalue().encode())
+        _write_history(self.run_url, history)
         for name, value in history[-1].items():
             if name not in ("epoch", "step") and value is not None:
                 self.writer.add_scalar(name, value, history[-1]["step"])
@@ -451,6 +446,17 @@ class _EpochLogs:
         self.writer.close()
         if not self.local:
             shutil.rmtree(self.folder)
+
+
+def _write_history(run_url: str, history: list[dict[str, Any]]) -> None:
+    """best.json and metrics.csv of the epochs so far."""
+    best = best_of(history)
+    write_best(run_url, epoch=best["epoch"], top1_accuracy=best["validation_top1_accuracy"])
+    text = io.StringIO()
+    rows = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(history)
+    put(run_url, "metrics.csv", content=text.getvalue().encode())
 
 
 def _row(metrics: Mapping[str, Any]) -> dict[str, Any]:

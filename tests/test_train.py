@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import signal
 import threading
 import time
@@ -201,6 +202,16 @@ def test_finished_run_resumes_to_its_summary_without_ray(trained):
     assert summary["steps"] == 40
     with open(f"{config.output}/summary.json") as file:
         assert json.load(file) == summary
+
+
+def test_run_killed_after_its_last_commit_resumes_to_its_best_and_all_its_rows(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0].output, run)
+    whole = {name: (run / name).read_bytes() for name in ("best.json", "metrics.csv")}
+    (run / "best.json").unlink()
+    (run / "metrics.csv").write_bytes(b"".join(whole["metrics.csv"].splitlines(keepends=True)[:-1]))
+    train(replace(trained[0], output=str(run), resume=True))
+    assert {name: (run / name).read_bytes() for name in whole} == whole
 
 
 def test_resume_under_another_config_prints_the_difference(trained):
