@@ -46,7 +46,8 @@ def main(config: DemoConfig) -> int:
     face, context = single_stream_bounds()
     print(f"\nHeld-out faces named right: {top1:.0%}. No model can pass {face:.0%} on the face alone, {context:.0%} on")
     print(f"the context alone. All of it is synthetic. It took {time.monotonic() - started:.0f} s. Look at:")
-    pages = [top / name / "report.html" for name in ("data", "run", "evaluation", "labels")]
+    (labels,) = (top / "labels").glob("model=*")
+    pages = [top / name / "report.html" for name in ("data", "run", "evaluation", labels.relative_to(top))]
     for page in pages:
         print(f"    {page}")
     if config.show:

@@ -12,6 +12,7 @@ preprocess   clips -> shards of examples                  (composer on Ray Data)
 models/      CAHFW-Net and its ablations                  dataset     shards -> tensors
 checkpoint   weights and JSON, never a pickle             train       (composer on Ray Train)
 metrics, paper, evaluate, report                          what people look at; the paper's numbers
+tracks       faces of a clip -> persons over time         night       what is new to a model; copies; drift
 score        clips -> labels                              (composer on Ray Data)
 synthetic    the made corpus of the demo and the tests
 benchmark/   what all of it costs on this machine: one module a study

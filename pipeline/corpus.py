@@ -21,7 +21,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -62,6 +63,7 @@ _LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
 _SPLIT_NAMES: dict[str, str] = {name: name for name in SPLITS} | {"val": "validation"}
 _MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
 
+_TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created")
 _THREADS = 8
 _TRIES = 5  # of one request: a person waits, 4 s on average
 _FIRST_BYTES = 4096
@@ -86,7 +88,8 @@ class Ignored:
 class Corpus:
     """What an input holds. `clips` are sorted by path, then start; `root` is what their paths are relative to.
 
-    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised.
+    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. modified: when
+    a clip's file was last modified, seconds of the epoch by clip_id, for those whose store tells.
     """
 
     layout: str
@@ -94,6 +97,7 @@ class Corpus:
     description: str
     clips: tuple[Clip, ...]
     ignored: tuple[Ignored, ...]
+    modified: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +109,7 @@ class _File:
     size_bytes: int
     store: AbstractFileSystem | None = None  # None: a local file
     content_id: str | None = None  # None: the MD5 of the bytes, not yet taken
+    modified: float | None = None  # seconds of the epoch
     label: str | None = None
     split: str | None = None
     start_pts_seconds: float | None = None
@@ -296,7 +301,7 @@ def _list_input(
     status = os.stat(place)
     if not stat.S_ISREG(status.st_mode):
         raise CorpusError(f"input {shown} is neither a folder nor a regular file; give one of these")
-    file = _File(path=os.path.basename(place), place=place, size_bytes=status.st_size)
+    file = _File(path=os.path.basename(place), place=place, size_bytes=status.st_size, modified=status.st_mtime)
     return os.path.dirname(place), [file], [], True
 
 
@@ -349,7 +354,8 @@ def _local_files(root: str, *, depth: int | None) -> tuple[list[_File], list[Ign
                 if depth is None or path.count("/") < depth:
                     (links if entry.is_symlink() else folders).append(path)
             elif stat.S_ISREG(status.st_mode):
-                files.append(_File(path=path, place=os.path.join(root, path), size_bytes=status.st_size))
+                place, modified = os.path.join(root, path), status.st_mtime
+                files.append(_File(path=path, place=place, size_bytes=status.st_size, modified=modified))
             else:
                 ignore(path, "not a regular file: a FIFO, device or socket")
     return files, ignored
@@ -385,7 +391,12 @@ def _remote_files(root: str, store: AbstractFileSystem) -> tuple[list[_File], li
 
 def _remote_file(path: str, place: str, *, store: AbstractFileSystem, info: Mapping[str, Any]) -> _File:
     return _File(
-        path=path, place=place, size_bytes=info.get("size") or 0, store=store, content_id=_remote_content_id(info)
+        path=path,
+        place=place,
+        size_bytes=info.get("size") or 0,
+        store=store,
+        content_id=_remote_content_id(info),
+        modified=_remote_modified(info),
     )
 
 
@@ -397,9 +408,21 @@ def _remote_content_id(info: Mapping[str, Any]) -> str:
     for name in ("ETag", "etag", "generation", "checksum"):
         if info.get(name):
             return str(info[name]).removeprefix("W/").strip('"')
-    times = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created")
-    changed = next((str(info[name]) for name in times if info.get(name)), "")
+    changed = next((str(info[name]) for name in _TIMES if info.get(name)), "")
     return f"{info.get('size')} {changed}".strip()
+
+
+def _remote_modified(info: Mapping[str, Any]) -> float | None:
+    """When an object was modified, seconds of the epoch: stores give a datetime, its text, or a number."""
+    value = next((info[name] for name in _TIMES if info.get(name)), None)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _without_query(place: str) -> str:
@@ -791,7 +814,7 @@ def _looked_up(files: Sequence[_File]) -> list[_File]:
                 return replace(file, content_id="missing")
             if not stat.S_ISREG(status.st_mode):
                 return replace(file, content_id="not-a-file")
-            return replace(file, size_bytes=status.st_size)
+            return replace(file, size_bytes=status.st_size, modified=status.st_mtime)
         try:
             info = infos.get((file.store, file.place)) or _ask(file.store, "info", file.place)
         except FileNotFoundError:
@@ -800,7 +823,12 @@ def _looked_up(files: Sequence[_File]) -> list[_File]:
             if error.errno != errno.ENOENT:  # a missing bucket
                 raise
             return replace(file, content_id="missing")
-        return replace(file, size_bytes=info.get("size") or 0, content_id=_remote_content_id(info))
+        return replace(
+            file,
+            size_bytes=info.get("size") or 0,
+            content_id=_remote_content_id(info),
+            modified=_remote_modified(info),
+        )
 
     return _in_threads(looked_up, files)
 
@@ -821,6 +849,9 @@ def _corpus(
     unhashed = list({file.place: file for file in files if file.content_id is None}.values())
     md5s = dict(zip((file.place for file in unhashed), _in_threads(_md5, unhashed), strict=True))
     clips = [_clip(file, file.content_id or md5s[file.place], split_fractions) for file in files]
+    modified = {
+        clip.clip_id: file.modified for clip, file in zip(clips, files, strict=True) if file.modified is not None
+    }
     clips.sort(
         key=lambda clip: (clip.path, clip.start_pts_seconds or 0.0, clip.end_pts_seconds or math.inf, clip.clip_id)
     )
@@ -839,6 +870,7 @@ def _corpus(
         description=_description(layout, clips, [*notes], num_hashed=num_hashed, ignored=ignored),
         clips=tuple(clips),
         ignored=ignored,
+        modified=modified,
     )
 
 

@@ -8,7 +8,7 @@ shard that no entry names is invisible.
     OUTPUT/plan/run.json            kind, config, versions: written first, compared on every resume
     OUTPUT/plan/g000.arrow          the clips of generation 0 with their units; later generations add, never change
     OUTPUT/ledger/g000-u000000.json the entry of a committed unit: attempt, shards with sha256, an outcome for each clip
-    OUTPUT/examples/<split>/...     the shards (predictions/ and clips/ for scoring)
+    OUTPUT/examples/<split>/...     the shards (frames/, tracks/ and clips/ with day=.../ for scoring)
     OUTPUT/outcomes.jsonl, summary.json, manifest.json, _SUCCESS: written last
 """
 
@@ -37,6 +37,7 @@ from pipeline.storage import Storage
 PLAN_SCHEMA = CLIP_SCHEMA.append(pa.field("unit", pa.string(), nullable=False))
 ROWS_PER_GROUP = 256
 UNSPLIT = "unsplit"
+COPIES = "copies"
 HEARTBEAT_SECONDS = 10.0
 LOCK_EXPIRES_SECONDS = 60.0
 NOT_FINISHED = "not_finished"
@@ -48,7 +49,7 @@ class LedgerError(UsageError):
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """The clips of one shard: all of one split, in a fixed order."""
+    """The clips of one shard: all of one split, or all of them copies of others, in a fixed order."""
 
     unit_id: str
     clips: tuple[Clip, ...]
@@ -56,6 +57,11 @@ class Unit:
     @property
     def split(self) -> str | None:
         return self.clips[0].split
+
+    @property
+    def is_of_copies(self) -> bool:
+        """Whether its clips have the bytes of others, whose results count for them: nothing is to be computed."""
+        return self.clips[0].same_as is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +101,21 @@ class Ledger:
             return json.loads(self.storage.read("plan/run.json"))
         except FileNotFoundError:
             raise LedgerError(
-                f"{self.storage.url} holds no plan (plan/run.json); give the --output folder of a run"
+                f"{self.storage.url} holds no plan (plan/run.json); give the --output folder of a run, for labels the "
+                "folder model=... in it"
             ) from None
+
+    def check(self, *, kind: str, config: Mapping[str, Any]) -> None:
+        """Raise LedgerError if a run of another kind or config is here."""
+        if self.is_planned:
+            self._refuse_other(self.run_info(), {"kind": kind, "config": dict(config)})
 
     def accepts(self, *, kind: str, config: Mapping[str, Any]) -> bool:
         """Whether a run of this kind and config may begin or go on here."""
         try:
-            self._refuse_other(self.run_info(), {"kind": kind, "config": dict(config)})
+            self.check(kind=kind, config=config)
         except LedgerError:
-            return not self.is_planned
+            return False
         return True
 
     def plan(
@@ -160,7 +172,7 @@ class Ledger:
         generation = len(self._generations())
         groups: dict[str, list[Clip]] = {}
         for clip in sorted(clips, key=lambda clip: clip.clip_id):
-            groups.setdefault(clip.split or UNSPLIT, []).append(clip)
+            groups.setdefault(COPIES if clip.same_as else clip.split or UNSPLIT, []).append(clip)
         units = []
         for split in sorted(groups):
             members = groups[split]
@@ -178,8 +190,8 @@ class Ledger:
     def units(self) -> list[Unit]:
         """Every planned unit, generation by generation."""
         groups: dict[str, list[Clip]] = {}
-        for name in self._generations():
-            table = pa.ipc.open_file(self.storage.read(name)).read_all()
+        for data in self.storage.read_many(self._generations()).values():
+            table = pa.ipc.open_file(data).read_all()
             for row in table.to_pylist():
                 groups.setdefault(row.pop("unit"), []).append(clip_of(row))
         return [Unit(unit_id=unit_id, clips=tuple(clips)) for unit_id, clips in groups.items()]
@@ -201,16 +213,25 @@ class Ledger:
     # Commit
 
     def commit(
-        self, unit: Unit, *, tables: Mapping[str, pa.Table], outcomes: Sequence[Outcome], facts: Mapping[str, Any]
+        self,
+        unit: Unit,
+        *,
+        tables: Mapping[str, pa.Table],
+        outcomes: Sequence[Outcome],
+        facts: Mapping[str, Any],
+        partition: str | None = None,
     ) -> dict[str, Any]:
-        """Write the unit's shards and then its entry; returns the entry that stands (another attempt's, if first)."""
+        """Write the unit's shards and then its entry; returns the entry that stands (another attempt's, if first).
+
+        partition: folder of the shards in that of their table, in place of the unit's split.
+        """
         if [outcome.clip_id for outcome in outcomes] != [clip.clip_id for clip in unit.clips]:
             raise AssertionError(f"unit {unit.unit_id}: the outcomes are not those of its clips, one each")
         attempt = secrets.token_hex(6)
         shards = []
         for name, table in tables.items():
             data = _parquet(table)
-            path = f"{name}/{unit.split or UNSPLIT}/{unit.unit_id}-{attempt}.parquet"
+            path = f"{name}/{partition or unit.split or UNSPLIT}/{unit.unit_id}-{attempt}.parquet"
             shards.append(
                 {
                     "path": path,
@@ -252,6 +273,21 @@ class Ledger:
         """One outcome for every planned clip, sorted by path: that of its latest unit, or retryable if that is not
         committed."""
         return _outcomes(self.units(), self.entries())
+
+    def settled(self) -> list[Outcome] | None:
+        """The outcomes of a run with nothing left to do, without reading its entries; None if there may be some.
+
+        They are those of outcomes.jsonl, where _SUCCESS stands and every shard of the manifest is there with its bytes.
+        """
+        if not self.storage.exists("_SUCCESS"):
+            return None
+        found = self.storage.read_many(["manifest.json", "outcomes.jsonl"])
+        shards = json.loads(found["manifest.json"])["shards"]
+        tables = {shard["table"] for shard in shards}
+        stored = {name: size for table in tables for name, size in self.storage.sizes(table).items()}
+        if any(stored.get(shard["path"]) != shard["bytes"] for shard in shards):
+            return None
+        return [outcome_of(json.loads(line)) for line in found["outcomes.jsonl"].splitlines()]
 
     def shards(self, table: str | None = None) -> list[dict[str, Any]]:
         """Every committed shard, sorted by unit; of one table only if named."""
@@ -302,7 +338,7 @@ class Ledger:
         driver, or was cut off from it, may be about to commit it.
         """
         entries = self.entries()
-        tables = _tables(entries) | {"examples", "predictions", "clips"}
+        tables = _tables(entries) | {"examples", "frames", "tracks", "clips"}
         named = {shard["path"] for entry in entries for shard in entry["shards"]}
         committed = {entry["unit"] for entry in entries}
         orphans = [
@@ -350,7 +386,8 @@ class Ledger:
         return RunLock(self.storage)
 
     def _generations(self) -> list[str]:
-        return [name for name in self.storage.sizes("plan") if name.endswith(".arrow")]
+        names = [name for name in self.storage.sizes("plan") if name.endswith(".arrow")]
+        return sorted(names, key=lambda name: (len(name), name))  # g999 comes before g1000.
 
     def _refuse_other(self, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
         if saved["kind"] != asked["kind"]:

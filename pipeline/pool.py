@@ -157,15 +157,17 @@ def run_corpus(
     config: PoolConfig,
     num_gpus: float = 0.0,
     start_shared: Callable[[], Mapping[str, Any]] | None = None,
+    close: Callable[[Ledger], Mapping[str, Any]] | None = None,
 ) -> Run:
     """Plan the corpus into the ledger at `output`, run what is missing, audit, and write summary and manifest.
 
     `actor(ledger_url=..., **arguments)` is built once in each Ray actor. start_shared: called once Ray runs, gives
-    further arguments, such as the handles of actors that all of them share. Raises LedgerError if the output belongs
-    to another config or another run is writing it.
+    further arguments, such as the handles of actors that all of them share. close: called before the audit; it commits
+    the units of copies, which no actor gets, and what it returns joins the summary. Raises LedgerError if the output
+    belongs to another config or another run is writing it.
     """
     started = time.monotonic()
-    ledger = Ledger(_output_for(output, kind=kind, plan_config=plan_config, force_new=config.force_new))
+    ledger = Ledger(output_for(output, kind=kind, plan_config=plan_config, force_new=config.force_new))
     say(corpus.description)
     if corpus.ignored:
         reasons = Counter(ignored.reason for ignored in corpus.ignored)
@@ -177,11 +179,13 @@ def run_corpus(
         for line in told:
             say(line)
         ledger.storage.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
-        units = ledger.pending_units(corpus.clips)
+        pending = ledger.pending_units(corpus.clips)
+        units = [unit for unit in pending if not unit.is_of_copies]
         errors: list[str] = []
         num_clips = sum(len(unit.clips) for unit in units)
-        if units:
+        if pending:
             ledger.reopen()
+        if units:
             actor_arguments = {"ledger_url": ledger.storage.url, **arguments}
             say(f"{start_ray()}: {num_clips} clips in {len(units)} units on {num_actors(config, len(units))} actors")
             try:
@@ -192,19 +196,20 @@ def run_corpus(
                 )
             finally:
                 ray.shutdown()
-        else:
+        elif not pending:
             say("nothing is missing: every input has a state")
+        closing = close(ledger) if close is not None else {}
         orphans = ledger.sweep()
         audit = ledger.audit()
         problems = (*audit.problems, *_not_planned(corpus, ledger))
         audit = replace(audit, problems=problems)
         ledger.finish(audit, input_description=corpus.description)
         summary = _summary(ledger, audit, kind=kind, units=units, seconds=time.monotonic() - started)
-        summary |= {"ignored": len(corpus.ignored), "orphans_swept": len(orphans), "errors": errors}
+        summary |= {**closing, "ignored": len(corpus.ignored), "orphans_swept": len(orphans), "errors": errors}
         ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         ignored = [asdict(ignored) for ignored in corpus.ignored]
         ledger.storage.put("ignored.json", (json.dumps(ignored, indent=1) + "\n").encode())
-    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=_exit_code(summary, audit, config))
+    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code_of(summary, audit, config))
 
 
 def say(line: str) -> None:
@@ -259,7 +264,7 @@ def _summary(ledger: Ledger, audit: Audit, *, kind: str, units: Sequence[Unit], 
         "boxes_clamped": sum(outcome.num_boxes_clamped for outcome in outcomes),
         "reasons": dict(sorted(reasons.items())),
         "processed": len(ended_now),
-        "scored" if kind == "predictions" else "preprocessed": done_now,
+        "scored" if kind == "labels" else "preprocessed": done_now,
         "seconds": round(seconds, 3),
         "clips_per_second": round(len(ended_now) / seconds, 3) if seconds else 0.0,
         "peak_worker_memory_mib": round(peak_bytes / 2**20),
@@ -268,7 +273,8 @@ def _summary(ledger: Ledger, audit: Audit, *, kind: str, units: Sequence[Unit], 
     }
 
 
-def _exit_code(summary: Mapping[str, Any], audit: Audit, config: PoolConfig) -> int:
+def exit_code_of(summary: Mapping[str, Any], audit: Audit, config: PoolConfig) -> int:
+    """0, 1 where the audit does not hold, 3 where too many clips are not done or the run was cut off."""
     if not audit.holds:
         return 1
     not_done = summary["quarantined"] + summary["retryable"]
@@ -277,7 +283,8 @@ def _exit_code(summary: Mapping[str, Any], audit: Audit, config: PoolConfig) -> 
     return 3 if over or unfinished else 0
 
 
-def _output_for(output: str, *, kind: str, plan_config: Mapping[str, Any], force_new: bool) -> str:
+def output_for(output: str, *, kind: str, plan_config: Mapping[str, Any], force_new: bool) -> str:
+    """The folder of the run: `output`, or with force_new the first one beside it that takes this config."""
     if not force_new:
         return output
     names = [output.rstrip("/"), *(f"{output.rstrip('/')}-{number}" for number in range(2, 1000))]

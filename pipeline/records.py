@@ -54,6 +54,7 @@ class Clip:
     clip_id: 20 hexadecimal digits, stable across runs and machines: from `path`, `size_bytes`, `content_id` and the
     time range, never from an absolute path. `path` is relative to the input root; `url` is where the bytes are read.
     `start_pts_seconds` and `end_pts_seconds` bound the range (half-open); None is the clip's own start or end.
+    `same_as`: the clip_id of another clip with the same bytes, whose result counts for this one too.
     """
 
     clip_id: str
@@ -65,6 +66,7 @@ class Clip:
     split: str | None = None
     start_pts_seconds: float | None = None
     end_pts_seconds: float | None = None
+    same_as: str | None = None
 
     def __post_init__(self) -> None:
         if self.label is not None and self.label not in EMOTIONS:
@@ -139,7 +141,11 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """The model's guess for one face of one frame: `probabilities` in the order of `EMOTIONS`, summing to 1."""
+    """The model's guess for one face of one frame: `probabilities` in the order of `EMOTIONS`, summing to 1.
+
+    track_index: which person of the clip. emotion: None with reason `abstained` where no probability is high enough.
+    entropy: of the probabilities, nats.
+    """
 
     clip_id: str
     frame_index: int
@@ -147,23 +153,53 @@ class Prediction:
     face_index: int
     box: Box
     face_score: float
+    track_index: int
     probabilities: tuple[float, ...]
-    emotion: str
+    emotion: str | None
+    reason: str | None
+    entropy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackLabel:
+    """The model's guess for one person of a clip over time; `pipeline.tracks.summarised` defines the figures."""
+
+    clip_id: str
+    track_index: int
+    first_pts_seconds: float
+    last_pts_seconds: float
+    num_faces: int
+    probabilities: tuple[float, ...]
+    emotion: str | None
+    reason: str | None
+    emotion_shares: tuple[float, ...]
+    num_changes: int
+    mean_entropy: float
+    agreement: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipLabel:
-    """The model's guess for a whole clip: the mean of its faces' probabilities, or None and a reason."""
+    """The model's guess for a whole clip: the mean of its faces' probabilities, or None and a reason.
+
+    same_as: the clip with the same bytes from which this row was copied, or None.
+    """
 
     clip_id: str
     path: str
     content_id: str
     state: State
     reason: str | None = None
+    same_as: str | None = None
     num_frames: int = 0
     num_faces: int = 0
+    num_tracks: int = 0
     probabilities: tuple[float, ...] | None = None
     emotion: str | None = None
+    emotion_shares: tuple[float, ...] | None = None
+    num_changes: int | None = None
+    mean_entropy: float | None = None
+    agreement: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,12 +270,39 @@ EXAMPLE_SCHEMA = _schema(
     ),
 )
 
-PREDICTION_SCHEMA = _schema(
+_MEAN_EMOTION = "the most probable emotion of the mean: a model's guess, or null"
+_SHARES = "share of the sampled faces whose most probable emotion it is (frames are sampled evenly, so: of the time)"
+_CHANGES = "times a face's emotion differs from the one before it in the same track"
+_ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing"
+_AGREEMENT = "share of the faces whose most probable emotion is the most probable of the mean"
+
+FRAME_SCHEMA = _schema(
     "one row per face of a scored frame",
     (
         *_FACE_FIELDS,
-        _field("probabilities", _PROBABILITIES, "softmax over the seven emotions"),
-        _field("emotion", pa.string(), "the most probable emotion: a model's guess"),
+        _field("track_index", pa.int32(), "which person of the clip, from 0 in order of appearance"),
+        _field("probabilities", _PROBABILITIES, "softmax over the seven emotions, at the checkpoint's temperature"),
+        _field("emotion", pa.string(), "the most probable emotion: a model's guess, or null", nullable=True),
+        _field("reason", pa.string(), "abstained where emotion is null, else null", nullable=True),
+        _field("entropy", pa.float32(), "entropy of the probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing"),
+    ),
+)
+
+TRACK_SCHEMA = _schema(
+    "one row per person of a scored clip",
+    (
+        _field("clip_id", pa.string(), "stable id of the clip, 20 hexadecimal digits"),
+        _field("track_index", pa.int32(), "which person of the clip, from 0 in order of appearance"),
+        _field("first_pts_seconds", pa.float64(), "presentation time of the track's first face, seconds"),
+        _field("last_pts_seconds", pa.float64(), "presentation time of the track's last face, seconds"),
+        _field("num_faces", pa.int64(), "faces of the track, one a frame"),
+        _field("probabilities", _PROBABILITIES, "mean of the faces' probabilities over the track"),
+        _field("emotion", pa.string(), _MEAN_EMOTION, nullable=True),
+        _field("reason", pa.string(), "abstained where emotion is null, else null", nullable=True),
+        _field("emotion_shares", _PROBABILITIES, _SHARES),
+        _field("num_changes", pa.int64(), _CHANGES),
+        _field("mean_entropy", pa.float32(), _ENTROPY),
+        _field("agreement", pa.float32(), _AGREEMENT),
     ),
 )
 
@@ -250,15 +313,24 @@ CLIP_LABEL_SCHEMA = _schema(
         _field("path", pa.string(), "path relative to the input root"),
         _field("content_id", pa.string(), "the store's etag, or the MD5 of the bytes"),
         _field("state", pa.string(), "done, no_face, quarantined or retryable"),
-        _field("reason", pa.string(), "why there is no label, null when done", nullable=True),
+        _field("reason", pa.string(), "why there is no emotion, null where there is one", nullable=True),
+        _field(
+            "same_as",
+            pa.string(),
+            "clip_id of the clip with the same bytes that was scored, or null; its frames and tracks are this clip's",
+            nullable=True,
+        ),
         _field("num_frames", pa.int64(), "sampled frames decoded"),
         _field("num_faces", pa.int64(), "faces scored, over all frames"),
+        _field("num_tracks", pa.int64(), "persons, as far as the boxes tell"),
         _field(
             "probabilities", _PROBABILITIES, "mean of the faces' probabilities over the clip, or null", nullable=True
         ),
-        _field(
-            "emotion", pa.string(), "the most probable emotion of the mean: a model's guess, or null", nullable=True
-        ),
+        _field("emotion", pa.string(), _MEAN_EMOTION, nullable=True),
+        _field("emotion_shares", _PROBABILITIES, _SHARES, nullable=True),
+        _field("num_changes", pa.int64(), f"{_CHANGES}, over all tracks", nullable=True),
+        _field("mean_entropy", pa.float32(), _ENTROPY, nullable=True),
+        _field("agreement", pa.float32(), _AGREEMENT, nullable=True),
     ),
 )
 
@@ -274,6 +346,7 @@ CLIP_SCHEMA = _schema(
         _field("split", pa.string(), "train, validation or test, or null", nullable=True),
         _field("start_pts_seconds", pa.float64(), "start of the range, seconds, or null", nullable=True),
         _field("end_pts_seconds", pa.float64(), "end of the range (exclusive), seconds, or null", nullable=True),
+        _field("same_as", pa.string(), "clip_id of a clip with the same bytes, or null", nullable=True),
     ),
 )
 
@@ -282,8 +355,9 @@ def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns."""
     rows = [asdict(record) for record in records]
     for row in rows:
-        if row.get("probabilities") is not None:
-            row["probabilities"] = dict(zip(EMOTIONS, row["probabilities"], strict=True))
+        for name in ("probabilities", "emotion_shares"):
+            if row.get(name) is not None:
+                row[name] = dict(zip(EMOTIONS, row[name], strict=True))
     return pa.Table.from_pylist(rows, schema=schema)
 
 

@@ -1,14 +1,20 @@
 """A collection of clips and a checkpoint in, labels out: extract and a model, unit by unit, on Ray Data.
 
 The clips are read exactly as the model's training data was: the checkpoint carries its preprocessing config. One row a
-face in `predictions/`, one row a clip in `clips/`, and every clip in a state.
+face in `frames/`, one a person in `tracks/`, one a clip in `clips/`, and every clip in a state. Each model writes into
+a partition of its own and scores only the content that it has not seen: see `night`.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,25 +27,38 @@ from pipeline.corpus import LAYOUTS, read_corpus
 from pipeline.dataset import normalised, read_pair
 from pipeline.extract import ClipExtractor, Detect, ExtractConfig, extract_config_of
 from pipeline.fence import FenceLimits
-from pipeline.ledger import Ledger, Unit
-from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus, say
+from pipeline.ledger import Audit, Ledger, Unit
+from pipeline.night import (
+    Night,
+    check_day,
+    close_night,
+    estimated_seconds,
+    parse_since,
+    partition_of,
+    plan_night,
+    unit_facts,
+)
+from pipeline.pool import PoolConfig, Run, exit_code_of, num_cluster_gpus, output_for, print_summary, run_corpus, say
 from pipeline.preprocess import plan_config_of, resolve_detector_device, resolved, shared_detection, versions
 from pipeline.records import (
     CLIP_LABEL_SCHEMA,
     EMOTIONS,
-    PREDICTION_SCHEMA,
+    FRAME_SCHEMA,
+    TRACK_SCHEMA,
     Clip,
     ClipLabel,
     Example,
     Outcome,
     Prediction,
+    State,
+    TrackLabel,
     UsageError,
     table_of,
 )
 from pipeline.storage import absolute_url
+from pipeline.tracks import emotion_of, entropies, linked, num_changes, summarised
 
-KIND = "predictions"
-MOST_CLIPS_SHOWN = 60
+KIND = "labels"
 # Where network and detector share the GPUs: one detector on each (two do not fit), and up to 20 actors with a network
 # each, because they decode on CPUs and a network's turn is short.
 DETECTOR_GPU = 0.6
@@ -48,18 +67,30 @@ ACTOR_GPU = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(PoolConfig):
-    """Labels the people in clips with a trained model: seven probabilities a face, one label a clip."""
+    """Labels the people in clips with a trained model: seven probabilities a face, one label a person and a clip."""
 
     input: str
     """Folder, manifest (CSV or Parquet), glob or single file; a path or any fsspec URL."""
     checkpoint: str
     """Output of jobs/train.py; a path or any fsspec URL."""
     output: str
-    """Folder of the labels; a path or any fsspec URL. Run the same command again to resume or to add new clips."""
+    """Folder of the labels; a path or any fsspec URL. Run the same command again to score what is new since."""
     which: str = "best"
     """Checkpoint of the run: best (by validation top-1 accuracy), last, or an epoch number."""
     layout: str = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
+    since: str | None = None
+    """Only clips modified since this date or time (UTC, like 2026-11-22 or 2026-11-22T18:00), by the store's clock."""
+    limit: int | None = None
+    """Most new clips to score in this run, first by path (count); the others are left to the next."""
+    dry_run: bool = False
+    """Say what would be scored and about how many core-hours it takes; write nothing."""
+    day: str | None = None
+    """Day under which the labels are filed (YYYY-MM-DD); default: today, UTC."""
+    faces: Literal["all", "largest"] = "all"
+    """Faces labelled of each frame: all, or the largest alone. All the rest is done as for the model's own data."""
+    abstain_below: float = 0.0
+    """Give no emotion to a face, person or clip whose highest probability is below this (0 to 1)."""
     boxes: str | None = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     detector_weights: str | None = None
@@ -69,7 +100,7 @@ class ScoreConfig(PoolConfig):
     device: str = "auto"
     """Where the network runs: auto (cuda if there is one), cpu, cuda."""
     page: bool = True
-    """Write report.html into the output."""
+    """Write report.html of the night into the output."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,10 +108,20 @@ class ScoreConfig(PoolConfig):
             raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"--device is {self.device!r}; give one of auto, cpu, cuda")
+        if self.faces not in ("all", "largest"):
+            raise ValueError(f"--faces is {self.faces!r}; give one of all, largest")
         if self.batch_size < 1:
             raise ValueError(f"--batch-size is {self.batch_size}; give 1 or more")
         if self.which not in ("best", "last") and not self.which.isdigit():
             raise ValueError(f"--which is {self.which!r}; give best, last, or an epoch number")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit is {self.limit}; give 1 or more")
+        if not 0 <= self.abstain_below <= 1:
+            raise ValueError(f"--abstain-below is {self.abstain_below}; give a probability, 0 to 1")
+        if self.since is not None:
+            parse_since(self.since)
+        if self.day is not None:
+            check_day(self.day)
 
     @property
     def epoch(self) -> Any:
@@ -88,11 +129,12 @@ class ScoreConfig(PoolConfig):
 
 
 class Predictor:
-    """A loaded network: examples in, probabilities out."""
+    """A loaded network: examples in, probabilities out, at the checkpoint's temperature."""
 
     def __init__(self, checkpoint: str, *, which: Any, device: str, batch_size: int) -> None:
         loaded = load_checkpoint(checkpoint, which)
         self.sha256: str = loaded.info["checkpoint_sha256"]
+        self._temperature = temperature_of(loaded.info)
         self._device = torch.device(device)
         self._model = loaded.model.to(self._device)
         self._face_px: int = loaded.config["model"]["face_px"]
@@ -101,7 +143,7 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example]) -> np.ndarray:
-        """Softmax of the logits: (len(examples), 7) float32 in the order of EMOTIONS."""
+        """Softmax of the logits over the temperature: (len(examples), 7) float32 in the order of EMOTIONS."""
         found = [np.empty((0, len(EMOTIONS)), np.float32)]
         for start in range(0, len(examples), self._batch_size):
             part = examples[start : start + self._batch_size]
@@ -109,12 +151,12 @@ class Predictor:
             face = torch.from_numpy(np.stack([face for face, _ in pairs])).permute(0, 3, 1, 2)  # (B, 3, H, W)
             context = torch.from_numpy(np.stack([context for _, context in pairs])).permute(0, 3, 1, 2)
             logits = self._model(normalised(face.to(self._device)), normalised(context.to(self._device)))  # (B, 7)
-            found.append(logits.float().softmax(dim=1).cpu().numpy())
+            found.append((logits.float() / self._temperature).softmax(dim=1).cpu().numpy())
         return np.concatenate(found)
 
 
 class ScoreActor:
-    """Turns one unit of clips into one committed shard of predictions and one of clip labels."""
+    """Turns one unit of clips into one committed shard each of faces, persons and clips."""
 
     def __init__(
         self,
@@ -126,78 +168,181 @@ class ScoreActor:
         which: Any,
         device: str,
         batch_size: int,
+        abstain_below: float,
+        day: str,
         shared_detect: Detect | None = None,
     ) -> None:
         torch.set_num_threads(1)
         self._ledger = Ledger(ledger_url)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
         self._predictor = Predictor(checkpoint, which=which, device=device, batch_size=batch_size)
+        self._abstain_below = abstain_below
+        self._day = day
 
     def run(self, unit: Unit) -> dict[str, Any]:
-        predictions: list[Prediction] = []
-        labels: list[ClipLabel] = []
+        faces: list[Prediction] = []
+        tracks: list[TrackLabel] = []
+        clips: list[ClipLabel] = []
         outcomes: list[Outcome] = []
+        shares: list[np.ndarray] = []
         for clip in unit.clips:
+            started = time.monotonic()
             examples, outcome = self._extractor.extract(clip)
             probabilities = self._predictor.predict(examples)
-            predictions += [prediction_of(example, row) for example, row in zip(examples, probabilities, strict=True)]
-            labels.append(clip_label_of(clip, outcome, probabilities))
-            outcomes.append(outcome)
+            found = predictions_of(examples, probabilities, abstain_below=self._abstain_below)
+            persons = track_labels_of(found, abstain_below=self._abstain_below)
+            faces += found
+            tracks += persons
+            clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
+            outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
+            if examples:
+                shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
+        night = unit_facts(
+            np.array(shares).reshape(-1, len(EMOTIONS)), np.array([face.entropy for face in faces]), day=self._day
+        )
         tables = {
-            KIND: self._named(table_of(predictions, PREDICTION_SCHEMA)),
-            "clips": self._named(table_of(labels, CLIP_LABEL_SCHEMA)),
+            "frames": self._named(table_of(faces, FRAME_SCHEMA)),
+            "tracks": self._named(table_of(tracks, TRACK_SCHEMA)),
+            "clips": self._named(table_of(clips, CLIP_LABEL_SCHEMA)),
         }
-        return self._ledger.commit(unit, tables=tables, outcomes=outcomes, facts=self._extractor.facts())
+        facts = {**self._extractor.facts(), **night}
+        return self._ledger.commit(unit, tables=tables, outcomes=outcomes, facts=facts, partition=f"day={self._day}")
 
     def _named(self, table: pa.Table) -> pa.Table:
         metadata = {**(table.schema.metadata or {}), b"checkpoint_sha256": self._predictor.sha256.encode()}
         return table.replace_schema_metadata(metadata)
 
 
-def prediction_of(example: Example, probabilities: np.ndarray) -> Prediction:
-    """The row of one face. probabilities: (7,), summing to 1."""
-    return Prediction(
-        clip_id=example.clip_id,
-        frame_index=example.frame_index,
-        pts_seconds=example.pts_seconds,
-        face_index=example.face_index,
-        box=example.box,
-        face_score=example.face_score,
-        probabilities=tuple(probabilities.tolist()),
-        emotion=EMOTIONS[int(probabilities.argmax())],
-    )
+def temperature_of(info: dict[str, Any]) -> float:
+    """What the checkpoint's logits are divided by; 1.0 where it was never fitted. Raises UsageError if it is none."""
+    temperature = info.get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or not math.isfinite(temperature) or temperature <= 0:
+        raise UsageError(f"the checkpoint's temperature is {temperature!r}; it must be above 0: train it again")
+    return float(temperature)
 
 
-def clip_label_of(clip: Clip, outcome: Outcome, probabilities: np.ndarray) -> ClipLabel:
-    """The row of one clip: the mean of its faces' probabilities, (N, 7) with N >= 0; each face of each frame counts
-    alike."""
-    mean = probabilities.mean(axis=0) if len(probabilities) else None
+def predictions_of(examples: Sequence[Example], probabilities: np.ndarray, *, abstain_below: float) -> list[Prediction]:
+    """The rows of one clip's faces. probabilities: (len(examples), 7), rows summing to 1."""
+    found = []
+    for example, row, track_index, entropy in zip(
+        examples, probabilities, linked(examples), entropies(probabilities), strict=True
+    ):
+        emotion, reason = emotion_of(row, abstain_below=abstain_below)
+        found.append(
+            Prediction(
+                clip_id=example.clip_id,
+                frame_index=example.frame_index,
+                pts_seconds=example.pts_seconds,
+                face_index=example.face_index,
+                box=example.box,
+                face_score=example.face_score,
+                track_index=track_index,
+                probabilities=tuple(row.tolist()),
+                emotion=emotion,
+                reason=reason,
+                entropy=float(entropy),
+            )
+        )
+    return found
+
+
+def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> list[TrackLabel]:
+    """The rows of one clip's persons, in order of appearance. faces: all of the clip, in order of time."""
+    tracks = []
+    for track_index in sorted({face.track_index for face in faces}):
+        own = [face for face in faces if face.track_index == track_index]
+        summary = summarised(np.array([face.probabilities for face in own]), abstain_below=abstain_below)
+        tracks.append(
+            TrackLabel(
+                clip_id=own[0].clip_id,
+                track_index=track_index,
+                first_pts_seconds=own[0].pts_seconds,
+                last_pts_seconds=own[-1].pts_seconds,
+                num_faces=len(own),
+                probabilities=summary.probabilities,
+                emotion=summary.emotion,
+                reason=summary.reason,
+                emotion_shares=summary.emotion_shares,
+                num_changes=num_changes([face.emotion for face in own]),
+                mean_entropy=summary.mean_entropy,
+                agreement=summary.agreement,
+            )
+        )
+    return tracks
+
+
+def clip_label_of(
+    clip: Clip,
+    outcome: Outcome,
+    faces: Sequence[Prediction],
+    tracks: Sequence[TrackLabel],
+    *,
+    abstain_below: float,
+) -> ClipLabel:
+    """The row of one clip: each face of each frame counts alike; changes are those of its persons."""
+    facts = {
+        "clip_id": clip.clip_id,
+        "path": clip.path,
+        "content_id": clip.content_id,
+        "state": outcome.state,
+        "num_frames": outcome.num_frames,
+    }
+    if not faces:
+        return ClipLabel(**facts, reason=outcome.reason)
+    summary = summarised(np.array([face.probabilities for face in faces]), abstain_below=abstain_below)
     return ClipLabel(
-        clip_id=clip.clip_id,
-        path=clip.path,
-        content_id=clip.content_id,
-        state=outcome.state,
-        reason=outcome.reason,
-        num_frames=outcome.num_frames,
-        num_faces=len(probabilities),
-        probabilities=None if mean is None else tuple(mean.tolist()),
-        emotion=None if mean is None else EMOTIONS[int(mean.argmax())],
+        **facts,
+        reason=summary.reason,
+        num_faces=len(faces),
+        num_tracks=len(tracks),
+        probabilities=summary.probabilities,
+        emotion=summary.emotion,
+        emotion_shares=summary.emotion_shares,
+        num_changes=sum(track.num_changes for track in tracks),
+        mean_entropy=summary.mean_entropy,
+        agreement=summary.agreement,
     )
 
 
 def score(config: ScoreConfig) -> Run:
-    """Label what is missing of the input, and write summary, manifest and page."""
+    """Label what this model has not seen of the input, and write summary, manifest, the night's record and page."""
+    started = time.monotonic()
     info = read_checkpoint_info(config.checkpoint, config.epoch)
     asked = _extract_config(config, info)
     detector_device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=detector_device)
-    corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
-    device = _device(config.device)
-    run = run_corpus(
-        corpus,
-        config.output,
+    plan_config = {
+        **plan_config_of(extract_config),
+        "checkpoint_sha256": info["checkpoint_sha256"],
+        "temperature": temperature_of(info),
+        "abstain_below": config.abstain_below,
+    }
+    output = output_for(
+        partition_of(config.output, info["checkpoint_sha256"]),
         kind=KIND,
-        plan_config={**plan_config_of(extract_config), "checkpoint_sha256": info["checkpoint_sha256"]},
+        plan_config=plan_config,
+        force_new=config.force_new,
+    )
+    ledger = Ledger(output)
+    ledger.check(kind=KIND, config=plan_config)
+    corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
+    night = plan_night(
+        ledger,
+        corpus,
+        since=parse_since(config.since) if config.since else None,
+        limit=config.limit,
+        paths_matter=config.boxes is not None,
+    )
+    say(f"model {info['checkpoint_sha256'][:12]}: {night}")
+    if config.dry_run or night.is_settled:
+        return _told(ledger, night, config=config, started=started)
+    device = _device(config.device) if night.num_to_score else "cpu"  # To ask for a GPU starts Ray.
+    day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
+    run = run_corpus(
+        night.corpus,
+        output,
+        kind=KIND,
+        plan_config=plan_config,
         versions=versions(),
         actor=ScoreActor,
         arguments={
@@ -207,24 +352,54 @@ def score(config: ScoreConfig) -> Run:
             "which": info["epoch"],
             "device": device,
             "batch_size": config.batch_size,
+            "abstain_below": config.abstain_below,
+            "day": day,
         },
-        config=config,
+        config=replace(config, force_new=False),
         num_gpus=_gpu_of_actor(device=device, detector_device=detector_device),
         start_shared=shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU),
+        close=lambda ledger: close_night(ledger, day=day),
     )
     if config.page:
-        write_page(run)
+        write_page(run, day=day)
     print_summary(run)
+    for line in run.summary.get("drift", {}).get("warnings", ()):
+        say(f"warning: {line}")
     return run
 
 
-def write_page(run: Run) -> None:
-    """report.html of a scored collection: labels, probabilities over time, and what has no label."""
-    predictions, labels = [], []
+def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) -> Run:
+    """The end of a run that starts no work: what was or would be done, from the outcomes alone."""
+    count = Counter(outcome.state for outcome in night.outcomes)
+    audit = Audit(
+        num_inputs=len(night.outcomes), num_by_state={str(state): count[state] for state in State}, problems=()
+    )
+    summary = {"new": night.num_new, "to_score": night.num_to_score, "same_content": night.num_copies}
+    if config.dry_run:
+        seconds, source = estimated_seconds(ledger, night)
+        summary |= {"dry_run": True, "core_hours": round(seconds / 3600, 4)}
+        say(f"dry run: {night.num_to_score} clips to score, about {seconds / 3600:.2f} core-hours ({source})")
+        return Run(ledger=ledger, summary=summary, audit=audit, exit_code=0)
+    with ledger.lock():
+        seconds = round(time.monotonic() - started, 3)
+        this_run = {"processed": 0, "scored": 0, "same_content": 0, "seconds": seconds, "clips_per_second": 0.0}
+        summary = {**json.loads(ledger.storage.read("summary.json")), **this_run, "errors": []}
+        ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    say(f"nothing is missing: every input has a state ({seconds:.1f} s)")
+    say(str(audit))
+    say(f"output: {ledger.storage.url}")
+    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code_of(summary, audit, config))
+
+
+def write_page(run: Run, *, day: str) -> None:
+    """report.html of the night: labels, probabilities over time, and what has no label."""
+    rows: dict[str, list[dict[str, Any]]] = {"frames": [], "clips": []}
     for shard in run.ledger.shards():
-        table = pq.read_table(pa.BufferReader(run.ledger.storage.read(shard["path"])))
-        (predictions if shard["table"] == KIND else labels).extend(table.to_pylist())
-    page = report.score_page(run.summary, run.ledger.outcomes(), predictions, labels, title="Labelled collection")
+        if shard["table"] in rows and f"/day={day}/" in shard["path"]:
+            data = run.ledger.storage.read(shard["path"])
+            rows[shard["table"]] += pq.read_table(pa.BufferReader(data)).to_pylist()
+    labels = [row for row in rows["clips"] if row["same_as"] is None]
+    page = report.score_page(run.summary, run.ledger.outcomes(), rows["frames"], labels, title=f"Labels of {day}")
     run.ledger.storage.put("report.html", page.encode())
     say(f"page: {run.ledger.storage.path('report.html')}")
 
@@ -233,7 +408,7 @@ def _extract_config(config: ScoreConfig, info: dict[str, Any]) -> ExtractConfig:
     saved = info["config"]["preprocessing"]
     if not isinstance(saved, dict) or "detector" not in saved:
         raise UsageError(f"checkpoint {config.checkpoint} does not say how its examples were made; train it again")
-    values = {**saved, "boxes": config.boxes, "detector_weights": config.detector_weights}
+    values = {**saved, "faces": config.faces, "boxes": config.boxes, "detector_weights": config.detector_weights}
     return extract_config_of(values)
 
 

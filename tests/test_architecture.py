@@ -40,9 +40,11 @@ ROOMS = {
         "corpus", "detection", "extract", "fence", "ledger", "pool", "preprocess", "records", "storage", "synthetic",
         "video",
     },
+    "tracks": {"detection", "records"},
+    "night": {"corpus", "ledger", "records"},
     "score": {
-        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "pool", "preprocess", "records", "report",
-        "storage",
+        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "night", "pool", "preprocess", "records",
+        "report", "storage", "tracks",
     },
 }  # fmt: skip
 

@@ -45,15 +45,23 @@ def way(tmp_path_factory):
     return top
 
 
+def labels_of(way):
+    """The partition of the one model that scored."""
+    (partition,) = (way / "labels").iterdir()
+    return partition
+
+
 def test_every_step_leaves_what_the_readme_promises(way):
     for name in ("data/manifest.json", "data/report.html", "run/best.json", "run/metrics.csv", "run/config.yaml"):
         assert (way / name).stat().st_size > 0, name
-    for name in ("evaluation/evaluation.json", "evaluation/report.html", "labels/manifest.json", "labels/report.html"):
+    for name in ("evaluation/evaluation.json", "evaluation/report.html"):
         assert (way / name).stat().st_size > 0, name
+    for name in ("manifest.json", "report.html"):
+        assert (labels_of(way) / name).stat().st_size > 0, name
 
 
 def test_the_ledger_is_one_from_end_to_end(way):
-    data, labels = json.loads((way / "data/manifest.json").read_text()), Ledger(str(way / "labels"))
+    data, labels = json.loads((way / "data/manifest.json").read_text()), Ledger(str(labels_of(way)))
     epoch = json.loads((way / "run/best.json").read_text())["epoch"]
     checkpoint = json.loads((way / f"run/checkpoints/epoch-{epoch:04d}/checkpoint.json").read_text())
     assert (
@@ -64,15 +72,15 @@ def test_the_ledger_is_one_from_end_to_end(way):
 
 
 def test_every_scored_clip_has_a_row_and_a_state(way):
-    summary = json.loads((way / "labels/summary.json").read_text())
+    summary = json.loads((labels_of(way) / "summary.json").read_text())
     assert (summary["inputs"], summary["scored"], summary["no_face"], summary["quarantined"]) == (6, 4, 1, 1)
-    clips = pd.read_parquet(way / "labels/clips").set_index("path")
+    clips = pd.read_parquet(labels_of(way) / "clips").set_index("path")
     assert sorted(clips.state) == [State.DONE] * 4 + [State.NO_FACE, State.QUARANTINED]
     done = clips[clips.state == State.DONE]
     assert set(done.emotion) <= set(EMOTIONS)
     assert all(abs(sum(row.values()) - 1) < 1e-5 for row in done.probabilities)
     assert clips.loc["nobody.avi"].reason == "no_face_found"
-    faces = pd.read_parquet(way / "labels/predictions")
+    faces = pd.read_parquet(labels_of(way) / "frames")
     assert len(faces) == done.num_faces.sum() == summary["examples"]
     means = pd.DataFrame(faces.probabilities.tolist()).groupby(faces.clip_id).mean()
     for row in done.itertuples():
@@ -80,16 +88,16 @@ def test_every_scored_clip_has_a_row_and_a_state(way):
 
 
 def test_scoring_again_scores_only_what_is_new(way):
-    before = harness.entries_of(way / "labels")
+    before = harness.entries_of(labels_of(way))
     shutil.copy(sorted((way / "corpus" / "test").rglob("*.*"))[5], way / "new" / "later.avi")
     job("score.py", "--input", way / "new", "--checkpoint", way / "run", "--output", way / "labels", log=way / "log")
-    summary = json.loads((way / "labels/summary.json").read_text())
+    summary = json.loads((labels_of(way) / "summary.json").read_text())
     assert (summary["inputs"], summary["scored"]) == (7, 1)
-    assert before.items() <= harness.entries_of(way / "labels").items()
+    assert before.items() <= harness.entries_of(labels_of(way)).items()
 
 
 def test_scoring_cuts_the_faces_out_as_preprocessing_did(way):
-    examples, faces = pd.read_parquet(way / "data/examples"), pd.read_parquet(way / "labels/predictions")
+    examples, faces = pd.read_parquet(way / "data/examples"), pd.read_parquet(labels_of(way) / "frames")
     boxes = {(row.frame_index, *row.box.values()) for row in examples.itertuples()}
     assert {(row.frame_index, *row.box.values()) for row in faces.itertuples()} <= boxes
 
