@@ -212,42 +212,39 @@ def commit_copies(ledger: Ledger, *, day: str) -> int:
     tables: dict[str, pa.Table] = {}
     num_copies = 0
     for unit in pending:
-        originals = [latest[str(clip.same_as)] for clip in unit.clips]
         rows, outcomes = [], []
-        for clip, entry in zip(unit.clips, originals, strict=True):
+        for clip in unit.clips:
+            entry = latest[str(clip.same_as)]
             if entry is None:
                 break  # The original waits for the next run, and so does the copy.
+            (ended,) = (outcome for outcome in entry["outcomes"] if outcome["clip_id"] == clip.same_as)
+            outcomes.append(_outcome_of_copy(clip, ended))
             path = next(shard["path"] for shard in entry["shards"] if shard["table"] == "clips")
             if path not in tables:
                 tables[path] = pq.read_table(pa.BufferReader(ledger.storage.read(path)))
-            (row,) = tables[path].filter(pc.field("clip_id") == clip.same_as).to_pylist()
-            rows.append({**row, "clip_id": clip.clip_id, "path": clip.path, "same_as": clip.same_as})
-            (ended,) = (outcome for outcome in entry["outcomes"] if outcome["clip_id"] == clip.same_as)
-            outcomes.append(
-                Outcome(
-                    clip_id=clip.clip_id,
-                    path=clip.path,
-                    state=State(ended["state"]),
-                    reason=ended["reason"],
-                    stage=ended["stage"],
-                    detail=f"the same bytes as {ended['path']}, scored before",
-                    attempts=0,
-                )
-            )
-        if len(rows) == len(unit.clips):
+            for row in tables[path].filter(pc.field("clip_id") == clip.same_as).to_pylist():
+                rows.append({**row, "clip_id": clip.clip_id, "path": clip.path, "same_as": clip.same_as})
+        if len(outcomes) == len(unit.clips):
             metadata = next(iter(tables.values())).schema.metadata
+            labels = pa.Table.from_pylist(rows, schema=CLIP_LABEL_SCHEMA).replace_schema_metadata(metadata)
+            empty = FRAME_SCHEMA.empty_table()
             ledger.commit(
-                unit,
-                tables={
-                    "frames": FRAME_SCHEMA.empty_table(),
-                    "clips": pa.Table.from_pylist(rows, schema=CLIP_LABEL_SCHEMA).replace_schema_metadata(metadata),
-                },
-                outcomes=outcomes,
-                facts={},
-                partition=f"day={day}",
+                unit, tables={"frames": empty, "clips": labels}, outcomes=outcomes, facts={}, partition=f"day={day}"
             )
             num_copies += len(rows)
     return num_copies
+
+
+def _outcome_of_copy(clip: Clip, ended: Mapping[str, Any]) -> Outcome:
+    return Outcome(
+        clip_id=clip.clip_id,
+        path=clip.path,
+        state=State(ended["state"]),
+        reason=ended["reason"],
+        stage=ended["stage"],
+        detail=f"the same bytes as {ended['path']}",
+        attempts=0,
+    )
 
 
 # --- drift -----------------------------------------------------------------------------------------------------------

@@ -312,7 +312,7 @@ CLIP_LABEL_SCHEMA = _schema(
         _field("clip_id", pa.string(), "stable id of the clip, 20 hexadecimal digits"),
         _field("path", pa.string(), "path relative to the input root"),
         _field("content_id", pa.string(), "the store's etag, or the MD5 of the bytes"),
-        _field("state", pa.string(), "done, no_face, quarantined or retryable"),
+        _field("state", pa.string(), "done, no_face or quarantined"),
         _field("reason", pa.string(), "why there is no emotion, null where there is one", nullable=True),
         _field(
             "same_as",

@@ -193,7 +193,8 @@ class ScoreActor:
             persons = track_labels_of(found, abstain_below=self._abstain_below)
             faces += found
             tracks += persons
-            clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
+            if outcome.state is not State.RETRYABLE:  # Its row comes with the try that ends it.
+                clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
             if examples:
                 shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))

@@ -1,19 +1,36 @@
 """Scoring night by night on a real S3 server: what is new, renamed, changed, removed, retryable or left for later."""
 
 import json
+import os
+import shutil
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from pipeline import pool
 from pipeline.checkpoint import save_checkpoint, write_best
 from pipeline.corpus import read_corpus
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, LedgerError
 from pipeline.models import build_model
-from pipeline.records import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA, Outcome, State
-from pipeline.score import ScoreConfig, score
+from pipeline.night import (
+    DEFAULT_SECONDS_PER_CLIP,
+    close_night,
+    commit_copies,
+    content_of,
+    estimated_seconds,
+    parse_since,
+    partition_of,
+    plan_night,
+    unit_facts,
+)
+from pipeline.quarantine import quarantined, retry
+from pipeline.records import CLIP_LABEL_SCHEMA, EMOTIONS, FRAME_SCHEMA, TRACK_SCHEMA, Clip, Outcome, State, UsageError
+from pipeline.score import Predictor, ScoreConfig, score, temperature_of
 from pipeline.synthetic import BROKEN_PATH, FACELESS_PATH, make_corpus
+from tests.example_shards import drawn_example
 
 pytestmark = pytest.mark.timeout(600)
 OPTIONS = {"attention_gain": "area", "recalibration_scale": "sqrt", "dropout": 0.5}
@@ -147,6 +164,12 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
     assert before.items() <= objects_of(s3, f"labels/model={sha256[:12]}/ledger").items()
     assert second.summary["night"]["clips"] == 4
 
+    # Another model has seen nothing: one clip for now, of which it is not sure. The old labels stay.
+    settled = objects_of(s3, "labels")
+    other = night(21, models[1][0], limit=1, abstain_below=1.0)
+    assert (other.summary["scored"], other.audit.num_inputs) == (1, 1)
+    assert settled.items() <= objects_of(s3, "labels").items()
+
     # A night on which nothing changed, and one that knows every content: neither starts Ray.
     settled = objects_of(s3, "labels")
     without_ray()
@@ -164,11 +187,217 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
 
     s3.fs.get(f"{s3.bucket}/labels/", str(tmp_path / "labels") + "/", recursive=True)
     rows = rows_of(tmp_path / "labels", "clips")
-    by_path = {row["path"]: row for row in rows}
-    assert (
-        sorted(row["path"] for row in rows) == sorted(outcome.path for outcome in ledger.outcomes()) + ["late.avi"] * 0
-    )
-    assert {str(row["day"])[:10] for row in rows} == {"2026-11-20", "2026-11-21", "2026-11-23"}
-    assert by_path["new/name.avi"]["same_as"] == by_path["late.avi"]["clip_id"]
-    assert by_path["new/name.avi"]["probabilities"] == by_path["late.avi"]["probabilities"]
+    assert {(row["model"], str(row["day"])[:10]) for row in rows} == {
+        *((sha256[:12], f"2026-11-{day}") for day in (20, 21, 23)),
+        (models[1][1][:12], "2026-11-21"),
+    }
+    own = [row for row in rows if row["model"] == sha256[:12]]
+    assert sorted(row["path"] for row in own) == sorted(outcome.path for outcome in ledger.outcomes())
+    by_path = {row["path"]: row for row in own}
+    copied = ("state", "probabilities", "emotion_shares", "num_faces", "emotion", "content_id")
+    for copy, original in (("new/name.avi", "late.avi"), ("moved/2.avi", "2.avi"), ("again/1.avi", "1.avi")):
+        assert by_path[copy]["same_as"] == by_path[original]["clip_id"]
+        assert all(by_path[copy][name] == by_path[original][name] for name in copied)
     assert by_path["was/nobody.avi"]["reason"] == "no_face_found"
+    (unsure,) = (row for row in rows if row["model"] != sha256[:12])
+    assert (unsure["emotion"], unsure["reason"], unsure["state"]) == (None, "abstained", "done")
+    assert sum(unsure["probabilities"].values()) == pytest.approx(1)
+    assert sum(unsure["emotion_shares"].values()) == 0
+    tracks, frames = rows_of(tmp_path / "labels", "tracks"), rows_of(tmp_path / "labels", "frames")
+    assert len(frames) == sum(row["num_faces"] for row in rows if row["same_as"] is None) == 12
+    assert len(tracks) == sum(row["num_tracks"] for row in rows if row["same_as"] is None)
+    assert {(row["clip_id"], row["track_index"]) for row in tracks} == {
+        (row["clip_id"], row["track_index"]) for row in frames
+    }
+    everything = f"from read_parquet('{tmp_path}/labels/**/*.parquet', hive_partitioning=true, union_by_name=true)"
+    assert len(duckdb.sql(everything)) == len(rows) + len(tracks) + len(frames)
+
+
+def test_a_dry_run_counts_and_writes_nothing(made, models, tmp_path, without_ray):
+    without_ray()
+    for number in range(3):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{number}.avi").write_bytes(made[f"face {number}"])
+        os.utime(tmp_path / "in" / f"{number}.avi", (parse_since("2026-11-20") + 86400 * number,) * 2)
+    (tmp_path / "in" / "copy.avi").write_bytes(made["face 1"])
+    values = {"input": str(tmp_path / "in"), "checkpoint": models[0][0], "output": str(tmp_path / "out")}
+    run = score(ScoreConfig(**values, dry_run=True))
+    assert (run.exit_code, run.summary["to_score"], run.summary["same_content"]) == (0, 3, 1)
+    assert run.summary["core_hours"] == pytest.approx(3 * DEFAULT_SECONDS_PER_CLIP / 3600, abs=1e-4)
+    late = score(ScoreConfig(**values, dry_run=True, since="2026-11-21T00:00:01"))
+    assert (late.summary["to_score"], late.summary["same_content"]) == (2, 0)  # 2.avi, and copy.avi for 1.avi
+    assert score(ScoreConfig(**values, dry_run=True, limit=2)).summary["to_score"] == 2
+    assert not (tmp_path / "out").exists()
+
+
+def commit_all(ledger, *, state=State.DONE, stage=None, seconds=2.0):
+    """What actors commit, without a network: every pending unit ends in one state."""
+    for unit in ledger.pending_units():
+        if not unit.is_of_copies:
+            labels = [
+                {"clip_id": clip.clip_id, "path": clip.path, "content_id": clip.content_id, "state": str(state)}
+                | {"num_frames": 2, "num_faces": 0, "num_tracks": 0}
+                for clip in unit.clips
+            ]
+            ledger.commit(
+                unit,
+                tables={"frames": FRAME_SCHEMA.empty_table(), "clips": labels_table(labels)},
+                outcomes=[
+                    Outcome(
+                        clip_id=clip.clip_id,
+                        path=clip.path,
+                        state=state,
+                        stage=stage,
+                        reason=None if state is State.DONE else "because",
+                        seconds=seconds,
+                    )
+                    for clip in unit.clips
+                ],
+                facts=unit_facts(np.zeros((0, 7)), np.zeros(0), day="2026-11-20"),
+                partition="day=2026-11-20",
+            )
+
+
+def labels_table(rows):
+    return pa.Table.from_pylist(rows, schema=CLIP_LABEL_SCHEMA)
+
+
+PLAN = {"kind": "labels", "config": {}, "versions": {}, "clips_per_shard": 2}
+
+
+def corpus_of(folder, **contents):
+    """A folder of exactly these files, as it is read; __ in a name is a slash."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in contents.items():
+        path = folder / f"{name.replace('__', '/')}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return read_corpus(str(folder), split_fractions=None)
+
+
+def planned(ledger, corpus, **options):
+    night = plan_night(ledger, corpus, **options)
+    ledger.plan(night.corpus.clips, **PLAN)
+    return night
+
+
+def test_the_state_of_a_copy_follows_its_clip(tmp_path):
+    ledger = Ledger(str(tmp_path / "out"))
+    corpus = corpus_of(tmp_path / "in", a=b"one", b=b"one", c=b"two")
+    night = planned(ledger, corpus)
+    assert (night.num_new, night.num_copies, night.num_to_score) == (2, 1, 2)
+    assert commit_copies(ledger, day="2026-11-20") == 0  # Nothing has ended yet.
+    commit_all(ledger, state=State.RETRYABLE)
+    commit_copies(ledger, day="2026-11-20")
+    assert ledger.audit().num_by_state["retryable"] == 3
+
+    night = planned(ledger, corpus)
+    assert (night.num_new, night.num_retryable, night.num_copies) == (0, 2, 1)
+    commit_all(ledger, state=State.QUARANTINED)
+    assert commit_copies(ledger, day="2026-11-20") == 1
+    assert ledger.audit().num_by_state["quarantined"] == 3
+
+    (copy,) = (outcome for outcome in quarantined(ledger) if outcome.path == "b.avi")
+    assert retry(ledger, [copy]) == 2  # The clip whose bytes it has, and itself.
+    commit_all(ledger)
+    commit_copies(ledger, day="2026-11-20")
+    assert ledger.audit().num_by_state == {"done": 2, "no_face": 0, "quarantined": 1, "retryable": 0}
+    assert ledger.audit().holds
+    assert "the same bytes as a.avi" in {outcome.detail for outcome in ledger.outcomes()}
+
+
+def test_bytes_that_were_gone_before_they_were_read_are_scored_where_they_turn_up(tmp_path):
+    ledger = Ledger(str(tmp_path / "out"))
+    planned(ledger, corpus_of(tmp_path / "in", a=b"one"))
+    commit_all(ledger, state=State.QUARANTINED, stage="fetch")
+    night = plan_night(ledger, corpus_of(tmp_path / "in", b=b"one"))
+    assert (night.num_new, night.num_copies) == (1, 0)
+
+
+def test_a_clip_renamed_before_it_was_done_is_read_where_it_lies_now(tmp_path):
+    ledger = Ledger(str(tmp_path / "out"))
+    planned(ledger, corpus_of(tmp_path / "in", a=b"one"))
+    night = planned(ledger, corpus_of(tmp_path / "in", folder__b=b"one"))
+    assert (night.num_new, night.num_cut_off, night.num_copies) == (0, 1, 1)
+    units = ledger.pending_units(night.corpus.clips)
+    (unit,) = (unit for unit in units if not unit.is_of_copies)
+    assert [(clip.path, clip.url) for clip in unit.clips] == [("a.avi", str(tmp_path / "in/folder/b.avi"))]
+
+
+def test_a_limit_takes_the_first_contents_by_path_and_leaves_the_rest(tmp_path):
+    ledger = Ledger(str(tmp_path / "out"))
+    corpus = corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"1", d=b"3", e=b"4")
+    paths = []
+    for _ in range(2):
+        night = planned(ledger, corpus, limit=2)
+        paths.append([clip.path for clip in night.corpus.clips])
+        commit_all(ledger)
+        commit_copies(ledger, day="2026-11-20")
+        ledger.finish(ledger.audit(), input_description="")
+    assert paths == [["a.avi", "b.avi", "c.avi"], ["a.avi", "b.avi", "c.avi", "d.avi", "e.avi"]]
+    assert plan_night(ledger, corpus, limit=2).is_settled
+
+
+def test_the_estimate_is_what_earlier_nights_took(tmp_path):
+    ledger = Ledger(str(tmp_path / "out"))
+    night = planned(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3"))
+    commit_all(ledger, seconds=2.5)
+    close_night(ledger, day="2026-11-20")
+    assert estimated_seconds(ledger, night) == (7.5, "2.50 core-seconds a clip, measured in 1 nights")
+
+
+def clip_with(content_id, **fields):
+    return Clip(**{"clip_id": "0" * 20, "path": "a", "url": "a", "size_bytes": 1, "content_id": content_id, **fields})
+
+
+def test_only_a_hash_of_the_bytes_tells_that_two_clips_are_alike():
+    md5, other = "0" * 32, {"clip_id": "1" * 20, "path": "b"}
+    for content_id in (md5, f"{md5}-12"):
+        assert content_of(clip_with(content_id)) == content_of(clip_with(content_id, **other))
+    assert content_of(clip_with(md5)) != content_of(clip_with(md5, start_pts_seconds=1.0))
+    assert content_of(clip_with(md5)) != content_of(clip_with(md5, size_bytes=2))
+    assert content_of(clip_with(md5), paths_matter=True) != content_of(clip_with(md5, **other), paths_matter=True)
+    for content_id in ("missing", "12 2026-11-22", "0x8D4BCC2E4835CD0"):
+        assert content_of(clip_with(content_id)) != content_of(clip_with(content_id, **other))
+
+
+def test_probabilities_are_at_the_checkpoints_temperature(tmp_path):
+    save_model(tmp_path / "one", seed=0)
+    save_model(tmp_path / "half", seed=0, temperature=0.5)
+    examples = [drawn_example(number, label="Happy", split=None) for number in range(3)]
+    one, half = (
+        Predictor(str(tmp_path / name), which="best", device="cpu", batch_size=2).predict(examples)
+        for name in ("one", "half")
+    )
+    squared = one.astype(np.float64) ** 2
+    assert half == pytest.approx(squared / squared.sum(axis=1, keepdims=True), abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "1"])
+def test_a_temperature_that_is_none_is_an_error(temperature):
+    with pytest.raises(UsageError, match="temperature is"):
+        temperature_of({"temperature": temperature})
+
+
+def test_another_threshold_in_one_partition_is_refused(models, made, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.avi").write_bytes(made["face 0"])
+    values = {"input": str(tmp_path / "in"), "checkpoint": models[0][0], "output": str(tmp_path / "out")}
+    Ledger(partition_of(str(tmp_path / "out"), models[0][1])).plan([], **{**PLAN, "config": {"abstain_below": 0.5}})
+    with pytest.raises(LedgerError, match=r"abstain_below 0\.5 -> 0\.0.*--force-new"):
+        score(ScoreConfig(**values))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("since", "yesterday"), ("day", "22.11.2026"), ("limit", 0), ("abstain_below", 1.5), ("faces", "some")],
+)
+def test_a_wrong_value_is_named_with_its_flag(flag, value):
+    with pytest.raises(ValueError, match=f"--{flag.replace('_', '-')} is"):
+        ScoreConfig(input="i", checkpoint="c", output="o", **{flag: value})
+
+
+def test_the_labels_carry_the_meaning_of_every_column():
+    for schema in (FRAME_SCHEMA, TRACK_SCHEMA, CLIP_LABEL_SCHEMA):
+        assert set(json.loads(schema.metadata[b"columns"])) == set(schema.names)
+    assert [field.name for field in TRACK_SCHEMA.field("emotion_shares").type] == list(EMOTIONS)
