@@ -120,7 +120,10 @@ class Fence:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the child if none runs, and wait until its work is built. Raises FenceStartError."""
+        """Start the child if none runs, and wait until its work is built.
+
+        Raises FenceStartError, and FenceError with reason killed where somebody killed it meanwhile.
+        """
         if self._process is not None and self._process.is_alive():
             return
         self._stop()
@@ -138,6 +141,8 @@ class Fence:
         try:
             kind, value = self._receive(stage="start", timeout_seconds=self.limits.start_seconds)
         except FenceError as error:
+            if error.reason == "killed":
+                raise  # No fault of the installation: the next start may go well.
             raise FenceStartError(f"the fenced worker did not start: {error.detail}") from error
         if kind != "ready":
             self._stop()

@@ -128,6 +128,12 @@ def test_a_child_that_cannot_be_built_is_a_fault_of_the_installation():
         fence.run({"kind": "echo"})
 
 
+def test_a_child_that_is_killed_while_it_starts_is_no_fault_of_the_installation():
+    with Fence(build, {"killed": True}, limits=LIMITS) as fence, pytest.raises(FenceError) as caught:
+        fence.run({"kind": "echo"})
+    assert (caught.value.reason, caught.value.stage) == ("killed", "start")
+
+
 def test_the_child_sees_no_credentials(fence, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     environment = fence.run({"kind": "environment"})[1]
