@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 chaos: setup
-	CHAOS_KILLS=$(N) $(BIN)/python -m pytest tests/chaos -s
+	PYTHONPATH=. $(BIN)/python tests/chaos/trials.py --trials $(N)
 
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py all

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -22,9 +23,18 @@ UNCOMPARED = ("attempts", "seconds")
 
 def start_job(job: str, *arguments: str, log: Path) -> subprocess.Popen:
     """`python jobs/JOB ARGUMENTS` in a process group of its own, its output appended to `log`."""
-    command = [sys.executable, str(REPOSITORY / "jobs" / job), *arguments]
+    return start_script(REPOSITORY / "jobs" / job, *arguments, log=log)
+
+
+def start_script(
+    script: Path, *arguments: str, log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """Any script in the same way. environment: in place of this process's."""
+    command = [sys.executable, str(script), *arguments]
     with log.open("ab") as file:
-        return subprocess.Popen(command, cwd=REPOSITORY, stdout=file, stderr=file, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
 
 
 def finish_job(job: str, *arguments: str, log: Path) -> int:
@@ -66,7 +76,7 @@ def is_fork_server(process: psutil.Process) -> bool:
 
 def command_of(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).strip()  # Ray pads the names of its workers.
     except psutil.Error:
         return ""
 
