@@ -49,6 +49,10 @@ def test_the_first_piece_of_a_worker_is_start_up_and_not_steady_state():
         "clips_per_second": 1.0,
         "core_seconds_per_clip": 0.75,
         "job_core_seconds_per_clip": 0.75,
+        "cores_used": 0.75,
+        "cores_idle": None,
+        "cores_stolen": None,
+        "seconds_between_pieces": 1.0,
         "seconds": 6.0,
     }
 
@@ -69,14 +73,25 @@ def test_within_a_piece_progress_is_even():
     assert found["clips_per_second"] == pytest.approx((4 + 2) / 2)
 
 
-def test_the_whole_job_counts_what_ray_uses_beside_the_workers():
+def test_the_whole_job_counts_what_ray_uses_beside_the_workers_and_where_the_cores_went():
     one, two = (
-        Timing(worker=1, started=0, ended=end, num_clips=2, cpu_seconds=end, job_cpu_seconds=1.5 * end)
+        Timing(
+            worker=1,
+            started=end - 3.5,
+            ended=end,
+            num_clips=2,
+            cpu_seconds=end,
+            job_cpu_seconds=1.5 * end,
+            idle_seconds=0.5 * end,
+            stolen_seconds=0.0,
+        )
         for end in (4.0, 8.0)
     )
     found = steady([one, two])
     assert found is not None
     assert (found["core_seconds_per_clip"], found["job_core_seconds_per_clip"]) == (2.0, 3.0)
+    assert (found["cores_used"], found["cores_idle"], found["cores_stolen"]) == (1.5, 0.5, 0.0)
+    assert found["seconds_between_pieces"] == 0.5
 
 
 def test_workers_that_never_worked_at_once_have_no_steady_state():
@@ -168,7 +183,7 @@ def test_decode_shows_decords_wrong_frames_and_none_of_ours(results):
 
 def test_preprocess_has_every_contender_its_ratios_and_the_baselines_boxes(results):
     part = results["preprocess"]
-    assert set(part["contenders"]) == {"plain loop", "one actor", "two actors", "baseline script"}
+    assert set(part["contenders"]) == {"plain loop", "two plain loops", "one actor", "two actors", "baseline script"}
     for name, row in part["contenders"].items():
         assert row["worker_peak_memory_bytes"]["median"] > 50 * 2**20, name
         assert 0 <= row["start_seconds"]["median"] < row["total_seconds"]["median"], name

@@ -29,6 +29,7 @@ from pipeline.storage import Storage
 from pipeline.synthetic import FACELESS_PATH, make_corpus
 
 STUDIES: dict[str, ModuleType] = {"detect": detect, "decode": decode, "preprocess": preprocess}
+MOST_DISTINCT = 20
 ALL = ("detect", "decode", "preprocess")  # what `all` runs
 
 
@@ -46,7 +47,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             source = str(Path(folder) / "corpus")
             make_corpus(source, clips_per_class=(3, 0, 0))
             (Path(source) / FACELESS_PATH).unlink()
-        clips = usable_clips(source, most=config.num_clips)
+        clips = usable_clips(source, most=config.num_clips or MOST_DISTINCT)
         for study in chosen:
             say(f"{study}: {config.rounds} rounds")
             before = os.getloadavg()

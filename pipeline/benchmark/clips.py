@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+import os
+import shutil
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,19 @@ def usable_clips(source: str, *, most: int) -> list[Clip]:
     if not clips:
         raise UsageError(f"--clips: no video at {source} decodes; give others, or leave it out")
     return clips
+
+
+def repeated(clips: Sequence[Clip], folder: Path, *, num: int) -> list[Clip]:
+    """`num` clips with ids of their own: the given ones again and again, linked into `folder` under other names."""
+    folder.mkdir()
+    copies = []
+    for number in range(num):
+        name = f"{number:06d}{Path(clips[number % len(clips)].path).suffix}"
+        if number < len(clips):
+            copies.append(shutil.copyfile(local_path(clips[number].url) or "", folder / name))
+        else:
+            os.link(copies[number % len(clips)], folder / name)
+    return list(read_corpus(str(folder), split_fractions=None).clips)
 
 
 def middle_frame(clip: Clip) -> np.ndarray:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from pipeline.benchmark.clips import repeated
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.tables import median, shown, table
 from pipeline.benchmark.timing import Timing, spread, steady, tree_cpu_seconds, tree_memory_bytes
@@ -31,11 +32,17 @@ from pipeline.preprocess import KIND, PreprocessActor, plan_config_of, resolved,
 from pipeline.records import Clip, UsageError
 
 BASELINE_SECONDS = 1800.0  # it waits for ever where decord aborts
-PLAIN, ONE_ACTOR, TWO_ACTORS, BASELINE = "plain loop", "one actor", "two actors", "baseline script"
+NUM_CLIPS = 48
+PLAIN, TWO_PLAIN, ONE_ACTOR, TWO_ACTORS = "plain loop", "two plain loops", "one actor", "two actors"
+BASELINE = "baseline script"
 MEASURED = (
     "clips_per_second",
     "core_seconds_per_clip",
     "job_core_seconds_per_clip",
+    "cores_used",
+    "cores_idle",
+    "cores_stolen",
+    "seconds_between_pieces",
     "seconds",
     "start_seconds",
     "total_seconds",
@@ -47,8 +54,8 @@ MEASURED = (
 class TimedActor:
     """A `PreprocessActor` that also writes, for each unit, a `Timing` and its memory beside the ledger.
 
-    Processes of the worker are the actor, the fork server and the fenced child; of the job, `job_pid` (the driver) and
-    all below it, which is all of a local Ray.
+    Processes of the worker are the actor, the fork server and the fenced child; of the job, `job_pid` and all below it:
+    the driver, which starts the plain loops or all of a local Ray.
     """
 
     def __init__(self, *, job_pid: int, **arguments: Any) -> None:
@@ -59,24 +66,30 @@ class TimedActor:
     def run(self, unit: Unit) -> dict[str, Any]:
         started = time.time()
         entry = self._actor.run(unit)
-        ended = time.time()
+        machine = psutil.cpu_times()
         timing = {
             "worker": os.getpid(),
             "started": started,
-            "ended": ended,
             "num_clips": len(unit.clips),
             "cpu_seconds": tree_cpu_seconds(os.getpid()),
             "job_cpu_seconds": tree_cpu_seconds(self._job_pid),
+            "idle_seconds": machine.idle + getattr(machine, "iowait", 0.0),
+            "stolen_seconds": getattr(machine, "steal", 0.0),
             "memory_bytes": tree_memory_bytes(os.getpid()),
             "child_peak_memory_bytes": entry["facts"]["peak_child_memory_bytes"],
             "actor_memory_bytes": psutil.Process().memory_info().rss,
+            "ended": time.time(),  # Noting takes some 25 ms: work of every contender, not a pause of Ray's.
         }
         self._storage.put(f"timings/{unit.unit_id}.json", json.dumps(timing).encode())
         return entry
 
 
 def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
-    """The whole way: in a plain loop, on one and two actors of Ray, and by the baseline script on two processes."""
+    """The whole way: in one plain loop and two, on one and two actors of Ray, and by the baseline script on two.
+
+    Two plain loops against one are what this machine gives for a second core; what two actors gain less is Ray's.
+    """
+    clips = repeated(clips, folder / "repeated", num=config.num_clips or NUM_CLIPS)
     extract_config = resolved(
         ExtractConfig(frames_per_clip=config.frames_per_clip, detector_precision=config.detector_precision)
     )
@@ -87,9 +100,12 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
         told = run(str(output))
         return {**_read_timings(Ledger(str(output)), started), **told, "total_seconds": time.time() - started}
 
-    def plain(output: str) -> dict[str, float]:
-        _in_own_process(_plain_loop, list(clips), output, extract_config, config.clips_per_shard)
-        return {}
+    def plain(num_processes: int) -> Callable[[str], dict[str, float]]:
+        def run(output: str) -> dict[str, float]:
+            _plain_loops(clips, output, extract_config, config.clips_per_shard, num_processes=num_processes)
+            return {}
+
+        return run
 
     def on_ray(num_actors: int) -> Callable[[str], dict[str, float]]:
         pool = PoolConfig(actors=num_actors, clips_per_shard=config.clips_per_shard)
@@ -99,7 +115,8 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
         return _run_baseline(for_baseline, output, num_frames=config.frames_per_clip, num_processes=2)
 
     contenders: dict[str, Callable[[Path], dict[str, Any]]] = {
-        PLAIN: lambda output: ours(plain, output),
+        PLAIN: lambda output: ours(plain(1), output),
+        TWO_PLAIN: lambda output: ours(plain(2), output),
         ONE_ACTOR: lambda output: ours(on_ray(1), output),
         TWO_ACTORS: lambda output: ours(on_ray(2), output),
         BASELINE: baseline,
@@ -134,7 +151,9 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
             "one actor / plain loop, clips/s": ratios("clips_per_second", ONE_ACTOR, PLAIN),
             "one actor / plain loop, core-seconds of the worker": ratios("core_seconds_per_clip", ONE_ACTOR, PLAIN),
             "one actor / plain loop, core-seconds with Ray": ratios("job_core_seconds_per_clip", ONE_ACTOR, PLAIN),
+            "two plain loops / one, clips/s": ratios("clips_per_second", TWO_PLAIN, PLAIN),
             "two actors / one actor, clips/s": ratios("clips_per_second", TWO_ACTORS, ONE_ACTOR),
+            "two actors / two plain loops, clips/s": ratios("clips_per_second", TWO_ACTORS, TWO_PLAIN),
             "two actors / baseline, clips/s": ratios("clips_per_second", TWO_ACTORS, BASELINE),
             "baseline / two actors, core-seconds": ratios("job_core_seconds_per_clip", BASELINE, TWO_ACTORS),
         },
@@ -142,21 +161,30 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     }
 
 
-def _in_own_process(function: Callable[..., None], *arguments: Any) -> None:
-    """Run it in a fresh process, as an actor is: what this process has imported and started is not counted."""
-    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"{function.__name__} ended with exit code {process.exitcode}; its error is above")
-
-
-def _plain_loop(clips: list[Clip], output: str, config: ExtractConfig, clips_per_shard: int) -> None:
-    """The units of the same plan, one after the other, by the same actor without Ray."""
+def _plain_loops(
+    clips: Sequence[Clip], output: str, config: ExtractConfig, clips_per_shard: int, *, num_processes: int
+) -> None:
+    """The units of the same plan without Ray, shared out evenly among fresh processes, as actors are."""
     ledger = Ledger(output)
     ledger.plan(clips, kind=KIND, config=plan_config_of(config), versions=versions(), clips_per_shard=clips_per_shard)
-    actor = TimedActor(job_pid=os.getpid(), ledger_url=output, config=config, limits=PoolConfig().limits)
-    for unit in ledger.pending_units():
+    units = ledger.pending_units()
+    spawn = multiprocessing.get_context("spawn")
+    processes = [
+        spawn.Process(target=_plain_loop, args=(units[first::num_processes], output, config, os.getpid()))
+        for first in range(num_processes)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError("a plain loop failed; its error is above")
+
+
+def _plain_loop(units: Sequence[Unit], output: str, config: ExtractConfig, job_pid: int) -> None:
+    """One unit after the other, by the same actor without Ray."""
+    actor = TimedActor(job_pid=job_pid, ledger_url=output, config=config, limits=PoolConfig().limits)
+    for unit in units:
         actor.run(unit)
 
 
@@ -266,12 +294,25 @@ def _contender_table(part: Mapping[str, Any]) -> Table:
             shown(row["clips_per_second"], 2),
             shown(row["core_seconds_per_clip"], 2),
             shown(row["job_core_seconds_per_clip"], 2),
+            median(row["cores_idle"], digits=2),
+            median(row["seconds_between_pieces"], digits=2),
             *(median(row[key], scale=2**-20) for key in ("worker_peak_memory_bytes", "worker_shared_memory_bytes")),
             *(median(row[key]) for key in ("start_seconds", "total_seconds")),
         ]
         for name, row in part["contenders"].items()
     ]
-    columns = ("steady state", "clips/s", "core-s a clip", "with Ray", "peak MiB", "PSS MiB", "start s", "total s")
+    columns = (
+        "steady state",
+        "clips/s",
+        "core-s a clip",
+        "with Ray",
+        "idle cores",
+        "between s",
+        "peak MiB",
+        "PSS MiB",
+        "start s",
+        "total s",
+    )
     title = (
         f"Preprocess: {part['num_clips']} clips of {part['frames_per_clip']} frames, dlib-cnn "
         f"{part['detector_precision']}; baseline {part['contenders'][BASELINE]['num_clips']} clips; "

@@ -25,6 +25,6 @@ def shown(value: Mapping[str, Any] | None, digits: int) -> str:
     return f"{value['median']:.{digits}f} ({value['min']:.{digits}f}–{value['max']:.{digits}f})"
 
 
-def median(value: Mapping[str, Any] | None, *, scale: float = 1.0) -> str:
+def median(value: Mapping[str, Any] | None, *, scale: float = 1.0, digits: int = 0) -> str:
     """The median of a spread, - where nothing was measured."""
-    return "-" if value is None else f"{scale * value['median']:.0f}"
+    return "-" if value is None else f"{scale * value['median']:.{digits}f}"

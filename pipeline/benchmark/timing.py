@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
 class Timing:
     """One finished piece of work. started, ended: seconds since 1970. worker: process id.
 
-    cpu_seconds: what the worker's processes had used when it ended; job_cpu_seconds: all processes of the job.
+    cpu_seconds: what the worker's processes had used when it ended; job_cpu_seconds: all processes of the job;
+    idle_seconds and stolen_seconds: what the machine's cores had idled, and a hypervisor had taken, by then.
     """
 
     worker: int
@@ -39,10 +41,12 @@ class Timing:
     num_clips: int
     cpu_seconds: float
     job_cpu_seconds: float | None = None
+    idle_seconds: float | None = None
+    stolen_seconds: float | None = None
 
 
-def steady(timings: Sequence[Timing]) -> dict[str, float] | None:
-    """Clips a second and core-seconds a clip while every worker was busy; None if that was never.
+def steady(timings: Sequence[Timing]) -> dict[str, float | None] | None:
+    """Clips a second, core-seconds a clip and where the cores went while every worker was busy; None if that was never.
 
     From the moment when the last worker ended its first piece, so that imports, models and first frames are past,
     until the first worker ended its last one, so that nobody waits at the end. Within a piece progress is even.
@@ -63,12 +67,26 @@ def steady(timings: Sequence[Timing]) -> dict[str, float] | None:
     num_clips = sum(gained(group, np.cumsum([piece.num_clips for piece in group]).tolist()) for group in groups)
     cpu_seconds = sum(gained(group, [piece.cpu_seconds for piece in group]) for group in groups)
     pieces = sorted(timings, key=lambda timing: timing.ended)
-    job_cpu = [piece.job_cpu_seconds for piece in pieces if piece.job_cpu_seconds is not None]
-    job_cpu_seconds = gained(pieces, job_cpu) if len(job_cpu) == len(pieces) else cpu_seconds
+
+    def of_all(name: str) -> float | None:
+        noted = [getattr(piece, name) for piece in pieces]
+        return None if None in noted else gained(pieces, noted)
+
+    def cores(seconds: float | None) -> float | None:
+        return None if seconds is None else seconds / (end - begin)
+
+    job_cpu_seconds = of_all("job_cpu_seconds")
+    if job_cpu_seconds is None:
+        job_cpu_seconds = cpu_seconds
+    between = [later.started - earlier.ended for group in groups for earlier, later in pairwise(group)]
     return {
         "clips_per_second": num_clips / (end - begin),
         "core_seconds_per_clip": cpu_seconds / num_clips,
         "job_core_seconds_per_clip": job_cpu_seconds / num_clips,
+        "cores_used": cores(job_cpu_seconds),
+        "cores_idle": cores(of_all("idle_seconds")),
+        "cores_stolen": cores(of_all("stolen_seconds")),
+        "seconds_between_pieces": statistics.median(between),
         "seconds": end - begin,
     }
 
