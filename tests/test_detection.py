@@ -20,6 +20,7 @@ from pipeline.detection import build_detector, find_weights, resolve_device, res
 from pipeline.detection.boxes import read_boxes
 from pipeline.detection.dlib_cnn import DlibCnn, strongest, tile_levels, upsampled
 from pipeline.detection.dlib_weights import parse_weights, read_weights
+from pipeline.detection.winograd import POINTS, RowWinograd, transforms
 from pipeline.records import Box, Face
 
 MAX_SCORE_DIFFERENCE = 1e-4
@@ -561,3 +562,20 @@ def test_a_bad_row_is_named_with_file_line_value_and_cure(tmp_path, row, message
     with pytest.raises(ValueError, match=message) as caught:
         read_boxes(url)
     assert url in str(caught.value)
+
+
+def test_winograds_sums_are_those_of_the_direct_convolution():
+    out, taps, data = transforms(6, 5, POINTS)
+    rng = np.random.default_rng(0)
+    kernel, rows = rng.normal(size=5), rng.normal(size=10)
+    np.testing.assert_allclose(out @ ((taps @ kernel) * (data @ rows)), np.correlate(rows, kernel), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("height", "width"), [(184, 89), (1, 5), (6, 9), (7, 1), (50, 3000)])
+def test_a_convolution_by_winograd_is_the_direct_one_at_any_size(height, width):
+    torch.manual_seed(height)
+    weight, bias = torch.randn(6, 4, 5, 5), torch.randn(6)
+    x = torch.randn(2, 4, height, width)
+    expected = torch.nn.functional.conv2d(x.double(), weight.double(), bias.double(), padding=2).relu()
+    found = RowWinograd(weight.numpy(), bias.numpy(), padding=2)(x)
+    np.testing.assert_allclose(found, expected, atol=5e-4)

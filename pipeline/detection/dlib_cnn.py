@@ -9,7 +9,7 @@ coordinates (dlib 20: image_pyramid.h, interpolation.h, loss.h).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from pipeline.detection import check_image, is_searched, sorted_faces
 from pipeline.detection.dlib_weights import ConvLayer, read_weights
+from pipeline.detection.winograd import RowWinograd
 from pipeline.records import Box, Face
 
 LEVEL_RATIO = 5.0 / 6.0
@@ -50,6 +51,7 @@ class DlibCnn:
         cnn = read_weights(weights)
         *body, head = cnn.layers
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self._dtype = dtype
         self.precision = precision
         self.device = device
         self._upsample = upsample
@@ -57,7 +59,7 @@ class DlibCnn:
         self._window_px = cnn.window_px
         self._max_overlap = cnn.max_overlap
         self._means = torch.tensor(cnn.means, device=device)
-        self._body = [_Conv(layer, device=device, dtype=dtype) for layer in body]
+        self._body = [_conv(layer, device=device, dtype=dtype) for layer in body]
         self._head = _Head(head, device=device)
         # The cell (c, r) of the score map looks at the tile's point (stride * c + offset, stride * r + offset).
         self._stride, self._offset = 1, 0
@@ -109,7 +111,7 @@ class DlibCnn:
         """The score map (B, rows, columns) of a tile (B, 3, H, W), in fp32."""
         # cuDNN's convolutions use TF32 unless told: its 10 bits would move scores by some 1e-3.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            x = tile.to(self._body[0].weight.dtype)
+            x = tile
             for conv in self._body:
                 x = conv(x)
             return self._head(x.float())
@@ -123,7 +125,7 @@ class DlibCnn:
             y = _unit_coordinates(_rows(above_height, level_height), above_height)
             grid = np.stack(np.meshgrid(x, y), axis=-1).astype(np.float32)  # (H, W, 2)
             grids.append(torch.from_numpy(grid).to(self.device).expand(num_images, -1, -1, -1))
-        tile = torch.zeros(num_images, 3, tile_height, tile_width, device=self.device)
+        tile = torch.zeros(num_images, 3, tile_height, tile_width, device=self.device, dtype=self._dtype)
         tile = tile.contiguous(memory_format=torch.channels_last)
         return TilePlan(np.array(levels), self._means.repeat(width), tuple(grids), tile)
 
@@ -167,6 +169,14 @@ class TilePlan:
     tile: Tensor
 
 
+def _conv(layer: ConvLayer, *, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A convolution and its ReLU. In fp32 on CPU those of stride 1 are 1.5 times as fast by `RowWinograd`."""
+    is_same = layer.stride == 1 and layer.padding == layer.weight.shape[-1] // 2
+    if is_same and device == "cpu" and dtype == torch.float32:
+        return RowWinograd(layer.weight, layer.bias, padding=layer.padding)
+    return _Conv(layer, device=device, dtype=dtype)
+
+
 class _Conv:
     """One convolution, with ReLU."""
 
@@ -176,8 +186,14 @@ class _Conv:
         self._bias = torch.from_numpy(layer.bias).to(device, dtype)
         self._stride = layer.stride
         self._padding = layer.padding
+        # oneDNN's convolution with ReLU in the same pass, as torch.compile uses it: 1.3 ms a frame less, 1.9 in bf16.
+        has_fused = device == "cpu" and torch.backends.mkldnn.is_available()
+        self._fused = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if has_fused else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._fused is not None:
+            settings = ([self._padding] * 2, [self._stride] * 2, [1, 1], 1, "relu", [], "")
+            return self._fused(x, self.weight, self._bias, *settings)
         return functional.conv2d(x, self.weight, self._bias, self._stride, self._padding).relu_()
 
 
