@@ -33,8 +33,9 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
+from pipeline.archives import Member, kind_of, list_members, listing_block_bytes, member_url
 from pipeline.records import EMOTIONS, SPLITS, Clip, UsageError
-from pipeline.storage import StorageError, StoreLostError, call, open_filesystem, redacted, store_errors
+from pipeline.storage import RangedFile, StorageError, StoreLostError, call, open_filesystem, redacted, store_errors
 
 LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
 
@@ -44,7 +45,7 @@ _VIDEO_EXTENSIONS = frozenset(
 )
 _IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg"})
 _MANIFEST_EXTENSIONS = frozenset({"csv", "tsv", "parquet"})
-_ARCHIVE_EXTENSIONS = frozenset({"7z", "bz2", "gz", "rar", "tar", "tbz2", "tgz", "txz", "xz", "zip", "zst"})
+_OTHER_ARCHIVE_EXTENSIONS = frozenset({"7z", "bz2", "gz", "rar", "tbz2", "txz", "xz", "zst"})
 # These names settle it too; a file of any other name is what its first bytes say.
 _OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
     "aac arrow ass bmp cfg doc docx eaf flac h5 hdf5 heic htm html ini ipynb json jsonl log m3u m3u8 m4a mat md md5 "  # noqa: SIM905
@@ -114,6 +115,9 @@ class _File:
     split: str | None = None
     start_pts_seconds: float | None = None
     end_pts_seconds: float | None = None
+    url: str | None = None  # None: `place` in `store`; else where it lies in an archive
+    is_broken: bool = False  # it is known that it cannot be read, and its url says why
+    tree_path: str | None = None  # of a member: its path if each archive were unpacked where it lies
 
 
 def read_corpus(
@@ -139,6 +143,10 @@ def read_corpus(
     `clip_id` is from the path, size, content and time range. `content_id` is the MD5 of a local file and the store's
     etag of a remote one: equal for S3 objects written by a single PUT, so that a copied corpus keeps its ids. It is
     "missing", "unreadable" or "not-a-file" for clips that will fail when they are read.
+
+    Archives (.zip, .tar, .tar.gz, .tgz, .tar.zst, .tzst) that are found in a folder, glob or given themselves are
+    listed: their videos are clips with paths `archive!member`, labelled as if each were unpacked where it lies, known
+    by their names alone. A member or an archive that cannot be read is a clip too, whose reading gives the reason.
 
     Raises CorpusError for an input that is missing, empty, forbidden or contradicts its layout or manifest.
     """
@@ -489,7 +497,7 @@ def _is_video(start: bytes) -> bool:
 
 
 def _sort_out(files: Sequence[_File]) -> tuple[list[_File], list[_File], list[Ignored]]:
-    """Videos, images, and what is neither: by the name where it tells, else by the first bytes."""
+    """Videos, images, and what is neither: by the name where it tells, else by the first bytes of a loose file."""
     videos: list[_File] = []
     images: list[_File] = []
     unnamed: list[_File] = []
@@ -500,9 +508,9 @@ def _sort_out(files: Sequence[_File]) -> tuple[list[_File], list[_File], list[Ig
             videos.append(file)
         elif extension in _IMAGE_EXTENSIONS:
             images.append(file)
-        elif extension in _ARCHIVE_EXTENSIONS:
-            ignored.append(_ignored(file, f"an archive, not a video: .{extension}"))
-        elif extension in _OTHER_EXTENSIONS:
+        elif extension in _OTHER_ARCHIVE_EXTENSIONS:
+            ignored.append(_ignored(file, f"an archive of a kind that is not read: .{extension}"))
+        elif extension in _OTHER_EXTENSIONS or file.url is not None:
             ignored.append(_not_a_video(file))
         else:
             unnamed.append(file)
@@ -524,6 +532,73 @@ def _not_a_video(file: _File) -> Ignored:
     return _ignored(file, f"not a video by its name: .{_extension(file.path)}")
 
 
+# --- archives --------------------------------------------------------------------------------------------------------
+
+
+def _unpacked(archives: Sequence[_File]) -> tuple[list[_File], list[_File], list[Ignored]]:
+    """The members of all archives, the archives that cannot be read (to their end), and what is ignored."""
+    members: list[_File] = []
+    broken: list[_File] = []
+    ignored: list[Ignored] = []
+    for archive, found in zip(archives, _in_threads(_members_of, archives), strict=True):
+        if not found:
+            ignored.append(_ignored(archive, "an archive that holds nothing"))
+        for member in found:
+            path = f"{archive.path}!{member.name}" if member.name else archive.path
+            file = replace(
+                archive,
+                path=path,
+                size_bytes=member.size_bytes,
+                content_id=member.content_id,
+                is_broken=member.reason is not None,
+                url=member_url(_url_of(archive.place, archive.store), archive.size_bytes, member),
+                tree_path="/".join([*filter(None, map(posixpath.dirname, path.split("!"))), posixpath.basename(path)]),
+            )
+            if not member.name or kind_of(member.name):
+                broken.append(file)
+            elif any(part.startswith(".") and part != ".." for part in re.split("[/!]", member.name)):
+                ignored.append(_ignored(file, "hidden: its name begins with a dot"))
+            else:
+                members.append(file)
+    return members, broken, ignored
+
+
+def _members_of(archive: _File) -> list[Member]:
+    kind = kind_of(archive.path)
+    assert kind is not None, "only archives come here"
+    content_id = archive.content_id or _md5(archive)
+    try:
+        with _opened(archive, block_bytes=listing_block_bytes(kind)) as file:
+            return list_members(
+                file, kind, size_bytes=archive.size_bytes, content_id=content_id, is_wanted=_is_named_as_clip
+            )
+    except OSError as error:
+        if archive.store is not None:
+            raise
+        detail = f"it cannot be opened: {error.strerror}; check its rights"
+        return [
+            Member(
+                name="",
+                size_bytes=archive.size_bytes,
+                content_id=content_id,
+                steps=(),
+                reason="unreadable",
+                detail=detail,
+            )
+        ]
+
+
+def _opened(file: _File, *, block_bytes: int) -> Any:
+    if file.store is None:
+        return open(file.place, "rb")
+    what = f"{_url_of(file.place, file.store)} cannot be read"
+    return RangedFile(file.store, file.place, what=what, size_bytes=file.size_bytes, block_bytes=block_bytes)
+
+
+def _is_named_as_clip(name: str) -> bool:
+    return _extension(name) in _VIDEO_EXTENSIONS | _IMAGE_EXTENSIONS
+
+
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
@@ -536,12 +611,17 @@ def _read_files(
     shown: str,
 ) -> Corpus:
     root, files, ignored, single = _list_input(place, store, shown=shown)
-    videos, images, others = _sort_out(files)
+    members, broken, others = _unpacked([file for file in files if kind_of(file.path)])
+    ignored += others
+    videos, images, others = _sort_out([file for file in files if not kind_of(file.path)] + members)
     ignored += others
     wanted = images if layout == "caer-s" or (layout == "auto" and not videos) else videos
+    broken += [file for file in wanted if file.is_broken]  # whatever their names are, they upset no layout
+    wanted = [file for file in wanted if not file.is_broken]
     move = None
-    if layout != "folder" and not single:
-        move = _caer_move(posixpath.basename(root.rstrip("/")), [file.path for file in wanted])
+    if layout != "folder" and (members or not single):
+        root_name = "" if single else posixpath.basename(root.rstrip("/"))
+        move = _caer_move(root_name, [_tree_path(file) for file in wanted])
     if layout in ("caer", "caer-s") and move is None:
         kind = "images" if layout == "caer-s" else "videos"
         raise CorpusError(
@@ -550,23 +630,28 @@ def _read_files(
         )
     notes: list[str] = []
     if move is not None:
-        layout = "caer-s" if wanted is images else "caer"
-        if wanted is images:
+        layout = "caer-s" if layout == "caer-s" or not videos else "caer"
+        if layout == "caer-s":
             ignored += [_ignored(file, "a video among the images of CAER-S") for file in videos]
         else:
             ignored += map(_not_a_video, images)
         strip, add = move
-        root = posixpath.join(root, strip) if strip else posixpath.dirname(root) if add else root
-        ignored = [replace(item, path=_moved(item.path, strip, add)) for item in ignored]
-        clips = _label_caer([replace(file, path=add + file.path.removeprefix(strip)) for file in wanted], shown=shown)
+        wanted = [replace(file, tree_path=add + _tree_path(file).removeprefix(strip)) for file in wanted]
+        if not strip or any(file.path.startswith(strip) for file in wanted):  # else it is a folder inside an archive
+            root = posixpath.join(root, strip) if strip else posixpath.dirname(root) if add else root
+            ignored = [replace(item, path=_moved(item.path, strip, add)) for item in ignored]
+            wanted = [replace(file, path=_moved(file.path, strip, add)) for file in wanted]
+            broken = [replace(file, path=_moved(file.path, strip, add)) for file in broken]
+        clips = _label_caer(wanted, shown=shown)
         if layout == "caer-s":
             clips, notes = _cut_test(clips)
     else:
         layout = "folder"
         ignored += map(_not_a_video, images)
-        clips = _label_folders(videos)
+        clips = _label_folders([file for file in videos if not file.is_broken])
         if clips and not any(file.label for file in clips):
             notes.append("no labels")
+    clips += broken
     if not clips:
         reasons = Counter(item.reason for item in ignored).most_common(3)
         told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
@@ -574,6 +659,10 @@ def _read_files(
         raise CorpusError(f"input {shown} holds no video ({told}); {cure}")
     url = _url_of(root.rstrip("/") or "/", store)
     return _corpus(layout, url, files=clips, ignored=ignored, split_fractions=split_fractions, notes=notes)
+
+
+def _tree_path(file: _File) -> str:
+    return file.path if file.tree_path is None else file.tree_path
 
 
 def _moved(path: str, strip: str, add: str) -> str:
@@ -602,7 +691,7 @@ def _label_caer(files: Sequence[_File], *, shown: str) -> list[_File]:
     labelled: list[_File] = []
     strays: list[str] = []
     for file in files:
-        split, label, *_ = [*file.path.split("/")[:-1], "", ""]
+        split, label, *_ = [*_tree_path(file).split("/")[:-1], "", ""]
         if split.lower() in _SPLIT_NAMES and label.lower() in _LABEL_NAMES:
             labelled.append(replace(file, split=_SPLIT_NAMES[split.lower()], label=_LABEL_NAMES[label.lower()]))
         else:
@@ -623,7 +712,7 @@ def _cut_test(files: Sequence[_File]) -> tuple[list[_File], list[str]]:
         return list(files), []
 
     def number(file: _File) -> list[str | int]:
-        return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", file.path))]
+        return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", _tree_path(file)))]
 
     cut: list[_File] = [file for file in files if file.split != "test"]
     for label in EMOTIONS:
@@ -636,11 +725,13 @@ def _cut_test(files: Sequence[_File]) -> tuple[list[_File], list[str]]:
 
 def _label_folders(files: Sequence[_File]) -> list[_File]:
     """Labels where all direct sub-folders are classes; else none, rather than some."""
-    tops = {file.path.partition("/")[0].lower() for file in files if "/" in file.path}
+    tops = {_tree_path(file).partition("/")[0].lower() for file in files if "/" in _tree_path(file)}
     if not tops <= _LABEL_NAMES.keys():
         return list(files)
     return [
-        replace(file, label=_LABEL_NAMES[file.path.partition("/")[0].lower()]) if "/" in file.path else file
+        replace(file, label=_LABEL_NAMES[_tree_path(file).partition("/")[0].lower()])
+        if "/" in _tree_path(file)
+        else file
         for file in files
     ]
 
@@ -911,7 +1002,7 @@ def _clip(file: _File, content_id: str, split_fractions: Sequence[float] | None)
     return Clip(
         clip_id=_clip_id(file, content_id, start, end),
         path=_printable(file.path),
-        url=_url_of(file.place, file.store),
+        url=file.url or _url_of(file.place, file.store),
         size_bytes=file.size_bytes,
         content_id=content_id,
         label=file.label,

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import psutil
 
+from pipeline.archives import ArchiveError, MemberReader, archive_of, is_member
 from pipeline.corpus import local_path
 from pipeline.crops import crop_face, encode_image, make_context, select_faces
 from pipeline.detection import DETECTORS, Detector, build_detector
@@ -30,7 +31,7 @@ from pipeline.detection.between import faces_between
 from pipeline.detection.boxes import read_boxes
 from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
 from pipeline.records import Clip, Example, Face, Outcome, State
-from pipeline.storage import StorageError, StoreLostError, fetch, redacted
+from pipeline.storage import RangedFile, StorageError, StoreLostError, fetch, open_filesystem, redacted
 from pipeline.video import DECODERS, DecodeReport, Frame, Sampling, open_clip, read_image
 
 SCRATCH_PREFIX = "emotion-pipeline-clip-"
@@ -405,6 +406,7 @@ class ClipExtractor:
         self._config = config
         self._shared_detect = shared_detect
         self._boxes = read_boxes(config.boxes) if config.boxes is not None else {}
+        self._members = MemberReader(_open_archive)
         sweep_scratch()
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
@@ -441,8 +443,10 @@ class ClipExtractor:
             return Outcome(clip_id=clip.clip_id, path=clip.path, state=state, detail=detail, seconds=seconds, **facts)
 
         try:
-            with local_file(clip) as path:
+            with self._fetched(clip) as path:
                 return self._run(clip, path, ended)
+        except ArchiveError as error:
+            return [], ended(State.QUARANTINED, reason=error.reason, stage="unpack", detail=str(error))
         except FileNotFoundError:
             return [], ended(State.QUARANTINED, reason="missing", stage="fetch", detail=f"no file at {clip.path}")
         except StoreLostError as error:
@@ -452,9 +456,22 @@ class ClipExtractor:
             return [], ended(State.QUARANTINED, reason="missing", stage="fetch", detail=str(error))
         except OSError as error:
             detail = _in_words(error)
-            if local_path(clip.url) is not None and isinstance(error, PermissionError | IsADirectoryError):
+            url = archive_of(clip.url) if is_member(clip.url) else clip.url
+            if local_path(url) is not None and isinstance(error, PermissionError | IsADirectoryError):
                 return [], ended(State.QUARANTINED, reason="unreadable", stage="fetch", detail=detail)
             return [], ended(State.RETRYABLE, reason="store_failed", stage="fetch", detail=detail)
+
+    @contextlib.contextmanager
+    def _fetched(self, clip: Clip) -> Iterator[Path]:
+        """The clip as a local file under a neutral name. Raises ArchiveError and OSError."""
+        if not is_member(clip.url):
+            with local_file(clip) as path:
+                yield path
+            return
+        with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-") as folder:
+            neutral = Path(folder) / "clip"
+            self._members.copy(clip.url, neutral, content_id=clip.content_id)
+            yield neutral
 
     def _run(self, clip: Clip, path: Path, ended: Callable[..., Outcome]) -> tuple[list[Example], Outcome]:
         task = {"clip": clip, "path": path, "boxes": self._boxes.get(clip.path, [])}
@@ -537,6 +554,16 @@ def local_file(clip: Clip) -> Iterator[Path]:
         else:
             fetch(clip.url, neutral, size_bytes=clip.size_bytes or None)  # Some web servers tell no size.
         yield neutral
+
+
+def _open_archive(url: str, num_bytes: int, block_bytes: int) -> Any:
+    """An archive for reading, a block at a time and without asking the store for its size. Raises OSError."""
+    local = local_path(url)
+    if local is not None:
+        return open(local, "rb")
+    filesystem, path = open_filesystem(url)
+    what = f"{url} cannot be read"
+    return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes)
 
 
 def sweep_scratch() -> None:

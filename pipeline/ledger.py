@@ -31,6 +31,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.archives import reading_order
 from pipeline.records import CLIP_SCHEMA, SCHEMA_VERSION, Clip, Outcome, State, UsageError, clip_of, outcome_of
 from pipeline.storage import Storage
 
@@ -171,7 +172,8 @@ class Ledger:
             return []
         generation = len(self._generations())
         groups: dict[str, list[Clip]] = {}
-        for clip in sorted(clips, key=lambda clip: clip.clip_id):
+        # By id, which mixes the classes; but what lies in one compressed stream is read in its order.
+        for clip in sorted(clips, key=lambda clip: (reading_order(clip.url), clip.clip_id)):
             groups.setdefault(COPIES if clip.same_as else clip.split or UNSPLIT, []).append(clip)
         units = []
         for split in sorted(groups):

@@ -280,6 +280,57 @@ def fetch(url: str, to: Path, *, size_bytes: int | None) -> None:
     )
 
 
+class RangedFile:
+    """A remote file of `size_bytes`, read by ranges of `block_bytes` and more, each asked for like any other request.
+
+    Reading raises FileNotFoundError, and StorageError for a fault that lasts.
+    """
+
+    def __init__(self, filesystem: Any, path: str, *, what: str, size_bytes: int, block_bytes: int) -> None:
+        self._filesystem = filesystem
+        self._path = path
+        self._what = what
+        self._size_bytes = size_bytes
+        self._block_bytes = block_bytes
+        self._at = 0
+        self._start, self._block = 0, b""
+
+    def seek(self, offset: int) -> int:
+        self._at = offset
+        return offset
+
+    def read(self, num_bytes: int) -> bytes:
+        """Up to `num_bytes` from here: fewer at the end of the block that is held, none at the end of the file."""
+        if not self._start <= self._at < self._start + len(self._block):
+            end = min(self._size_bytes, self._at + max(num_bytes, self._block_bytes))
+            self._block = b""  # else both would be held
+            self._start, self._block = self._at, self._range(end) if self._at < end else b""
+        data = self._block[self._at - self._start : self._at - self._start + num_bytes]
+        self._at += len(data)
+        return data
+
+    def _range(self, end: int) -> bytes:
+        return call(
+            self._filesystem,
+            "cat_file",
+            self._path,
+            start=self._at,
+            end=end,
+            what=self._what,
+            then=lambda data: _checked(bytes(data), end - self._at),
+            size_bytes=end - self._at,
+        )
+
+    def close(self) -> None:
+        """Nothing is held open between ranges."""
+
+    def __enter__(self) -> RangedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def call(
     filesystem: Any,
     method: str,

@@ -69,7 +69,7 @@ def splits_of(corpus: Corpus) -> dict[str, str | None]:
 
 
 def test_every_file_of_a_folder_is_a_clip_or_ignored_with_a_reason(tmp_path: Path) -> None:
-    write_all(tmp_path, "b.MP4", "deep/er/a.Avi", "MANIFEST.tsv", "x.csv", "notes.txt", "poster.png", "clips.tar.gz")
+    write_all(tmp_path, "b.MP4", "deep/er/a.Avi", "MANIFEST.tsv", "x.csv", "notes.txt", "poster.png", "clips.7z")
     write_all(tmp_path, ".DS_Store", "._b.mp4", ".cache/c.mp4", "thing.xyz")
     corpus = read_corpus(str(tmp_path))
     assert corpus.layout == "folder"
@@ -80,7 +80,7 @@ def test_every_file_of_a_folder_is_a_clip_or_ignored_with_a_reason(tmp_path: Pat
         "._b.mp4": "hidden: its name begins with a dot",
         ".cache/": "hidden: its name begins with a dot",
         "MANIFEST.tsv": "not a video by its name: .tsv",
-        "clips.tar.gz": "an archive, not a video: .gz",
+        "clips.7z": "an archive of a kind that is not read: .7z",
         "notes.txt": "not a video by its name: .txt",
         "poster.png": "not a video by its name: .png",
         "thing.xyz": "not a video: no known container in its first bytes",
@@ -394,7 +394,7 @@ def test_class_and_split_names_are_read_in_any_case_and_by_their_other_names(tmp
 
 def test_caer_is_found_one_folder_above_and_below_with_the_same_ids(tmp_path: Path) -> None:
     root = write_all(tmp_path / "data/CAER", "train/Anger/1.avi", "train/Sad/2.avi", "test/Sad/3.avi", "train/x.txt")
-    write_all(tmp_path / "data", "CAER.zip")
+    write_all(tmp_path / "data", "CAER.7z")
     right = read_corpus(str(root))
     above = read_corpus(str(tmp_path / "data"))
     below = read_corpus(str(root / "train"))
@@ -403,7 +403,7 @@ def test_caer_is_found_one_folder_above_and_below_with_the_same_ids(tmp_path: Pa
     assert below.clips == tuple(clip for clip in right.clips if clip.split == "train")
     assert right.root == above.root == below.root
     assert list(reasons_of(right)) == list(reasons_of(below)) == ["train/x.txt"]
-    assert list(reasons_of(above)) == ["../CAER.zip", "train/x.txt"]
+    assert list(reasons_of(above)) == ["../CAER.7z", "train/x.txt"]
 
 
 @pytest.mark.parametrize("stray", ["train/Confused/2.avi", "train/2.avi", "2.avi", "extra/2.avi"])
