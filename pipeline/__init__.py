@@ -2,6 +2,7 @@
 
 records      what flows: Clip, Box, Face, Example, Prediction, Outcome, and their Arrow schemas
 corpus       a folder, tree, manifest or glob at any URL -> Clips with stable ids
+archives     an archive -> its members, and their bytes
 video        a clip -> sampled frames, checked            detection/  a frame -> faces
 crops        a face -> its crop and its masked context    extract     these three, inside the fence
 fence        a supervised child process: a crash costs one clip

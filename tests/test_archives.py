@@ -21,6 +21,7 @@ from pipeline.extract import _open_archive
 from pipeline.ledger import Ledger
 from pipeline.preprocess import PreprocessConfig, preprocess
 from pipeline.records import State
+from pipeline.storage import open_filesystem
 from pipeline.synthetic import make_corpus
 
 KINDS = ("a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.zst")
@@ -48,7 +49,7 @@ def packed(name, files):
 
 def listed(data, name):
     return list_members(
-        io.BytesIO(data), kind_of(name), size_bytes=len(data), content_id="id", is_wanted=lambda _: True
+        io.BytesIO(data), kind_of(name) or "", size_bytes=len(data), content_id="id", is_wanted=lambda _: True
     )
 
 
@@ -116,7 +117,7 @@ def test_ids_are_those_of_the_same_archive_anywhere_and_tell_contents_apart():
         ids = [member.content_id for member in listed(data, name)]
         assert len(set(ids)) == len(FILES)
         changed = packed(name, {**FILES, "one.mp4": b"2" * 1000})
-        other = list_members(io.BytesIO(changed), kind_of(name), size_bytes=len(changed), content_id="id2",
+        other = list_members(io.BytesIO(changed), kind_of(name) or "", size_bytes=len(changed), content_id="id2",
                              is_wanted=lambda _: True)  # fmt: skip
         assert other[0].content_id != ids[0]
     # The bytes of a compressed tar pass by when it is listed.
@@ -373,7 +374,7 @@ def requests_of(s3, work):
     def see(request, **_):
         seen.append((request.method, request.headers.get("Range", b"")))
 
-    client = s3.fs.s3
+    client = open_filesystem(s3.url())[0].s3
     client.meta.events.register("before-send.s3", see)
     try:
         value = work()
