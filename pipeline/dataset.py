@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -35,6 +35,7 @@ from pipeline.storage import Storage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+AUGMENTATIONS = ("crop", "colour")
 COPY_THREADS = 4  # shards copied at once: hides the latency of an object store and holds 4 shards in memory
 
 
@@ -158,12 +159,23 @@ class ExampleDataset(Dataset[Sample]):
         key = {name: table.column(name)[at].as_py() for name in ("clip_id", "frame_index", "face_index")}
         return Sample(_one_normalised(face), _one_normalised(context), int(self.labels[row]), **key)
 
-    def read_batch(self, rows: np.ndarray, *, flips: np.ndarray | None = None) -> Batch:
-        """The examples of `rows`; where `flips` is true the face and its context are mirrored together."""
+    def read_batch(
+        self,
+        rows: np.ndarray,
+        *,
+        flips: np.ndarray | None = None,
+        augment_face: tuple[str, ...] = (),
+        seed: tuple[int, ...] = (0,),
+    ) -> Batch:
+        """The examples of `rows`; where `flips` is true the face and its context are mirrored together.
+
+        augment_face: any of AUGMENTATIONS, done to the face alone, chosen by (seed, row).
+        """
         face = np.empty((len(rows), self.face_px, self.face_px, 3), dtype=np.uint8)
         context = np.empty((len(rows), self.context_px, self.context_px, 3), dtype=np.uint8)
         for i, row in enumerate(rows):
-            pair = self._images(int(row))
+            random = np.random.default_rng([*seed, int(row)]) if augment_face else None
+            pair = self._images(int(row), random=random, augment_face=augment_face)
             if flips is not None and flips[i]:
                 pair = pair[0][:, ::-1], pair[1][:, ::-1]
             face[i], context[i] = pair
@@ -210,7 +222,9 @@ class ExampleDataset(Dataset[Sample]):
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._table(shard), row - int(self._starts[shard])
 
-    def _images(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def _images(
+        self, row: int, *, random: np.random.Generator | None = None, augment_face: tuple[str, ...] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Face and context of one row, each (H, W, 3) uint8."""
         table, at = self._locate(row)
         face = self._decoded(row, "face_jpeg", px=self.stored_face_px)
@@ -221,6 +235,8 @@ class ExampleDataset(Dataset[Sample]):
             frame_width=table.column("frame_width")[at].as_py(),
             frame_height=table.column("frame_height")[at].as_py(),
         )
+        if random is not None:
+            face = augmented(face, augment_face, px=self.face_px, random=random)
         return _resized(face, self.face_px), _resized(context, self.context_px)
 
     def _decoded(self, row: int, column: str, *, px: int) -> np.ndarray:
@@ -240,11 +256,20 @@ class TrainingBatches(Dataset[Batch]):
 
     batch_size: examples of a global batch, over all ranks. Each epoch is a permutation seeded by (seed, epoch); its
     last batch is left out if it is not full, and other examples fall to it in the next epoch. flip: mirror half of the
-    pairs, chosen by (seed, epoch, row). Raises UsageError where the examples make no batch or the ranks can't share it.
+    pairs, augment_face: change the faces, both chosen by (seed, epoch, row). Raises UsageError where the examples make
+    no batch or the ranks can't share it.
     """
 
     def __init__(
-        self, examples: ExampleDataset, *, batch_size: int, seed: int, flip: bool, rank: int = 0, world_size: int = 1
+        self,
+        examples: ExampleDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        augment_face: tuple[str, ...] = (),
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if batch_size % world_size:
             raise UsageError(f"batch size {batch_size} can't be shared by {world_size} workers; use a multiple of them")
@@ -254,13 +279,14 @@ class TrainingBatches(Dataset[Batch]):
                 " lower --batch-size"
             )
         self.examples, self.batch_size, self.seed, self.flip = examples, batch_size, seed, flip
-        self.rank, self.world_size = rank, world_size
+        self.augment_face, self.rank, self.world_size = augment_face, rank, world_size
         self.steps_per_epoch = len(examples) // batch_size
         self._epoch, self._order, self._flips = -1, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
 
     def __getitem__(self, step: int) -> Batch:
         rows, flips = self.rows_and_flips(step)
-        return self.examples.read_batch(rows, flips=flips)
+        seed = (self.seed, step // self.steps_per_epoch)
+        return self.examples.read_batch(rows, flips=flips, augment_face=self.augment_face, seed=seed)
 
     def rows_and_flips(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of this rank at one step, and which of them are mirrored."""
@@ -300,6 +326,25 @@ def read_pair(example: Example, *, face_px: int, context_px: int) -> tuple[np.nd
     context = decode_image(example.context_jpeg)
     _zero_face(context, example.box, frame_width=example.frame_width, frame_height=example.frame_height)
     return _resized(decode_image(example.face_jpeg), face_px), _resized(context, context_px)
+
+
+def augmented(face: np.ndarray, augmentations: tuple[str, ...], *, px: int, random: np.random.Generator) -> np.ndarray:
+    """A face (H, W, 3) uint8, changed at random: `crop` gives a part of it at `px` pixels square, `colour` its size.
+
+    crop: 70 to 100 % of its area, sides 4:5 to 5:4, anywhere in it. colour: brightness, contrast and saturation each
+    times 0.7 to 1.3.
+    """
+    image = Image.fromarray(face)
+    if "crop" in augmentations:
+        area, aspect = random.uniform(0.7, 1.0), math.exp(random.uniform(math.log(4 / 5), math.log(5 / 4)))
+        width, height = (min(1.0, math.sqrt(area * ratio)) for ratio in (aspect, 1 / aspect))
+        left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
+        box = (left * image.width, top * image.height, (left + width) * image.width, (top + height) * image.height)
+        image = image.resize((px, px), Image.Resampling.BILINEAR, box=box)
+    if "colour" in augmentations:
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhance(image).enhance(random.uniform(0.7, 1.3))
+    return np.array(image)
 
 
 def normalised(images: Tensor) -> Tensor:

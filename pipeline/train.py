@@ -1,30 +1,30 @@
 """Examples come in, checkpoints and metrics go out: the loop of one worker, and the same loop on Ray Train.
 
     RUN/config.yaml      every field as it was resolved
-    RUN/checkpoints/     one per epoch, see pipeline/checkpoint.py; RUN/best.json names the best
-    RUN/metrics.csv      one row per epoch; the same in RUN/tensorboard/
+    RUN/checkpoints/     after epochs and within them, see pipeline/checkpoint.py; RUN/best.json names the best
+    RUN/metrics.csv      one row per epoch; RUN/steps.csv: per step; both in RUN/tensorboard/, see pipeline/tracking.py
     RUN/summary.json     written last
 
 SGD with Nesterov momentum, the learning rate annealed by a cosine to 0 step by step, cross-entropy on logits with
-flooding (Ishida et al. 2020; the paper's Eq. 27). Everything random (order, mirroring, dropout, initial weights) is a
-function of (seed, step, rank), so nothing of it needs saving: a run that was killed goes on from its last checkpoint
-as if it never stopped, and every number of workers sees the same global batches.
+flooding (Ishida et al. 2020; the paper's Eq. 27). Everything random (order, augmentation, dropout, initial weights) is
+a function of (seed, step, rank), so nothing of it needs saving: a run that was killed goes on from its last checkpoint
+as if it never stopped. Every number of workers sees the same global batches; only dropout's masks and, without
+--sync-batchnorm, the statistics of batch norm are each worker's own.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -39,19 +39,21 @@ from ray.util.queue import Empty, Queue
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipeline import report
 from pipeline.checkpoint import (
-    committed_epochs,
+    best_of,
+    drop_old_checkpoints,
     load_checkpoint,
+    newest_checkpoint,
     put,
     read_checkpoint_info,
     save_checkpoint,
-    write_best,
 )
 from pipeline.dataset import (
+    AUGMENTATIONS,
     Batch,
     EvaluationBatches,
     ExampleDataset,
@@ -63,9 +65,11 @@ from pipeline.dataset import (
 from pipeline.metrics import confusion_matrix, metrics_of
 from pipeline.models import Reads, build_model, default_reads
 from pipeline.models.backbones import BACKBONES, Backbone, imagenet_weights, read_weights
+from pipeline.models.batch_norm import synchronised
 from pipeline.pool import say, start_ray
 from pipeline.records import EMOTIONS, UsageError
-from pipeline.storage import Storage, absolute_url, read_url
+from pipeline.storage import absolute_url, read_url
+from pipeline.tracking import MlflowRun, RunLogs, TrainingDisplay, import_mlflow, write_history
 
 T = TypeVar("T")
 
@@ -118,16 +122,41 @@ class TrainConfig:
     """Side of the face and context squares that the network reads, pixels. None: as they are stored."""
     flip: bool = True
     """Mirror half of the training pairs left to right, the face and its context together."""
+    augment_face: tuple[str, ...] = ()
+    """Changes of the training faces, not of their context: crop (70 to 100 % of the area) and colour."""
+    label_smoothing: float = 0.0
+    """Share of the training target that is spread over all seven classes, 0 up to 1 (exclusive)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the training loss. balanced: each class counts as much as any other, however many examples it has."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate grows to --lr before the cosine begins."""
+    clip_grad_norm: float | None = None
+    """Largest norm of the gradient of a step; a larger one is scaled down to it. None: any."""
+    accumulate: int = 1
+    """Parts that a worker cuts its share of a batch into, one forward and backward pass each, to save memory."""
+    ema: float | None = None
+    """Decay per step of an exponential moving average of the weights, such as 0.999, which then is what is evaluated
+    and saved. None: the weights themselves."""
+    sync_batchnorm: bool = False
+    """Statistics of batch norm over all workers' examples instead of each worker's own."""
     seed: int = 0
-    """Seed of the order, the mirroring, dropout and the initial weights; 0 or more."""
+    """Seed of the order, the augmentation, dropout and the initial weights; 0 or more."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass. auto: bf16 on CUDA, fp32 on CPU. Weights are always fp32."""
+    compile: bool = False
+    """Compile the network with torch.compile: a minute or so more at the start, faster steps on a GPU."""
     workers: int = 0
     """Training processes. 0: one per GPU of the cluster, 1 where there is none."""
     loader_processes: int | None = None
     """Processes per worker that decode images. 0: the worker itself. None: 0 on CPU; on CUDA its share of cores."""
     cache_dir: str | None = None
     """Folder on each node for copies of the shards, about as large as they are. None: ~/.cache/emotion-pipeline."""
+    checkpoint_every_steps: int | None = None
+    """Steps between two resume points within an epoch. None: a run that was cut off repeats its last epoch."""
+    keep: int = 2
+    """Checkpoints of the last epochs to keep; the best one and the newest resume point are kept besides."""
+    tracking: Literal["none", "mlflow"] = "none"
+    """Where epochs are logged besides RUN. mlflow: to MLFLOW_TRACKING_URI, if mlflow is installed."""
     max_failures: int = 2
     """Lost workers after which training gives up; before, it goes on from the last checkpoint by itself."""
     resume: bool = False
@@ -140,13 +169,14 @@ class TrainConfig:
 
         require(bool(self.data), "data", "the output of jobs/preprocess.py")
         require(bool(self.output), "output", "a folder or URL to write to")
-        for name in ("epochs", "batch_size"):
+        object.__setattr__(self, "augment_face", tuple(self.augment_face))  # a list where it comes from JSON
+        for name in ("epochs", "batch_size", "accumulate", "keep"):
             require(getattr(self, name) >= 1, name, "1 or more")
         for name in ("weight_decay", "flooding"):
             require(0 <= getattr(self, name) < math.inf, name, "0 or more")
-        for name in ("workers", "max_failures", "seed"):
+        for name in ("workers", "max_failures", "seed", "warmup_steps"):
             require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("momentum", "dropout"):
+        for name in ("momentum", "dropout", "label_smoothing"):
             require(0 <= getattr(self, name) < 1, name, "a number from 0 up to 1 (exclusive)")
         require(0 < self.lr < math.inf, "lr", "a number above 0")
         require(self.momentum > 0 or not self.nesterov, "momentum", "a number above 0, or --nesterov false")
@@ -155,6 +185,13 @@ class TrainConfig:
         require(self.pretrained in ("none", "frozen", "finetune"), "pretrained", "none, frozen or finetune")
         require(self.pretrained == "none" or self.model in BACKBONES, "pretrained", f"none with --model {self.model}")
         require(self.weights is None or self.pretrained != "none", "weights", "--pretrained frozen or finetune too")
+        require(set(self.augment_face) <= set(AUGMENTATIONS), "augment_face", f"some of {', '.join(AUGMENTATIONS)}")
+        require(self.class_weights in ("none", "balanced"), "class_weights", "none or balanced")
+        require(self.clip_grad_norm is None or self.clip_grad_norm > 0, "clip_grad_norm", "a number above 0")
+        require(self.ema is None or 0 < self.ema < 1, "ema", "a number between 0 and 1, such as 0.999")
+        every = self.checkpoint_every_steps
+        require(every is None or every >= 1, "checkpoint_every_steps", "1 or more, or leave it out")
+        require(self.tracking in ("none", "mlflow"), "tracking", "none or mlflow")
         require(self.precision in ("auto", "fp32", "bf16"), "precision", "auto, fp32 or bf16")
 
 
@@ -162,7 +199,8 @@ class TrainConfig:
 # it is the same), and for how long.
 FIXED_FIELDS = (
     *("model", "input", "pretrained", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "flooding"),
-    *("dropout", "attention_gain", "recalibration_scale", "input_px", "flip", "seed", "precision"),
+    *("dropout", "attention_gain", "recalibration_scale", "input_px", "flip", "augment_face", "label_smoothing"),
+    *("class_weights", "warmup_steps", "clip_grad_norm", "accumulate", "ema", "sync_batchnorm", "seed", "precision"),
 )
 
 
@@ -176,11 +214,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     manifest = read_manifest(config.data)
     for split in ("train", "validation"):
         manifest.shards_of(split)
+    if config.tracking == "mlflow":
+        import_mlflow()
     _check_model(config, manifest)
     saved = saved_run(config, manifest.sha256)
     if saved is not None and not config.resume:
         raise UsageError(
-            f"output {config.output} already holds checkpoints up to epoch {saved['epoch']};"
+            f"output {config.output} already holds checkpoints up to epoch {saved['epoch']}, step {saved['step']};"
             " add --resume to go on from there, or choose another --output"
         )
     if saved is None or saved["epoch"] < config.epochs:
@@ -188,14 +228,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         start_ray()
         workers, use_gpu = _workers(config)
         try:
-            _fit(config, workers=workers, use_gpu=use_gpu)
+            history = saved["history"] if saved else []
+            _fit(config, workers=workers, use_gpu=use_gpu, history=history)
         finally:
             ray.shutdown()
     else:
         say(f"run {config.output} has its {config.epochs} epochs already; nothing to do")
     saved = read_checkpoint_info(config.output, "last")
     summary, history = summary_of(saved), saved["history"]
-    _write_history(config.output, history)  # A worker that was killed just after its last commit has not.
+    write_history(config.output, history)  # A worker that was killed just after its last commit has not.
     put(config.output, "summary.json", content=json.dumps(summary, indent=1).encode())
     put(config.output, "report.html", content=report.training_page(summary, history, title="Training").encode())
     return summary
@@ -216,22 +257,25 @@ def train_worker(
     epoch. Raises TrainingStopped on every rank where data, RUN or loss don't allow to go on.
     """
     device = device or torch.device("cpu")
+    share = {"rank": rank, "world_size": world_size}
 
     def opened() -> tuple[TrainingBatches, EvaluationBatches, dict[str, Any] | None]:
+        sizes = {"face_px": config.input_px, "context_px": config.input_px, "cache_dir": config.cache_dir}
         train_set, validation_set = (
-            ExampleDataset(
-                config.data,
-                split=split,
-                face_px=config.input_px,
-                context_px=config.input_px,
-                cache_dir=config.cache_dir,
-            )
-            for split in ("train", "validation")
+            ExampleDataset(config.data, split=split, **sizes) for split in ("train", "validation")
         )
         train_set.require_every_class()
-        share = {"rank": rank, "world_size": world_size}
+        batches = TrainingBatches(
+            train_set,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            flip=config.flip,
+            augment_face=config.augment_face,
+            **share,
+        )
+        _require_possible(config, batches)
         return (
-            TrainingBatches(train_set, batch_size=config.batch_size, seed=config.seed, flip=config.flip, **share),
+            batches,
             EvaluationBatches(validation_set, batch_size=max(1, config.batch_size // world_size), **share),
             saved_run(config, train_set.manifest.sha256),
         )
@@ -240,80 +284,268 @@ def train_worker(
     steps_per_epoch = batches.steps_per_epoch
     total_steps = config.epochs * steps_per_epoch
 
-    torch.manual_seed(config.seed)
-    model = _model(config)
-    if saved is None and config.pretrained != "none":
-        _together(lambda: _load_pretrained(model, config) if rank == 0 else None, world_size=world_size)
-    optimizer = _optimizer(config, model)
-    step, history = 0, []
-    if saved is not None:
-        step, history = saved["step"], saved["history"]
-        checkpoint = _together(lambda: load_checkpoint(config.output, saved["epoch"]), world_size=world_size)
-        model.load_state_dict(checkpoint.model.state_dict())
-        _load_optimizer_state(optimizer, model, checkpoint.training_state)
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-    _move_optimizer_state(optimizer)
-    # Running statistics are averaged over the ranks once an epoch instead of being sent by rank 0 before every step.
-    parallel = DistributedDataParallel(model, forward_sync_buffers=False) if world_size > 1 else model
-    autocast = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    def lr_of(step: int) -> float:
+        return cosine_lr(step, total_steps, config.lr, warmup_steps=config.warmup_steps)
 
+    run = _together(lambda: _started(config, saved, rank=rank), world_size=world_size)
+    learner = _Learner(config, run, labels=batches.examples.labels, device=device, rank=rank, world_size=world_size)
     if rank == 0:
-        first_epoch = step // steps_per_epoch + 1
-        announce({"event": "start", "epoch": first_epoch, "world_size": world_size, "device": device.type})
-    logs = _EpochLogs(config.output, first_step=step) if rank == 0 else None
-    training = _loader(batches, range(step, total_steps), processes=loader_processes, device=device)
-    for epoch in range(step // steps_per_epoch + 1, config.epochs + 1):
-        started = time.perf_counter()
-        parallel.train()
-        losses = []
-        while step < epoch * steps_per_epoch:
-            optimizer.param_groups[0]["lr"] = cosine_lr(step, total_steps, config.lr)
-            # Dropout's masks then need no saved generator: they follow from (seed, step, rank).
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1, np.uint64)[0]))
-            face, context, labels = _on_device(next(training), device=device, layout=layout)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-                logits = parallel(face, context)
-            losses.append(_optimizer_step(optimizer, logits, labels, flooding=config.flooding, world_size=world_size))
-            step += 1
-            if step % LOSS_CHECK_STEPS == 0 or step == epoch * steps_per_epoch:
-                _require_finite(losses, step=step, config=config)
-        train_loss = float(torch.stack(losses).mean())
+        first = {"epoch": run.step // steps_per_epoch + 1, "step": run.step, "steps_per_epoch": steps_per_epoch}
+        announce({"event": "start", "world_size": world_size, "device": device.type, **first})
+    logs = RunLogs(config.output, first_step=run.step, lr_of=lr_of) if rank == 0 else None
+
+    def commit(after: Literal["epoch", "step"], metrics: Mapping[str, Any], seconds: float) -> None:
+        if logs is None:
+            return
+        save_checkpoint(
+            config.output,
+            epoch=run.step // steps_per_epoch,
+            step=run.step,
+            model=learner.evaluated,
+            optimizer_state=learner.state(),
+            config=_checkpoint_config(config, batches.examples),
+            info={
+                "metrics": dict(metrics),
+                "temperature": metrics.get("temperature", 1.0),
+                "manifest_sha256": batches.examples.manifest.sha256,
+                "pretrained_from": run.pretrained_from,
+                "seconds_of_epoch": seconds,
+                "history": run.history,
+            },
+            after=after,
+        )
+        if after == "epoch":
+            logs.write_epoch(run.history, run.losses)
+        else:
+            logs.write_steps(run.losses)
+        drop_old_checkpoints(config.output, keep=config.keep)
+
+    if logs is not None and saved is not None:
+        logs.write_tables(run.history, run.losses)  # a kill may have come between the checkpoint and these
+    progress = _Progress(config, first_step=run.step, total_steps=total_steps)
+    training = _loader(batches, range(run.step, total_steps), processes=loader_processes, device=device)
+    for epoch in range(run.step // steps_per_epoch + 1, config.epochs + 1):
+        started = time.perf_counter() - run.seconds_of_epoch
+        while run.step < epoch * steps_per_epoch:
+            loss = learner.learn(next(training), lr=lr_of(run.step))
+            run.step += 1
+            every = config.checkpoint_every_steps
+            ends, commits = run.step == epoch * steps_per_epoch, bool(every) and run.step % (every or 1) == 0
+            if ends or commits or run.step % LOSS_CHECK_STEPS == 0:
+                learner.note_losses()
+            if commits and not ends:
+                learner.average_buffers()
+                seconds = time.perf_counter() - started
+                _together(lambda seconds=seconds: commit("step", {}, seconds), world_size=world_size)
+            if rank == 0 and progress.is_due():
+                announce(progress.event(run.step, epoch=epoch, loss=float(loss)))
+        train_loss = float(np.mean(run.losses[(epoch - 1) * steps_per_epoch :]))
         train_seconds = time.perf_counter() - started
 
-        _average_buffers(model, world_size=world_size)
+        learner.average_buffers()
         validation = _loader(
             validation_batches, range(len(validation_batches)), processes=loader_processes, device=device
         )
-        metrics = evaluate(model, validation, device=device, autocast=autocast, world_size=world_size)
-        metrics |= {"train_loss": train_loss, "lr": optimizer.param_groups[0]["lr"]}
+        metrics = evaluate(
+            learner.evaluated, validation, device=device, autocast=learner.autocast, world_size=world_size
+        )
+        metrics |= {"train_loss": train_loss, "lr": lr_of(run.step - 1)}
         metrics |= {"train_examples_per_second": steps_per_epoch * config.batch_size / train_seconds}
         metrics |= {"seconds": time.perf_counter() - started, "world_size": world_size}
-        history.append({"epoch": epoch, "step": step, **_row(metrics)})
-
-        def commit(epoch: int = epoch, step: int = step, metrics: Mapping[str, Any] = metrics) -> None:
-            if logs is None:
-                return
-            save_checkpoint(
-                config.output,
-                epoch=epoch,
-                step=step,
-                model=model,
-                optimizer_state=_optimizer_state(optimizer, model),
-                config=_checkpoint_config(config, batches.examples),
-                info={
-                    "metrics": dict(metrics),
-                    "manifest_sha256": batches.examples.manifest.sha256,
-                    "history": history,
-                },
-            )
-            logs.write(history)
-
-        _together(commit, world_size=world_size)
+        run.history.append({"epoch": epoch, "step": run.step, **_row(metrics)})
+        run.seconds_of_epoch = 0.0
+        _together(lambda metrics=metrics: commit("epoch", metrics, 0.0), world_size=world_size)
         if rank == 0:
-            announce({"event": "epoch", "epochs": config.epochs, **history[-1]})
+            announce({"event": "epoch", "epochs": config.epochs, **run.history[-1]})
     if logs is not None:
         logs.close()
+
+
+@dataclass(kw_only=True)
+class _RunState:
+    """Where a run is. losses: of every step so far, nats. training_state: the last checkpoint's, or nothing."""
+
+    model: nn.Module
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds_of_epoch: float = 0.0
+    pretrained_from: str | None = None
+    training_state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _started(config: TrainConfig, saved: Mapping[str, Any] | None, *, rank: int) -> _RunState:
+    """A run at its first step, or where `saved`, its newest checkpoint, left it."""
+    torch.manual_seed(config.seed)
+    model = _model(config)
+    if saved is None:
+        origin = _load_pretrained(model, config) if rank == 0 and config.pretrained != "none" else None
+        return _RunState(model=model, pretrained_from=origin)
+    checkpoint = load_checkpoint(config.output, "newest")
+    model.load_state_dict(checkpoint.model.state_dict())
+    unknown = torch.full((saved["step"],), math.nan)  # of a checkpoint that has no losses
+    return _RunState(
+        model=model,
+        step=saved["step"],
+        losses=checkpoint.training_state.get("losses", unknown).tolist(),
+        history=saved["history"],
+        seconds_of_epoch=saved.get("seconds_of_epoch", 0.0),
+        pretrained_from=saved.get("pretrained_from"),
+        training_state=checkpoint.training_state,
+    )
+
+
+class _Learner:
+    """The network of one worker and its optimizer: `learn` does one step on this worker's share of a global batch."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: _RunState,
+        *,
+        labels: np.ndarray,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._config, self._run, self._device, self._rank, self._world_size = config, run, device, rank, world_size
+        self._layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.autocast = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self._average = None
+        if config.ema is not None:
+            self._average = AveragedModel(run.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            self._resume_average(self._average)
+        model = run.model
+        if config.sync_batchnorm and world_size > 1:
+            model = synchronised(model, device=device)
+        self._optimizer = _optimizer(config, model)
+        _load_optimizer_state(self._optimizer, model, run.training_state)
+        for network in (model, self._average):
+            if network is not None:
+                network.to(device, memory_format=self._layout)  # pyright: ignore[reportCallIssue]
+        _move_optimizer_state(self._optimizer)
+        if config.compile:
+            model.compile()
+        self._model = model
+        # Running statistics are averaged over the ranks once an epoch instead of being sent by rank 0 at every step.
+        self._parallel = DistributedDataParallel(model, forward_sync_buffers=False) if world_size > 1 else model
+        self._weights = _class_weights(labels).to(device) if config.class_weights == "balanced" else None
+        self._new_losses: list[Tensor] = []
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and saved: the average of the weights where there is one."""
+        return self._model if self._average is None else self._average.module
+
+    def learn(self, batch: Batch, *, lr: float) -> Tensor:
+        """One optimizer step; the loss of the global batch before it, without flooding."""
+        config, run = self._config, self._run
+        self._optimizer.param_groups[0]["lr"] = lr
+        # Dropout's masks then need no saved generator: they follow from (seed, step, rank).
+        key = np.random.SeedSequence([config.seed, run.step, self._rank])
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+        self._parallel.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        face, context, labels = _on_device(batch, device=self._device, layout=self._layout)
+        parts = list(zip(*(tensor.chunk(config.accumulate) for tensor in (face, context, labels)), strict=True))
+        loss = torch.zeros((), device=self._device)
+        for i, (face_part, context_part, labels_part) in enumerate(parts):
+            with self._without_sync() if i + 1 < len(parts) else nullcontext():
+                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.autocast):
+                    logits = self._parallel(face_part, context_part)
+                sum_of_part = cross_entropy(
+                    logits.float(),
+                    labels_part,
+                    weight=self._weights,
+                    label_smoothing=config.label_smoothing,
+                    reduction="sum",
+                )
+                # Divided by the number of examples, not by their weights: then the mean over workers is the mean.
+                part_of_loss = sum_of_part / len(labels)
+                part_of_loss.backward()  # DDP averages the gradients over ranks of equal shares
+                loss += part_of_loss.detach()
+        if self._world_size > 1:
+            dist.all_reduce(loss)
+            loss /= self._world_size
+        flood_gradients(self._model.parameters(), loss, level=config.flooding)
+        if config.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), config.clip_grad_norm)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
+        self._new_losses.append(loss)
+        return loss
+
+    def note_losses(self) -> None:
+        """Bring the losses of the steps since the last call into the run. TrainingStopped if one is not finite."""
+        first = len(self._run.losses) + 1
+        values = torch.stack(self._new_losses).tolist()
+        self._new_losses.clear()
+        for step, loss in enumerate(values, first):
+            if not math.isfinite(loss):
+                raise TrainingStopped(
+                    f"the loss is {loss} at step {step}: the training diverged; lower --lr (now {self._config.lr}) or"
+                    " take --precision fp32, in another --output; checkpoints up to then are kept"
+                )
+        self._run.losses.extend(values)
+
+    def average_buffers(self) -> None:
+        """Batch norm's running statistics as the mean over the ranks, on all of them."""
+        if self._world_size > 1:
+            for model in (self._model, *([] if self._average is None else [self._average.module])):
+                for buffer in model.buffers():
+                    if buffer.is_floating_point():
+                        dist.all_reduce(buffer)
+                        buffer.div_(self._world_size)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs besides the weights: momentum, losses, and the weights where their average is it."""
+        tensors = _optimizer_state(self._optimizer, self._model)
+        tensors["losses"] = torch.tensor(self._run.losses)
+        if self._average is not None:
+            tensors["average/num_steps"] = self._average.n_averaged
+            tensors |= {f"weights/{name}": tensor for name, tensor in self._model.state_dict().items()}
+        return tensors
+
+    def _resume_average(self, average: AveragedModel) -> None:
+        """Of a checkpoint the model is the average, and the weights lie beside it."""
+        state = self._run.training_state
+        if "average/num_steps" in state:
+            average.n_averaged.copy_(state["average/num_steps"])
+            prefix = "weights/"
+            self._run.model.load_state_dict(
+                {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            )
+
+    def _without_sync(self) -> AbstractContextManager[Any]:
+        parallel = self._parallel
+        return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+
+
+class _Progress:
+    """When to tell how far a training is, and what: once a second at most, since the loss is fetched for it."""
+
+    def __init__(self, config: TrainConfig, *, first_step: int, total_steps: int) -> None:
+        self._epochs, self._batch_size = config.epochs, config.batch_size
+        self._first_step, self._total_steps = first_step, total_steps
+        self._started = self._told_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._told_at >= 1
+
+    def event(self, step: int, *, epoch: int, loss: float) -> dict[str, Any]:
+        self._told_at = time.monotonic()
+        steps_per_second = (step - self._first_step) / (self._told_at - self._started)  # validation's time is in it
+        return {
+            "event": "step",
+            "step": step,
+            "total_steps": self._total_steps,
+            "epoch": epoch,
+            "epochs": self._epochs,
+            "loss": loss,
+            "examples_per_second": steps_per_second * self._batch_size,
+            "seconds_left": (self._total_steps - step) / steps_per_second,
+        }
 
 
 @torch.inference_mode()
@@ -325,40 +557,65 @@ def evaluate(
     autocast: bool = False,
     world_size: int = 1,
 ) -> dict[str, Any]:
-    """`metrics_of` all examples of all ranks, and their mean cross-entropy `loss` in nats.
+    """`metrics_of` all examples of all ranks, their mean cross-entropy `loss` in nats, and their `temperature`.
 
-    Each rank brings its own batches, possibly none; what is summed over ranks is counts, so no example counts twice.
+    Each rank brings its own batches, possibly none; what is gathered over ranks is examples, so none counts twice.
     """
     model.eval()
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    counts = torch.zeros((len(EMOTIONS), len(EMOTIONS)), dtype=torch.int64, device=device)
+    found = [(np.empty((0, len(EMOTIONS)), np.float32), np.empty(0, np.int64))]
     for batch in batches:
         face, context, labels = _on_device(batch, device=device, layout=layout)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
             logits = model(face, context).float()
-        loss_sum += cross_entropy(logits, labels, reduction="sum").double()
-        pairs = confusion_matrix(labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy())
-        counts += torch.from_numpy(pairs).to(device)
+        found.append((logits.cpu().numpy(), labels.cpu().numpy()))
+    own = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    ranks: list[Any] = [own]
     if world_size > 1:
-        dist.all_reduce(loss_sum)
-        dist.all_reduce(counts)
-    metrics = metrics_of(counts.cpu().numpy())
-    return {"loss": float(loss_sum) / metrics["num_examples"], **metrics}
+        ranks = [None] * world_size
+        dist.all_gather_object(ranks, own)
+    logits, labels = (np.concatenate(parts) for parts in zip(*ranks, strict=True))
+    counts = confusion_matrix(labels, logits.argmax(axis=1))
+    loss = float(cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
+    return {"loss": loss, "temperature": fitted_temperature(logits, labels), **metrics_of(counts)}
 
 
-def cosine_lr(step: int, total_steps: int, lr: float) -> float:
-    """The learning rate of a step: `lr` at step 0, annealed by half a cosine to 0 at `total_steps`."""
-    return lr * (1 + math.cos(math.pi * step / total_steps)) / 2
+def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T of softmax(logits / T) with the least cross-entropy, from 0.05 to 20 (Guo et al. 2017); 1.0 of no examples.
 
-
-def flooded(loss: Tensor, mean_loss: Tensor, *, level: float) -> Tensor:
-    """A scalar whose gradient is that of |L - b| + b (flooding), where L is the loss averaged over all ranks.
-
-    loss: this rank's, with its graph. mean_loss: L, without. One sign then holds on every rank, so that the average
-    of the ranks' gradients is the gradient of the flooded L, whatever the number of workers.
+    logits: (N, 7), labels: (N,) int64.
     """
-    return torch.sign(mean_loss - level) * loss
+    if not len(labels) or not np.isfinite(logits).all():
+        return 1.0
+    scores = logits.astype(np.float64)
+    of_label = scores[np.arange(len(labels)), labels].mean()
+    low, high = 1 / 20, 20.0
+    for _ in range(40):  # the cross-entropy is convex in 1 / T, so its slope changes sign once
+        inverse = math.sqrt(low * high)
+        weights = np.exp((scores - scores.max(axis=1, keepdims=True)) * inverse)
+        expected = ((weights / weights.sum(axis=1, keepdims=True)) * scores).sum(axis=1).mean()
+        low, high = (low, inverse) if expected > of_label else (inverse, high)
+    return 1 / math.sqrt(low * high)
+
+
+def cosine_lr(step: int, total_steps: int, lr: float, *, warmup_steps: int = 0) -> float:
+    """The learning rate of a step: it grows evenly to `lr` at `warmup_steps`, then half a cosine takes it to 0."""
+    if step < warmup_steps:
+        return lr * (step + 1) / (warmup_steps + 1)
+    return lr * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
+
+
+def flood_gradients(parameters: Iterable[nn.Parameter], mean_loss: Tensor, *, level: float) -> None:
+    """Make the gradients of the loss L those of |L - b| + b (flooding): turned round where L is under the level b.
+
+    mean_loss: L, averaged over all ranks. One sign then holds on every rank, so that the average of the ranks'
+    gradients is the gradient of the flooded L, whatever the number of workers.
+    """
+    if level:
+        sign = torch.sign(mean_loss - level)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(sign)
 
 
 def saved_run(config: TrainConfig, manifest_sha256: str) -> dict[str, Any] | None:
@@ -366,11 +623,14 @@ def saved_run(config: TrainConfig, manifest_sha256: str) -> dict[str, Any] | Non
 
     Raises UsageError where it was trained with another config or on other data, naming each difference.
     """
-    if not committed_epochs(config.output):
+    if newest_checkpoint(config.output) is None:
         return None
-    saved = read_checkpoint_info(config.output, "last")
-    then, now = saved["config"]["training"], asdict(config)
-    defaults = {field.name: field.default for field in fields(TrainConfig)}  # of fields that are younger than RUN
+    saved = read_checkpoint_info(config.output, "newest")
+    then, now = saved["config"]["training"], json.loads(json.dumps(asdict(config)))  # tuples as lists
+    # A field that is younger than RUN had its default there.
+    defaults = json.loads(
+        json.dumps({one.name: one.default for one in fields(TrainConfig) if one.name in FIXED_FIELDS})
+    )
     differences = [
         f"--{name.replace('_', '-')} is {now[name]!r} here and {then.get(name)!r} there"
         for name in FIXED_FIELDS
@@ -415,50 +675,6 @@ def print_summary(run_url: str, summary: Mapping[str, Any]) -> None:
     say(f"output: {run_url}")
 
 
-def best_of(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The epoch with the highest validation top-1 accuracy; the earliest of equals."""
-    return max(history, key=lambda row: (row["validation_top1_accuracy"], -row["epoch"]))
-
-
-class _EpochLogs:
-    """Best, CSV and TensorBoard of a run. On a remote RUN TensorBoard's files are written locally and copied."""
-
-    def __init__(self, run_url: str, *, first_step: int) -> None:
-        self.run_url = run_url
-        storage = Storage(run_url)
-        self.local = storage.is_local
-        folder = storage.path("tensorboard") if self.local else tempfile.mkdtemp(prefix="tensorboard-")
-        self.folder = Path(folder)
-        # Steps that a killed worker wrote past the last checkpoint are hidden, not drawn twice.
-        self.writer = SummaryWriter(folder, purge_step=first_step + 1)
-
-    def write(self, history: list[dict[str, Any]]) -> None:
-        _write_history(self.run_url, history)
-        for name, value in history[-1].items():
-            if name not in ("epoch", "step") and value is not None:
-                self.writer.add_scalar(name, value, history[-1]["step"])
-        self.writer.flush()
-        if not self.local:
-            for file in sorted(self.folder.iterdir()):
-                put(self.run_url, f"tensorboard/{file.name}", content=file.read_bytes())
-
-    def close(self) -> None:
-        self.writer.close()
-        if not self.local:
-            shutil.rmtree(self.folder)
-
-
-def _write_history(run_url: str, history: list[dict[str, Any]]) -> None:
-    """best.json and metrics.csv of the epochs so far."""
-    best = best_of(history)
-    write_best(run_url, epoch=best["epoch"], top1_accuracy=best["validation_top1_accuracy"])
-    text = io.StringIO()
-    rows = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(history)
-    put(run_url, "metrics.csv", content=text.getvalue().encode())
-
-
 def _row(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """One epoch's metrics as flat numbers: a row of metrics.csv."""
     return {
@@ -468,6 +684,7 @@ def _row(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "validation_macro_f1": metrics["macro_f1"],
         **{f"validation_accuracy_{name}": value for name, value in metrics["per_class_accuracy"].items()},
         "validation_examples": metrics["num_examples"],
+        "temperature": metrics["temperature"],
         **{name: metrics[name] for name in ("lr", "train_examples_per_second", "seconds", "world_size")},
     }
 
@@ -492,39 +709,24 @@ def _together(action: Callable[[], T], *, world_size: int) -> T:
     return value  # pyright: ignore[reportReturnType]
 
 
-def _optimizer_step(
-    optimizer: torch.optim.Optimizer, logits: Tensor, labels: Tensor, *, flooding: float, world_size: int
-) -> Tensor:
-    """One step on this rank's part of a global batch; the cross-entropy of the global batch, before flooding."""
-    loss = cross_entropy(logits.float(), labels)
-    mean_loss = loss.detach().clone()
-    if world_size > 1:
-        dist.all_reduce(mean_loss)
-        mean_loss /= world_size
-    optimizer.zero_grad(set_to_none=True)
-    flooded(loss, mean_loss, level=flooding).backward()  # DDP averages the gradients over ranks of equal batches
-    optimizer.step()
-    return mean_loss
+def _class_weights(labels: np.ndarray) -> Tensor:
+    """A weight for each class, inverse to its share of `labels`; their mean over the labels is 1."""
+    counts = np.bincount(labels, minlength=len(EMOTIONS))
+    return torch.from_numpy(len(labels) / (len(EMOTIONS) * counts)).float()
 
 
-def _require_finite(losses: list[Tensor], *, step: int, config: TrainConfig) -> None:
-    finite = torch.isfinite(torch.stack(losses)).tolist()
-    if all(finite):
-        return
-    wrong = step - len(losses) + finite.index(False)
-    raise TrainingStopped(
-        f"the loss is {float(losses[finite.index(False)])} at step {wrong}: the training diverged;"
-        f" lower --lr (now {config.lr}) or take --precision fp32, in another --output; checkpoints up to then are kept"
-    )
-
-
-def _average_buffers(model: nn.Module, *, world_size: int) -> None:
-    """Batch norm's running statistics as the mean over the ranks, on all of them."""
-    if world_size > 1:
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer.div_(world_size)
+def _require_possible(config: TrainConfig, batches: TrainingBatches) -> None:
+    """Raise UsageError for what only a worker can know to be impossible."""
+    share, total_steps = config.batch_size // batches.world_size, config.epochs * batches.steps_per_epoch
+    if share % config.accumulate:
+        raise UsageError(
+            f"--accumulate {config.accumulate}: a worker's share of {share} examples can't be cut into equal parts;"
+            " give a divisor of it"
+        )
+    if config.warmup_steps >= total_steps:
+        raise UsageError(f"--warmup-steps {config.warmup_steps}: the run has {total_steps} steps; give fewer")
+    if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise UsageError("--compile: this machine has no C++ compiler; install g++, or leave it out")
 
 
 def _on_device(batch: Batch, *, device: torch.device, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor]:
@@ -565,17 +767,18 @@ def _model(config: TrainConfig) -> nn.Module:
     return model
 
 
-def _load_pretrained(model: nn.Module, config: TrainConfig) -> None:
-    """ImageNet's weights into a backbone: the first worker's, from which DDP sends them to the others."""
+def _load_pretrained(model: nn.Module, config: TrainConfig) -> str:
+    """ImageNet's weights into a backbone: the first worker's, from which DDP sends them to the others; their origin."""
     assert isinstance(model, Backbone)  # --pretrained is refused for any other
     if config.weights is None:
         model.load_pretrained(imagenet_weights(config.model), source="of torchvision")
-        return
+        return "torchvision IMAGENET1K_V1"
     try:
         content = read_url(absolute_url(config.weights))
     except OSError as error:
         raise UsageError(f"--weights {config.weights}: it can't be read ({error}); give a safetensors file") from None
     model.load_pretrained(read_weights(content, source=config.weights), source=config.weights)
+    return f"sha256 {hashlib.sha256(content).hexdigest()}"
 
 
 def _check_model(config: TrainConfig, manifest: Manifest) -> None:
@@ -648,12 +851,17 @@ def _workers(config: TrainConfig) -> tuple[int, bool]:
     return workers, gpus > 0
 
 
-def _fit(config: TrainConfig, *, workers: int, use_gpu: bool) -> None:
+def _fit(config: TrainConfig, *, workers: int, use_gpu: bool, history: Sequence[Mapping[str, Any]]) -> None:
     """Run the workers on Ray Train to the end, and print what rank 0 announces meanwhile."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     failures = FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures)
     events = Queue(actor_options={"num_cpus": 0})
-    with tempfile.TemporaryDirectory(prefix="ray-train-") as folder, ThreadPoolExecutor(1) as thread:
+    with (
+        _tracked(config, history) as tracker,
+        TrainingDisplay() as display,
+        tempfile.TemporaryDirectory(prefix="ray-train-") as folder,
+        ThreadPoolExecutor(1) as thread,
+    ):
         trainer = TorchTrainer(
             _ray_worker,
             train_loop_config={"config": asdict(config), "events": events},
@@ -671,9 +879,12 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool) -> None:
         try:
             while not result.done() or not events.empty():
                 try:
-                    say(_line(events.get(timeout=1)))
+                    event = events.get(timeout=1)
                 except Empty:
                     continue
+                display.show(event)
+                if tracker is not None and event["event"] == "epoch":
+                    tracker.log(event)
         except KeyboardInterrupt:
             ray.shutdown()  # ends fit(), for which the pool of this one thread would wait
             raise
@@ -685,6 +896,21 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool) -> None:
         stopped = result.result().return_value
         if stopped:
             raise TrainingStopped(stopped)
+
+
+@contextmanager
+def _tracked(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> Iterator[MlflowRun | None]:
+    """The user's MLflow run, where one is asked for; it fails where the training fails."""
+    if config.tracking == "none":
+        yield None
+        return
+    tracker = MlflowRun(config.output, parameters=asdict(config), history=history)
+    finished = False
+    try:
+        yield tracker
+        finished = True
+    finally:
+        tracker.close(finished=finished)
 
 
 def _ray_worker(payload: dict[str, Any]) -> str | None:
@@ -709,13 +935,3 @@ def _ray_worker(payload: dict[str, Any]) -> str | None:
     except TrainingStopped as stopped:
         return str(stopped)
     return None
-
-
-def _line(event: Mapping[str, Any]) -> str:
-    if event["event"] == "start":
-        return f"training on {event['world_size']} x {event['device']} from epoch {event['epoch']}"
-    return (
-        f"epoch {event['epoch']}/{event['epochs']}  train loss {event['train_loss']:.4f}"
-        f"  validation loss {event['validation_loss']:.4f}  top-1 {event['validation_top1_accuracy']:.2%}"
-        f"  lr {event['lr']:.2g}  {event['train_examples_per_second']:.1f} examples/s"
-    )

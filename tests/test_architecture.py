@@ -35,7 +35,8 @@ ROOMS = {
     "preprocess": {
         "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "records", "report", "storage",
     },
-    "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage"},
+    "tracking": {"checkpoint", "pool", "records", "storage"},
+    "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage", "tracking"},
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
     "benchmark": {
         "corpus", "detection", "extract", "fence", "ledger", "pool", "preprocess", "records", "storage", "synthetic",
@@ -52,13 +53,13 @@ ROOMS = {
 # library -> rooms that may import it; a room not named here may not.
 LIBRARIES = {
     "ray": {"gpu_detection", "pool", "train"},
-    "torch": {"models", "dataset", "checkpoint", "train", "score", "evaluate", "detection", "benchmark"},
+    "torch": {"models", "dataset", "checkpoint", "tracking", "train", "score", "evaluate", "detection", "benchmark"},
     "decord": {"video", "benchmark"},
     "av": {"video", "synthetic", "benchmark"},
     "dlib": {"detection", "benchmark"},
     "plotly": {"report"},
     "jsonargparse": set(),
-    "rich": {"pool", "evaluate", "benchmark"},
+    "rich": {"pool", "tracking", "evaluate", "benchmark"},
     "tenacity": {"storage"},
     "fsspec": {"storage", "corpus", "detection"},
 }

@@ -72,6 +72,43 @@ def test_flip_mirrors_the_pair_together(corpus):
     assert not torch.equal(mirrored.face, plain.face)
 
 
+@pytest.mark.parametrize("augmentation", dataset.AUGMENTATIONS)
+def test_augmentation_changes_the_face_alone_and_only_by_seed_epoch_and_row(corpus, augmentation):
+    examples = opened(corpus, face_px=24)
+
+    def batches(*, augment_face=(augmentation,), seed=0, **share):
+        return TrainingBatches(examples, batch_size=14, seed=seed, flip=True, augment_face=augment_face, **share)
+
+    changed, plain = batches()[2], batches(augment_face=())[2]
+    assert torch.equal(changed.rows, plain.rows)
+    assert torch.equal(changed.context, plain.context)
+    assert changed.face.shape == plain.face.shape == (14, 3, 24, 24)
+    assert all((changed.face[i] != plain.face[i]).any() for i in range(14))
+    assert torch.equal(changed.face, batches()[2].face)
+    halves = [batches(rank=rank, world_size=2)[2].face for rank in range(2)]
+    assert torch.equal(changed.face, torch.cat(halves))
+    at_another_place = batches().examples.read_batch(
+        changed.rows.numpy()[::-1].copy(), augment_face=(augmentation,), seed=(0, 0)
+    )
+    in_place = batches().examples.read_batch(changed.rows.numpy(), augment_face=(augmentation,), seed=(0, 0))
+    assert torch.equal(at_another_place.face.flip(0), in_place.face)
+    next_epoch = batches().examples.read_batch(changed.rows.numpy(), augment_face=(augmentation,), seed=(0, 1))
+    assert not torch.equal(next_epoch.face, in_place.face)
+
+
+def test_crop_is_a_part_and_colour_keeps_every_place():
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[:, None], 60, axis=1)[:, :, None].repeat(3, axis=2)
+    for seed in range(20):
+        crop = dataset.augmented(ramp, ("crop",), px=60, random=np.random.default_rng(seed))
+        assert crop.shape == (60, 60, 3)
+        column = crop[:, 0, 0].astype(int)
+        assert (np.diff(column) >= 0).all()
+        assert 0.7 * 236 * 0.8 < column[-1] - column[0] <= 236
+        coloured = dataset.augmented(ramp, ("colour",), px=60, random=np.random.default_rng(seed))
+        assert (np.diff(coloured[:, :, 0].astype(int), axis=0) >= 0).all()
+        assert (coloured == coloured[:, :1]).all()
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_global_batch_is_the_same_on_any_number_of_workers(corpus, world_size):
     examples = opened(corpus)
