@@ -216,7 +216,7 @@ def make_train(folder: Path, *, epochs: int = 4) -> TrainJob:
     write_corpus(folder / "data", train=112)
     given = ("--data", str(folder / "data"), "--cache-dir", str(folder / "cache"), "--model", "caer-net-s")
     flags = ("--input-px", "32", "--batch-size", "14", "--lr", "0.03", "--epochs", str(epochs), "--workers", "2")
-    return TrainJob((*given, *flags), epochs)
+    return TrainJob((*given, *flags, "--keep", str(epochs)), epochs)
 
 
 def undisturbed_run(job: Job, cluster: ChaosCluster, folder: Path) -> Path:
