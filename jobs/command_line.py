@@ -77,12 +77,15 @@ def parse(config_class: type, arguments: list[str], *, description: str, positio
             options |= {"nargs": "?", "const": True}
         elif str(hints[field.name]).startswith("tuple"):
             options |= {"type": _CommaSeparated(hints[field.name]), "metavar": "A,B,..."}
+            if Ellipsis in hints[field.name].__args__:
+                # A shell's pattern gives them separately: --compare runs/*
+                options |= {"nargs": "+", "default": list(options.get("default", ()))}
         parser.add_argument(flag, **options)
     try:
         found = parser.parse_args(arguments)
         values = {field.name: found[field.name] for field in fields(config_class)}
         return config_class(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            **{name: _flattened(value) if isinstance(value, list) else value for name, value in values.items()}
         )
     except (ArgumentError, ValueError, TypeError, OSError) as error:
         flags = [f"--{field.name.replace('_', '-')}" for field in fields(config_class)]
@@ -114,6 +117,10 @@ class _CommaSeparated:
         if self._length is not None and len(parts) != self._length:
             raise ValueError(f"{value!r} has {len(parts)} parts; give {self._length}, separated by commas")
         return tuple(self._kind(part) for part in parts)
+
+
+def _flattened(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(part for value in values for part in (value if isinstance(value, tuple) else (value,)))
 
 
 def _field_texts(config_class: type) -> dict[str, str]:

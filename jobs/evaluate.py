@@ -1,12 +1,19 @@
-"""Evaluate a trained network: `python jobs/evaluate.py --data PREPROCESSED --checkpoint RUN --output REPORT`."""
+"""Evaluate a trained network: `python jobs/evaluate.py --data PREPROCESSED --checkpoint RUN --output REPORT`.
+
+With `--compare RUN RUN ...` instead of `--checkpoint`: the paper's tables and figures, ours beside the paper's.
+"""
 
 from command_line import run_job
 
+from pipeline.compare import write_comparison
 from pipeline.evaluate import EvaluateConfig, write_evaluation
 
 
 def main(config: EvaluateConfig) -> int:
-    write_evaluation(config)
+    if config.compare:
+        write_comparison(config)
+    else:
+        write_evaluation(config)
     return 0
 
 
@@ -14,5 +21,5 @@ if __name__ == "__main__":
     run_job(
         EvaluateConfig,
         main,
-        description="Measures a trained network on labelled splits and shows its metrics beside the paper's.",
+        description="Measures trained networks on labelled splits and shows their metrics beside the paper's.",
     )

@@ -12,7 +12,7 @@ pool         units of clips through Ray actors            quarantine  what ended
 preprocess   clips -> shards of examples                  (composer on Ray Data)
 models/      CAHFW-Net and its ablations                  dataset     shards -> tensors
 checkpoint   weights and JSON, never a pickle             train       (composer on Ray Train)
-metrics, paper, evaluate, report                          what people look at; the paper's numbers
+metrics, paper, evaluate, compare, report                 what people look at; the paper's numbers
 tracks       faces of a clip -> persons over time         night       what is new to a model; copies; drift
 score        clips -> labels                              (composer on Ray Data)
 synthetic    the made corpus of the demo and the tests

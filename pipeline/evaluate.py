@@ -25,7 +25,15 @@ from pipeline import report
 from pipeline.checkpoint import load_checkpoint
 from pipeline.dataset import ExampleDataset
 from pipeline.metrics import confusion_matrix, metrics_of
-from pipeline.paper import CAER_NET_S, CAHFW_NET, PAPER_ROWS, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4
+from pipeline.paper import (
+    CAER_NET_S,
+    CAHFW_NET,
+    PAPER_TABLE_2,
+    PAPER_TABLE_3,
+    PAPER_TABLE_4,
+    answered_by,
+    network_of,
+)
 from pipeline.records import EMOTIONS, SPLITS, UsageError
 from pipeline.storage import Storage
 
@@ -38,19 +46,23 @@ NONE = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What `jobs/evaluate.py` does: which checkpoint, on which examples, and where the result goes."""
-
-    data: str
-    """Output of jobs/preprocess.py: a folder or any fsspec URL."""
-
-    checkpoint: str
-    """Output of jobs/train.py, whose best checkpoint by validation top-1 accuracy is taken: a folder or fsspec URL."""
+    """What `jobs/evaluate.py` does: one run's metrics, or the paper's tables of several runs."""
 
     output: str
-    """Where evaluation.json, evaluation.md, report.html and config.yaml go: a folder or any fsspec URL."""
+    """Where evaluation or comparison .json and .md, report.html and config.yaml go: a folder or any fsspec URL."""
+
+    data: str | None = None
+    """Output of jobs/preprocess.py: a folder or any fsspec URL. Default with --compare: what the runs trained on."""
+
+    checkpoint: str | None = None
+    """Output of jobs/train.py, whose best checkpoint by validation top-1 accuracy is taken: a folder or fsspec URL."""
+
+    compare: tuple[str, ...] = ()
+    """Instead of --checkpoint: outputs of jobs/train.py, or folders of them, whose best checkpoints fill the paper's
+    Tables 2, 3, 4 and Figures 1, 8, 10, 11 on the test split. What no run fills is told with the command that would."""
 
     splits: tuple[str, ...] = ("validation", "test")
-    """The splits to evaluate, each by itself: any of train, validation and test."""
+    """The splits to evaluate with --checkpoint, each by itself: any of train, validation and test."""
 
     batch_size: int = 64
     """Examples (pairs of face and context) in one pass through the network."""
@@ -65,10 +77,14 @@ class EvaluateConfig:
     """Local folder for copies of the shards, about as large as they are; None: ~/.cache/emotion-pipeline."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "checkpoint", "output"):
-            if not getattr(self, name):
-                raise UsageError(f"{name} is empty; give a folder or a URL")
+        if not self.output:
+            raise UsageError("output is empty; give a folder or a URL")
+        if bool(self.checkpoint) == bool(self.compare):
+            raise UsageError("give either --checkpoint, one run, or --compare, the runs of the paper's tables")
+        if self.checkpoint and not self.data:
+            raise UsageError("data is empty; give the output of jobs/preprocess.py: a folder or a URL")
         object.__setattr__(self, "splits", tuple(self.splits))
+        object.__setattr__(self, "compare", tuple(self.compare))
         if not self.splits or len(set(self.splits)) < len(self.splits) or set(self.splits) - set(SPLITS):
             raise UsageError(
                 f"splits {', '.join(self.splits) or '(none)'}: name each of {', '.join(SPLITS)} at most once"
@@ -95,6 +111,13 @@ def chosen_device(device: str) -> torch.device:
     return chosen
 
 
+def chosen_loader_processes(wanted: int | None, device: torch.device) -> int:
+    """`wanted`, or as many processes as the device can be fed by."""
+    if wanted is not None:
+        return wanted
+    return 0 if device.type == "cpu" else min(len(os.sched_getaffinity(0)), 12)
+
+
 def evaluate(
     data_url: str,
     checkpoint_url: str,
@@ -109,13 +132,12 @@ def evaluate(
 
     `result["splits"][split]` is `metrics_of` the split's examples: num_examples, top1_accuracy, macro_f1,
     per_class_accuracy, confusion_matrix; and, as "clip_level", the same of its clips, with num_clips. Beside it: data,
-    manifest_sha256, checkpoint, checkpoint_sha256, trained_on_manifest_sha256, epoch, model.
+    manifest_sha256, checkpoint, checkpoint_sha256, trained_on_manifest_sha256, epoch, model, network (`network_of`).
     Raises UsageError where the checkpoint or the data can't be used, and for a split that is empty or unlabelled.
     """
     checkpoint = load_checkpoint(checkpoint_url, which="best")
     chosen = chosen_device(device)
-    if loader_processes is None:
-        loader_processes = 0 if chosen.type == "cpu" else min(len(os.sched_getaffinity(0)), 12)
+    loader_processes = chosen_loader_processes(loader_processes, chosen)
     model, description = checkpoint.model.to(chosen).eval(), checkpoint.config["model"]
     datasets = {
         split: ExampleDataset(
@@ -135,6 +157,7 @@ def evaluate(
         "trained_on_manifest_sha256": checkpoint.info["manifest_sha256"],
         "epoch": checkpoint.info["epoch"],
         "model": description,
+        "network": network_of(checkpoint.config),
         "splits": {
             split: _split_metrics(
                 model, examples, batch_size=batch_size, device=chosen, loader_processes=loader_processes
@@ -215,21 +238,20 @@ class ResultTable:
 def result_tables(evaluation: dict[str, Any]) -> list[ResultTable]:
     """Our metrics, and ours beside the paper's Tables 2, 3 and 4; `evaluation` as `evaluate` gives it."""
     splits: dict[str, dict[str, Any]] = evaluation["splits"]
-    name = evaluation["model"]["name"]
+    name, paper = evaluation["model"]["name"], answered_by(evaluation["network"])
+    row_2, row_4 = (paper.table_2, paper.table_4) if paper else (None, None)
+    columns_3 = [name for name in PAPER_TABLE_3 if name in (row_2, CAER_NET_S, CAHFW_NET)]
     ours = [f"{name}, ours, {split}" for split in splits]
-    top1 = [_percent(metrics["top1_accuracy"]) for metrics in splits.values()]
-    row_2, row_4 = PAPER_ROWS.get(name, (None, None))
+    top1 = [percent(metrics["top1_accuracy"]) for metrics in splits.values()]
     summary = [
         [split, *_summary(metrics, metrics["num_examples"]), *_summary(clips, clips["num_clips"])]
         for split, metrics in splits.items()
         for clips in (metrics["clip_level"],)
     ]
     per_class = [
-        [emotion, f"{caer_net_s:.2f}", f"{cahfw_net:.2f}"]
-        + [_percent(metrics["per_class_accuracy"][emotion]) for metrics in splits.values()]
-        for emotion, caer_net_s, cahfw_net in zip(
-            EMOTIONS, PAPER_TABLE_3[CAER_NET_S], PAPER_TABLE_3[CAHFW_NET], strict=True
-        )
+        [emotion, *(f"{PAPER_TABLE_3[column][index]:.2f}" for column in columns_3)]
+        + [percent(metrics["per_class_accuracy"][emotion]) for metrics in splits.values()]
+        for index, emotion in enumerate(EMOTIONS)
     ]
     return [
         ResultTable(
@@ -242,7 +264,7 @@ def result_tables(evaluation: dict[str, Any]) -> list[ResultTable]:
         ),
         ResultTable(
             "Table 3: accuracy on each emotion",
-            ["emotion", f"{CAER_NET_S}, paper", f"{CAHFW_NET}, paper", *ours],
+            ["emotion", *(f"{column}, paper" for column in columns_3), *ours],
             per_class,
         ),
         ResultTable(
@@ -250,22 +272,18 @@ def result_tables(evaluation: dict[str, Any]) -> list[ResultTable]:
             ["network", "paper", *ours],
             _beside(PAPER_TABLE_4, row_4, top1, name),
         ),
-        *(
-            ResultTable(
-                f"Confusion matrix, {split} (examples; rows true, columns predicted)",
-                ["true", *EMOTIONS],
-                [
-                    [emotion, *map(str, counts)]
-                    for emotion, counts in zip(EMOTIONS, metrics["confusion_matrix"], strict=True)
-                ],
-            )
-            for split, metrics in splits.items()
-        ),
+        *(confusion_table(metrics["confusion_matrix"], split) for split, metrics in splits.items()),
     ]
 
 
+def confusion_table(matrix: Sequence[Sequence[int]], name: str) -> ResultTable:
+    """A 7 x 7 confusion matrix in counts."""
+    rows = [[emotion, *map(str, counts)] for emotion, counts in zip(EMOTIONS, matrix, strict=True)]
+    return ResultTable(f"Confusion matrix, {name} (examples; rows true, columns predicted)", ["true", *EMOTIONS], rows)
+
+
 def _summary(metrics: dict[str, Any], count: int) -> list[str]:
-    return [f"{count:,}", _percent(metrics["top1_accuracy"]), _percent(metrics["macro_f1"])]
+    return [f"{count:,}", percent(metrics["top1_accuracy"]), percent(metrics["macro_f1"])]
 
 
 def _beside(paper: dict[str, float], row: str | None, ours: list[str], name: str) -> list[list[str]]:
@@ -274,7 +292,8 @@ def _beside(paper: dict[str, float], row: str | None, ours: list[str], name: str
     return rows if row else [*rows, [name, NONE, *ours]]
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share as percent with two digits."""
     return NONE if share is None else f"{100 * share:.2f}"
 
 
@@ -283,15 +302,25 @@ def markdown_of(evaluation: dict[str, Any]) -> str:
     lines = [f"# Evaluation of {evaluation['model']['name']}", "", CAVEAT]
     lines += ["", f"Data: `{evaluation['data']}`. Checkpoint: `{evaluation['checkpoint']}`."]
     for table in result_tables(evaluation):
-        lines += ["", f"## {table.title}", ""]
-        rule = ["---"] + ["---:"] * (len(table.columns) - 1)
-        lines += ["| " + " | ".join(cells) + " |" for cells in (table.columns, rule, *table.rows)]
+        lines += markdown_lines(table)
     return "\n".join(lines) + "\n"
+
+
+def markdown_lines(table: ResultTable) -> list[str]:
+    """A table under its title as lines of Markdown."""
+    rule = ["---"] + ["---:"] * (len(table.columns) - 1)
+    rows = (table.columns, rule, *table.rows)
+    return ["", f"## {table.title}", "", *("| " + " | ".join(cells) + " |" for cells in rows)]
 
 
 def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:
     """The tables of an evaluation in a terminal."""
-    for result in result_tables(evaluation):
+    print_tables(result_tables(evaluation), console)
+
+
+def print_tables(tables: Sequence[ResultTable], console: Console) -> None:
+    """Tables in a terminal, and what they can be compared with."""
+    for result in tables:
         table = Table(*result.columns[:1], title=result.title, title_justify="left")
         for column in result.columns[1:]:
             table.add_column(column, justify="right")
@@ -302,10 +331,12 @@ def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:
 
 
 def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate, write evaluation.md, report.html, config.yaml and last evaluation.json, and print the tables.
+    """Evaluate --checkpoint, write evaluation.md, report.html, config.yaml and last evaluation.json, print the tables.
 
     Gives what `evaluate` gives, and raises what it raises.
     """
+    assert config.data
+    assert config.checkpoint
     evaluation = evaluate(
         config.data,
         config.checkpoint,

@@ -1,4 +1,4 @@
-"""What the paper reports on the test set of CAER-S, accuracies in percent: data only, to print beside ours.
+"""What the paper reports on the test set of CAER-S, accuracies in percent, and which network of ours answers which.
 
 Zhou et al., IJERPH 2023, 20, 1400. Its figures 8 and 10 draw per-class accuracies; figure 11 (two confusion matrices)
 is a picture whose numbers are not in the text, and so not here. CAHFW-Net's 83.76 is exactly the mean of its column of
@@ -6,6 +6,10 @@ Table 3: the paper's accuracy is that of classes of equal size, or an average ov
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 CAHFW_NET = "CAHFW-Net"
 CAER_NET_S = "CAER-Net-S"
@@ -40,10 +44,53 @@ PAPER_TABLE_3: dict[str, tuple[float, ...]] = {
 # Top-1 accuracy of each ablation.
 PAPER_TABLE_4: dict[str, float] = {SE_AF: 73.51, SE_CA_AA: 80.26, SE_CA_ER_AA: 83.76}
 
-# The row of Tables 2 and 3, and the row of Table 4, that each of our models answers; None where the table has none.
-PAPER_ROWS: dict[str, tuple[str | None, str | None]] = {
-    "cahfw": (CAHFW_NET, SE_CA_ER_AA),
-    "se-ca-aa": (None, SE_CA_AA),
-    "se-af": (CAER_NET_S, SE_AF),
-    "caer-net-s": (CAER_NET_S, SE_AF),
-}
+
+@dataclass(frozen=True, slots=True)
+class PaperNetwork:
+    """A network of the paper: the flags of jobs/train.py that train ours, and the rows and figures that it answers."""
+
+    model: str
+    pretrained: str
+    table_2: str | None
+    """Its row of Table 2 and its column of Table 3; None where they have none."""
+    table_4: str | None
+    figures: tuple[int, ...]
+
+
+PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
+    PaperNetwork("alexnet", "frozen", "Off-the-shelf AlexNet", None, (8,)),
+    PaperNetwork("alexnet", "finetune", "Fine-tuned AlexNet", None, (8,)),
+    PaperNetwork("vgg16", "frozen", "Off-the-shelf VGGNet", None, (8,)),
+    PaperNetwork("vgg16", "finetune", "Fine-tuned VGGNet", None, (8,)),
+    PaperNetwork("resnet50", "frozen", "Off-the-shelf ResNet", None, (8,)),
+    PaperNetwork("resnet50", "finetune", "Fine-tuned ResNet", None, (1, 8)),
+    PaperNetwork("se-af", "none", CAER_NET_S, SE_AF, (8, 10)),
+    PaperNetwork("se-ca-aa", "none", None, SE_CA_AA, (10, 11)),
+    PaperNetwork("cahfw", "none", CAHFW_NET, SE_CA_ER_AA, (8, 10, 11)),
+)
+BACKBONES = ("alexnet", "vgg16", "resnet50")
+
+
+def network_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """What tells one network from another in a checkpoint's config: model, input, pretrained and the two readings."""
+    model, options = config["model"]["name"], config["model"]["options"]
+    return {
+        "model": "se-af" if model == "caer-net-s" else model,
+        "input": options.get("reads") or ("face" if model in BACKBONES else "pair"),
+        "pretrained": config["training"].get("pretrained", "none"),
+        "attention_gain": options.get("attention_gain", "area"),
+        "recalibration_scale": options.get("recalibration_scale", "sqrt"),
+    }
+
+
+def answered_by(network: Mapping[str, str]) -> PaperNetwork | None:
+    """The paper's network that one of ours answers; None for one that the paper does not have."""
+    return next((paper for paper in PAPER_NETWORKS if network == asked_for(paper)), None)
+
+
+def asked_for(paper: PaperNetwork) -> dict[str, str]:
+    """Our network that answers one of the paper's, as `network_of` says it."""
+    options = {"reads": None, "attention_gain": "area", "recalibration_scale": "sqrt"}
+    return network_of(
+        {"model": {"name": paper.model, "options": options}, "training": {"pretrained": paper.pretrained}}
+    )

@@ -38,9 +38,10 @@ ROOMS = {
     "tracking": {"checkpoint", "pool", "records", "storage"},
     "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage", "tracking"},
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
+    "compare": {"checkpoint", "crops", "dataset", "evaluate", "metrics", "paper", "records", "report", "storage"},
     "benchmark": {
-        "corpus", "detection", "extract", "fence", "ledger", "pool", "preprocess", "records", "storage", "synthetic",
-        "video",
+        "corpus", "crops", "detection", "evaluate", "extract", "fence", "ledger", "pool", "preprocess", "records",
+        "storage", "synthetic", "train", "video",
     },
     "tracks": {"detection", "records"},
     "night": {"corpus", "ledger", "records"},
@@ -59,7 +60,7 @@ LIBRARIES = {
     "dlib": {"detection", "benchmark"},
     "plotly": {"report"},
     "jsonargparse": set(),
-    "rich": {"pool", "tracking", "evaluate", "benchmark"},
+    "rich": {"pool", "tracking", "evaluate", "compare", "benchmark"},
     "tenacity": {"storage"},
     "fsspec": {"storage", "corpus", "detection"},
 }

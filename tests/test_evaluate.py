@@ -28,7 +28,7 @@ from pipeline.evaluate import (
     write_evaluation,
 )
 from pipeline.models import build_model
-from pipeline.paper import PAPER_ROWS, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4
+from pipeline.paper import PAPER_NETWORKS, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4, network_of
 from pipeline.records import EMOTIONS, Box, Example, UsageError
 from pipeline.storage import Storage
 from tests.conftest import S3
@@ -169,18 +169,21 @@ def test_unlabelled_and_empty_splits_are_refused(run: str, tmp_path: Path):
         evaluate(data, run, splits=["validation"], device="cpu", cache_dir=str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", ["cahfw", "se-ca-aa", "se-af", "caer-net-s"])
+@pytest.mark.parametrize("name", ["cahfw", "se-ca-aa", "se-af", "caer-net-s", "resnet50"])
 def test_our_accuracy_stands_in_the_papers_row_of_the_same_network(data: str, run: str, tmp_path: Path, name: str):
     evaluation = evaluate(data, run, splits=["test"], device="cpu", cache_dir=str(tmp_path / "cache"))
     evaluation["model"]["name"] = name
+    pretrained = "finetune" if name == "resnet50" else "none"
+    evaluation["network"] = network_of({"model": evaluation["model"], "training": {"pretrained": pretrained}})
     tables = {table.title.split(":")[0]: table for table in result_tables(evaluation)}
-    assert tables["Table 3"].rows[3] == ["Happy", "63.15", "80.50", "100.00"]
-    assert tables["Table 3"].rows[5] == ["Sad", "74.11", "85.21", "–"]
+    assert tables["Table 3"].rows[3] == ["Happy", *["56.21"] * (name == "resnet50"), "63.15", "80.50", "100.00"]
+    assert tables["Table 3"].rows[5][-3:] == ["74.11", "85.21", "–"]
     rows = {
         "cahfw": (["CAHFW-Net", "83.76", "50.00"], ["SE + CA + ER + AA", "83.76", "50.00"]),
         "se-ca-aa": (["se-ca-aa", "–", "50.00"], ["SE + CA + AA", "80.26", "50.00"]),
         "se-af": (["CAER-Net-S", "73.51", "50.00"], ["SE + AF", "73.51", "50.00"]),
         "caer-net-s": (["CAER-Net-S", "73.51", "50.00"], ["SE + AF", "73.51", "50.00"]),
+        "resnet50": (["Fine-tuned ResNet", "68.46", "50.00"], ["resnet50", "–", "50.00"]),
     }
     for title, row in zip(("Table 2", "Table 4"), rows[name], strict=True):
         assert [found for found in tables[title].rows if found[2] != "–"] == [row]
@@ -190,9 +193,8 @@ def test_papers_numbers_agree_with_each_other():
     assert round(sum(PAPER_TABLE_3["CAHFW-Net"]) / 7, 2) == PAPER_TABLE_2["CAHFW-Net"] == 83.76
     assert list(PAPER_TABLE_4.values())[::2] == [PAPER_TABLE_2["CAER-Net-S"], PAPER_TABLE_2["CAHFW-Net"]]
     assert PAPER_TABLE_3.keys() == PAPER_TABLE_2.keys()
-    for row_2, row_4 in PAPER_ROWS.values():
-        assert row_2 is None or row_2 in PAPER_TABLE_2
-        assert row_4 is None or row_4 in PAPER_TABLE_4
+    assert {paper.table_2 for paper in PAPER_NETWORKS} - {None} == PAPER_TABLE_2.keys()
+    assert {paper.table_4 for paper in PAPER_NETWORKS} - {None} == PAPER_TABLE_4.keys()
 
 
 def test_everything_is_written_to_object_storage_and_printed(data: str, s3: S3, tmp_path: Path, capsys):
@@ -232,6 +234,9 @@ def test_terminal_tables_show_the_confusion_matrix(data: str, run: str, tmp_path
     ("wrong", "message"),
     [
         ({"data": ""}, "data is empty"),
+        ({"output": ""}, "output is empty"),
+        ({"checkpoint": None}, "give either --checkpoint"),
+        ({"compare": ("r",)}, "give either --checkpoint"),
         ({"splits": ()}, "name each of train, validation, test at most once"),
         ({"splits": ("test", "test")}, "at most once"),
         ({"splits": ("dev",)}, "splits dev"),
