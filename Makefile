@@ -1,9 +1,9 @@
-# make setup | demo | test | chaos | lint | benchmark. Everything runs in .venv, which the first of them makes.
+# make setup | demo | test | chaos | fuzz | lint | benchmark. Everything runs in .venv, which the first of them makes.
 PYTHON ?= python3
 BIN := .venv/bin
 N ?= 50
 
-.PHONY: setup demo test lint chaos benchmark clean
+.PHONY: setup demo test lint chaos fuzz benchmark clean
 
 setup: .venv/.ready
 
@@ -26,6 +26,10 @@ test: lint
 
 chaos: setup
 	PYTHONPATH=. $(BIN)/python tests/chaos/trials.py --trials $(N)
+
+fuzz: N = 500
+fuzz: setup
+	FUZZ_MUTANTS=$(N) $(BIN)/python -m pytest tests/test_hostile_files.py -k mutants -s
 
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py all

@@ -15,6 +15,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Iterable
 
 # What the log of last words may hold. Python ignores SIGXFSZ, so a write beyond it fails with EFBIG.
 MOST_FILE_BYTES = 2**20
@@ -63,6 +64,18 @@ def limit_memory(num_bytes: int) -> None:
         with open("/proc/self/statm") as file:
             mapped = int(file.read().split()[0]) * resource.getpagesize()
         _lower(resource.RLIMIT_AS, mapped + num_bytes + SPARE_ADDRESS_BYTES)
+
+
+def keep_environment(names: Iterable[str]) -> None:
+    """Forget all other variables of the environment, on Linux also what /proc/self/environ shows of them."""
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.clear()
+    os.environ.update(kept)  # Copied to new memory, so that nothing refers to the old any more.
+    if sys.platform == "linux":
+        with open("/proc/self/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        begin, end = int(fields[47]), int(fields[48])  # env_start and env_end (proc_pid_stat)
+        ctypes.memset(begin, 0, end - begin)
 
 
 def allow_cpu_seconds(seconds: float) -> None:

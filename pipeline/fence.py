@@ -4,7 +4,7 @@ Decoders abort, spin with the GIL held and allocate gigabytes on hostile files. 
 the supervisor sees no message for `timeout_seconds` or too much resident memory, kills the child, names the signal and
 the stage, and starts a fresh child for the next task. The child has no credentials in its environment and gives up
 sockets, programs and writing before it meets a task (`confine`); it runs as its user and can read what that user can,
-`~/.aws` too, but has no way to send it.
+`~/.aws` and other processes too, but has no way to send it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from typing import IO, Any
 
 import psutil
 
-from pipeline.confine import MOST_FILE_BYTES, allow_cpu_seconds, confine, die_with_parent, limit_memory
+from pipeline.confine import (
+    MOST_FILE_BYTES,
+    allow_cpu_seconds,
+    confine,
+    die_with_parent,
+    keep_environment,
+    limit_memory,
+)
 
 POLL_SECONDS = 0.05
 # A child that has used this share of the memory between what it began with and its limit is recycled.
@@ -171,8 +178,11 @@ class Fence:
         assert self._pipe is not None
         assert self._log is not None
         self._log.truncate(0)
-        self._pipe.send(task)
         stage, is_whole = "start", False
+        try:
+            self._pipe.send(task)
+        except ConnectionError:  # killed since the task before
+            raise self._crash(stage) from None
         try:
             while True:
                 kind, value = self._receive(stage=stage, timeout_seconds=self.limits.timeout_seconds)
@@ -256,7 +266,7 @@ class Fence:
             # No decoder kills itself so, and it was not us: a person, or the system when its memory ran out.
             reason = "killed"
         elif name == "SIGXCPU":
-            reason, detail = "hang", f"no progress in {stage} for twice {self.limits.timeout_seconds:g} s of CPU time"
+            reason, detail = "hang", f"no progress in {stage} for {2 * self.limits.timeout_seconds:g} s of CPU time"
         elif _says_out_of_memory(said):
             reason = "memory"
             detail = f"asked for more than {self.limits.memory_bytes / 2**20:.0f} MiB; {detail}"
@@ -310,8 +320,7 @@ def _serve(
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     log.close()
-    for name in set(os.environ) - set(KEPT_ENVIRONMENT):
-        del os.environ[name]  # No credentials beside a decoder of foreign bytes.
+    keep_environment(KEPT_ENVIRONMENT)  # No credentials beside a decoder of foreign bytes.
     confinement = confine()
     try:
         work = build(**arguments)
@@ -356,20 +365,15 @@ def _run_one(pipe: Connection, work: Work, task: Any, limits: FenceLimits) -> No
     except Exception as error:  # noqa: BLE001 - one clip's error, told with its kind
         reason = getattr(error, "reason", None) or "exception"
         text = str(error) if reason != "exception" else f"{type(error).__name__}: {error}"
-        if _is_out_of_memory(error):
+        if reason == "exception" and _is_out_of_memory(error):
             reason, text = "memory", f"asked for more than {limits.memory_bytes / 2**20:.0f} MiB: {text}"
         tell("error", ((reason, text[:2000]), _peak_memory_bytes()))
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, is an allocation that failed."""
-    while error is not None:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-            return True
-        if isinstance(error, RuntimeError) and _says_out_of_memory(str(error)):  # of C++: torch, dlib, decord
-            return True
-        error = error.__cause__
-    return False
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; in C++, as of torch, dlib and decord, that is a RuntimeError that says so."""
+    is_of_c = isinstance(error, RuntimeError) and _says_out_of_memory(str(error))
+    return is_of_c or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
 
 
 def _says_out_of_memory(text: str) -> bool:

@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 
@@ -83,7 +84,8 @@ def build(*, greeting="hello", fail=False, killed=False):
         if kind == "bug":
             raise KeyError("bug")
         if kind == "environment":
-            return dict(os.environ)
+            with open("/proc/self/environ" if sys.platform == "linux" else os.devnull) as shown:
+                return dict(os.environ), shown.read()
         return None
 
     return work
