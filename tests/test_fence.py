@@ -12,7 +12,8 @@ from fence_work import build
 
 from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
 
-LIMITS = FenceLimits(timeout_seconds=2.0, memory_bytes=500 * 2**20, start_seconds=60)
+LIMITS = FenceLimits(timeout_seconds=60, memory_bytes=500 * 2**20, start_seconds=60)
+IMPATIENT = FenceLimits(timeout_seconds=2.0, memory_bytes=500 * 2**20, start_seconds=60)
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def test_an_exit_is_a_crash(fence):
 
 
 def test_a_hang_is_killed_and_names_the_stage(fence):
+    fence.limits = IMPATIENT
     fence.start()
     child = psutil.Process(fence.pid)
     with pytest.raises(FenceError, match="no progress for 2 s in detect") as caught:
@@ -58,6 +60,7 @@ def test_a_hang_is_killed_and_names_the_stage(fence):
 
 
 def test_slow_progress_is_no_hang(fence):
+    fence.limits = IMPATIENT
     assert fence.run({"kind": "slow", "seconds": 0.8})[0] == ["still here"] * 4
 
 
@@ -109,6 +112,7 @@ def test_a_child_that_spins_while_nobody_looks_ends_by_itself_as_a_hang(fence):
 
 @pytest.mark.parametrize("kind", ["spin", "sleep with the GIL"])
 def test_a_spin_and_a_sleep_with_the_gil_held_are_hangs(fence, kind):
+    fence.limits = IMPATIENT
     with pytest.raises(FenceError, match="no progress for 2 s in detect") as caught:
         fence.run({"kind": kind})
     assert caught.value.reason == "hang"

@@ -139,9 +139,10 @@ def make_zoo(folder):
     for name in (*names, "x" * 251 + ".mp4"):
         written(name, SEEN, mp4.read_bytes())
 
-    (folder / "link.mp4").symlink_to("plain.mp4")  # told once, under the name of the file itself
-    (folder / "link_of_another_folder.mp4").symlink_to(folder.parent / "elsewhere.mp4")
+    (folder / "link.mp4").symlink_to("plain.mp4")
+    (folder / "link_to_elsewhere.mp4").symlink_to(folder.parent / "elsewhere.mp4")
     make_clip(folder.parent / "elsewhere.mp4", num_frames=3)
+    expected |= {"link.mp4": SEEN, "link_to_elsewhere.mp4": SEEN}
     written("locked.mp4", SEEN, mp4.read_bytes())
     (folder / "locked.mp4").chmod(0)
     if not os.access(folder / "locked.mp4", os.R_OK):
@@ -166,10 +167,10 @@ def zoo(tmp_path_factory):
     (top / "in").mkdir()
     (top / "temporary").mkdir()
     expected, no_files = make_zoo(top / "in"), add_what_is_no_file(top / "in")
-    before = contents_of(top)
+    before, short = contents_of(top), tempfile.gettempdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(top / "temporary"))
-        patch.setenv("RAY_TMPDIR", tempfile.gettempdir())  # Ray's sockets need a short path.
+        patch.setenv("RAY_TMPDIR", short)  # Ray's sockets need a path of at most 107 bytes.
         arguments = ("--input", top / "in", "--output", top / "out", "--detector", "dlib-hog")
         options = ("--frames-per-clip", "2", "--clips-per-shard", "30", "--actors", "2")
         code = harness.finish_job("preprocess.py", *map(str, arguments), *options, log=top.parent / "zoo.log")
@@ -190,13 +191,13 @@ def test_every_file_of_the_zoo_ends_in_a_state_with_a_reason_that_a_person_under
     top, expected, no_files, _ = zoo
     outcomes = {outcome["path"]: outcome for outcome in harness.outcomes_of(top / "out")}
     ignored = {each["path"]: each["reason"] for each in json.loads((top / "out" / "ignored.json").read_text())}
+    assert set(outcomes) == set(expected)
     wrong = {
         name: (outcome["state"], outcome["reason"], outcome["detail"])
         for name, outcome in outcomes.items()
         if outcome["reason"] not in (reasons if isinstance(reasons := expected[name], set) else {reasons})
     }
     assert not wrong
-    assert set(outcomes) == set(expected)
     assert no_files <= set(ignored)
     assert all(len(outcome["detail"]) > 20 for outcome in outcomes.values())
     assert all(len(reason) > 10 for reason in ignored.values())
