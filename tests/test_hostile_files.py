@@ -262,7 +262,7 @@ def test_mutants_of_five_containers_cost_themselves_alone(tmp_path):
             examples, outcome = extractor.extract(clip)
             assert outcome.state in State
             assert len(examples) == outcome.num_examples
-            assert outcome.state is State.DONE or (outcome.reason and len(outcome.detail) > 20)
+            assert outcome.state is State.DONE or (outcome.reason and len(outcome.detail or "") > 20)
             ends[decoder, str(outcome.state), outcome.reason or f"by {outcome.decoder}"] += 1
             if outcome.reason in ("crash", "hang", "memory", "exception", "killed"):
                 unforeseen.append((kind, outcome.reason, outcome.stage, outcome.detail))
