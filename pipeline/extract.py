@@ -89,7 +89,7 @@ class ExtractConfig:
     decoder: str = "auto"
     """Video decoder: auto (decord where it is right, else PyAV), decord, pyav."""
     min_decode_integrity: float = 0.0
-    """Quarantine clips of whose frames a smaller share decoded whole (0 to 1): not missing, corrupt or repeated."""
+    """Least share of a clip's frames that must decode whole (0 to 1); below it the clip is quarantined."""
 
     def __post_init__(self) -> None:
         _one_of("--faces", self.faces, ("largest", "all"))
