@@ -21,21 +21,41 @@ import secrets
 import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from pipeline.archives import reading_order
-from pipeline.records import CLIP_SCHEMA, SCHEMA_VERSION, Clip, Outcome, State, UsageError, clip_of, outcome_of
+from pipeline.records import (
+    CLIP_SCHEMA,
+    OUTCOME_SCHEMA,
+    SCHEMA_VERSION,
+    Clip,
+    Outcome,
+    State,
+    UsageError,
+    clip_of,
+    outcome_of,
+)
 from pipeline.storage import Storage
 
-PLAN_SCHEMA = CLIP_SCHEMA.append(pa.field("unit", pa.string(), nullable=False))
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
+_UNIT = pa.field("unit", pa.string(), nullable=False)
+PLAN_SCHEMA = CLIP_SCHEMA.append(_UNIT)
+UNIT_OUTCOME_SCHEMA = OUTCOME_SCHEMA.append(_UNIT)
+COMPACT_SCHEMA = UNIT_OUTCOME_SCHEMA.append(pa.field("head", pa.large_string()))
+# Entries in one object, for ledgers whose entries would take minutes to fetch one by one: a copy, made anew from them.
+COMPACT = "compact/entries.arrow"
+ENTRIES_AT_ONCE = 1000
+ROWS_AT_ONCE = 2**16
 ROWS_PER_GROUP = 256
 UNSPLIT = "unsplit"
 COPIES = "copies"
@@ -84,6 +104,167 @@ class Audit:
         return f"audit FAILED: {self.num_inputs} inputs, {states}: " + "; ".join(self.problems)
 
 
+class Units(Sequence[Unit]):
+    """Units as a list of them reads; the clips of one are made when it is asked for.
+
+    table: rows of PLAN_SCHEMA, those of one unit beside one another.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        self._runs = _runs(self._table["unit"])
+
+    @property
+    def num_clips(self) -> int:
+        return self._table.num_rows
+
+    @property
+    def unit_ids(self) -> list[str]:
+        return [self._table["unit"][run.start].as_py() for run in self._runs]
+
+    def without_copies(self) -> Units:
+        """Those whose results must be computed."""
+        return Units(self._table.filter(pc.is_null(self._table["same_as"])))
+
+    def without(self, unit_ids: Iterable[str]) -> Units:
+        """Those that are not named."""
+        return Units(self._table.filter(pc.invert(_among(self._table["unit"], pa.array(unit_ids, pa.string())))))
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Units: ...
+    def __getitem__(self, index: int | slice) -> Unit | Units:
+        if isinstance(index, slice):
+            runs = self._runs[index]
+            return Units(self._table[runs[0].start : runs[-1].stop] if runs else self._table[:0])
+        run = self._runs[index]
+        rows = self._table[run.start : run.stop].to_pylist()
+        return Unit(
+            unit_id=rows[0]["unit"],
+            clips=tuple(clip_of({name: row[name] for name in CLIP_SCHEMA.names}) for row in rows),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A ledger at one moment, in columns: as objects, ten million clips would not fit into memory.
+
+    plan: rows of PLAN_SCHEMA, unit by unit. heads: of each committed unit, in the plan's order, its entry without the
+    outcomes. outcomes: rows of UNIT_OUTCOME_SCHEMA of these units, in the same order.
+    """
+
+    plan: pa.Table
+    heads: list[dict[str, Any]]
+    outcomes: pa.Table
+    num_read_singly: int
+    is_compact_stale: bool
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a planned unit has no entry."""
+        return bool(self._waiting.num_rows)
+
+    @cached_property
+    def clips(self) -> pa.Table:
+        """Every planned clip once."""
+        plan = self.plan.drop_columns("unit")
+        if not len(self._repeated):
+            return plan
+        again = _among(plan["clip_id"], self._repeated)
+        first = pc.index_in(self._repeated, value_set=_whole(plan["clip_id"]))
+        return pa.concat_tables([plan.filter(pc.invert(again)), plan.take(first)])
+
+    def clips_of(self, clip_ids: Sequence[str] | pa.ChunkedArray) -> pa.Table:
+        """The planned clips of these ids."""
+        ids = clip_ids if isinstance(clip_ids, pa.ChunkedArray) else pa.array(clip_ids, pa.string())
+        return self.clips.filter(_among(self.clips["clip_id"], ids))
+
+    @cached_property
+    def latest(self) -> pa.Table:
+        """One row of UNIT_OUTCOME_SCHEMA for each clip: of its latest unit, or retryable if that has no entry."""
+        rows = pa.concat_tables([self.outcomes, _not_finished(self._waiting)])
+        if not len(self._repeated):
+            return rows
+        is_again = _among(rows["clip_id"], self._repeated)
+        again = rows.filter(is_again)
+        place = pc.index_in(again["unit"], value_set=pc.unique(self.plan["unit"])).to_pylist()
+        last: dict[str, tuple[int, int]] = {}
+        for row, (clip_id, unit) in enumerate(zip(again["clip_id"].to_pylist(), place, strict=True)):
+            last[clip_id] = max(last.get(clip_id, (-1, -1)), (-1 if unit is None else unit, row))
+        return pa.concat_tables([rows.filter(pc.invert(is_again)), again.take([row for _, row in last.values()])])
+
+    def count(self, column: str) -> dict[Any, int]:
+        """How many clips have each value of a column of `latest`."""
+        found = pc.value_counts(self.latest[column])
+        return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+
+    def reasons(self) -> dict[tuple[str, str], int]:
+        """How many clips ended in each state for each reason, sorted; done has none."""
+        told = self.latest.filter(pc.is_valid(self.latest["reason"]))
+        found = told.group_by(["state", "reason"]).aggregate([([], "count_all")]).to_pylist()
+        return {
+            (row["state"], row["reason"]): row["count_all"]
+            for row in sorted(found, key=lambda row: (row["state"], row["reason"]))
+        }
+
+    def total(self, column: str) -> int:
+        """The sum of a column of `latest`."""
+        return pc.sum(self.latest[column]).as_py() or 0
+
+    def of_units(self, unit_ids: Iterable[str]) -> pa.Table:
+        """The rows of `latest` that came with these units, as far as they are committed."""
+        ids = pa.array(unit_ids, pa.string())
+        return self.latest.filter(
+            pc.and_(_among(self.latest["unit"], ids), _among(self.latest["unit"], self._committed))
+        )
+
+    def not_planned(self, clips: pa.Table) -> list[str]:
+        """What to say of inputs that the plan does not have: nothing, or one line."""
+        missing = clips.filter(pc.invert(_among(clips["clip_id"], self.plan["clip_id"])))
+        return [f"{missing.num_rows} inputs are not in the plan: {_some(missing['path'])}"] if missing.num_rows else []
+
+    def unaccounted(self) -> list[str]:
+        """Committed units whose outcomes are not those of exactly the clips planned for them."""
+        columns = ["unit", "clip_id"]
+        planned = self.plan.filter(_among(self.plan["unit"], self._committed)).select(columns)
+        ended = self.outcomes.select(columns)
+        if ended.equals(planned.cast(ended.schema)):
+            return []
+        found: tuple[dict[str, list[str]], ...] = ({}, {})
+        for table, by_unit in zip((planned, ended), found, strict=True):
+            for row in table.to_pylist():
+                by_unit.setdefault(row["unit"], []).append(row["clip_id"])
+        units = [head["unit"] for head in self.heads]
+        return [unit for unit in units if sorted(found[0].get(unit, [])) != sorted(found[1].get(unit, []))]
+
+    def compacted(self) -> pa.Table:
+        """Rows of COMPACT_SCHEMA: the outcomes, and beside the first of each unit its head."""
+        heads = dict.fromkeys(range(self.outcomes.num_rows))
+        for head, run in zip(self.heads, _runs(self.outcomes["unit"]), strict=True):
+            heads[run.start] = json.dumps(head)
+        return self.outcomes.append_column(COMPACT_SCHEMA.field("head"), pa.array(heads.values(), pa.large_string()))
+
+    @cached_property
+    def _committed(self) -> pa.Array:
+        return pa.array([head["unit"] for head in self.heads], pa.string())
+
+    @cached_property
+    def _waiting(self) -> pa.Table:
+        return self.plan.filter(pc.invert(_among(self.plan["unit"], self._committed)))
+
+    @cached_property
+    def _repeated(self) -> pa.Array:
+        """The ids of clips that were planned more than once, as only later generations do."""
+        later = self.plan.filter(pc.invert(pc.starts_with(self.plan["unit"], "g000-")))["clip_id"]
+        ids = self.plan["clip_id"]
+        found = pc.value_counts(ids.filter(_among(ids, later)))
+        return found.field("values").filter(pc.greater(found.field("counts"), 1))
+
+
 class Ledger:
     """The ledger in one output folder. Reads are of what is stored, never of what this process remembers."""
 
@@ -121,7 +302,7 @@ class Ledger:
 
     def plan(
         self,
-        clips: Sequence[Clip],
+        clips: Sequence[Clip] | pa.Table,
         *,
         kind: str,
         config: Mapping[str, Any],
@@ -130,7 +311,8 @@ class Ledger:
     ) -> list[str]:
         """Save the plan, or add to the saved one what is new. Returns what a person should be told, a line each.
 
-        Raises LedgerError if the saved plan was made for another kind of job or under another config.
+        clips: or a table of CLIP_SCHEMA. Raises LedgerError if the saved plan was made for another kind of job or under
+        another config.
         """
         info = {"schema_version": SCHEMA_VERSION, "kind": kind, "config": dict(config), "versions": dict(versions)}
         told = []
@@ -140,77 +322,80 @@ class Ledger:
             changed = _differences(saved["versions"], info["versions"])
             if changed:
                 told.append(f"versions differ from those the run began with: {changed}")
-        planned = self.planned_clips()
-        new = [clip for clip in clips if clip.clip_id not in planned]
-        if planned:
-            given = {clip.clip_id: clip for clip in clips}
-            gone = [clip.path for clip_id, clip in planned.items() if clip_id not in given]
-            relabelled = [
-                clip.path
-                for clip_id, clip in planned.items()
-                if clip_id in given and (clip.label, clip.split) != (given[clip_id].label, given[clip_id].split)
+        found, given = self.snapshot(), clip_table(clips)
+        if found.is_compact_stale:
+            self.storage.delete(COMPACT)
+        planned = found.clips
+        new = given.filter(pc.invert(_among(given["clip_id"], planned["clip_id"])))
+        if planned.num_rows:
+            place = pc.index_in(planned["clip_id"], value_set=_whole(given["clip_id"]))
+            gone = planned.filter(pc.is_null(place))
+            kept, theirs = planned.filter(pc.is_valid(place)), given.take(pc.drop_null(place))
+            differs = [
+                pc.not_equal(kept[name].fill_null(""), theirs[name].fill_null("")) for name in ("label", "split")
             ]
-            if new:
-                told.append(f"{len(new)} new inputs added to the plan of {len(planned)}")
-            if gone:
-                told.append(f"{len(gone)} inputs of the plan are no longer in the input (kept): {_some(gone)}")
-            if relabelled:
+            relabelled = kept.filter(pc.or_(*differs))
+            if new.num_rows:
+                told.append(f"{new.num_rows} new inputs added to the plan of {planned.num_rows}")
+            if gone.num_rows:
                 told.append(
-                    f"{len(relabelled)} inputs changed label or split (the plan's are kept): {_some(relabelled)}"
+                    f"{gone.num_rows} inputs of the plan are no longer in the input (kept): {_some(gone['path'])}"
                 )
-        again = [outcome.clip_id for outcome in self.outcomes() if outcome.state is State.RETRYABLE]
-        unfinished = {clip.clip_id for unit in self.pending_units() for clip in unit.clips}
-        retried = [planned[clip_id] for clip_id in again if clip_id not in unfinished]
-        if retried:
-            told.append(f"{len(retried)} retryable inputs are tried again")
-        self.add_generation([*new, *retried], clips_per_shard=clips_per_shard)
+            if relabelled.num_rows:
+                told.append(
+                    f"{relabelled.num_rows} inputs changed label or split (the plan's are kept): "
+                    f"{_some(relabelled['path'])}"
+                )
+        retryable = found.latest.filter(
+            (pc.field("state") == State.RETRYABLE.value) & (pc.field("reason") != NOT_FINISHED)
+        )
+        retried = found.clips_of(retryable["clip_id"])
+        if retried.num_rows:
+            told.append(f"{retried.num_rows} retryable inputs are tried again")
+        self.add_generation(pa.concat_tables([new, retried]), clips_per_shard=clips_per_shard)
         return told
 
-    def add_generation(self, clips: Sequence[Clip], *, clips_per_shard: int) -> list[Unit]:
+    def add_generation(self, clips: Sequence[Clip] | pa.Table, *, clips_per_shard: int) -> None:
         """Append units for `clips` to the plan. A clip's latest unit decides its state."""
-        if not clips:
-            return []
+        table = clip_table(clips)
+        if not table.num_rows:
+            return
         generation = len(self._generations())
-        groups: dict[str, list[Clip]] = {}
+        group = pc.if_else(pc.is_valid(table["same_as"]), COPIES, pc.fill_null(table["split"], UNSPLIT))
         # By id, which mixes the classes; but what lies in one compressed stream is read in its order.
-        for clip in sorted(clips, key=lambda clip: (reading_order(clip.url), clip.clip_id)):
-            groups.setdefault(COPIES if clip.same_as else clip.split or UNSPLIT, []).append(clip)
-        units = []
-        for split in sorted(groups):
-            members = groups[split]
-            for start in range(0, len(members), clips_per_shard):
-                unit_id = f"g{generation:03d}-u{len(units):06d}"
-                units.append(Unit(unit_id=unit_id, clips=tuple(members[start : start + clips_per_shard])))
-        rows = [{**asdict(clip), "unit": unit.unit_id} for unit in units for clip in unit.clips]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, PLAN_SCHEMA) as writer:
-            writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
-        if not self.storage.create(f"plan/g{generation:03d}.arrow", sink.getvalue().to_pybytes()):
+        orders = [reading_order(url) for url in table["url"].to_pylist()]
+        rank = {order: number for number, order in enumerate(sorted(set(orders)))}
+        order = pa.array([rank[order] for order in orders], pa.int64())
+        table = table.append_column("group", group).append_column("order", order)
+        table = table.sort_by([(name, "ascending") for name in ("group", "order", "clip_id")])
+        units, num_units = [], 0
+        for group in _runs(table["group"]):
+            numbers = np.arange(len(group)) // clips_per_shard + num_units
+            num_units = int(numbers[-1]) + 1
+            units.append(numbers)
+        names = pa.array([f"g{generation:03d}-u{number:06d}" for number in range(num_units)], pa.string())
+        table = table.drop_columns(["group", "order"]).append_column(
+            PLAN_SCHEMA.field("unit"), names.take(np.concatenate(units))
+        )
+        if not self.storage.create(f"plan/g{generation:03d}.arrow", _arrow(table.cast(PLAN_SCHEMA))):
             raise LedgerError(f"{self.storage.url}: another run has just extended the plan; start again")
-        return units
 
-    def units(self) -> list[Unit]:
+    def units(self) -> Units:
         """Every planned unit, generation by generation."""
-        groups: dict[str, list[Clip]] = {}
-        for data in self.storage.read_many(self._generations()).values():
-            table = pa.ipc.open_file(data).read_all()
-            for row in table.to_pylist():
-                groups.setdefault(row.pop("unit"), []).append(clip_of(row))
-        return [Unit(unit_id=unit_id, clips=tuple(clips)) for unit_id, clips in groups.items()]
+        return Units(self._plan())
 
     def planned_clips(self) -> dict[str, Clip]:
         """Every planned clip by its id."""
         return {clip.clip_id: clip for unit in self.units() for clip in unit.clips}
 
-    def pending_units(self, current: Iterable[Clip] = ()) -> list[Unit]:
+    def pending_units(self, current: Sequence[Clip] | pa.Table = ()) -> Units:
         """Planned units without an entry. `current` clips tell where the bytes of the same ids lie today."""
-        committed = {name.removeprefix("ledger/").removesuffix(".json") for name in self.storage.sizes("ledger")}
-        urls = {clip.clip_id: clip.url for clip in current}
-        return [
-            replace(unit, clips=tuple(replace(clip, url=urls.get(clip.clip_id, clip.url)) for clip in unit.clips))
-            for unit in self.units()
-            if unit.unit_id not in committed
-        ]
+        plan = self._plan()
+        waiting = plan.filter(pc.invert(_among(plan["unit"], pa.array(self.committed_units(), pa.string()))))
+        given = clip_table(current)
+        urls = given["url"].take(pc.index_in(waiting["clip_id"], value_set=_whole(given["clip_id"])))
+        place = PLAN_SCHEMA.get_field_index("url")
+        return Units(waiting.set_column(place, PLAN_SCHEMA.field("url"), pc.coalesce(urls, waiting["url"])))
 
     # Commit
 
@@ -271,10 +456,38 @@ class Ledger:
 
     # Read
 
+    def snapshot(self) -> Snapshot:
+        """The plan and every committed entry, as they are stored now."""
+        plan, committed = self._plan(), set(self.committed_units())
+        order = pc.unique(plan["unit"]).to_pylist()
+        order = [unit for unit in order if unit in committed] + sorted(committed - set(order))
+        compact = self._compact()
+        kept = compact.filter(_among(compact["unit"], pa.array(order, pa.string())))
+        heads = {head["unit"]: head for head in map(json.loads, pc.drop_null(kept["head"]).to_pylist())}
+        tables = [kept.drop_columns("head")]
+        missing = [unit for unit in order if unit not in heads]
+        for start in range(0, len(missing), ENTRIES_AT_ONCE):
+            rows: list[dict[str, Any]] = []
+            for entry in self.entries(missing[start : start + ENTRIES_AT_ONCE]):
+                rows += ({**row, "unit": entry["unit"]} for row in entry.pop("outcomes"))
+                heads[entry["unit"]] = entry
+            tables.append(_outcome_rows(rows))
+        outcomes = pa.concat_tables(tables)
+        if len(tables) > 1 and kept.num_rows:  # Else they are in the plan's order already.
+            place = pc.index_in(outcomes["unit"], value_set=pa.array(order, pa.string()))
+            outcomes = outcomes.take(np.argsort(place.to_numpy(), kind="stable"))
+        return Snapshot(
+            plan=plan,
+            heads=[heads[unit] for unit in order],
+            outcomes=outcomes,
+            num_read_singly=len(missing),
+            is_compact_stale=kept.num_rows < compact.num_rows,
+        )
+
     def outcomes(self) -> list[Outcome]:
         """One outcome for every planned clip, sorted by path: that of its latest unit, or retryable if that is not
         committed."""
-        return _outcomes(self.units(), self.entries())
+        return list(outcomes_of(self.snapshot().latest))
 
     def settled(self) -> list[Outcome] | None:
         """The outcomes of a run with nothing left to do, without reading its entries; None if there may be some.
@@ -293,56 +506,56 @@ class Ledger:
 
     def shards(self, table: str | None = None) -> list[dict[str, Any]]:
         """Every committed shard, sorted by unit; of one table only if named."""
-        found = [shard for entry in self.entries() for shard in entry["shards"]]
+        found = [shard for head in self.snapshot().heads for shard in head["shards"]]
         return [shard for shard in found if table in (None, shard["table"])]
 
-    def audit(self) -> Audit:
+    def audit(self, found: Snapshot | None = None) -> Audit:
         """Check that every planned clip has one state, and that every committed shard is there with its rows."""
-        entries, units = self.entries(), self.units()
-        planned = {unit.unit_id: [clip.clip_id for clip in unit.clips] for unit in units}
-        problems, written = [], Counter[str]()
-        stored = {name: size for table in _tables(entries) for name, size in self.storage.sizes(table).items()}
-        for entry in entries:
-            clip_ids = [row["clip_id"] for row in entry["outcomes"]]
-            if sorted(clip_ids) != sorted(planned.get(entry["unit"], [])):
-                problems.append(f"unit {entry['unit']} does not account for exactly the clips planned for it")
-            written.update(row["clip_id"] for row in entry["outcomes"] if row["state"] == State.DONE)
-            for shard in entry["shards"]:
+        found = found or self.snapshot()
+        problems = [
+            f"unit {unit} does not account for exactly the clips planned for it" for unit in found.unaccounted()
+        ]
+        stored = {name: size for table in _tables(found.heads) for name, size in self.storage.sizes(table).items()}
+        sums = found.outcomes.group_by("unit").aggregate([("num_examples", "sum")])
+        num_examples = dict(zip(sums["unit"].to_pylist(), sums["num_examples_sum"].to_pylist(), strict=True))
+        for head in found.heads:
+            for shard in head["shards"]:
                 if stored.get(shard["path"]) != shard["bytes"]:
                     problems.append(
                         f"shard {shard['path']} has {stored.get(shard['path'], 'no')} bytes, not {shard['bytes']} "
-                        f"(put it back, or delete ledger/{entry['unit']}.json and run again)"
+                        f"(put it back, or delete ledger/{head['unit']}.json and run again)"
                     )
-            num_rows = sum(row["num_examples"] for row in entry["outcomes"])
-            if entry["shards"] and entry["shards"][0]["rows"] != num_rows:
-                problems.append(f"unit {entry['unit']} wrote {entry['shards'][0]['rows']} rows for {num_rows} examples")
-        twice = [clip_id for clip_id, count in written.items() if count > 1]
-        if twice:
+            num_rows = num_examples.get(head["unit"], 0)
+            if head["shards"] and head["shards"][0]["rows"] != num_rows:
+                problems.append(f"unit {head['unit']} wrote {head['shards'][0]['rows']} rows for {num_rows} examples")
+        done = found.outcomes.filter(pc.field("state") == State.DONE.value)["clip_id"]
+        if pc.count_distinct(done).as_py() < len(done):
+            count = pc.value_counts(done)
+            twice = count.field("values").filter(pc.greater(count.field("counts"), 1))
             problems.append(f"{len(twice)} clips are done in more than one unit: {_some(twice)}")
-        outcomes = _outcomes(units, entries)
-        inputs = {clip_id for clip_ids in planned.values() for clip_id in clip_ids}
-        missing = inputs - {outcome.clip_id for outcome in outcomes}
-        if missing:
-            problems.append(f"{len(missing)} inputs have no state: {_some(sorted(missing))}")
-        count = Counter(outcome.state for outcome in outcomes)
+        inputs = found.clips["clip_id"]
+        missing = inputs.filter(pc.invert(_among(inputs, found.latest["clip_id"])))
+        if len(missing):
+            problems.append(f"{len(missing)} inputs have no state: {_some(pc.take(missing, pc.sort_indices(missing)))}")
+        count = found.count("state")
         return Audit(
             num_inputs=len(inputs),
-            num_by_state={str(state): count[state] for state in State},
+            num_by_state={str(state): count.get(state.value, 0) for state in State},
             problems=tuple(problems),
         )
 
     # Finish
 
-    def sweep(self) -> list[str]:
+    def sweep(self, found: Snapshot | None = None) -> list[str]:
         """Delete shards of committed units that their entries don't name, left by attempts that were killed.
 
         Only the holder of the lock may. What belongs to a unit without an entry stays: an actor that outlived its
         driver, or was cut off from it, may be about to commit it.
         """
-        entries = self.entries()
-        tables = _tables(entries) | {"examples", "frames", "tracks", "clips"}
-        named = {shard["path"] for entry in entries for shard in entry["shards"]}
-        committed = {entry["unit"] for entry in entries}
+        heads = (found or self.snapshot()).heads
+        tables = _tables(heads) | {"examples", "frames", "tracks", "clips"}
+        named = {shard["path"] for head in heads for shard in head["shards"]}
+        committed = {head["unit"] for head in heads}
         orphans = [
             name
             for table in sorted(tables)
@@ -353,18 +566,17 @@ class Ledger:
             self.storage.delete(name)
         return orphans
 
-    def finish(self, audit: Audit, *, input_description: str) -> dict[str, Any]:
+    def finish(self, audit: Audit, *, input_description: str, found: Snapshot | None = None) -> dict[str, Any]:
         """Write outcomes.jsonl, manifest.json and, if the audit holds and nothing is pending, _SUCCESS.
 
         Returns the manifest.
 
         The manifest names neither a time nor a run, so that a rerun with nothing to do leaves it byte for byte.
         """
+        found = found or self.snapshot()
         info = self.run_info()
-        outcomes = self.outcomes()
-        lines = [json.dumps(asdict(outcome), ensure_ascii=False) for outcome in outcomes]
-        self.storage.put("outcomes.jsonl", "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-        shards = self.shards()
+        self.storage.put_stream("outcomes.jsonl", _lines(found.latest))
+        shards = [shard for head in found.heads for shard in head["shards"]]
         num_rows = sum(shard["rows"] for shard in shards)
         manifest = {
             **info,
@@ -373,7 +585,9 @@ class Ledger:
             "shards": shards,
         }
         self.storage.put("manifest.json", _json(manifest))
-        if audit.holds and not self.pending_units():
+        if found.num_read_singly > ENTRIES_AT_ONCE:
+            self.storage.put(COMPACT, _arrow(found.compacted()))
+        if audit.holds and not found.is_pending:
             self.storage.put("_SUCCESS", b"")
         else:
             self.reopen()
@@ -390,6 +604,20 @@ class Ledger:
     def _generations(self) -> list[str]:
         names = [name for name in self.storage.sizes("plan") if name.endswith(".arrow")]
         return sorted(names, key=lambda name: (len(name), name))  # g999 comes before g1000.
+
+    def _plan(self) -> pa.Table:
+        parts = [pa.ipc.open_file(self.storage.read(name)).read_all() for name in self._generations()]
+        return pa.concat_tables([PLAN_SCHEMA.empty_table(), *parts])
+
+    def committed_units(self) -> list[str]:
+        """The ids of the units that have an entry, sorted."""
+        return [name.removeprefix("ledger/").removesuffix(".json") for name in self.storage.sizes("ledger")]
+
+    def _compact(self) -> pa.Table:
+        try:
+            return pa.ipc.open_file(self.storage.read(COMPACT)).read_all()
+        except FileNotFoundError:
+            return COMPACT_SCHEMA.empty_table()
 
     def _refuse_other(self, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
         if saved["kind"] != asked["kind"]:
@@ -498,27 +726,80 @@ def _tables(entries: Iterable[Mapping[str, Any]]) -> set[str]:
     return {shard["table"] for entry in entries for shard in entry["shards"]}
 
 
-def _outcomes(units: Iterable[Unit], entries: Iterable[Mapping[str, Any]]) -> list[Outcome]:
-    by_unit = {entry["unit"]: entry for entry in entries}
-    latest: dict[str, Outcome] = {}
-    for unit in units:
-        entry = by_unit.get(unit.unit_id)
-        if entry is not None:
-            latest.update({row["clip_id"]: outcome_of(row) for row in entry["outcomes"]})
+def clip_table(clips: Sequence[Clip] | pa.Table) -> pa.Table:
+    """Clips as a table of CLIP_SCHEMA; a table stays as it is."""
+    if isinstance(clips, pa.Table):
+        return clips
+    return pa.table({name: [getattr(clip, name) for clip in clips] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA)
+
+
+def outcomes_of(table: pa.Table) -> Iterator[Outcome]:
+    """The outcomes of a table of OUTCOME_SCHEMA, sorted by path."""
+    return map(outcome_of, _rows(table))
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    table = table.select(OUTCOME_SCHEMA.names).sort_by([("path", "ascending"), ("clip_id", "ascending")])
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
+
+
+def _lines(table: pa.Table) -> Iterator[bytes]:
+    return (f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in _rows(table))
+
+
+def _outcome_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    # JSON may hold lone surrogates, of a name that is no UTF-8; a column may not.
+    clean = [
+        {
+            name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(clean, schema=UNIT_OUTCOME_SCHEMA)
+
+
+def _not_finished(clips: pa.Table) -> pa.Table:
+    """The outcomes of planned clips whose unit is not committed."""
+    fixed = {
+        "state": State.RETRYABLE.value,
+        "reason": NOT_FINISHED,
+        "detail": "the run ended before this clip's unit was committed; run the same command again",
+    }
+    columns = {}
+    for field in UNIT_OUTCOME_SCHEMA:
+        if field.name in clips.column_names:
+            columns[field.name] = clips[field.name]
+        elif field.name in fixed:
+            columns[field.name] = pa.repeat(pa.scalar(fixed[field.name]), clips.num_rows)
+        elif field.nullable:
+            columns[field.name] = pa.nulls(clips.num_rows, field.type)
         else:
-            latest.update({clip.clip_id: _not_finished(clip) for clip in unit.clips})
-    return sorted(latest.values(), key=lambda outcome: (outcome.path, outcome.clip_id))
+            columns[field.name] = pa.repeat(pa.scalar(0, field.type), clips.num_rows)
+    return pa.table(columns, schema=UNIT_OUTCOME_SCHEMA)
 
 
-def _not_finished(clip: Clip) -> Outcome:
-    return Outcome(
-        clip_id=clip.clip_id,
-        path=clip.path,
-        state=State.RETRYABLE,
-        reason=NOT_FINISHED,
-        detail="the run ended before this clip's unit was committed; run the same command again",
-        attempts=0,
-    )
+def _arrow(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table, max_chunksize=ROWS_AT_ONCE)
+    return sink.getvalue().to_pybytes()
+
+
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _among(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Whether each value of `column` is one of `values`."""
+    return pc.is_in(column, value_set=_whole(values))
+
+
+def _runs(column: pa.ChunkedArray) -> list[range]:
+    """The ranges of rows of equal neighbours."""
+    ends = pc.run_end_encode(_whole(column)).run_ends.to_pylist() if len(column) else []
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
@@ -528,8 +809,9 @@ def _differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     )
 
 
-def _some(names: Sequence[str], *, most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: pa.ChunkedArray | pa.Array, *, most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most].to_pylist()) + more
 
 
 def _json(value: Any) -> bytes:

@@ -29,10 +29,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.corpus import Corpus
 from pipeline.fence import FenceLimits
-from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Unit
+from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units, clip_table
 from pipeline.records import State, clip_of
 
 ROUNDS = 3
+# Units that one Ray Data run is given. Each is a block: a hundred thousand of them would keep the driver busy.
+UNITS_AT_ONCE = 2000
 LINE_SECONDS = 30.0
 
 
@@ -179,15 +181,16 @@ def run_corpus(
         for line in told:
             say(line)
         ledger.storage.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
-        pending = ledger.pending_units(corpus.clips)
-        units = [unit for unit in pending if not unit.is_of_copies]
+        clips = clip_table(corpus.clips)
+        pending = ledger.pending_units(clips)
+        units = pending.without_copies()
         errors: list[str] = []
-        num_clips = sum(len(unit.clips) for unit in units)
         if pending:
             ledger.reopen()
         if units:
             actor_arguments = {"ledger_url": ledger.storage.url, **arguments}
-            say(f"{start_ray()}: {num_clips} clips in {len(units)} units on {num_actors(config, len(units))} actors")
+            where, actors = start_ray(), num_actors(config, min(len(units), UNITS_AT_ONCE))
+            say(f"{where}: {units.num_clips} clips in {len(units)} units on {actors} actors")
             try:
                 if start_shared is not None:
                     actor_arguments |= start_shared()
@@ -199,12 +202,12 @@ def run_corpus(
         elif not pending:
             say("nothing is missing: every input has a state")
         closing = close(ledger) if close is not None else {}
-        orphans = ledger.sweep()
-        audit = ledger.audit()
-        problems = (*audit.problems, *_not_planned(corpus, ledger))
-        audit = replace(audit, problems=problems)
-        ledger.finish(audit, input_description=corpus.description)
-        summary = _summary(ledger, audit, kind=kind, units=units, seconds=time.monotonic() - started)
+        found = ledger.snapshot()
+        orphans = ledger.sweep(found)
+        audit = ledger.audit(found)
+        audit = replace(audit, problems=(*audit.problems, *found.not_planned(clips)))
+        ledger.finish(audit, input_description=corpus.description, found=found)
+        summary = _summary(found, audit, kind=kind, units=units, seconds=time.monotonic() - started)
         summary |= {**closing, "ignored": len(corpus.ignored), "orphans_swept": len(orphans), "errors": errors}
         ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         ignored = [asdict(ignored) for ignored in corpus.ignored]
@@ -240,33 +243,24 @@ def print_summary(run: Run) -> None:
     say(f"output: {run.ledger.storage.url}")
 
 
-def _not_planned(corpus: Corpus, ledger: Ledger) -> list[str]:
-    planned = ledger.planned_clips()
-    missing = [clip.path for clip in corpus.clips if clip.clip_id not in planned]
-    return [f"{len(missing)} inputs are not in the plan: {', '.join(missing[:5])}"] if missing else []
-
-
-def _summary(ledger: Ledger, audit: Audit, *, kind: str, units: Sequence[Unit], seconds: float) -> dict[str, Any]:
+def _summary(found: Snapshot, audit: Audit, *, kind: str, units: Units, seconds: float) -> dict[str, Any]:
     """Counts over the whole output, and of this run: `processed` clips got a state, `scored` ones a label."""
-    outcomes = ledger.outcomes()
-    committed_now = {unit.unit_id for unit in units} - {unit.unit_id for unit in ledger.pending_units()}
-    ended_now = {clip.clip_id for unit in units if unit.unit_id in committed_now for clip in unit.clips}
-    done_now = sum(outcome.clip_id in ended_now and outcome.state is State.DONE for outcome in outcomes)
-    reasons = Counter(f"{outcome.state}: {outcome.reason}" for outcome in outcomes if outcome.reason)
-    peak_bytes = max((entry["facts"].get("peak_child_memory_bytes", 0) for entry in ledger.entries()), default=0)
+    ended_now = found.of_units(units.unit_ids)
+    reasons = {f"{state}: {reason}": count for (state, reason), count in found.reasons().items()}
+    peak_bytes = max((head["facts"].get("peak_child_memory_bytes", 0) for head in found.heads), default=0)
     return {
         "inputs": audit.num_inputs,
         **audit.num_by_state,
-        "frames": sum(outcome.num_frames for outcome in outcomes),
-        "faceless_frames": sum(outcome.num_faceless_frames for outcome in outcomes),
-        "examples": sum(outcome.num_examples for outcome in outcomes),
-        "examples_dropped": sum(outcome.num_examples_dropped for outcome in outcomes),
-        "boxes_clamped": sum(outcome.num_boxes_clamped for outcome in outcomes),
+        "frames": found.total("num_frames"),
+        "faceless_frames": found.total("num_faceless_frames"),
+        "examples": found.total("num_examples"),
+        "examples_dropped": found.total("num_examples_dropped"),
+        "boxes_clamped": found.total("num_boxes_clamped"),
         "reasons": dict(sorted(reasons.items())),
-        "processed": len(ended_now),
-        "scored" if kind == "labels" else "preprocessed": done_now,
+        "processed": ended_now.num_rows,
+        "scored" if kind == "labels" else "preprocessed": ended_now["state"].to_pylist().count(State.DONE),
         "seconds": round(seconds, 3),
-        "clips_per_second": round(len(ended_now) / seconds, 3) if seconds else 0.0,
+        "clips_per_second": round(ended_now.num_rows / seconds, 3) if seconds else 0.0,
         "peak_worker_memory_mib": round(peak_bytes / 2**20),
         "audit": str(audit),
         "audit_holds": audit.holds,
@@ -293,7 +287,7 @@ def output_for(output: str, *, kind: str, plan_config: Mapping[str, Any], force_
 
 def run_units(
     ledger: Ledger,
-    units: Sequence[Unit],
+    units: Units,
     *,
     actor: Callable[..., Actor],
     arguments: Mapping[str, Any],
@@ -308,16 +302,17 @@ def run_units(
     """
     errors: list[str] = []
     with _Display(units) as display:
-        for _ in range(ROUNDS):
-            try:
-                for entry in _stream(units, actor=actor, arguments=arguments, config=config, num_gpus=num_gpus):
-                    display.add(entry)
-            except RayError as error:
-                errors.append(_first_line(error))
-            waiting = {unit.unit_id for unit in ledger.pending_units()}
-            units = [unit for unit in units if unit.unit_id in waiting]
-            if not units:
-                break
+        for start in range(0, len(units), UNITS_AT_ONCE):
+            waiting = units[start : start + UNITS_AT_ONCE]
+            for _ in range(ROUNDS):
+                try:
+                    for entry in _stream(waiting, actor=actor, arguments=arguments, config=config, num_gpus=num_gpus):
+                        display.add(entry)
+                except RayError as error:
+                    errors.append(_first_line(error))
+                waiting = waiting.without(ledger.committed_units())
+                if not waiting:
+                    break
     return errors
 
 
@@ -364,8 +359,8 @@ class _UnitActor:
 class _Display:
     """Progress: a bar in a terminal, else one line every 30 s. Counts come from the entries, never from Ray."""
 
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self._num_clips = sum(len(unit.clips) for unit in units)
+    def __init__(self, units: Units) -> None:
+        self._num_clips = units.num_clips
         self._counts: Counter[str] = Counter()
         self._num_examples = 0
         self._started = self._last_line = time.monotonic()

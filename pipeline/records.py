@@ -350,6 +350,28 @@ CLIP_SCHEMA = _schema(
     ),
 )
 
+OUTCOME_SCHEMA = _schema(
+    "one row per clip: how it ended",
+    (
+        _field("clip_id", pa.string(), "stable id of the clip, 20 hexadecimal digits"),
+        _field("path", pa.string(), "path relative to the input root"),
+        _field("state", pa.string(), "done, no_face, quarantined or retryable"),
+        _field("reason", pa.string(), "short stable word, null when done", nullable=True),
+        _field("stage", pa.string(), "where it ended, or null", nullable=True),
+        _field("detail", pa.string(), "for people, or null", nullable=True),
+        _field("num_frames", pa.int64(), "sampled frames decoded"),
+        _field("num_faceless_frames", pa.int64(), "frames without a face"),
+        _field("num_examples", pa.int64(), "rows written"),
+        _field("num_examples_dropped", pa.int64(), "examples made and then dropped with their clip"),
+        _field("num_boxes_clamped", pa.int64(), "boxes that passed the frame's edge"),
+        _field("attempts", pa.int32(), "tries of this clip"),
+        _field("seconds", pa.float64(), "wall time of the clip"),
+        _field("decoder", pa.string(), "what made the frames, or null", nullable=True),
+        _field("decoder_reason", pa.string(), "why that one, or null", nullable=True),
+        _field("decode_integrity", pa.float64(), "1 where every frame is sound, null if unknown", nullable=True),
+    ),
+)
+
 
 def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns."""

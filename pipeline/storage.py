@@ -14,7 +14,8 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Collection, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +105,31 @@ class Storage:
             _sync_folder(Path(self.path(name)).parent)
 
         self._do(name, "written", "pipe_file", data, local=replace, size_bytes=len(data))
+
+    def put_stream(self, name: str, parts: Iterable[bytes]) -> None:
+        """Write `parts`, one after the other, as one object, at once. On their way they lie on a local disk, not in
+        memory."""
+        if self.is_local:
+
+            def replace() -> None:
+                os.replace(self._write_temporary(name, parts), self.path(name))
+                _sync_folder(Path(self.path(name)).parent)
+
+            self._do(name, "written", "", local=replace)
+            return
+        with tempfile.NamedTemporaryFile(prefix="emotion-pipeline-") as spool:
+            spool.writelines(parts)
+            spool.flush()
+            what = f"{self.url}/{name} cannot be written"
+            call(
+                self.filesystem,
+                "put_file",
+                spool.name,
+                self.path(name),
+                what=what,
+                size_bytes=spool.tell(),
+                num_tries=self._num_tries,
+            )
 
     def create(self, name: str, data: bytes) -> bool:
         """Write `data` under `name` if nothing is there; False if something else is."""
@@ -219,13 +245,13 @@ class Storage:
             Path(temporary).unlink(missing_ok=True)
         _sync_folder(Path(self.path(name)).parent)
 
-    def _write_temporary(self, name: str, data: bytes) -> str:
+    def _write_temporary(self, name: str, data: bytes | Iterable[bytes]) -> str:
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
             with open(temporary, "xb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:

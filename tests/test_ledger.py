@@ -3,13 +3,14 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.ledger import Ledger, LedgerError
-from pipeline.records import EXAMPLE_SCHEMA, Box, Clip, Example, Outcome, State, table_of
+from pipeline.records import EXAMPLE_SCHEMA, OUTCOME_SCHEMA, Box, Clip, Example, Outcome, State, table_of
 
 PLAN = {"kind": "examples", "config": {"face_px": 224}, "versions": {"python": "3"}, "clips_per_shard": 2}
 
@@ -300,3 +301,55 @@ def test_the_lock_of_a_silent_run_elsewhere_expires(local):
     local.storage.put("lock.json", json.dumps({**held, "heartbeat": time.time() - 61}).encode())
     with local.lock():
         pass
+
+
+def test_outcomes_rest_in_the_columns_of_their_record():
+    assert OUTCOME_SCHEMA.names == [field.name for field in fields(Outcome)]
+
+
+def test_many_entries_are_kept_in_one_object_that_equals_them(ledger, monkeypatch):
+    monkeypatch.setattr("pipeline.ledger.ENTRIES_AT_ONCE", 1)
+    ledger.plan(CLIPS, **PLAN)
+    for unit in ledger.pending_units()[:2]:
+        commit(ledger, unit)
+    ledger.finish(ledger.audit(), input_description="four clips")
+    first = ledger.snapshot()
+    assert first.num_read_singly == 0
+    assert [head["unit"] for head in first.heads] == ["g000-u000000", "g000-u000001"]
+    commit(ledger, ledger.pending_units()[0], state=State.QUARANTINED)
+    second = ledger.snapshot()
+    assert second.num_read_singly == 1
+    ledger.storage.delete("compact/entries.arrow")
+    third = ledger.snapshot()
+    assert third.num_read_singly == 3
+    assert third.heads == second.heads
+    assert third.outcomes.equals(second.outcomes)
+    assert ledger.audit(second) == ledger.audit(third)
+
+
+def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(local, monkeypatch):
+    monkeypatch.setattr("pipeline.ledger.ENTRIES_AT_ONCE", 1)
+    local.plan(CLIPS, **PLAN)
+    for unit in local.pending_units():
+        commit(local, unit)
+    local.finish(local.audit(), input_description="four clips")
+    lost = local.shards()[0]
+    local.storage.delete(lost["path"])
+    local.storage.delete(f"ledger/{lost['unit']}.json")
+    local.plan(CLIPS, **PLAN)
+    entry = commit(local, local.pending_units()[0])
+    assert local.audit().holds
+    assert local.shards()[0] == entry["shards"][0] != lost
+
+
+def test_a_name_that_is_no_utf8_survives_the_columns(local):
+    local.plan(CLIPS[:1], **PLAN)
+    [unit] = local.pending_units()
+    outcome = Outcome(
+        clip_id=unit.clips[0].clip_id, path="a.avi", state=State.QUARANTINED, reason="unreadable", detail="no \udcff"
+    )
+    local.commit(unit, tables={}, outcomes=[outcome], facts={})
+    [found] = local.outcomes()
+    assert found.detail == "no \\udcff"
+    local.finish(local.audit(), input_description="one clip")
+    assert json.loads(local.storage.read("outcomes.jsonl"))["detail"] == found.detail
