@@ -10,10 +10,12 @@ import difflib
 import re
 import signal
 import sys
+import traceback
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # A clone runs without being installed.
@@ -22,9 +24,11 @@ from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser
 
 from pipeline.records import UsageError
+from pipeline.storage import redacted
 
 EXIT_CODES = (
-    "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use; 3 finished, but more clips than "
+    "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use, or a store or disk that fails (what was "
+    "committed is kept: mend it and run the same command again); 3 finished, but more clips than "
     "--max-quarantined are quarantined or retryable, or the run was cut off; 130 interrupted"
 )
 
@@ -43,6 +47,7 @@ def run_job(
     interrupted user should do.
     """
     name = Path(sys.argv[0]).name
+    sys.excepthook = _told  # A bug's traceback may hold a store's credentials.
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
     try:
         sys.exit(main(parse(config_class, sys.argv[1:], description=description, positional=positional)))
@@ -141,5 +146,9 @@ def _interrupt(*_: object) -> None:
 
 
 def _end(line: str, code: int) -> NoReturn:
-    print(line, file=sys.stderr, flush=True)
+    print(redacted(line), file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="", flush=True)

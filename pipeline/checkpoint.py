@@ -12,7 +12,6 @@ room imports `models`, so that a checkpoint comes back as its network, and `stor
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import platform
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from pipeline.models import build_model
 from pipeline.records import UsageError
-from pipeline.storage import Storage
+from pipeline.storage import Storage, StorageError
 
 FORMAT_VERSION = 1
 Which = Literal["best", "last", "newest"] | int
@@ -38,7 +37,6 @@ Which = Literal["best", "last", "newest"] | int
 state of all, which may be a resume point in the middle of an epoch."""
 _PASS_BY = "use another epoch, or delete its folder"
 _GIVE_A_RUN = "give the --output of a jobs/train.py that ran"
-_STORE_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +126,11 @@ def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def put(run_url: str, name: str, *, content: bytes) -> None:
-    """Write one object of a run, whole or not at all. UsageError where the disk is full or may not be written."""
+    """Write one object of a run, whole or not at all. UsageError where the store does not take it, after every try."""
     try:
         Storage(run_url).put(name, content)
-    except OSError as error:
-        if error.errno not in _STORE_REFUSES:
-            raise
-        raise UsageError(
-            f"run {run_url}: {name} can't be written ({error.strerror}); free space or choose another --output"
-        ) from None
+    except (StorageError, NotADirectoryError) as error:
+        raise UsageError(f"run {run_url}: {name} can't be written: {error}") from None
 
 
 def committed_epochs(run_url: str) -> list[int]:

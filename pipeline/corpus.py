@@ -169,6 +169,22 @@ def read_corpus(
         return _read_files(place, store, layout=layout, split_fractions=split_fractions, shown=_shown(input_url))
 
 
+def require_input(input_url: str) -> None:
+    """Raise CorpusError where nothing is at the input, in one or two requests: nothing is listed or hashed."""
+    if not input_url:
+        raise CorpusError("the input is empty; give a folder, file, glob or manifest, local or as a URL")
+    with _one_line_errors(input_url):
+        place, store = _locate(input_url, None)
+        wildcard = re.search(r"[^/]*[*?[]", place)
+        above = (place[: wildcard.start()].rstrip("/") or "/") if wildcard else place
+        if store is None:
+            os.stat(place if os.path.lexists(place) else above)
+        elif "://" in place:
+            _ask(store, "info", place)
+        elif place:
+            _ask(store, "info", above)
+
+
 def split_of(clip_id: str, split_fractions: Sequence[float]) -> str:
     """The split of a clip by the hash of its id: clips that are added or removed never move another.
 

@@ -98,7 +98,10 @@ def read_manifest(data_url: str) -> Manifest:
     try:
         manifest = json.loads(content)
         kind, version = manifest["kind"], manifest["schema_version"]
-        shards = tuple({key: shard[key] for key in ("path", "split", "rows", "sha256")} for shard in manifest["shards"])
+        shards = tuple(
+            {**{key: shard[key] for key in ("path", "split", "rows", "sha256")}, "bytes": shard.get("bytes")}
+            for shard in manifest["shards"]
+        )
         config = {**manifest["config"]}
         face_px, context_px = config["face_px"], config["context_px"]
     except (ValueError, KeyError, TypeError) as error:
@@ -390,7 +393,7 @@ def _copied_shards(manifest: Manifest, shards: list[dict[str, Any]], cache_dir: 
 def _copy_shard(manifest: Manifest, shard: dict[str, Any], path: Path) -> None:
     name = f"data {manifest.data_url}: shard {shard['path']}"
     try:
-        content = Storage(manifest.data_url).read(shard["path"])
+        content = Storage(manifest.data_url).read(shard["path"], size_bytes=shard["bytes"])
     except FileNotFoundError:
         raise UsageError(f"{name} is missing, though the manifest names it; run jobs/preprocess.py again") from None
     digest = hashlib.sha256(content).hexdigest()

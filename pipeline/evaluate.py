@@ -35,7 +35,7 @@ from pipeline.paper import (
     network_of,
 )
 from pipeline.records import EMOTIONS, SPLITS, UsageError
-from pipeline.storage import Storage
+from pipeline.storage import Storage, redacted_values
 
 CAVEAT = (
     "Accuracies and F1 are percent, over single faces unless clips are named. The paper's are on the test set of"
@@ -350,7 +350,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     output = Storage(config.output)
     output.put("evaluation.md", markdown_of(evaluation).encode())
     output.put("report.html", report.evaluation_page(evaluation, title=title).encode())
-    output.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
+    output.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
     output.put("evaluation.json", json.dumps(evaluation, indent=1, allow_nan=False).encode())
     console = Console()
     print_evaluation(evaluation, console)

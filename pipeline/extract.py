@@ -37,6 +37,8 @@ from pipeline.video import DECODERS, DecodeReport, Frame, Sampling, open_clip, r
 SCRATCH_PREFIX = "emotion-pipeline-clip-"
 MOST_TRIES = 2
 MOST_TRIES_KILLED = 3
+# Clips in a row that a store did not give after all tries, half a minute each: then it is down, not the clip.
+MOST_UNREACHED = 8
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 RETRY_DETECTORS = ("dlib-cnn", "dlib-cnn-reference")
 MOST_DETECT_EVERY = 32
@@ -405,6 +407,7 @@ class ClipExtractor:
     def __init__(self, config: ExtractConfig, *, limits: FenceLimits, shared_detect: Detect | None = None) -> None:
         self._config = config
         self._shared_detect = shared_detect
+        self._num_unreached = 0
         self._boxes = read_boxes(config.boxes) if config.boxes is not None else {}
         self._members = MemberReader(_open_archive)
         sweep_scratch()
@@ -444,6 +447,7 @@ class ClipExtractor:
 
         try:
             with self._fetched(clip) as path:
+                self._num_unreached = 0
                 return self._run(clip, path, ended)
         except ArchiveError as error:
             return [], ended(State.QUARANTINED, reason=error.reason, stage="unpack", detail=str(error))
@@ -459,6 +463,9 @@ class ClipExtractor:
             url = archive_of(clip.url) if is_member(clip.url) else clip.url
             if local_path(url) is not None and isinstance(error, PermissionError | IsADirectoryError):
                 return [], ended(State.QUARANTINED, reason="unreadable", stage="fetch", detail=detail)
+            self._num_unreached += error.errno != errno.EACCES  # This one may be forbidden and the next be not.
+            if self._num_unreached >= MOST_UNREACHED:
+                raise StoreLostError(f"{detail}; so did the {MOST_UNREACHED - 1} clips before") from None
             return [], ended(State.RETRYABLE, reason="store_failed", stage="fetch", detail=detail)
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ shard that no entry names is invisible.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,7 +46,7 @@ from pipeline.records import (
     clip_of,
     outcome_of,
 )
-from pipeline.storage import Storage
+from pipeline.storage import Storage, StorageError, without_secrets
 
 pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 _UNIT = pa.field("unit", pa.string(), nullable=False)
@@ -373,6 +374,9 @@ class Ledger:
             numbers = np.arange(len(group)) // clips_per_shard + num_units
             num_units = int(numbers[-1]) + 1
             units.append(numbers)
+        # A signed address would be a password in a file, and is dead the day after; `pending_units` takes today's.
+        urls = pa.array([without_secrets(url) for url in table["url"].to_pylist()], pa.string())
+        table = table.set_column(table.schema.get_field_index("url"), "url", urls)
         names = pa.array([f"g{generation:03d}-u{number:06d}" for number in range(num_units)], pa.string())
         table = table.drop_columns(["group", "order"]).append_column(
             PLAN_SCHEMA.field("unit"), names.take(np.concatenate(units))
@@ -446,11 +450,7 @@ class Ledger:
 
     def entries(self, unit_ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """The entries of committed units, sorted by unit."""
-        names = (
-            list(self.storage.sizes("ledger"))
-            if unit_ids is None
-            else [f"ledger/{unit_id}.json" for unit_id in unit_ids]
-        )
+        names = self.storage.sizes("ledger") if unit_ids is None else [f"ledger/{unit_id}.json" for unit_id in unit_ids]
         found = self.storage.read_many(names)
         return [json.loads(found[name]) for name in sorted(names)]
 
@@ -601,12 +601,15 @@ class Ledger:
         """A lock on this output; use it as a context manager around everything that writes."""
         return RunLock(self.storage)
 
-    def _generations(self) -> list[str]:
-        names = [name for name in self.storage.sizes("plan") if name.endswith(".arrow")]
-        return sorted(names, key=lambda name: (len(name), name))  # g999 comes before g1000.
+    def _generations(self) -> dict[str, int]:
+        names = {name: size for name, size in self.storage.sizes("plan").items() if name.endswith(".arrow")}
+        return dict(sorted(names.items(), key=lambda item: (len(item[0]), item[0])))  # g999 comes before g1000.
 
     def _plan(self) -> pa.Table:
-        parts = [pa.ipc.open_file(self.storage.read(name)).read_all() for name in self._generations()]
+        parts = [
+            pa.ipc.open_file(self.storage.read(name, size_bytes=size_bytes)).read_all()
+            for name, size_bytes in self._generations().items()
+        ]
         return pa.concat_tables([PLAN_SCHEMA.empty_table(), *parts])
 
     def committed_units(self) -> list[str]:
@@ -637,11 +640,13 @@ class RunLock:
     """One run at a time on one output: an object with a heartbeat, taken over when its owner is dead or silent.
 
     Raises LedgerError on entry if another run holds it. An owner on this host is known to be dead at once by its
-    process id and start time; one elsewhere after LOCK_EXPIRES_SECONDS of silence.
+    process id and start time; one elsewhere after LOCK_EXPIRES_SECONDS of silence. A run that was silent for so long
+    (its store was out of reach) and finds another's lock leaves it there, and `require` then refuses.
     """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._hasty = Storage(storage.url, num_tries=2)  # The next heartbeat is the next try.
         process = psutil.Process()
         self._owner = {
             "token": secrets.token_hex(8),
@@ -671,24 +676,37 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        with contextlib.suppress(StorageError):  # The lock then expires, and what ended the run is told.
+            held = self._read()
+            if held is not None and held["token"] == self._owner["token"]:
+                self._hasty.delete("lock.json")
+
+    def require(self) -> None:
+        """Raise LedgerError if the lock was lost to another run, which took this one for dead."""
         held = self._read()
-        if held is not None and held["token"] == self._owner["token"]:
-            self._storage.delete("lock.json")
+        if held is None or held["token"] != self._owner["token"]:
+            by = f"by pid {held['pid']} on {held['host']}" if held else "by hand"
+            raise LedgerError(
+                f"the lock of {self._storage.url} was taken {by} while this run could not reach it; what was "
+                "committed is kept; wait until the other run ends, then run the same command again"
+            )
 
     def _body(self) -> bytes:
         return _json({**self._owner, "heartbeat": time.time()})
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            return json.loads(self._storage.read("lock.json"))
+            return json.loads(self._hasty.read("lock.json"))
         except FileNotFoundError:
             return None
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                self._storage.put("lock.json", self._body())
-            except OSError:
+                held = self._read()
+                if held is not None and held["token"] == self._owner["token"]:
+                    self._hasty.put("lock.json", self._body())
+            except (OSError, ValueError):
                 continue  # A store that is down for a moment; the commits themselves will say so.
 
 

@@ -7,9 +7,11 @@ Ray Data row is one unit, so whatever Ray loses or repeats is one whole unit tha
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
+import secrets
 import sys
 import time
 import warnings
@@ -24,18 +26,22 @@ import ray
 import yaml
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.corpus import Corpus
 from pipeline.fence import FenceLimits
 from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units, clip_table
-from pipeline.records import State, clip_of
+from pipeline.preflight import FOLDER, check_output
+from pipeline.records import State, UsageError, clip_of
+from pipeline.storage import Storage, StorageError, redacted, redacted_values
 
 ROUNDS = 3
 # Units that one Ray Data run is given. Each is a block: a hundred thousand of them would keep the driver busy.
 UNITS_AT_ONCE = 2000
 LINE_SECONDS = 30.0
+NODE_SECONDS = 60.0
 
 
 class Actor(Protocol):
@@ -115,7 +121,41 @@ def start_ray() -> str:
     context.print_on_execution_start = False
     context.use_datasource_v2 = False  # It merges small reads and ignores override_num_blocks.
     address = os.environ.get("RAY_ADDRESS")
-    return f"Ray cluster at {address}" if address else f"local Ray, {os.cpu_count()} CPUs"
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    told = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+    return f"Ray cluster at {address}, {told}" if address else f"local Ray, {os.cpu_count()} CPUs, {told}"
+
+
+def check_nodes(output_url: str) -> None:
+    """Try the output on every node of a cluster of several: that it sees what this process wrote, and may write too.
+
+    Raises UsageError that names the node: most often the output is a folder that only one machine has.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    storage, mark = Storage(output_url), f"{FOLDER}/mark-{secrets.token_hex(8)}"
+    storage.put(mark, b"")
+    try:
+        for node in nodes:
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0)(fault_of_node).options(scheduling_strategy=here)
+            with contextlib.suppress(RayError):  # A node that went away meanwhile.
+                if fault := ray.get(task.remote(output_url, mark), timeout=NODE_SECONDS):
+                    raise UsageError(f"node {node['NodeManagerAddress']}: {fault}")
+    finally:
+        storage.delete(mark)
+
+
+def fault_of_node(output_url: str, mark: str) -> str | None:
+    """Why this node cannot write to the output in which another wrote `mark`; None where it can."""
+    try:
+        if not Storage(output_url).exists(mark):
+            return f"output {output_url} is not what the driver sees; mount it on every node, or give a URL"
+        check_output(output_url)
+    except (UsageError, StorageError) as error:
+        return str(error)
+    return None
 
 
 @contextlib.contextmanager
@@ -174,13 +214,13 @@ def run_corpus(
     if corpus.ignored:
         reasons = Counter(ignored.reason for ignored in corpus.ignored)
         say(f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items()))
-    with ledger.lock():
+    with ledger.lock() as lock:
         told = ledger.plan(
             corpus.clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
         )
         for line in told:
             say(line)
-        ledger.storage.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
+        ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
         clips = clip_table(corpus.clips)
         pending = ledger.pending_units(clips)
         units = pending.without_copies()
@@ -192,6 +232,7 @@ def run_corpus(
             where, actors = start_ray(), num_actors(config, min(len(units), UNITS_AT_ONCE))
             say(f"{where}: {units.num_clips} clips in {len(units)} units on {actors} actors")
             try:
+                check_nodes(ledger.storage.url)
                 if start_shared is not None:
                     actor_arguments |= start_shared()
                 errors = run_units(
@@ -201,6 +242,7 @@ def run_corpus(
                 ray.shutdown()
         elif not pending:
             say("nothing is missing: every input has a state")
+        lock.require()
         closing = close(ledger) if close is not None else {}
         found = ledger.snapshot()
         orphans = ledger.sweep(found)
@@ -216,8 +258,8 @@ def run_corpus(
 
 
 def say(line: str) -> None:
-    """A line for the person who waits, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """A line for the person who waits, on stderr; without what it may hold of secrets."""
+    print(redacted(line), file=sys.stderr, flush=True)
 
 
 def print_summary(run: Run) -> None:
@@ -298,7 +340,8 @@ def run_units(
 
     actor: a class that is built with `arguments` and whose `run(unit)` commits the unit and returns its entry. An
     actor that dies takes its unit back to the queue at most 3 times a round; what is still uncommitted after 3 rounds
-    stays pending, so a unit that kills every actor ends the run instead of looping for ever.
+    stays pending, so a unit that kills every actor ends the run instead of looping for ever. Raises StorageError or
+    UsageError, and gives up the units in flight, where an actor meets one: every other would meet it too.
     """
     errors: list[str] = []
     with _Display(units) as display:
@@ -307,6 +350,8 @@ def run_units(
             for _ in range(ROUNDS):
                 try:
                     for entry in _stream(waiting, actor=actor, arguments=arguments, config=config, num_gpus=num_gpus):
+                        if "stopped_by" in entry:
+                            raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
                         display.add(entry)
                 except RayError as error:
                     errors.append(_first_line(error))
@@ -346,14 +391,28 @@ def _stream(
 
 
 class _UnitActor:
-    """What Ray Data holds: builds the actor's own work once and maps one unit to its entry."""
+    """What Ray Data holds: builds the actor's own work once and maps one unit to its entry, or to what must end the
+    run: as an exception Ray would try it again."""
 
     def __init__(self, actor: Callable[..., Actor], arguments: dict[str, Any]) -> None:
-        self._work = actor(**arguments)
+        self._actor, self._arguments = actor, arguments
+
+    @functools.cached_property
+    def _work(self) -> Actor:
+        # Not in __init__: what fails there, Ray restarts.
+        return self._actor(**self._arguments)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        entries = [json.dumps(self._work.run(_unpack(text))) for text in batch.column("unit").to_pylist()]
+        entries = [json.dumps(self._entry(_unpack(text))) for text in batch.column("unit").to_pylist()]
         return pa.table({"entry": pa.array(entries, pa.string())})
+
+    def _entry(self, unit: Unit) -> dict[str, Any]:
+        try:
+            return self._work.run(unit)
+        except StorageError as error:
+            return {"stopped_by": "storage", "message": str(error)}
+        except UsageError as error:
+            return {"stopped_by": "usage", "message": str(error)}
 
 
 class _Display:
@@ -407,4 +466,4 @@ def _unpack(text: str) -> Unit:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:500]
+    return redacted(f"{type(error).__name__}: {lines[-1] if lines else ''}")[:500]

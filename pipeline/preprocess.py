@@ -26,6 +26,7 @@ from pipeline.fence import FenceLimits
 from pipeline.gpu_detection import start_detectors
 from pipeline.ledger import Ledger, Unit
 from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus, say
+from pipeline.preflight import check_clips, preflight
 from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, table_of
 from pipeline.storage import absolute_url, read_url
 
@@ -89,7 +90,10 @@ def preprocess(config: PreprocessConfig) -> Run:
     asked = extract_config_of(config)
     device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=device)
+    for line in preflight(input_url=config.input, output_url=config.output):
+        say(line)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
+    check_clips(corpus.clips)
     run = run_corpus(
         corpus,
         config.output,

@@ -39,6 +39,7 @@ from pipeline.night import (
     unit_facts,
 )
 from pipeline.pool import PoolConfig, Run, exit_code_of, num_cluster_gpus, output_for, print_summary, run_corpus, say
+from pipeline.preflight import check_clips, preflight
 from pipeline.preprocess import plan_config_of, resolve_detector_device, resolved, shared_detection, versions
 from pipeline.records import (
     CLIP_LABEL_SCHEMA,
@@ -326,6 +327,9 @@ def score(config: ScoreConfig) -> Run:
     )
     ledger = Ledger(output)
     ledger.check(kind=KIND, config=plan_config)
+    if not config.dry_run:
+        for line in preflight(input_url=config.input, output_url=output):
+            say(line)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
     night = plan_night(
         ledger,
@@ -337,6 +341,7 @@ def score(config: ScoreConfig) -> Run:
     say(f"model {info['checkpoint_sha256'][:12]}: {night}")
     if config.dry_run or night.is_settled:
         return _told(ledger, night, config=config, started=started)
+    check_clips(night.corpus.clips)
     device = _device(config.device) if night.num_to_score else "cpu"  # To ask for a GPU starts Ray.
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
     run = run_corpus(

@@ -55,7 +55,7 @@ _T = TypeVar("_T")
 
 class StorageError(OSError):
     """A store or disk did not do what was asked, after every try: the message names the object, the fault and the
-    cure."""
+    cure. `errno` is EACCES where it refuses this object."""
 
 
 class StoreLostError(StorageError):
@@ -302,7 +302,13 @@ def fetch(url: str, to: Path, *, size_bytes: int | None) -> None:
             raise _TruncatedError(f"{found} bytes came instead of {size_bytes}")
 
     call(
-        filesystem, "get_file", path, str(to), what=f"{url} cannot be read", then=check, size_bytes=size_bytes or 2**33
+        filesystem,
+        "get_file",
+        path,
+        str(to),
+        what=f"{url} cannot be copied to {to.parent}",
+        then=check,
+        size_bytes=size_bytes or 2**33,
     )
 
 
@@ -440,6 +446,19 @@ def redacted(text: str) -> str:
     return re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
 
 
+def redacted_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as it may be written down: each text without what `redacted` hides."""
+    return {name: redacted(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def without_secrets(url: str) -> str:
+    """The URL without its password and, on the web, without its query: what a plan may keep."""
+    if "://" not in url:
+        return url
+    url = re.sub(r"(://)[^/]*:[^/]*@", r"\1", url)
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
+
+
 def _loaded(names: tuple[tuple[str, str], ...]) -> tuple[type[Exception], ...]:
     return tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
 
@@ -471,7 +490,7 @@ def _raise_told(error: BaseException, what: str, *, num_tries: int) -> NoReturn:
     elif number == errno.EROFS:
         cure = "make it writable, or choose another place"
     elif isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
-        cure, is_lost = "check the permissions", False
+        cure, is_lost, number = "check the permissions", False, errno.EACCES
     else:
         tried = f"tried {num_tries} times; " if num_tries > 1 and is_transient(error) else ""
         cure, is_lost = f"{tried}check the address, the network and the store", False

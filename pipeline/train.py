@@ -66,9 +66,10 @@ from pipeline.metrics import confusion_matrix, metrics_of
 from pipeline.models import Reads, build_model, default_reads
 from pipeline.models.backbones import BACKBONES, Backbone, imagenet_weights, read_weights
 from pipeline.models.batch_norm import synchronised
-from pipeline.pool import say, start_ray
+from pipeline.pool import check_nodes, say, start_ray
+from pipeline.preflight import check_output
 from pipeline.records import EMOTIONS, UsageError
-from pipeline.storage import absolute_url, read_url
+from pipeline.storage import absolute_url, read_url, redacted, redacted_values
 from pipeline.tracking import MlflowRun, RunLogs, TrainingDisplay, import_mlflow, write_history
 
 T = TypeVar("T")
@@ -224,8 +225,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
             " add --resume to go on from there, or choose another --output"
         )
     if saved is None or saved["epoch"] < config.epochs:
-        put(config.output, "config.yaml", content=yaml.safe_dump(asdict(config), sort_keys=False).encode())
-        start_ray()
+        say(f"checked: {check_output(config.output)}")
+        put(
+            config.output,
+            "config.yaml",
+            content=yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode(),
+        )
+        say(start_ray())
+        check_nodes(config.output)
         workers, use_gpu = _workers(config)
         try:
             history = saved["history"] if saved else []
@@ -690,15 +697,15 @@ def _row(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _together(action: Callable[[], T], *, world_size: int) -> T:
-    """Do `action` on every rank; if a UsageError ends it on any, raise TrainingStopped on all.
+    """Do `action` on every rank; if a UsageError or a fault of storage ends it on any, raise TrainingStopped on all.
 
     Otherwise the other ranks would wait for the failed one, and Ray would start everything again, to the same end.
     """
     value, error = None, None
     try:
         value = action()
-    except UsageError as failure:
-        error = str(failure)
+    except (UsageError, OSError) as failure:  # Storage has tried again what may pass.
+        error = redacted(str(failure))
     errors: list[str | None] = [error]
     if world_size > 1:
         errors = [None] * world_size
@@ -802,7 +809,7 @@ def _checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[st
             "face_px": examples.face_px,
             "context_px": examples.context_px,
         },
-        "training": asdict(config),
+        "training": redacted_values(asdict(config)),
         "preprocessing": examples.manifest.config,
     }
 

@@ -59,6 +59,7 @@ class FaultProxy:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self.log: list[tuple[str, str, str | None]] = []
+        self.drop_header = "expect"  # never passed on: the request is whole already
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -111,7 +112,7 @@ class FaultProxy:
                     return self._reset()
                 connection = http.client.HTTPConnection(proxy._upstream, timeout=30)
                 with contextlib.closing(connection):
-                    headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+                    headers = {name: value for name, value in self.headers.items() if name.lower() != proxy.drop_header}
                     connection.request(self.command, self.path, body=body, headers=headers)
                     answer = connection.getresponse()
                     content = answer.read()

@@ -29,14 +29,18 @@ ROOMS = {
     "dataset": {"crops", "records", "storage"},
     "extract": {"archives", "corpus", "crops", "detection", "fence", "records", "storage", "video"},
     "gpu_detection": {"extract", "records"},
+    "preflight": {"corpus", "records", "storage"},
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
-    "pool": {"corpus", "fence", "ledger", "records"},
+    "pool": {"corpus", "fence", "ledger", "preflight", "records", "storage"},
     "preprocess": {
-        "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "records", "report", "storage",
+        "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "preflight", "records", "report",
+        "storage",
     },
     "tracking": {"checkpoint", "pool", "records", "storage"},
-    "train": {"checkpoint", "dataset", "metrics", "models", "pool", "records", "report", "storage", "tracking"},
+    "train": {
+        "checkpoint", "dataset", "metrics", "models", "pool", "preflight", "records", "report", "storage", "tracking",
+    },
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
     "compare": {"checkpoint", "crops", "dataset", "evaluate", "metrics", "paper", "records", "report", "storage"},
     "benchmark": {
@@ -46,8 +50,8 @@ ROOMS = {
     "tracks": {"detection", "records"},
     "night": {"corpus", "ledger", "records"},
     "score": {
-        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "night", "pool", "preprocess", "records",
-        "report", "storage", "tracks",
+        "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "night", "pool", "preflight", "preprocess",
+        "records", "report", "storage", "tracks",
     },
 }  # fmt: skip
 
@@ -56,7 +60,7 @@ LIBRARIES = {
     "ray": {"gpu_detection", "pool", "train"},
     "torch": {"models", "dataset", "checkpoint", "tracking", "train", "score", "evaluate", "detection", "benchmark"},
     "decord": {"video", "benchmark"},
-    "av": {"video", "synthetic", "benchmark"},
+    "av": {"preflight", "video", "synthetic", "benchmark"},
     "dlib": {"detection", "benchmark"},
     "plotly": {"report"},
     "jsonargparse": set(),
