@@ -8,6 +8,7 @@ crops        a face -> its crop and its masked context    extract     these thre
 fence        a supervised child process: a crash costs one clip
 confine      what that child gives up: network, programs, writing, memory without end
 storage      objects that are whole or absent             ledger      plan, commit, resume, audit
+preflight    output, input and decoders, tried before hours are spent
 pool         units of clips through Ray actors            quarantine  what ended badly, and another try
 preprocess   clips -> shards of examples                  (composer on Ray Data)
 models/      CAHFW-Net and its ablations                  dataset     shards -> tensors

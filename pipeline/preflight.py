@@ -99,10 +99,10 @@ def check_output(url: str) -> str:
         )
     if not is_listed or not is_gone:
         raise UsageError(f"output {url}: what is written is not listed, or what is deleted stays; use another store")
-    text = "the output can be written, read, listed and deleted; the first of two writers wins"
+    text = "the output is writable, the first of two writers wins"
     if storage.is_local:
         free_bytes = shutil.disk_usage(storage.path()).free
-        text += f"; {'only ' if free_bytes < LITTLE_BYTES else ''}{free_bytes / 2**30:.1f} GiB free"
+        text += f", {'only ' if free_bytes < LITTLE_BYTES else ''}{free_bytes / 2**30:.1f} GiB free"
     return text
 
 
