@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 from av.codec.codec import UnknownCodecError
 
+from pipeline.archives import archive_of, is_member
 from pipeline.corpus import local_path, require_input
 from pipeline.records import Clip, UsageError
 from pipeline.storage import Storage, StorageError, call, open_filesystem
@@ -53,12 +54,13 @@ def preflight(*, input_url: str, output_url: str) -> list[str]:
 def check_clips(clips: Sequence[Clip]) -> None:
     """Read a byte of the first, middle and last remote clip until one is read: listing may be allowed where reading is
     not. Raises UsageError where none can be read."""
-    there = [clip for clip in clips if local_path(clip.url) is None and clip.content_id != "missing"]
+    there = [clip for clip in clips if local_path(_file_of(clip)) is None and clip.content_id != "missing"]
     told = None
     for clip in {clip.clip_id: clip for clip in (there[:1] + there[len(there) // 2 :][:1] + there[-1:])}.values():
-        filesystem, path = open_filesystem(clip.url)
+        url = _file_of(clip)
+        filesystem, path = open_filesystem(url)
         try:
-            call(filesystem, "cat_file", path, start=0, end=1, what=f"{clip.url} cannot be read", num_tries=TRIES)
+            call(filesystem, "cat_file", path, start=0, end=1, what=f"{url} cannot be read", num_tries=TRIES)
         except FileNotFoundError:
             continue
         except StorageError as error:
@@ -109,6 +111,10 @@ def check_output(url: str) -> str:
 def missing_decoders() -> list[str]:
     """The common codecs that PyAV cannot decode here."""
     return [codec for codec, names in DECODERS.items() if not any(map(_has_decoder, names))]
+
+
+def _file_of(clip: Clip) -> str:
+    return archive_of(clip.url) if is_member(clip.url) else clip.url
 
 
 def _has_decoder(name: str) -> bool:

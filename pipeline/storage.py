@@ -442,6 +442,8 @@ def redacted(text: str) -> str:
     text = re.sub(r"(://)[^/\s'\"]*:[^/\s'\"]*@", r"\1…@", text)
     text = re.sub(r"(https?://)[^/@\s'\"…]+@", r"\1…@", text)
     text = re.sub(r"(https?://[^\s?'\"]*)\?[^\s'\"]*", r"\1?…", text)
+    text = re.sub(r"(%3A%2F%2F)[^\s&'\"]*%3A[^\s&'\"]*%40", r"\1…%40", text)  # in the address of an archive's member
+    text = re.sub(r"(https?%3A%2F%2F[^\s&'\"]*?)%3F[^\s&'\"]*", r"\1%3F…", text)
     text = re.sub(rf"(?i)(?<![\w-])({_SECRET_NAMES})(=|['\"]\s*[:=]\s*['\"])[^\s&'\",;)…]+", r"\1\2…", text)
     return re.sub(r"\b(AKIA|ASIA)[A-Z0-9]{12,}", r"\1…", text)
 
@@ -456,6 +458,8 @@ def without_secrets(url: str) -> str:
     if "://" not in url:
         return url
     url = re.sub(r"(://)[^/]*:[^/]*@", r"\1", url)
+    url = re.sub(r"(%3A%2F%2F)[^&]*%3A[^&]*%40", r"\1", url)  # An archive's member carries its archive's URL.
+    url = re.sub(r"(https?%3A%2F%2F[^&]*?)%3F[^&]*", r"\1", url)
     return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 

@@ -29,7 +29,7 @@ ROOMS = {
     "dataset": {"crops", "records", "storage"},
     "extract": {"archives", "corpus", "crops", "detection", "fence", "records", "storage", "video"},
     "gpu_detection": {"extract", "records"},
-    "preflight": {"corpus", "records", "storage"},
+    "preflight": {"archives", "corpus", "records", "storage"},
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
     "pool": {"corpus", "fence", "ledger", "preflight", "records", "storage"},

@@ -29,7 +29,7 @@ from pipeline.pool import _UnitActor
 from pipeline.preflight import check_output
 from pipeline.preprocess import PreprocessConfig, preprocess
 from pipeline.records import EXAMPLE_SCHEMA, Clip, Outcome, State, UsageError, table_of
-from pipeline.storage import Storage, StorageError, StoreLostError, fetch, redacted
+from pipeline.storage import Storage, StorageError, StoreLostError, fetch, redacted, without_secrets
 from pipeline.synthetic import make_corpus
 
 TRANSIENT = ("internal_error", "bad_gateway", "slow_down", "reset", "lost_answer")
@@ -244,7 +244,7 @@ def test_a_store_that_stays_out_of_reach_ends_the_run(s3, proxy, extractor, monk
 def test_a_full_temporary_folder_is_told(s3, storage, proxy, extractor, monkeypatch):  # noqa: ARG001
     storage.put("a.mp4", CONTENT)
 
-    def full(*_, **__):
+    async def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_get_file", full)
@@ -320,8 +320,8 @@ def test_the_shards_of_a_training_are_read_through_faults(s3, proxy, tmp_path):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    make_corpus(folder, clips_per_class=(1, 0, 0), seed=1)
-    return sorted(folder.glob("train/*/*"))[:3]
+    make_corpus(folder, clips_per_class=(3, 0, 0), seed=1)
+    return sorted((folder / "train" / "Happy").iterdir())
 
 
 @pytest.mark.timeout(600)
@@ -371,7 +371,7 @@ def small_disk(tmp_path):
 
 def job(corpus, output, **options):
     jobs = Path(__file__).resolve().parents[1] / "jobs"
-    flags = {"input": corpus[0].parents[2], "output": output, "detector": "dlib-hog", "page": "false"}
+    flags = {"input": corpus[0].parent, "output": output, "detector": "dlib-hog", "page": "false"}
     flags |= {"frames-per-clip": 4, "clips-per-shard": 3, "actors": 1}
     arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, str(jobs / "preprocess.py"), *arguments]
@@ -434,6 +434,8 @@ def test_a_plan_keeps_no_signature_and_a_run_takes_the_address_of_its_day(tmp_pa
     assert plan_of(ledger, [yesterday])[0].clips[0].url == yesterday.url
     assert ledger.pending_units([today])[0].clips[0].url == today.url
     assert [unit.clips[0].url for unit in ledger.units()] == ["https://store/clips/a.mp4"]
+    member = "archive://?file=https%3A%2F%2Fu%3Ap%40host%2Fa.zip%3FX-Amz-Signature%3Dhunter2&bytes=9&zip=1%2C2"
+    assert without_secrets(member) == "archive://?file=https%3A%2F%2Fhost%2Fa.zip&bytes=9&zip=1%2C2"
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"hunter2" not in written
     assert b"Signature" not in written
@@ -446,6 +448,7 @@ def test_a_plan_keeps_no_signature_and_a_run_takes_the_address_of_its_day(tmp_pa
         "sftp://me:hunter2@host/a and ftp://me:hun@hunter2@host/b",
         "https://hunter2@host/a",
         "{'aws_secret_access_key': 'hunter2', 'aws_session_token': \"hunter2\"}",
+        "archive://?file=https%3A%2F%2Fhost%2Fa.zip%3FX-Amz-Signature%3Dhunter2&bytes=9&zip=1%2C2",
         "GET /clips/a.mp4?sig=hunter2&token=hunter2 failed",
         "url='http://host/x?token=hunter2'",
         "AWS_SECRET_ACCESS_KEY=hunter2 password=hunter2",
