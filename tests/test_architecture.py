@@ -44,8 +44,8 @@ ROOMS = {
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
     "compare": {"checkpoint", "crops", "dataset", "evaluate", "metrics", "paper", "records", "report", "storage"},
     "benchmark": {
-        "corpus", "crops", "detection", "evaluate", "extract", "fence", "ledger", "pool", "preprocess", "records",
-        "storage", "synthetic", "train", "video",
+        "corpus", "crops", "dataset", "detection", "evaluate", "extract", "fence", "ledger", "models", "pool",
+        "preprocess", "records", "storage", "synthetic", "train", "video",
     },
     "tracks": {"detection", "records"},
     "night": {"corpus", "ledger", "records"},

@@ -6,7 +6,9 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.crops import mask_face
 from pipeline.detection import build_detector
+from pipeline.detection.between import iou
 from pipeline.records import EMOTIONS, SPLITS
 from pipeline.synthetic import (
     BROKEN_PATH,
@@ -15,6 +17,8 @@ from pipeline.synthetic import (
     FPS,
     NUM_FRAMES,
     SCENES,
+    draw_frame,
+    draw_frames,
     label_of,
     make_corpus,
     plan_corpus,
@@ -120,3 +124,44 @@ def test_no_face_is_found_in_the_clip_without_one(corpus):
     frames = frames_of(corpus[0] / FACELESS_PATH)
     assert build_detector("dlib-cnn", precision="fp32").detect_faces(frames[::10]) == [[], []]
     assert build_detector("dlib-hog").detect_faces(frames[::5]) == [[]] * 4
+
+
+DRAWN = {"num_people": 5, "places_per_scene": 2}
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_drawn_face_tells_nothing_of_its_scene_and_a_context_nothing_of_its_expression(number):
+    def drawn(expression, scene):
+        return draw_frame(number, (expression, scene), split="train", **DRAWN)
+
+    first, *others = [drawn(expression, "city") for expression in EXPRESSIONS]
+    for other in others:
+        assert other.box == first.box
+        assert not np.array_equal(other.image, first.image)
+        np.testing.assert_array_equal(mask_face(other.image, other.box), mask_face(first.image, first.box))
+    elsewhere = drawn(first.expression, "beach")
+    box = first.box
+    inside = np.s_[box.y_min : box.y_max, box.x_min : box.x_max]
+    np.testing.assert_array_equal(elsewhere.image[inside], first.image[inside])
+    assert not np.array_equal(elsewhere.image, first.image)
+
+
+def test_drawn_splits_share_no_person_and_no_place():
+    splits = {split: list(draw_frames(split, frames_per_pair=1, **DRAWN)) for split in ("train", "test")}
+    for frames in splits.values():
+        assert set(Counter(frame.label for frame in frames).values()) == {len(EXPRESSIONS)}
+        assert len({(frame.expression, frame.scene) for frame in frames}) == len(EXPRESSIONS) * len(SCENES)
+    train, test = splits.values()
+    assert not {frame.person for frame in train} & {frame.person for frame in test}
+    assert not {frame.place for frame in train} & {frame.place for frame in test}
+    # Names alone would not show it: the same person's number, pose and expression is another face in another split.
+    pair = ("smile", "city")
+    one, other = (draw_frame(0, pair, split=split, num_people=1, places_per_scene=1) for split in ("train", "test"))
+    assert not np.array_equal(one.image, other.image)
+
+
+def test_dlibs_cnn_finds_a_drawn_persons_face_where_it_is_said_to_be():
+    frame = draw_frame(3, ("smile", "city"), split="train", **DRAWN)
+    (faces,) = build_detector("dlib-cnn", precision="fp32").detect_faces([frame.image])
+    assert len(faces) == 1
+    assert iou(faces[0].box, frame.box) > 0.5
