@@ -15,6 +15,7 @@ as if it never stopped. Every number of workers sees the same global batches; on
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -33,9 +34,11 @@ import ray.train
 import torch
 import torch.distributed as dist
 import yaml
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -862,27 +865,40 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool, history: Sequence[
     """Run the workers on Ray Train to the end, and print what rank 0 announces meanwhile."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     failures = FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures)
-    events = Queue(actor_options={"num_cpus": 0})
+    # What carries a line of progress must not end a training of days: it lies where the driver lies, and comes back.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lasting = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    events = Queue(actor_options={"num_cpus": 0, **lasting})
+
+    def fit() -> Result:
+        for num_lost in itertools.count():
+            # The folder is for Ray's own notes: checkpoints are committed by the worker, not by report().
+            with tempfile.TemporaryDirectory(prefix="ray-train-") as folder:
+                trainer = TorchTrainer(
+                    _ray_worker,
+                    train_loop_config={"config": asdict(config), "events": events},
+                    # Whole CPUs would leave none for Ray's own tasks, which then wait for ever without a word.
+                    scaling_config=ScalingConfig(
+                        num_workers=workers,
+                        use_gpu=use_gpu,
+                        resources_per_worker={"CPU": 0.5, "GPU": 1} if use_gpu else {"CPU": 0.5},
+                    ),
+                    run_config=RunConfig(storage_path=folder, failure_config=failures),
+                )
+                try:
+                    return trainer.fit()
+                except RayActorError:  # Ray's controller died, and with it the workers; nothing of theirs is needed.
+                    if num_lost >= config.max_failures or not ray.is_initialized():
+                        raise
+        raise AssertionError("unreachable")
+
     with (
         _tracked(config, history) as tracker,
         TrainingDisplay() as display,
-        tempfile.TemporaryDirectory(prefix="ray-train-") as folder,
         ThreadPoolExecutor(1) as thread,
     ):
-        trainer = TorchTrainer(
-            _ray_worker,
-            train_loop_config={"config": asdict(config), "events": events},
-            # Whole CPUs would leave none for Ray's own tasks, which then wait for ever without a word.
-            scaling_config=ScalingConfig(
-                num_workers=workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": 0.5, "GPU": 1} if use_gpu else {"CPU": 0.5},
-            ),
-            # The folder is for Ray's own notes: checkpoints are committed by the worker, not by report().
-            run_config=RunConfig(storage_path=folder, failure_config=failures),
-        )
         # In a thread, since in the main one fit() takes Ctrl-C for itself and ends the process with code 0.
-        result = thread.submit(trainer.fit)
+        result = thread.submit(fit)
         try:
             while not result.done() or not events.empty():
                 try:
