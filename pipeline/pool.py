@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -113,8 +115,12 @@ def start_ray() -> str:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         options |= {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
     if not ray.is_initialized():
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         with _without_log_banner():
             ray.init(**options)
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts handlers of its own in front: its core's prints a stack and may abort, its node's ends silently.
+            signal.signal(signal.SIGTERM, on_sigterm)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False

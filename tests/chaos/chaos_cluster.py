@@ -31,11 +31,14 @@ HEALTH_CHECKS = {
     "RAY_health_check_failure_threshold": "5",
 }
 SHARED_ACTORS = ("ActorLocationTracker", "_AutoscalingCoordinatorActor", "_StatsActor")
+# Ray Train's detached actor that outlives a killed controller; it asks the dashboard whether that is alive, for ever
+# where there is none, as here.
+CLEANER = "ray::PlacementGroupCleaner"
 # Ray's own services, which touch no data: they outlive a killed raylet by some minutes, or belong to the cluster.
 SERVICES = ("raylet/raylet", "gcs_server", "agent", "log_monitor", "monitor.py", "dashboard", "ray_process_reaper")
 # Workers that wait for a task, those that move objects between the store and the disk, and actors that Ray Data starts
 # once on a cluster for all jobs.
-IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", *(f"ray::{name}" for name in SHARED_ACTORS))
+IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", CLEANER, *(f"ray::{name}" for name in SHARED_ACTORS))
 
 
 class ChaosCluster:
@@ -202,5 +205,8 @@ def wait_until_idle(cluster: ChaosCluster, *, seconds: float) -> list[str]:
     while True:
         alive = [command for process in cluster.at_work() if (command := harness.command_of(process))]
         if not alive or time.monotonic() > deadline:
+            for process in cluster.processes():
+                if harness.command_of(process).startswith(CLEANER):
+                    process.kill()
             return alive
         time.sleep(0.3)

@@ -180,11 +180,12 @@ def read_commit(run: Path, epoch: int) -> dict[str, Any]:
 
 def make_preprocess(folder: Path) -> LedgerJob:
     """HOG at twice the size keeps an actor a while at each clip, which leaves moments to be killed in."""
-    made = make_corpus(folder / "made", clips_per_class=(3, 0, 0), seed=0)
-    for clip in made[-NUM_CLIPS:]:  # the last two are a broken file and one without a face
-        target = folder / "corpus" / clip.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / "made" / clip.path, target)
+    if not (folder / "corpus").exists():
+        made = make_corpus(folder / "made", clips_per_class=(3, 0, 0), seed=0)
+        for clip in made[-NUM_CLIPS:]:  # the last two are a broken file and one without a face
+            target = folder / "corpus" / clip.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / "made" / clip.path, target)
     flags = ("--detector", "dlib-hog", "--upsample", "1", "--frames-per-clip", "4", "--face-px", "32")
     pool = ("--context-px", "32", "--clips-per-shard", "1", "--actors", str(ACTORS), "--page=false")
     return LedgerJob("preprocess", ("--input", str(folder / "corpus"), *flags, *pool), ("examples",))
@@ -192,20 +193,21 @@ def make_preprocess(folder: Path) -> LedgerJob:
 
 def make_score(folder: Path, preprocessed: Path) -> LedgerJob:
     """An untrained network that reads clips as `preprocessed` was made."""
-    save_checkpoint(
-        str(folder / "checkpoint"),
-        epoch=1,
-        step=1,
-        model=build_model("caer-net-s"),
-        optimizer_state={},
-        config={
-            "model": {"name": "caer-net-s", "options": {}, "face_px": 32, "context_px": 32},
-            "training": {},
-            "preprocessing": json.loads((preprocessed / "manifest.json").read_text())["config"],
-        },
-        info={"metrics": {}, "manifest_sha256": ""},
-    )
-    write_best(str(folder / "checkpoint"), epoch=1, top1_accuracy=1 / len(EMOTIONS))
+    if not (folder / "checkpoint/best.json").exists():
+        save_checkpoint(
+            str(folder / "checkpoint"),
+            epoch=1,
+            step=1,
+            model=build_model("caer-net-s"),
+            optimizer_state={},
+            config={
+                "model": {"name": "caer-net-s", "options": {}, "face_px": 32, "context_px": 32},
+                "training": {},
+                "preprocessing": json.loads((preprocessed / "manifest.json").read_text())["config"],
+            },
+            info={"metrics": {}, "manifest_sha256": ""},
+        )
+        write_best(str(folder / "checkpoint"), epoch=1, top1_accuracy=1 / len(EMOTIONS))
     given = ("--input", str(folder / "corpus"), "--checkpoint", str(folder / "checkpoint"), "--page=false")
     pool = ("--clips-per-shard", "1", "--actors", str(ACTORS))
     return LedgerJob("score", (*given, *pool), ("predictions", "clips"))
@@ -213,15 +215,18 @@ def make_score(folder: Path, preprocessed: Path) -> LedgerJob:
 
 def make_train(folder: Path, *, epochs: int = 4) -> TrainJob:
     """Two workers, the smallest network at 32 px, 8 steps an epoch."""
-    write_corpus(folder / "data", train=112)
+    if not (folder / "data").exists():
+        write_corpus(folder / "data", train=112)
     given = ("--data", str(folder / "data"), "--cache-dir", str(folder / "cache"), "--model", "caer-net-s")
     flags = ("--input-px", "32", "--batch-size", "14", "--lr", "0.03", "--epochs", str(epochs), "--workers", "2")
     return TrainJob((*given, *flags, "--keep", str(epochs)), epochs)
 
 
 def undisturbed_run(job: Job, cluster: ChaosCluster, folder: Path) -> Path:
-    """The output of the job when nothing is killed."""
+    """The output of the job when nothing is killed; one that lies there already is taken."""
     output, log = folder / f"{job.name}-undisturbed", folder / f"{job.name}-undisturbed.log"
+    if (output / "summary.json").exists():
+        return output
     process = job.start(output, log=log, environment=cluster.environment)
     assert process.wait(timeout=LONGEST_SECONDS) == 0, log.read_text()
     assert job.num_begun(output, log=log) == job.num_units, log.read_text()
@@ -292,6 +297,7 @@ def _disturb(
             stack.callback(_end, process)
             return process
 
+        num_lines = 0  # of the log, when this driver started
         filler = None
         if trial.kind == "object store" and chance.random() < 0.5:
             filler = stack.enter_context(cluster.filled())  # full from the start, and suddenly free
@@ -303,7 +309,17 @@ def _disturb(
             while process.poll() is None and len(job.committed(output)) < num_before:
                 time.sleep(0.05)
             time.sleep(pause)
-            committed = _kill(trial.kind, job, output, process, cluster=cluster, chance=chance, filler=filler)
+            committed = _kill(
+                trial.kind,
+                job,
+                output,
+                process,
+                cluster=cluster,
+                chance=chance,
+                filler=filler,
+                log=log,
+                num_lines=num_lines,
+            )
             if committed is None:
                 break
             snapshots.append(committed)
@@ -316,6 +332,7 @@ def _disturb(
                     trial.problems += job.unreadable(output)
                 # At once or after a while: what the killed driver started may still be there.
                 time.sleep(chance.choice((0.0, 3.0)))
+                num_lines = len(log.read_text().splitlines())
                 process = start()
             else:
                 cluster.restore()
@@ -332,13 +349,15 @@ def _kill(
     cluster: ChaosCluster,
     chance: random.Random,
     filler: subprocess.Popen | None,
+    log: Path,
+    num_lines: int,
 ) -> dict[str, bytes] | None:
     """Kill one thing as soon as it is there; what was committed just before, or None if the job ended first."""
     while process.poll() is None:
         committed = job.committed(output)
         if kind in CUT_OFF:
-            # In its first second a driver has no handler for SIGTERM yet; it has nothing to lose either.
-            if output.exists():
+            # Until it has imported Ray a driver has no handler for SIGTERM; it has nothing to lose either.
+            if kind == "driver" or len(log.read_text().splitlines()) > num_lines:
                 process.send_signal(signal.SIGKILL if kind == "driver" else signal.SIGTERM)
                 return committed
         elif kind == "object store":
@@ -377,7 +396,10 @@ def _end(process: subprocess.Popen) -> None:
 def _not_one_line(log: Path) -> list[str]:
     """What the log says after a SIGTERM besides one last line that names the way to resume."""
     last = log.read_text().splitlines()[-1:]
-    return [] if last and "interrupted; what was committed is kept" in last[0] else [f"the last line is {last}"]
+    is_said = (
+        last and "interrupted; what was committed is kept" in last[0] and "SIGTERM received" not in log.read_text()
+    )
+    return [] if is_said else [f"the last line is {last}"]
 
 
 def print_table(trials: Sequence[Trial]) -> None:
@@ -414,6 +436,7 @@ def main() -> int:
     parser.add_argument("--jobs", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--kinds", nargs="+", help="default: all")
     parser.add_argument("--output", type=Path, default=Path("build/chaos.json"))
+    parser.add_argument("--folder", type=Path, help="keeps corpora and undisturbed runs for the next time")
     asked = parser.parse_args()
     pairs = [(job, kind) for job in asked.jobs for kind in KINDS[job] if not asked.kinds or kind in asked.kinds]
     random.Random(asked.seed).shuffle(pairs)
@@ -421,7 +444,8 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     trials: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="chaos-work-") as name, ChaosCluster() as cluster:
-        folder = Path(name)
+        folder = asked.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         jobs: dict[str, Job] = {}
         undisturbed: dict[str, Path] = {}
 
