@@ -30,7 +30,7 @@ from chaos_cluster import ChaosCluster, wait_until_idle
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.checkpoint import committed_epochs, load_checkpoint, save_checkpoint, write_best
+from pipeline.checkpoint import committed_epochs, load_checkpoint, newest_checkpoint, save_checkpoint, write_best
 from pipeline.ledger import Ledger
 from pipeline.models import build_model
 from pipeline.records import EMOTIONS
@@ -164,13 +164,14 @@ class TrainJob:
         return lost, doubled, problems
 
     def unreadable(self, output: Path) -> list[str]:
-        """Every epoch that is said to be committed loads, its sha256 checked."""
+        """Every checkpoint that is said to be committed loads, its sha256 checked."""
         problems = []
-        for epoch in committed_epochs(str(output)):
+        newest: list[Any] = ["newest"] if newest_checkpoint(str(output)) else []
+        for which in (*committed_epochs(str(output)), *newest):
             try:
-                load_checkpoint(str(output), epoch)
+                load_checkpoint(str(output), which)
             except Exception as error:  # noqa: BLE001 - any of them is a finding
-                problems.append(f"epoch {epoch} is committed and does not load: {error}")
+                problems.append(f"checkpoint {which} is committed and does not load: {error}")
         return problems
 
 
@@ -214,7 +215,7 @@ def make_score(folder: Path, preprocessed: Path) -> LedgerJob:
 
 
 def make_train(folder: Path, *, epochs: int = 4) -> TrainJob:
-    """Two workers, the smallest network at 32 px, 8 steps an epoch."""
+    """Two workers, the smallest network at 32 px, 8 steps an epoch, and every third step one to resume from."""
     if not (folder / "data").exists():
         write_corpus(folder / "data", train=112)
     given = ("--data", str(folder / "data"), "--cache-dir", str(folder / "cache"), "--model", "caer-net-s")
