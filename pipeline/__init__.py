@@ -10,6 +10,7 @@ confine      what that child gives up: network, programs, writing, memory withou
 storage      objects that are whole or absent             ledger      plan, commit, resume, audit
 preflight    output, input and decoders, tried before hours are spent
 pool         units of clips through Ray actors            quarantine  what ended badly, and another try
+telemetry    what a run tells Prometheus while it works
 preprocess   clips -> shards of examples                  (composer on Ray Data)
 models/      CAHFW-Net and its ablations                  dataset     shards -> tensors
 checkpoint   weights and JSON, never a pickle             train       (composer on Ray Train)

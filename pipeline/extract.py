@@ -422,11 +422,13 @@ class ClipExtractor:
 
     def facts(self) -> dict[str, Any]:
         """What the fence has seen so far: children started, how many in place of one that had grown, the most resident
-        memory of one (bytes), and whether they were kept from the network and from writing files."""
+        memory of one (bytes), the wall time of each stage (seconds), and whether they were kept from the network and
+        from writing files."""
         return {
             "children_started": self.fence.num_starts,
             "children_recycled": self.fence.num_recycled,
             "peak_child_memory_bytes": self.fence.peak_memory_bytes,
+            "stage_seconds": {stage: round(each, 3) for stage, each in sorted(self.fence.stage_seconds.items())},
             **self.fence.confinement,
         }
 

@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -105,6 +106,7 @@ class Fence:
         self.num_recycled = 0
         self.peak_memory_bytes = 0
         self.confinement: dict[str, str] = {}
+        self.stage_seconds: defaultdict[str, float] = defaultdict(float)
         self._build = build
         self._arguments = dict(arguments)
         self._context = multiprocessing.get_context("forkserver")
@@ -178,7 +180,7 @@ class Fence:
         assert self._pipe is not None
         assert self._log is not None
         self._log.truncate(0)
-        stage, is_whole = "start", False
+        stage, is_whole, since = "start", False, time.monotonic()
         try:
             self._pipe.send(task)
         except ConnectionError:  # killed since the task before
@@ -187,7 +189,9 @@ class Fence:
             while True:
                 kind, value = self._receive(stage=stage, timeout_seconds=self.limits.timeout_seconds)
                 if kind == "stage":
-                    stage = value
+                    now = time.monotonic()
+                    self.stage_seconds[stage] += now - since
+                    stage, since = value, now
                 elif kind == "item":
                     yield value
                 else:
@@ -198,6 +202,7 @@ class Fence:
                         return value
                     raise FenceError(*value, stage=stage, fatal=False)
         finally:
+            self.stage_seconds[stage] += time.monotonic() - since
             if not is_whole:
                 self._stop()  # What it would still send belongs to this task, not to the next.
 

@@ -38,6 +38,7 @@ from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units, 
 from pipeline.preflight import FOLDER, check_output
 from pipeline.records import State, UsageError, clip_of
 from pipeline.storage import Storage, StorageError, redacted, redacted_values
+from pipeline.telemetry import UnitMetrics
 
 ROUNDS = 3
 # Units that one Ray Data run is given. Each is a block: a hundred thousand of them would keep the driver busy.
@@ -402,6 +403,7 @@ class _UnitActor:
 
     def __init__(self, actor: Callable[..., Actor], arguments: dict[str, Any]) -> None:
         self._actor, self._arguments = actor, arguments
+        self._metrics = UnitMetrics()
 
     @functools.cached_property
     def _work(self) -> Actor:
@@ -413,12 +415,15 @@ class _UnitActor:
         return pa.table({"entry": pa.array(entries, pa.string())})
 
     def _entry(self, unit: Unit) -> dict[str, Any]:
+        self._metrics.began()
         try:
-            return self._work.run(unit)
+            entry = self._work.run(unit)
         except StorageError as error:
             return {"stopped_by": "storage", "message": str(error)}
         except UsageError as error:
             return {"stopped_by": "usage", "message": str(error)}
+        self._metrics.ended(entry)
+        return entry
 
 
 class _Display:

@@ -32,7 +32,8 @@ ROOMS = {
     "preflight": {"archives", "corpus", "records", "storage"},
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
-    "pool": {"corpus", "fence", "ledger", "preflight", "records", "storage"},
+    "telemetry": set(),
+    "pool": {"corpus", "fence", "ledger", "preflight", "records", "storage", "telemetry"},
     "preprocess": {
         "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "preflight", "records", "report",
         "storage",
@@ -57,7 +58,7 @@ ROOMS = {
 
 # library -> rooms that may import it; a room not named here may not.
 LIBRARIES = {
-    "ray": {"gpu_detection", "pool", "train"},
+    "ray": {"gpu_detection", "pool", "telemetry", "train"},
     "torch": {"models", "dataset", "checkpoint", "tracking", "train", "score", "evaluate", "detection", "benchmark"},
     "decord": {"video", "benchmark"},
     "av": {"preflight", "video", "synthetic", "benchmark"},
