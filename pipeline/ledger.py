@@ -381,6 +381,7 @@ class Ledger:
         table = table.drop_columns(["group", "order"]).append_column(
             PLAN_SCHEMA.field("unit"), names.take(np.concatenate(units))
         )
+        self.reopen()  # First: _SUCCESS must never stand beside a plan with more to do.
         if not self.storage.create(f"plan/g{generation:03d}.arrow", _arrow(table.cast(PLAN_SCHEMA))):
             raise LedgerError(f"{self.storage.url}: another run has just extended the plan; start again")
 

@@ -44,11 +44,13 @@ class Night:
     """What a run has to do: the clips for the plan (known, new and copies), and how many there are of each kind.
 
     num_cut_off: planned before, never finished. num_older: not scored, and not modified since --since. num_later:
-    not scored, and left to the next run by --limit. outcomes: of all that is planned, before this run.
+    not scored, and left to the next run by --limit. outcomes: of all that is planned, before this run. is_settled:
+    nothing is to be done, and the last run ended with _SUCCESS.
     """
 
     corpus: Corpus
     outcomes: Sequence[Outcome]
+    is_settled: bool
     num_known: int
     num_new: int = 0
     num_copies: int = 0
@@ -56,11 +58,6 @@ class Night:
     num_cut_off: int = 0
     num_older: int = 0
     num_later: int = 0
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is to be done."""
-        return not self.num_to_score and not self.num_copies
 
     @property
     def num_to_score(self) -> int:
@@ -116,8 +113,9 @@ def plan_night(
     if settled is not None and all(outcome.state is not State.RETRYABLE for outcome in settled):
         known = {outcome.clip_id for outcome in settled}
         if all(clip.clip_id in known for clip in corpus.clips):
-            return Night(corpus=corpus, outcomes=settled, num_known=len(corpus.clips))
-    outcomes = {outcome.clip_id: outcome for outcome in (ledger.outcomes() if ledger.is_planned else ())}
+            return Night(corpus=corpus, outcomes=settled, is_settled=True, num_known=len(corpus.clips))
+    known_outcomes = settled or (ledger.outcomes() if ledger.is_planned else [])
+    outcomes = {outcome.clip_id: outcome for outcome in known_outcomes}
     planned = ledger.planned_clips() if ledger.is_planned else {}
     first: dict[tuple[Any, ...], Clip] = {}
     for clip in planned.values():
@@ -152,23 +150,17 @@ def plan_night(
         content = content_of(clip, paths_matter=paths_matter)
         if clip.clip_id not in given and content in here and clip.same_as is None:
             chosen.append(replace(clip, url=here[content].url))
-    unfinished = [
-        outcome
-        for outcome in outcomes.values()
-        if outcome.state is State.RETRYABLE and planned[outcome.clip_id].same_as is None
-    ]
-    num_cut_off = sum(outcome.reason == NOT_FINISHED for outcome in unfinished)
-    num_copies_left = sum(
-        outcome.state is State.RETRYABLE and planned[outcome.clip_id].same_as is not None
-        for outcome in outcomes.values()
-    )
+    unfinished = [outcome for outcome in known_outcomes if outcome.state is State.RETRYABLE]
+    to_try = [outcome for outcome in unfinished if planned[outcome.clip_id].same_as is None]
+    num_cut_off = sum(outcome.reason == NOT_FINISHED for outcome in to_try)
     return Night(
         corpus=replace(corpus, clips=tuple(sorted(chosen, key=lambda clip: (clip.path, clip.clip_id)))),
-        outcomes=list(outcomes.values()),
+        outcomes=known_outcomes,
+        is_settled=settled is not None and not unfinished and not count["new"] and not count["copies"],
         num_known=count["known"],
         num_new=count["new"],
-        num_copies=count["copies"] + num_copies_left,
-        num_retryable=len(unfinished) - num_cut_off,
+        num_copies=count["copies"] + len(unfinished) - len(to_try),
+        num_retryable=len(to_try) - num_cut_off,
         num_cut_off=num_cut_off,
         num_older=count["older"],
         num_later=count["later"],
@@ -191,13 +183,19 @@ def close_night(ledger: Ledger, *, day: str) -> dict[str, Any]:
 
     Returns what the summary says of it. A night in which nothing was scored has no record.
     """
-    num_copies = commit_copies(ledger, day=day)
-    record = night_record([entry for entry in ledger.entries() if entry["facts"].get("day") == day], day=day)
-    found: dict[str, Any] = {"same_content": num_copies}
-    if record["clips"]:
-        ledger.storage.put(f"nights/{day}.json", (json.dumps(record, indent=1) + "\n").encode())
-        earlier = [each for each in read_nights(ledger) if each["day"] < day][-DRIFT_NIGHTS:]
-        found |= {"night": record, "drift": drift(record, earlier)}
+    found: dict[str, Any] = {"same_content": commit_copies(ledger, day=day)}
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for entry in ledger.entries():
+        if "day" in entry["facts"]:
+            entries.setdefault(entry["facts"]["day"], []).append(entry)
+    # Not tonight's alone: a night whose driver was killed has no record yet, or an old one.
+    for each in {*sorted(entries)[-DRIFT_NIGHTS:], *({day} & entries.keys())}:
+        record = night_record(entries[each], day=each)
+        ledger.storage.put(f"nights/{each}.json", (json.dumps(record, indent=1) + "\n").encode())
+    if day in entries:
+        nights = {record["day"]: record for record in read_nights(ledger, until=day)}
+        tonight = nights.pop(day)
+        found |= {"night": tonight, "drift": drift(tonight, list(nights.values()))}
     return found
 
 
@@ -292,9 +290,9 @@ def night_record(entries: Iterable[Mapping[str, Any]], *, day: str) -> dict[str,
     }
 
 
-def read_nights(ledger: Ledger) -> list[dict[str, Any]]:
-    """The records of the latest nights, oldest first."""
-    names = [name for name in ledger.storage.sizes("nights") if name.endswith(".json")][-DRIFT_NIGHTS - 1 :]
+def read_nights(ledger: Ledger, *, until: str = "9999-12-31") -> list[dict[str, Any]]:
+    """The records of the last 8 nights up to that day, oldest first."""
+    names = [name for name in ledger.storage.sizes("nights") if name <= f"nights/{until}.json"][-DRIFT_NIGHTS - 1 :]
     return [json.loads(data) for data in ledger.storage.read_many(names).values()]
 
 

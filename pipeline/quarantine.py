@@ -35,7 +35,6 @@ def retry(ledger: Ledger, outcomes: Sequence[Outcome], *, clips_per_shard: int =
     The next run of the same command does them. Retryable clips need no plan: every run tries them again.
     """
     with ledger.lock():
-        ledger.reopen()  # First: a plan with more to do than _SUCCESS says must never be seen.
         planned = ledger.planned_clips()
         # A clip and its copies have one result, whichever of them was named.
         named = {planned[each.clip_id].same_as or each.clip_id for each in outcomes if each.state is State.QUARANTINED}

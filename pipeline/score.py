@@ -366,7 +366,7 @@ def score(config: ScoreConfig) -> Run:
         start_shared=shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU),
         close=lambda ledger: close_night(ledger, day=day),
     )
-    if config.page:
+    if config.page and night.num_to_score:
         write_page(run, day=day)
     print_summary(run)
     for line in run.summary.get("drift", {}).get("warnings", ()):

@@ -89,6 +89,7 @@ def without_ray(monkeypatch):
 
 def objects_of(s3, path):
     """Every object below a path with its bytes."""
+    s3.fs.invalidate_cache()
     return {name: s3.fs.cat_file(name) for name in s3.fs.find(f"{s3.bucket}/{path}")}
 
 
@@ -185,6 +186,15 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
     assert ledger.storage.exists("_SUCCESS")
     assert set(ledger.storage.sizes("nights")) == {"nights/2026-11-20.json", "nights/2026-11-21.json"}
 
+    # A driver that was killed after its last unit left no record, summary or _SUCCESS: they are made good.
+    for name in ("_SUCCESS", "summary.json", "nights/2026-11-21.json"):
+        ledger.storage.delete(name)
+    fifth = night(24)
+    assert (fifth.summary["processed"], fifth.summary["same_content"], fifth.summary["done"]) == (0, 0, 8)
+    assert ledger.storage.exists("_SUCCESS")
+    assert json.loads(ledger.storage.read("nights/2026-11-21.json")) == second.summary["night"]
+
+    s3.fs.invalidate_cache()
     s3.fs.get(f"{s3.bucket}/labels/", str(tmp_path / "labels") + "/", recursive=True)
     rows = rows_of(tmp_path / "labels", "clips")
     assert {(row["model"], str(row["day"])[:10]) for row in rows} == {
@@ -342,7 +352,7 @@ def test_the_estimate_is_what_earlier_nights_took(tmp_path):
     ledger = Ledger(str(tmp_path / "out"))
     night = planned(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3"))
     commit_all(ledger, seconds=2.5)
-    close_night(ledger, day="2026-11-20")
+    assert set(close_night(ledger, day="2026-11-20")) == {"same_content", "night", "drift"}
     assert estimated_seconds(ledger, night) == (7.5, "2.50 core-seconds a clip, measured in 1 nights")
 
 
