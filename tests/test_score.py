@@ -96,7 +96,7 @@ def objects_of(s3, path):
 def rows_of(folder, table):
     """The rows of one table as a user's query sees them."""
     query = f"from read_parquet('{folder}/*/{table}/**/*.parquet', hive_partitioning=true)"
-    return duckdb.sql(query).fetchdf().to_dict("records")
+    return duckdb.sql(query).to_arrow_table().to_pylist()
 
 
 def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path):
