@@ -135,7 +135,8 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
     s3.fs.rm(f"{s3.bucket}/uploads/1.avi")
     s3.put("uploads/late.avi", made["face 4"])
     ledger.add_generation([clips()["nobody.avi"]], clips_per_shard=8)
-    (unit,) = ledger.add_generation([clips()["late.avi"]], clips_per_shard=8)
+    ledger.add_generation([clips()["late.avi"]], clips_per_shard=8)
+    unit = ledger.pending_units()[1]
     failed = Outcome(
         clip_id=unit.clips[0].clip_id, path="late.avi", state=State.RETRYABLE, reason="store_failed", stage="fetch"
     )
