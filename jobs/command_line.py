@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
@@ -118,7 +118,7 @@ class _CommaSeparated:
         return f"{self._length or 'some'} {self._kind.__name__}s, separated by commas"
 
     def __call__(self, value: Any) -> tuple[Any, ...]:
-        parts = value.split(",") if isinstance(value, str) else list(value)
+        parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
         if self._length is not None and len(parts) != self._length:
             raise ValueError(f"{value!r} has {len(parts)} parts; give {self._length}, separated by commas")
         return tuple(self._kind(part) for part in parts)

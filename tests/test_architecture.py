@@ -63,7 +63,7 @@ LIBRARIES = {
     "decord": {"video", "benchmark"},
     "av": {"preflight", "video", "synthetic", "benchmark"},
     "dlib": {"detection", "benchmark"},
-    "plotly": {"report"},
+    "plotly": {"benchmark", "report"},
     "jsonargparse": set(),
     "rich": {"pool", "tracking", "evaluate", "compare", "benchmark"},
     "tenacity": {"storage"},

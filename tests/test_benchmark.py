@@ -1,19 +1,29 @@
 """The measurements: their arithmetic exactly, and one tiny run of every part on real clips, detectors and Ray."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import skimage.data
+from rich.console import Console
 
-from pipeline.benchmark import BenchmarkConfig, benchmark, print_tables
+from pipeline.benchmark import BenchmarkConfig, benchmark, poison, print_tables, soak
+from pipeline.benchmark.clips import middle_frames
 from pipeline.benchmark.core_hours import core_hours, corpus_core_hours
 from pipeline.benchmark.decode import is_wrong
 from pipeline.benchmark.detect import net_macs
 from pipeline.benchmark.machine import machine
+from pipeline.benchmark.parity import compared, matched, seen
+from pipeline.benchmark.poison import KINDS, link_corpus
+from pipeline.benchmark.soak import growth
 from pipeline.benchmark.timing import Timing, spread, steady
+from pipeline.corpus import read_corpus
+from pipeline.records import Box, Face
 
 pytestmark = pytest.mark.timeout(900)
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "benchmark.py"
@@ -205,3 +215,101 @@ def test_everything_is_printed_as_tables(results, capsys):
         assert title in shown
     assert "two actors / one actor" in shown
     assert results["machine"]["cpu"] in shown
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A still clip of 6 frames that holds a face."""
+    image = np.full((400, 712, 3), 90, np.uint8)
+    image[:, 100:612] = skimage.data.astronaut()[:400]
+    path = tmp_path_factory.mktemp("corpus") / "clip.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20, options={"b": "2000000"})
+        stream.width, stream.height, stream.pix_fmt = 712, 400, "yuv420p"
+        for _ in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    (found,) = read_corpus(str(path), split_fractions=None).clips
+    return found
+
+
+def test_our_boxes_are_compared_with_dlibs(clip):
+    (frame,) = middle_frames([clip])
+    image = seen(frame, size=(534, 300), is_grey=True)
+    assert image.shape == (300, 534)
+    found = compared([image, image[:60, :60]], upsample=0)
+    assert (found["num_images"], found["num_faces"]) == (2, 1)
+    assert found["ours"]["fp32"]["num_equal"] == found["ours"]["bf16"]["num_matched"] == 1
+    assert found["ours"]["fp32"]["most_score_difference"] < 1e-4
+
+
+def test_a_face_is_matched_with_the_one_that_it_overlaps_most():
+    a, b, c = (Face(Box(x, 0, x + 80, 80), 1.0) for x in (0, 10, 500))
+    assert matched([a, b], [b, a]) == [(a, a), (b, b)]
+    assert matched([a], [b]) == [(a, b)]
+    assert matched([a, b], [a]) == [(a, a)]
+    assert matched([a], [c]) == []
+
+
+def test_poison_lies_evenly_among_the_good_clips(tmp_path):
+    good, poison = tmp_path / "good.avi", {kind: tmp_path / f"{kind}.mp4" for kind in KINDS}
+    for path in (good, *poison.values()):
+        path.write_bytes(b"")
+    link_corpus(tmp_path / "corpus", [good], poison, num=40, num_poison=4)
+    names = [path.stem for path in sorted((tmp_path / "corpus").iterdir())]
+    assert len(names) == 40
+    assert [name for name in names if "good" not in name] == ["000009-crash", "000019-hang", "000029-memory",
+                                                            "000039-undecodable"]  # fmt: skip
+
+
+def test_poison_costs_no_good_clip_and_each_kind_is_named(clip, tmp_path):
+    config = BenchmarkConfig(
+        study="poison",
+        num_clips=8,
+        clips_per_shard=2,
+        frames_per_clip=1,
+        poison_shares=(0.5,),
+        poison_timeout=2.0,
+    )
+    part = poison.measure([clip], tmp_path, config=config)
+    (row,) = part["shares"]
+    assert (row["num_poison"], row["num_ended_well"], row["good_lost"]) == (4, 4, [])
+    assert {"crash": 1, "hang": 1, "memory": 1}.items() <= row["reasons"].items()
+    assert sum(row["reasons"].values()) == 4
+    assert row["children_started"] >= 2 + 3  # one an actor, and one after each kill at least
+    shown = io.StringIO()
+    Console(file=shown, width=160).print(*poison.tables(part))
+    assert "50%" in shown.getvalue()
+
+
+def test_growth_is_the_slope_after_the_warm_up():
+    mib = [100 + 0.02 * done if done >= 200 else 50.0 for done in range(0, 1000, 50)]
+    samples = [
+        {"clips_done": float(done), "mib": {"driver": [each - 1, each + 1], "actor": []}}
+        for done, each in zip(range(0, 1000, 50), mib, strict=True)
+    ]
+    grown = growth(samples, "driver", num_clips=1000)
+    assert grown is not None
+    assert grown["mib_per_1000_clips"] == pytest.approx(20.0)
+    assert grown["mib_at_end"] == pytest.approx(100 + 0.02 * 950)
+    assert growth(samples, "actor", num_clips=1000) is None
+
+
+def test_soak_sees_driver_actors_and_fenced_children_and_draws_them(clip, tmp_path):
+    config = BenchmarkConfig(
+        study="soak",
+        output=str(tmp_path / "out"),
+        num_clips=8,
+        clips_per_shard=1,
+        frames_per_clip=1,
+        sample_seconds=0.2,
+    )
+    part = soak.measure([clip], tmp_path, config=config)
+    assert part["num_ended_well"] == part["num_clips"] == 8
+    most = {role: max(max(each["mib"][role], default=0) for each in part["samples"]) for role in soak.ROLES}
+    assert all(mib > 20 for mib in most.values()), most
+    assert any(len(each["mib"]["actor"]) == len(each["mib"]["fenced child"]) == 2 for each in part["samples"])
+    assert "fenced child" in (tmp_path / "out" / "soak.html").read_text()
+    shown = io.StringIO()
+    Console(file=shown, width=160).print(*soak.tables(part))
+    assert "8 of 8 clips" in shown.getvalue()

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.benchmark import decode, detect, preprocess
+from pipeline.benchmark import decode, detect, parity, poison, preprocess, soak
 from pipeline.benchmark.clips import usable_clips
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.core_hours import core_hours_table, corpus_core_hours
@@ -29,7 +29,14 @@ from pipeline.records import UsageError
 from pipeline.storage import Storage
 from pipeline.synthetic import FACELESS_PATH, make_corpus
 
-STUDIES: dict[str, ModuleType] = {"detect": detect, "decode": decode, "preprocess": preprocess}
+STUDIES: dict[str, ModuleType] = {
+    "detect": detect,
+    "decode": decode,
+    "preprocess": preprocess,
+    "parity": parity,
+    "poison": poison,
+    "soak": soak,
+}
 MOST_DISTINCT = 20
 ALL = ("detect", "decode", "preprocess")  # what `all` runs
 
@@ -50,7 +57,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             (Path(source) / FACELESS_PATH).unlink()
         clips = usable_clips(source, most=config.num_clips or MOST_DISTINCT)
         for study in chosen:
-            say(f"{study}: {config.rounds} rounds")
+            say(study)
             before = os.getloadavg()
             measured = STUDIES[study].measure(clips, Path(folder), config=config)
             results[study] = {**measured, "load_average": {"before": before[0], "after": os.getloadavg()[0]}}

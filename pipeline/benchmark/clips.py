@@ -50,10 +50,10 @@ def repeated(clips: Sequence[Clip], folder: Path, *, num: int) -> list[Clip]:
     return list(read_corpus(str(folder), split_fractions=None).clips)
 
 
-def middle_frame(clip: Clip) -> np.ndarray:
-    """The middle frame of a clip that decodes: (H, W, 3) uint8 RGB."""
+def middle_frames(clips: Sequence[Clip]) -> list[np.ndarray]:
+    """The middle frame of each clip, which decodes: (H, W, 3) uint8 RGB."""
     with Fence(build_middle_frame, {}) as fence:
-        return fence.run(local_path(clip.url))[1]
+        return [fence.run(local_path(clip.url))[1] for clip in clips]
 
 
 def build_middle_frame() -> Callable[..., Generator[Any, None, np.ndarray]]:

@@ -10,7 +10,8 @@ class BenchmarkConfig:
     """Measures detection, decoding and preprocess beside what they replace, on this machine."""
 
     study: str
-    """detect (one frame on one core), decode (clips), preprocess (the whole way, and Ray's share), or all."""
+    """detect (one frame on one core), decode (clips), preprocess (the whole way, and Ray's share), or all, which is
+    these three; parity (our boxes and dlib's), poison (what broken clips cost), soak (memory over many clips)."""
     output: str = "build/benchmark"
     """Folder of benchmark.json; a path or any fsspec URL."""
     clips: str | None = None
@@ -20,14 +21,20 @@ class BenchmarkConfig:
     frames_per_clip: int = 8
     """Frames sampled from each clip (count)."""
     num_clips: int | None = None
-    """Clips to measure on (count); default: at most 20 for detect and decode, 48 for preprocess, which takes the same
-    clips again under other names where there are fewer."""
+    """Clips to measure on (count); default: at most 20 for detect and decode, 48 for preprocess, 400 for poison, 2000
+    for soak, which take the same clips again under other names where there are fewer."""
     clips_per_shard: int = 8
-    """Clips in one unit of work of preprocess (count); with fewer than 3 units an actor there is no steady state."""
+    """Clips in one unit of work of Ray (count); with fewer than 3 units an actor there is no steady state."""
     baseline_clips: int = 4
     """Clips that the baseline script does in a round (count); dlib's own CNN takes 2 s a frame."""
     detector_precision: str = "auto"
     """Arithmetic of dlib-cnn in preprocess: fp32, bf16, or auto (bf16 where the processor has it)."""
+    poison_shares: tuple[float, ...] = (0.0, 0.01, 0.05, 0.2)
+    """Shares of poison among the clips, one run each (from 0 to 1); the others are compared with the first."""
+    poison_timeout: float = 5.0
+    """Longest time without progress on one clip before it is killed, in the poison study (seconds)."""
+    sample_seconds: float = 1.0
+    """Time between two looks at the memory, in the soak study (seconds)."""
 
     def __post_init__(self) -> None:
         for name in ("rounds", "frames_per_clip", "num_clips", "clips_per_shard", "baseline_clips"):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from rich.table import Table
 
-from pipeline.benchmark.clips import middle_frame
+from pipeline.benchmark.clips import middle_frames
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.tables import median, shown, table
 from pipeline.benchmark.timing import seconds_of, spread
@@ -38,7 +38,7 @@ PARTS_OF_CNN = {"tile": "make_tile", "net": "score_tile"}  # the rest of a call 
 def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
     """Every detector on one frame and one thread, and as the limit the fastest matrix product of the same rounds."""
     frame = np.array(
-        Image.fromarray(middle_frame(clips[0])).resize((FRAME_WIDTH, FRAME_HEIGHT), Image.Resampling.BILINEAR)
+        Image.fromarray(middle_frames(clips[:1])[0]).resize((FRAME_WIDTH, FRAME_HEIGHT), Image.Resampling.BILINEAR)
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

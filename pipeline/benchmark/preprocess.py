@@ -25,14 +25,16 @@ from pipeline.benchmark.tables import median, shown, table
 from pipeline.benchmark.timing import Timing, spread, steady, tree_cpu_seconds, tree_memory_bytes
 from pipeline.corpus import Corpus, local_path
 from pipeline.detection import find_weights
+from pipeline.detection.between import iou
 from pipeline.extract import ExtractConfig
 from pipeline.ledger import Ledger, Unit
 from pipeline.pool import PoolConfig, run_corpus, say, start_ray
 from pipeline.preprocess import KIND, PreprocessActor, plan_config_of, resolved, versions
-from pipeline.records import Clip, UsageError
+from pipeline.records import Box, Clip, State, UsageError
 
 BASELINE_SECONDS = 1800.0  # it waits for ever where decord aborts
 NUM_CLIPS = 48
+ENDED_WELL = (State.DONE, State.NO_FACE)
 PLAIN, TWO_PLAIN, ONE_ACTOR, TWO_ACTORS = "plain loop", "two plain loops", "one actor", "two actors"
 BASELINE = "baseline script"
 MEASURED = (
@@ -70,12 +72,13 @@ class TimedActor:
         timing = {
             "worker": os.getpid(),
             "started": started,
-            "num_clips": len(unit.clips),
+            "num_clips": sum(row["state"] in ENDED_WELL for row in entry["outcomes"]),
             "cpu_seconds": tree_cpu_seconds(os.getpid()),
             "job_cpu_seconds": tree_cpu_seconds(self._job_pid),
             "idle_seconds": machine.idle + getattr(machine, "iowait", 0.0),
             "stolen_seconds": getattr(machine, "steal", 0.0),
             "memory_bytes": tree_memory_bytes(os.getpid()),
+            "children_started": entry["facts"]["children_started"],
             "child_peak_memory_bytes": entry["facts"]["peak_child_memory_bytes"],
             "actor_memory_bytes": psutil.Process().memory_info().rss,
             "ended": time.time(),  # Noting takes some 25 ms: work of every contender, not a pause of Ray's.
@@ -98,7 +101,9 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     def ours(run: Callable[[str], dict[str, float]], output: Path) -> dict[str, Any]:
         started = time.time()
         told = run(str(output))
-        return {**_read_timings(Ledger(str(output)), started), **told, "total_seconds": time.time() - started}
+        found = read_timings(Ledger(str(output)))
+        found["start_seconds"] = found["first_started"] - started
+        return {**found, **told, "total_seconds": time.time() - started}
 
     def plain(num_processes: int) -> Callable[[str], dict[str, float]]:
         def run(output: str) -> dict[str, float]:
@@ -109,7 +114,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
 
     def on_ray(num_actors: int) -> Callable[[str], dict[str, float]]:
         pool = PoolConfig(actors=num_actors, clips_per_shard=config.clips_per_shard)
-        return lambda output: _run_on_ray(clips, output, extract_config, pool)
+        return lambda output: run_on_ray(clips, output, extract_config, pool)
 
     def baseline(output: Path) -> dict[str, Any]:
         return _run_baseline(for_baseline, output, num_frames=config.frames_per_clip, num_processes=2)
@@ -188,8 +193,15 @@ def _plain_loop(units: Sequence[Unit], output: str, config: ExtractConfig, job_p
         actor.run(unit)
 
 
-def _run_on_ray(clips: Sequence[Clip], output: str, config: ExtractConfig, pool: PoolConfig) -> dict[str, float]:
-    """The same by `run_corpus`, as `preprocess` calls it; how long Ray took to start is timed apart."""
+def run_on_ray(
+    clips: Sequence[Clip],
+    output: str,
+    config: ExtractConfig,
+    pool: PoolConfig,
+    *,
+    actor: Callable[..., TimedActor] = TimedActor,
+) -> dict[str, float]:
+    """The units by `run_corpus`, as `preprocess` calls it; how long Ray took to start is timed apart."""
     started = time.perf_counter()
     start_ray()
     seconds = time.perf_counter() - started
@@ -199,20 +211,25 @@ def _run_on_ray(clips: Sequence[Clip], output: str, config: ExtractConfig, pool:
         kind=KIND,
         plan_config=plan_config_of(config),
         versions=versions(),
-        actor=TimedActor,
+        actor=actor,
         arguments={"config": config, "limits": pool.limits, "job_pid": os.getpid()},
         config=pool,
     )
     return {"ray_init_seconds": seconds}
 
 
-def _read_timings(ledger: Ledger, started: float) -> dict[str, Any]:
+def read_timings(ledger: Ledger) -> dict[str, Any]:
+    """The steady state and the memory of a run by `TimedActor`."""
     rows = [json.loads(data) for data in ledger.storage.read_many(list(ledger.storage.sizes("timings"))).values()]
     names = {field.name for field in fields(Timing)}
     timings = [Timing(**{name: row[name] for name in names}) for row in rows]
+    children_started: dict[int, int] = {}
+    for row in rows:
+        children_started[row["worker"]] = max(row["children_started"], children_started.get(row["worker"], 0))
     return {
         **(steady(timings) or {}),
-        "start_seconds": min(timing.started for timing in timings) - started,
+        "first_started": min(timing.started for timing in timings),
+        "children_started": sum(children_started.values()),
         "worker_peak_memory_bytes": max(row["child_peak_memory_bytes"] + row["actor_memory_bytes"] for row in rows),
         "worker_shared_memory_bytes": max(row["memory_bytes"] for row in rows),
     }
@@ -270,16 +287,8 @@ def _compare_boxes(baseline: Mapping[str, Mapping[int, Sequence[int]]], ledger: 
         "ours_too": len(both),
         "only_ours": sum(clip in baseline and (clip, index) not in theirs for clip, index in ours),
         "equal": sum(theirs[key] == ours[key] for key in both),
-        "mean_iou": statistics.fmean(_iou(theirs[key], ours[key]) for key in both) if both else None,
+        "mean_iou": statistics.fmean(iou(Box(*theirs[key]), Box(*ours[key])) for key in both) if both else None,
     }
-
-
-def _iou(a: Sequence[int], b: Sequence[int]) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    inner = max(width, 0) * max(height, 0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return inner / (areas - inner)
 
 
 def tables(part: Mapping[str, Any]) -> list[Table]:

@@ -104,12 +104,12 @@ def _tree(pid: int) -> list[psutil.Process]:
 
 
 def tree_cpu_seconds(pid: int) -> float:
-    """User and system seconds of a process and all below it that live."""
+    """User and system seconds of a process and all below it, those included that ended and were waited for."""
     total = 0.0
     for process in _tree(pid):
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
-            total += times.user + times.system
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 
