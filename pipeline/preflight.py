@@ -7,6 +7,7 @@ In go URLs; out comes a line in words, or one UsageError that names the thing an
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def check_output(url: str) -> str:
     two attempts at one unit could then both count.
     """
     storage = Storage(url, num_tries=TRIES)
-    if storage.is_local and Path(storage.path()).exists() and not Path(storage.path()).is_dir():
+    if storage.is_local and os.path.isfile(storage.path()):
         raise UsageError(f"output {url} is not a folder; give a folder, or a name that is not taken")
     name = f"{FOLDER}/{secrets.token_hex(8)}"
     try:
