@@ -95,13 +95,14 @@ class LedgerJob:
         return harness.start_script(Path(__file__).with_name("counted.py"), *given, log=log, environment=environment)
 
     def committed(self, output: Path) -> dict[str, bytes]:
-        return harness.entries_of(output)
+        return harness.entries_of(ledger_of(output))
 
     def num_begun(self, output: Path, *, log: Path) -> int:  # noqa: ARG002 - training reads its log
-        return len(Path(f"{output}.attempts").read_text().splitlines())
+        return len(Path(f"{ledger_of(output)}.attempts").read_text().splitlines())
 
     def compare(self, output: Path, undisturbed: Path) -> tuple[int, int, list[str]]:
         """Rows lost and doubled against the undisturbed run, by the manifest and by the folder; what else is wrong."""
+        output, undisturbed = ledger_of(output), ledger_of(undisturbed)
         lost = doubled = 0
         for table in self.tables:
             wanted, found = (Counter(harness.rows_of(each, table)) for each in (undisturbed, output))
@@ -116,6 +117,11 @@ class LedgerJob:
         if harness.outcomes_of(output) != harness.outcomes_of(undisturbed):
             problems.append("the outcomes differ")
         return lost, doubled, problems
+
+
+def ledger_of(output: Path) -> Path:
+    """The folder of the ledger: scoring has one for each model."""
+    return next((path for path in output.glob("model=*") if path.is_dir()), output)
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,7 @@ def make_train(folder: Path, *, epochs: int = 4) -> TrainJob:
 def undisturbed_run(job: Job, cluster: ChaosCluster, folder: Path) -> Path:
     """The output of the job when nothing is killed; one that lies there already is taken."""
     output, log = folder / f"{job.name}-undisturbed", folder / f"{job.name}-undisturbed.log"
-    if (output / "summary.json").exists():
+    if (ledger_of(output) / "summary.json").exists():
         return output
     process = job.start(output, log=log, environment=cluster.environment)
     assert process.wait(timeout=LONGEST_SECONDS) == 0, log.read_text()
