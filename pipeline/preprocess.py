@@ -117,7 +117,8 @@ def preprocess(config: PreprocessConfig) -> Run:
 def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
     """`cpu` or `cuda`, for --detector-device: auto is CUDA where the cluster has a GPU and the detector runs there.
 
-    Joins the cluster that RAY_ADDRESS names to ask it. Raises UsageError where cuda cannot be had.
+    Joins the cluster that RAY_ADDRESS names to ask it; one without a GPU may bring it later. Raises UsageError where
+    cuda cannot be had.
     """
     if asked == "cpu" or config.boxes is not None:
         return "cpu"
@@ -131,8 +132,8 @@ def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
     if os.environ.get("RAY_ADDRESS"):
         has_gpu = num_cluster_gpus() >= 1
         if asked == "cuda" and not has_gpu:
-            raise UsageError("--detector-device is cuda, but the Ray cluster has no GPU; add one, or give auto or cpu")
-        return "cuda" if has_gpu else "cpu"
+            say("the cluster has no GPU now: asking it for one, as one that scales from zero needs")
+        return "cuda" if has_gpu or asked == "cuda" else "cpu"
     return resolve_device(asked)  # A local Ray has what this machine has.
 
 

@@ -149,6 +149,9 @@ class TrainConfig:
     """Arithmetic of the forward pass. auto: bf16 on CUDA, fp32 on CPU. Weights are always fp32."""
     compile: bool = False
     """Compile the network with torch.compile: a minute or so more at the start, faster steps on a GPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs. auto: on CUDA if the cluster has a GPU. cuda: also where the GPUs only come when asked
+    for, as on a cluster that scales from zero."""
     workers: int = 0
     """Training processes. 0: one per GPU of the cluster, 1 where there is none."""
     loader_processes: int | None = None
@@ -850,15 +853,20 @@ def _workers(config: TrainConfig) -> tuple[int, bool]:
     """How many workers, and whether each has a GPU. UsageError where the cluster can't hold them: Ray would wait."""
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
-    workers = config.workers or max(gpus, 1)
-    room = gpus or int(cpus // 0.5)
-    if workers > room:
+    use_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    if config.device == "cuda" and not gpus and not os.environ.get("RAY_ADDRESS"):
+        raise UsageError("--device is cuda, but this machine has no GPU that Ray sees; give auto or cpu")
+    workers = config.workers or max(gpus if use_gpu else 1, 1)
+    room = gpus if use_gpu else int(cpus // 0.5)
+    if workers > room and config.device == "cuda":
+        say(f"the cluster has {gpus} GPUs now: asking it for {workers}")
+    elif workers > room:
         raise UsageError(
             f"--workers {workers}: the cluster has room for {room} ({gpus} GPUs, {cpus:g} CPUs); give {room} or fewer"
         )
     if config.batch_size % workers:
         raise UsageError(f"--batch-size {config.batch_size} can't be shared by {workers} workers; give a multiple")
-    return workers, gpus > 0
+    return workers, use_gpu
 
 
 def _fit(config: TrainConfig, *, workers: int, use_gpu: bool, history: Sequence[Mapping[str, Any]]) -> None:
