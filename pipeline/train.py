@@ -442,7 +442,7 @@ class _Learner:
         self._model = model
         # Running statistics are averaged over the ranks once an epoch instead of being sent by rank 0 at every step.
         self._parallel = DistributedDataParallel(model, forward_sync_buffers=False) if world_size > 1 else model
-        self._weights = _class_weights(labels).to(device) if config.class_weights == "balanced" else None
+        self._weights = class_weights(labels).to(device) if config.class_weights == "balanced" else None
         self._new_losses: list[Tensor] = []
 
     @property
@@ -722,7 +722,7 @@ def _together(action: Callable[[], T], *, world_size: int) -> T:
     return value  # pyright: ignore[reportReturnType]
 
 
-def _class_weights(labels: np.ndarray) -> Tensor:
+def class_weights(labels: np.ndarray) -> Tensor:
     """A weight for each class, inverse to its share of `labels`; their mean over the labels is 1."""
     counts = np.bincount(labels, minlength=len(EMOTIONS))
     return torch.from_numpy(len(labels) / (len(EMOTIONS) * counts)).float()

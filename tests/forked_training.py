@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -56,6 +57,8 @@ def last_resume_point(run_url: str) -> int:
 
 
 def on_workers(config: TrainConfig, world_size: int) -> None:
+    """Train into OUTPUT-N."""
+    config = replace(config, output=f"{config.output}-{world_size}")
     with tempfile.TemporaryDirectory() as folder:
 
         def worker(rank: int) -> None:
@@ -74,4 +77,5 @@ if __name__ == "__main__":
     if action == "kill":
         killed_and_resumed(config, [int(step) for step in argument.split(",")])
     else:
-        on_workers(config, int(argument))
+        for world_size in argument.split(","):
+            on_workers(config, int(world_size))

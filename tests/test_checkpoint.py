@@ -1,13 +1,29 @@
 import hashlib
 import json
+import os
 import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.checkpoint import committed_epochs, load_checkpoint, read_checkpoint_info, save_checkpoint, write_best
+from pipeline.checkpoint import (
+    best_of,
+    committed_epochs,
+    drop_old_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    read_checkpoint_info,
+    save_checkpoint,
+    write_best,
+)
 from pipeline.models import build_model
 from pipeline.records import UsageError
+from pipeline.storage import Storage
 
 OPTIONS = {"attention_gain": "area", "recalibration_scale": "sqrt", "dropout": 0.5}
 CONFIG = {
@@ -179,6 +195,102 @@ def test_metrics_that_json_cannot_say_write_nothing(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         save(tmp_path, epoch=1, loss=float("nan"))
     assert not (tmp_path / "checkpoints").exists()
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def whole(run, which):
+    """The JSON of a checkpoint whose files are all there and as they were committed."""
+    info = read_checkpoint_info(run, which)
+    name = f"epoch-{info['epoch']:04d}" if info["after"] == "epoch" else f"step-{info['step']:08d}"
+    folder = Path(run, "checkpoints", name)
+    for name, sha256 in info["sha256"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
+    return info
+
+
+def test_crash_between_any_two_writes_leaves_a_run_that_is_read_and_gone_on_with(tmp_path, monkeypatch):
+    """Three epochs with a resume point in each, cut off before every write and every deletion in turn."""
+    small = torch.nn.Linear(1, 1)
+    scores = {1: 0.5, 2: 0.75, 3: 0.25}
+    history = [{"epoch": epoch, "validation_top1_accuracy": score} for epoch, score in scores.items()]
+    original, left = {name: getattr(Storage, name) for name in ("put", "delete")}, [0]
+
+    def counted(name):
+        def call(self, *arguments):
+            if left[0] == 0:
+                raise _KilledError
+            left[0] -= 1
+            original[name](self, *arguments)
+
+        return call
+
+    for name in original:
+        monkeypatch.setattr(Storage, name, counted(name))
+
+    def run_on(run):
+        """From the newest state to the end, as training writes it."""
+        done = read_checkpoint_info(run, "newest")["step"] if newest_checkpoint(run) else 0
+        for step in range(done + 1, 7):
+            epoch, after = step // 2, "step" if step % 2 else "epoch"
+            state = {"optimizer_state": {}, "config": CONFIG, "after": after}
+            info = {"metrics": {}, "manifest_sha256": "ab", "history": history[:epoch], "after": after}
+            save_checkpoint(run, epoch=epoch, step=step, model=small, info=info, **state)
+            if after == "epoch":
+                best = best_of(history[:epoch])
+                write_best(run, epoch=best["epoch"], top1_accuracy=best["validation_top1_accuracy"])
+            drop_old_checkpoints(run, keep=1)
+
+    num_cuts = 0
+    while True:
+        run, left[0] = str(tmp_path / f"cut-{num_cuts}"), num_cuts
+        try:
+            run_on(run)
+        except _KilledError:
+            num_cuts += 1
+        else:
+            break
+        if epochs := committed_epochs(run):
+            assert whole(run, "best")["epoch"] in epochs
+            assert whole(run, "last")["epoch"] == epochs[-1]
+        if newest_checkpoint(run):
+            assert whole(run, "newest")["step"] > 0
+        left[0] = 1000
+        run_on(run)
+        drop_old_checkpoints(run, keep=1)
+        assert committed_epochs(run) == [2, 3]
+        assert read_checkpoint_info(run, "best")["epoch"] == 2
+        assert sorted(path.name for path in Path(run, "checkpoints").iterdir()) == ["epoch-0002", "epoch-0003"]
+        shutil.rmtree(run)
+    assert num_cuts > 25
+
+
+def test_full_disk_names_the_cure_and_keeps_what_was(tmp_path):
+    """On a file system of 6 MB, mounted where nobody else sees it: one network of 4 MB fits."""
+    script = f"""
+import sys
+from pipeline.checkpoint import committed_epochs, save_checkpoint
+from pipeline.models import build_model
+from pipeline.records import UsageError
+model = build_model("se-af", reads="face")
+try:
+    for epoch in (1, 2):
+        state = {{"model": model, "optimizer_state": {{}}, "config": {{}}, "info": {{}}}}
+        save_checkpoint({str(tmp_path)!r}, epoch=epoch, step=epoch, **state)
+except UsageError as error:
+    print(committed_epochs({str(tmp_path)!r}), error)
+"""
+    mounted = f'mount -t tmpfs -o size=6m none {tmp_path} && exec {sys.executable} -c "$SCRIPT"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted]
+    environment = os.environ | {"SCRIPT": script, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if "mount" in found.stderr or "unshare" in found.stderr:
+        pytest.skip("this machine lets nobody mount a file system of his own")
+    assert found.stderr == ""
+    assert found.stdout.startswith("[1] run ")
+    assert re.search("model.safetensors can't be written: .*No space left on device", found.stdout)
 
 
 def test_output_that_cannot_be_written_names_the_cure(tmp_path):

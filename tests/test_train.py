@@ -1,31 +1,47 @@
 import csv
+import hashlib
 import json
+import os
+import random
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import safetensors.torch
 import torch
 import yaml
 
 from pipeline.checkpoint import committed_epochs, load_checkpoint, read_checkpoint_info
-from pipeline.models import PAIR_MODELS
+from pipeline.dataset import EvaluationBatches, ExampleDataset
+from pipeline.models import PAIR_MODELS, build_model
 from pipeline.records import UsageError
 from pipeline.storage import Storage
+from pipeline.tracking import RunLogs
 from pipeline.train import (
     TrainConfig,
     TrainingStopped,
     best_of,
+    class_weights,
     cosine_lr,
+    evaluate,
+    fitted_temperature,
     flood_gradients,
     saved_run,
     train,
     train_worker,
 )
-from tests.example_shards import write_corpus, write_manifest
+from tests.example_shards import drawn_example, write_corpus, write_manifest, write_shards
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,6 +133,144 @@ def test_stopped_and_resumed_equals_undisturbed_bit_for_bit(trained, tmp_path):
     assert losses[0] == losses[1]
 
 
+def losses_of(config):
+    """The loss of every step so far, as the newest checkpoint has it."""
+    return load_checkpoint(config.output, "newest").training_state["losses"]
+
+
+def run_forked(action, config, argument, folder):
+    """What `tests/forked_training.py` prints of a training in processes of its own."""
+    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    command = [sys.executable, REPOSITORY / "tests/forked_training.py", action, folder / "config.json", argument]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_killed_within_epochs_and_resumed_equals_undisturbed_bit_for_bit(trained, tmp_path):
+    undisturbed, _ = trained
+    config = replace(undisturbed, output=str(tmp_path / "run"), checkpoint_every_steps=3)
+    steps = sorted(random.sample(range(1, 35), 3))
+    points = run_forked("kill", config, ",".join(map(str, steps)), tmp_path)
+    print(f"killed after the steps {steps}, at the resume points", points)
+    one, other = (read_checkpoint_info(run.output, "last") for run in (undisturbed, config))
+    assert one["sha256"] == other["sha256"]  # weights, momentum, and the loss of each of the 40 steps
+    assert len(losses_of(config)) == 40
+    for run in (undisturbed, config):
+        with open(f"{run.output}/steps.csv", newline="") as file:
+            assert [float(row["train_loss"]) for row in csv.DictReader(file)] == losses_of(config).tolist()
+    assert [row["train_loss"] for row in one["history"]] == [row["train_loss"] for row in other["history"]]
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))  # the epoch's checkpoint is newer
+
+
+def worker_differences(corpus, folder, **changes):
+    """The largest difference, in nats, of each of 20 steps' losses between one worker and 2 and 4."""
+    fields = {"batch_size": 12, "lr": 0.01, "input_px": 32, "sync_batchnorm": True, "dropout": 0.0}
+    config = config_of(corpus, folder / "of", **(fields | changes))
+    run_forked("workers", config, "1,2,4", folder)
+    one, *others = (losses_of(replace(config, output=f"{config.output}-{size}"))[:20] for size in (1, 2, 4))
+    assert len(one) == 20
+    return [float((other - one).abs().max()) for other in others]
+
+
+def test_losses_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
+    """Batch norm over all workers, and no dropout: by default each worker has its own statistics and masks."""
+    differences = worker_differences(corpus, tmp_path, model="se-af", input="face")
+    print("differences of 2 and 4 workers, nats", differences)
+    assert max(differences) < 1e-4
+
+
+@pytest.mark.slow
+def test_losses_of_the_whole_network_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
+    differences = worker_differences(corpus, tmp_path, model="cahfw")
+    print("differences of 2 and 4 workers, nats", differences)
+    assert max(differences) < 1e-4
+
+
+def test_resume_points_and_old_checkpoints_make_room(trained, tmp_path):
+    config = replace(trained[0], output=str(tmp_path / "run"), checkpoint_every_steps=4, keep=1, epochs=4)
+
+    def leave(event):
+        if event.get("epoch") == 3 and event["event"] == "epoch":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_worker(config, announce=leave)
+    best = best_of(read_checkpoint_info(config.output, "newest")["history"])["epoch"]
+    folders = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert folders == {f"epoch-{best:04d}", "epoch-0003"}
+    assert load_checkpoint(config.output, "best").info["epoch"] == best
+
+
+def test_average_of_weights_is_what_is_evaluated_and_goes_on_after_a_stop(trained, tmp_path):
+    config = replace(trained[0], output=str(tmp_path / "whole"), ema=0.9, epochs=2, checkpoint_every_steps=4)
+    train_worker(config)
+    saved = load_checkpoint(config.output, "last")
+    weights = saved.training_state["weights/face_encoder.0.0.weight"]
+    assert not torch.equal(saved.model.get_parameter("face_encoder.0.0.weight"), weights)
+    validation = EvaluationBatches(
+        ExampleDataset(config.data, split="validation", face_px=16, context_px=16, cache_dir=config.cache_dir),
+        batch_size=23,
+    )
+    metrics = evaluate(saved.model, iter(validation), device=torch.device("cpu"))
+    assert metrics["loss"] == pytest.approx(saved.info["metrics"]["loss"], abs=1e-5)
+
+    stopped = replace(config, output=str(tmp_path / "stopped"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLogs, "write_steps", interrupt)  # just after the resume point at step 4
+        with pytest.raises(KeyboardInterrupt):
+            train_worker(stopped)
+    assert read_checkpoint_info(stopped.output, "newest")["step"] == 4
+    train_worker(stopped)
+    assert read_checkpoint_info(stopped.output, "last")["sha256"] == saved.info["sha256"]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def first_losses(trained, folder, **changes):
+    """The losses of one epoch of ResNet-50 with a frozen body: 10 steps in which batch norm takes no part."""
+    fields = {"model": "resnet50", "input_px": 32, "epochs": 1, "dropout": 0.0, "lr": 0.1, "batch_size": 28}
+    weights = folder / "resnet50.safetensors"
+    if not weights.exists():
+        torch.manual_seed(0)
+        network = build_model("resnet50").network
+        torch.nn.init.zeros_(network.layer4[2].bn3.weight)  # features of a size that a head learns from
+        safetensors.torch.save_file(network.state_dict(), weights)
+    fields |= {"pretrained": "frozen", "weights": str(weights)}
+    number = len(list(folder.iterdir()))
+    config = replace(trained[0], output=str(folder / f"run-{number}"), **(fields | changes))
+    train_worker(config)
+    return config, losses_of(config)
+
+
+def test_given_weights_stay_but_for_the_head_and_parts_of_a_batch_change_nothing(trained, tmp_path):
+    config, whole = first_losses(trained, tmp_path)
+    given = safetensors.torch.load_file(tmp_path / "resnet50.safetensors")
+    saved = load_checkpoint(config.output, "last")
+    changed = {
+        name for name, tensor in given.items() if not torch.equal(tensor, saved.model.network.state_dict()[name])
+    }
+    assert changed == {"fc.weight", "fc.bias"}
+    digest = hashlib.sha256((tmp_path / "resnet50.safetensors").read_bytes()).hexdigest()
+    assert saved.info["pretrained_from"] == f"sha256 {digest}"
+    assert saved.config["model"]["options"]["reads"] == "face"
+    _, in_parts = first_losses(trained, tmp_path, accumulate=4)
+    torch.testing.assert_close(in_parts, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_switches_of_the_loss_and_of_the_step_change_the_losses(trained, tmp_path):
+    _, plain = first_losses(trained, tmp_path)
+    switches = ({"label_smoothing": 0.2}, {"clip_grad_norm": 0.01}, {"warmup_steps": 3}, {"augment_face": ("crop",)})
+    for changes in switches:
+        _, losses = first_losses(trained, tmp_path, **changes)
+        assert not torch.equal(losses, plain), changes
+    _, balanced = first_losses(trained, tmp_path, class_weights="balanced")
+    torch.testing.assert_close(balanced, plain)  # 20 of each class: all weights are 1
+
+
 def test_other_seed_trains_otherwise(trained, tmp_path):
     config, _ = trained
     other = replace(config, output=str(tmp_path / "run"), seed=1, epochs=1)
@@ -172,6 +326,30 @@ def test_flooding_turns_the_gradient_below_its_level(level, sign):
     flood_gradients([logits], loss.detach(), level=level)
     assert torch.equal(logits.grad, sign * plain)
     assert torch.equal(logits.grad, ishida)
+
+
+def test_warm_up_grows_to_the_learning_rate_and_ends_at_zero_with_the_cosine():
+    rates = [cosine_lr(step, 24, 0.4, warmup_steps=3) for step in range(25)]
+    assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert rates[3:] == [cosine_lr(step, 21, 0.4) for step in range(22)]
+
+
+def test_balanced_classes_weigh_the_same_in_sum():
+    labels = np.repeat(np.arange(7), [1, 2, 3, 4, 5, 6, 14])
+    weights = class_weights(labels).numpy()
+    np.testing.assert_allclose(np.bincount(labels) * weights, 5.0, rtol=1e-6)
+    assert weights[labels].mean() == pytest.approx(1.0)
+
+
+def test_temperature_undoes_what_sharpened_the_logits():
+    random_numbers = np.random.default_rng(0)
+    logits = random_numbers.normal(size=(4000, 7)) * 1.5
+    odds = np.exp(logits)
+    labels = np.array([random_numbers.choice(7, p=row / row.sum()) for row in odds])
+    assert fitted_temperature(logits, labels) == pytest.approx(1.0, abs=0.06)
+    assert fitted_temperature(logits * 4, labels) == pytest.approx(4 * fitted_temperature(logits, labels), rel=1e-6)
+    assert fitted_temperature(logits[:0], labels[:0]) == 1.0
+    assert fitted_temperature(np.eye(7) * 9, np.arange(7)) == pytest.approx(0.05)  # never wrong: as sharp as allowed
 
 
 def test_flooding_of_two_ranks_is_that_of_their_mean():
@@ -252,6 +430,15 @@ def test_where_and_how_long_a_run_goes_on_may_change(trained):
         ({"precision": "fp8"}, "--precision 'fp8'"),
         ({"input_px": 0}, "--input-px 0"),
         ({"seed": -1}, "--seed -1"),
+        ({"accumulate": 0}, "--accumulate 0: give 1 or more"),
+        ({"augment_face": ("crop", "blur")}, r"--augment-face \('crop', 'blur'\): give some of crop, colour"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1.0"),
+        ({"ema": 1.0}, "--ema 1.0: give a number between 0 and 1"),
+        ({"clip_grad_norm": 0.0}, "--clip-grad-norm 0.0"),
+        ({"checkpoint_every_steps": 0}, "--checkpoint-every-steps 0"),
+        ({"keep": 0}, "--keep 0"),
+        ({"pretrained": "frozen"}, "--pretrained 'frozen': give none with --model cahfw"),
+        ({"model": "vgg16", "weights": "file"}, "--weights 'file': give --pretrained frozen or finetune too"),
     ],
 )
 def test_wrong_field_is_named_with_its_cure(changes, told):
@@ -265,6 +452,52 @@ def test_model_and_size_are_checked_before_any_process_starts(corpus, tmp_path):
     with pytest.raises(UsageError, match=r"--input-px 20: .*multiples of 16"):
         train(config_of(corpus, tmp_path / "run", input_px=20))
     assert not (tmp_path / "run").exists()
+
+
+def test_impossible_steps_are_told(corpus, tmp_path):
+    with pytest.raises(TrainingStopped, match="--accumulate 4: a worker's share of 14 examples"):
+        train_worker(config_of(corpus, tmp_path, accumulate=4))
+    with pytest.raises(TrainingStopped, match="--warmup-steps 20: the run has 20 steps; give fewer"):
+        train_worker(config_of(corpus, tmp_path, warmup_steps=20))
+
+
+def test_missing_weights_and_what_a_network_cannot_read_are_told_before_any_process_starts(corpus, tmp_path):
+    backbone = config_of(
+        corpus, tmp_path / "run", model="resnet50", input_px=32, pretrained="frozen", weights="none.pth"
+    )
+    with pytest.raises(UsageError, match=r"--weights none.pth: it can't be read \(.*No such file"):
+        train(backbone)
+    with pytest.raises(UsageError, match=r"cahfw is made of attention .*--model se-af --input face"):
+        train(config_of(corpus, tmp_path / "run", model="cahfw", input="face"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_and_unlabelled_rows_stop_with_a_line(tmp_path):
+    for name, label, told in (("one", "Sad", "no example of Anger"), ("no", None, "holds 7 unlabelled examples")):
+        splits = ("train", "validation")
+        write_shards(
+            tmp_path / name, [[drawn_example(i, label=label, split=split) for i in range(7)] for split in splits]
+        )
+        with pytest.raises(TrainingStopped, match=told):
+            train_worker(TrainConfig(data=str(tmp_path / name), output="unused", cache_dir=str(tmp_path / "cache")))
+
+
+def test_write_that_fails_keeps_what_was_and_the_run_goes_on_with_room(trained, tmp_path):
+    config = replace(trained[0], output=str(tmp_path / "run"), checkpoint_every_steps=5, epochs=4)
+
+    def leave_no_room(event):
+        if event["event"] == "epoch":  # the network's tensors are 8 MB
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+
+    try:
+        with pytest.raises(TrainingStopped, match=r"model.safetensors can't be written: .*File too large"):
+            train_worker(config, announce=leave_no_room)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert load_checkpoint(config.output, "newest").info["step"] == 10
+    train_worker(config)
+    one, other = (read_checkpoint_info(run.output, "last") for run in (trained[0], config))
+    assert one["sha256"] == other["sha256"]
 
 
 @pytest.mark.parametrize("model", sorted(set(PAIR_MODELS) - {"caer-net-s"}))
