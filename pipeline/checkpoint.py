@@ -16,8 +16,8 @@ import hashlib
 import json
 import platform
 import re
+import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pipeline.models import build_model
 from pipeline.records import UsageError
-from pipeline.storage import Storage, StorageError
+from pipeline.storage import TEMPORARY, Storage, StorageError
 
 FORMAT_VERSION = 1
 Which = Literal["best", "last", "newest"] | int
@@ -108,10 +108,13 @@ def drop_old_checkpoints(run_url: str, *, keep: int) -> None:
     dropped = [name for name in names if name.rpartition("/")[0] not in kept]
     for name in sorted(dropped, key=lambda name: not name.endswith("/checkpoint.json")):
         storage.delete(name)
-    if storage.is_local:
-        for folder in {Path(storage.path(name)).parent for name in dropped}:
-            with suppress(OSError):  # something of somebody else's lies in it
-                folder.rmdir()
+    if storage.is_local:  # where a killed attempt also leaves temporary files, which `sizes` does not name
+        for folder in Path(storage.path("checkpoints")).iterdir():
+            if f"checkpoints/{folder.name}" not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                for file in folder.glob(f"{TEMPORARY}*"):
+                    file.unlink(missing_ok=True)
 
 
 def write_best(run_url: str, *, epoch: int, top1_accuracy: float) -> None:
