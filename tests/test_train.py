@@ -166,26 +166,30 @@ def test_killed_within_epochs_and_resumed_equals_undisturbed_bit_for_bit(trained
 
 def worker_differences(corpus, folder, **changes):
     """The largest difference, in nats, of each of 20 steps' losses between one worker and 2 and 4."""
-    fields = {"batch_size": 12, "lr": 0.01, "input_px": 32, "sync_batchnorm": True, "dropout": 0.0}
+    fields = {"input_px": 32, "sync_batchnorm": True, "dropout": 0.0}
     config = config_of(corpus, folder / "of", **(fields | changes))
     run_forked("workers", config, "1,2,4", folder)
     one, *others = (losses_of(replace(config, output=f"{config.output}-{size}"))[:20] for size in (1, 2, 4))
     assert len(one) == 20
-    return [float((other - one).abs().max()) for other in others]
+    assert float(one[0] - one.min()) > 0.01  # a hundred times the difference that is allowed: it does learn
+    differences = [float((other - one).abs().max()) for other in others]
+    print("differences of 2 and 4 workers, nats", differences)
+    return differences
 
 
 def test_losses_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
-    """Batch norm over all workers, and no dropout: by default each worker has its own statistics and masks."""
-    differences = worker_differences(corpus, tmp_path, model="se-af", input="face")
-    print("differences of 2 and 4 workers, nats", differences)
-    assert max(differences) < 1e-4
+    """Batch norm over all workers, and no dropout: by default each worker has its own statistics and masks.
+
+    Rounding now and then turns a ReLU or the maximum of a pooling, and a step of 0.01 makes 1e-3 nats of that within
+    20 steps of this small network; one of 0.0002 does not, while a wrong sum of gradients would still show.
+    """
+    fields = {"model": "se-af", "input": "face", "batch_size": 28, "epochs": 4, "lr": 0.0002}
+    assert max(worker_differences(corpus, tmp_path, **fields)) < 1e-4
 
 
 @pytest.mark.slow
 def test_losses_of_the_whole_network_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
-    differences = worker_differences(corpus, tmp_path, model="cahfw")
-    print("differences of 2 and 4 workers, nats", differences)
-    assert max(differences) < 1e-4
+    assert max(worker_differences(corpus, tmp_path, model="cahfw", batch_size=12, lr=0.01)) < 1e-4
 
 
 def test_resume_points_and_old_checkpoints_make_room(trained, tmp_path):
