@@ -1,4 +1,4 @@
-"""Measure on this machine: `python jobs/benchmark.py detect|decode|preprocess|all|learn|ingest --output FOLDER`."""
+"""Measure on this machine: `python jobs/benchmark.py STUDY --output FOLDER`; --help lists the studies."""
 
 import sys
 from typing import Any
@@ -8,25 +8,30 @@ from command_line import run_job
 from pipeline.benchmark import BenchmarkConfig, benchmark, print_tables
 from pipeline.benchmark.ingest import IngestConfig, ingest, print_ingested
 from pipeline.benchmark.learn import LearnConfig, learn, print_learned
+from pipeline.benchmark.ledger import LedgerConfig, ledger, print_ledger
+from pipeline.benchmark.sizing import PlanConfig, plan, print_plan
 
-OWN_FLAGS = {"learn": LearnConfig, "ingest": IngestConfig}
+# Studies with flags of their own: these, what is run, and what shows it.
+OWN = {
+    "learn": (LearnConfig, learn, print_learned),
+    "ingest": (IngestConfig, ingest, print_ingested),
+    "ledger": (LedgerConfig, ledger, print_ledger),
+    "plan": (PlanConfig, plan, print_plan),
+}
+CONFIG, RUN, SHOW = OWN.get(next(iter(sys.argv[1:]), ""), (BenchmarkConfig, benchmark, print_tables))
 
 
 def main(config: Any) -> int:
-    if isinstance(config, LearnConfig):
-        print_learned(learn(config))
-    elif isinstance(config, IngestConfig):
-        print_ingested(ingest(config))
-    else:
-        print_tables(benchmark(config))
+    SHOW(RUN(config))
     return 0
 
 
 if __name__ == "__main__":
     run_job(
-        OWN_FLAGS.get(next(iter(sys.argv[1:]), ""), BenchmarkConfig),
+        CONFIG,
         main,
         description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
-        " networks learn and how fast training reads have flags of their own: learn --help, ingest --help.",
+        " networks learn, how fast training reads, what a ledger costs at a size and what a cluster costs have flags of"
+        " their own: learn, ingest, ledger or plan, and --help.",
         positional=("study",),
     )
