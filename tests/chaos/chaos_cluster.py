@@ -181,7 +181,7 @@ def children_of(raylet: Any) -> list[psutil.Process]:
 
 def works(process: psutil.Process) -> bool:
     command = harness.command_of(process)
-    return bool(command) and not command.startswith(IDLE) and not any(name in command for name in SERVICES)
+    return bool(command) and not command.startswith(IDLE) and not any(name in command.lower() for name in SERVICES)
 
 
 def is_actor(process: psutil.Process) -> bool:
