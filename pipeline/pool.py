@@ -117,8 +117,11 @@ def start_ray() -> str:
         options |= {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
     if not ray.is_initialized():
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        with _without_log_banner():
-            ray.init(**options)
+        try:
+            with _without_log_banner():
+                ray.init(**options)
+        except SystemExit:  # the answer of Ray's own handler to a SIGTERM
+            raise KeyboardInterrupt from None
         if threading.current_thread() is threading.main_thread():
             # Ray puts handlers of its own in front: its core's prints a stack and may abort, its node's ends silently.
             signal.signal(signal.SIGTERM, on_sigterm)
