@@ -9,6 +9,7 @@ fence        a supervised child process: a crash costs one clip
 confine      what that child gives up: network, programs, writing, memory without end
 storage      objects that are whole or absent             ledger      plan, commit, resume, audit
 preflight    output, input and decoders, tried before hours are spent
+segments     long clips -> parts that are units of work
 pool         units of clips through Ray actors            quarantine  what ended badly, and another try
 telemetry    what a run tells Prometheus while it works
 preprocess   clips -> shards of examples                  (composer on Ray Data)

@@ -30,7 +30,7 @@ from pipeline.detection import DETECTORS, Detector, build_detector
 from pipeline.detection.between import faces_between
 from pipeline.detection.boxes import read_boxes
 from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
-from pipeline.records import Clip, Example, Face, Outcome, State
+from pipeline.records import Clip, Example, Face, Outcome, State, whole_id
 from pipeline.storage import RangedFile, StorageError, StoreLostError, fetch, open_filesystem, redacted
 from pipeline.video import DECODERS, DecodeReport, Frame, Sampling, open_clip, read_image
 
@@ -281,7 +281,7 @@ def _look(
                 crop = crop_face(frame.image, face.box, face_px=config.face_px, margin=config.box_margin)
                 context = make_context(frame.image, face.box, context_px=config.context_px)
                 yield Example(
-                    clip_id=clip.clip_id,
+                    clip_id=whole_id(clip.clip_id),
                     frame_index=frame.frame_index,
                     pts_seconds=frame.pts_seconds,
                     face_index=face_index,
@@ -410,6 +410,9 @@ class ClipExtractor:
         self._num_unreached = 0
         self._boxes = read_boxes(config.boxes) if config.boxes is not None else {}
         self._members = MemberReader(_open_archive)
+        self._film = contextlib.ExitStack()
+        self._film_url: str | None = None
+        self._film_path: Path | None = None
         sweep_scratch()
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
@@ -473,6 +476,17 @@ class ClipExtractor:
     @contextlib.contextmanager
     def _fetched(self, clip: Clip) -> Iterator[Path]:
         """The clip as a local file under a neutral name. Raises ArchiveError and OSError."""
+        if whole_id(clip.clip_id) != clip.clip_id:
+            if self._film_url != clip.url:  # The next segment of this actor is mostly one of the same film.
+                self._film.close()
+                self._film_url = None  # Should the next one not be there.
+                self._film_path = self._film.enter_context(local_file(clip))
+                self._film_url = clip.url
+            assert self._film_path is not None
+            yield self._film_path
+            return
+        self._film.close()
+        self._film_url = None
         if not is_member(clip.url):
             with local_file(clip) as path:
                 yield path

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, overload
@@ -45,6 +45,8 @@ from pipeline.records import (
     UsageError,
     clip_of,
     outcome_of,
+    segment_id,
+    whole_id,
 )
 from pipeline.storage import Storage, StorageError, without_secrets
 
@@ -117,7 +119,20 @@ class Units(Sequence[Unit]):
 
     @property
     def num_clips(self) -> int:
+        return self.num_parts - self.num_segments + pc.count_distinct(_whole_ids(self._segments)).as_py()
+
+    @property
+    def num_parts(self) -> int:
+        """Clips that are whole, and segments of the others."""
         return self._table.num_rows
+
+    @property
+    def num_segments(self) -> int:
+        return len(self._segments)
+
+    @property
+    def _segments(self) -> pa.ChunkedArray:
+        return self._table["clip_id"].filter(_is_part(self._table["clip_id"]))
 
     @property
     def unit_ids(self) -> list[str]:
@@ -171,13 +186,18 @@ class Snapshot:
 
     @cached_property
     def clips(self) -> pa.Table:
-        """Every planned clip once."""
+        """Every planned clip, or segment of one, once."""
         plan = self.plan.drop_columns("unit")
         if not len(self._repeated):
             return plan
         again = _among(plan["clip_id"], self._repeated)
         first = pc.index_in(self._repeated, value_set=_whole(plan["clip_id"]))
         return pa.concat_tables([plan.filter(pc.invert(again)), plan.take(first)])
+
+    @cached_property
+    def inputs(self) -> pa.Table:
+        """Every planned clip once, and whole: its clip_id, path, label and split."""
+        return _uncut(self.clips)
 
     def clips_of(self, clip_ids: Sequence[str] | pa.ChunkedArray) -> pa.Table:
         """The planned clips of these ids."""
@@ -186,7 +206,17 @@ class Snapshot:
 
     @cached_property
     def latest(self) -> pa.Table:
-        """One row of UNIT_OUTCOME_SCHEMA for each clip: of its latest unit, or retryable if that has no entry."""
+        """One row of UNIT_OUTCOME_SCHEMA for each whole clip: `latest_parts`, joined."""
+        rows = self.latest_parts
+        is_part = _is_part(rows["clip_id"])
+        if not pc.any(is_part).as_py():
+            return rows
+        return pa.concat_tables([rows.filter(pc.invert(is_part)), _joined_rows(rows.filter(is_part))])
+
+    @cached_property
+    def latest_parts(self) -> pa.Table:
+        """One row of UNIT_OUTCOME_SCHEMA for each clip or segment: of its latest unit, or retryable if that has no
+        entry."""
         rows = pa.concat_tables([self.outcomes, _not_finished(self._waiting)])
         if not len(self._repeated):
             return rows
@@ -217,15 +247,18 @@ class Snapshot:
         return pc.sum(self.latest[column]).as_py() or 0
 
     def of_units(self, unit_ids: Iterable[str]) -> pa.Table:
-        """The rows of `latest` that came with these units, as far as they are committed."""
-        ids = pa.array(unit_ids, pa.string())
-        return self.latest.filter(
-            pc.and_(_among(self.latest["unit"], ids), _among(self.latest["unit"], self._committed))
-        )
+        """The rows of `latest` of which something came with these units, as far as they are committed."""
+        units = pa.array(unit_ids, pa.string())
+        units = units.filter(_among(units, self._committed))
+        came = _among(self.latest["unit"], units)
+        parts = self.latest_parts.filter(_is_part(self.latest_parts["clip_id"]))
+        joined = _whole_ids(parts.filter(_among(parts["unit"], units))["clip_id"])
+        return self.latest.filter(pc.or_(came, _among(self.latest["clip_id"], joined)) if len(joined) else came)
 
     def not_planned(self, clips: pa.Table) -> list[str]:
         """What to say of inputs that the plan does not have: nothing, or one line."""
-        missing = clips.filter(pc.invert(_among(clips["clip_id"], self.plan["clip_id"])))
+        clips = _uncut(clips)
+        missing = clips.filter(pc.invert(_among(clips["clip_id"], _whole_ids(self.plan["clip_id"]))))
         return [f"{missing.num_rows} inputs are not in the plan: {_some(missing['path'])}"] if missing.num_rows else []
 
     def unaccounted(self) -> list[str]:
@@ -323,11 +356,12 @@ class Ledger:
             changed = _differences(saved["versions"], info["versions"])
             if changed:
                 told.append(f"versions differ from those the run began with: {changed}")
-        found, given = self.snapshot(), clip_table(clips)
+        found, parts = self.snapshot(), clip_table(clips)
         if found.is_compact_stale:
             self.storage.delete(COMPACT)
-        planned = found.clips
-        new = given.filter(pc.invert(_among(given["clip_id"], planned["clip_id"])))
+        planned, given = found.inputs, _uncut(parts)
+        # A clip stays cut as it was planned, whatever is asked now.
+        new = parts.filter(pc.invert(_among(_whole_ids(parts["clip_id"]), planned["clip_id"])))
         if planned.num_rows:
             place = pc.index_in(planned["clip_id"], value_set=_whole(given["clip_id"]))
             gone = planned.filter(pc.is_null(place))
@@ -337,7 +371,7 @@ class Ledger:
             ]
             relabelled = kept.filter(pc.or_(*differs))
             if new.num_rows:
-                told.append(f"{new.num_rows} new inputs added to the plan of {planned.num_rows}")
+                told.append(f"{_uncut(new).num_rows} new inputs added to the plan of {planned.num_rows}")
             if gone.num_rows:
                 told.append(
                     f"{gone.num_rows} inputs of the plan are no longer in the input (kept): {_some(gone['path'])}"
@@ -347,12 +381,13 @@ class Ledger:
                     f"{relabelled.num_rows} inputs changed label or split (the plan's are kept): "
                     f"{_some(relabelled['path'])}"
                 )
-        retryable = found.latest.filter(
+        retryable = found.latest_parts.filter(
             (pc.field("state") == State.RETRYABLE.value) & (pc.field("reason") != NOT_FINISHED)
         )
         retried = found.clips_of(retryable["clip_id"])
         if retried.num_rows:
-            told.append(f"{retried.num_rows} retryable inputs are tried again")
+            num_retried = pc.count_distinct(_whole_ids(retried["clip_id"])).as_py()
+            told.append(f"{num_retried} retryable inputs are tried again")
         self.add_generation(pa.concat_tables([new, retried]), clips_per_shard=clips_per_shard)
         return told
 
@@ -367,18 +402,21 @@ class Ledger:
         orders = [reading_order(url) for url in table["url"].to_pylist()]
         rank = {order: number for number, order in enumerate(sorted(set(orders)))}
         order = pa.array([rank[order] for order in orders], pa.int64())
-        table = table.append_column("group", group).append_column("order", order)
-        table = table.sort_by([(name, "ascending") for name in ("group", "order", "clip_id")])
+        # Each segment is a unit by itself, so that a film spreads over all actors.
+        rest = pc.if_else(_is_part(table["clip_id"]), 0, 1)
+        table = table.append_column("group", group).append_column("rest", rest).append_column("order", order)
+        table = table.sort_by([(name, "ascending") for name in ("group", "rest", "order", "clip_id")])
         units, num_units = [], 0
         for group in _runs(table["group"]):
-            numbers = np.arange(len(group)) // clips_per_shard + num_units
+            rest = np.cumsum(table["rest"][group.start : group.stop].to_numpy())
+            numbers = np.arange(len(group)) - rest + (rest - 1) // clips_per_shard + 1 + num_units
             num_units = int(numbers[-1]) + 1
             units.append(numbers)
         # A signed address would be a password in a file, and is dead the day after; `pending_units` takes today's.
         urls = pa.array([without_secrets(url) for url in table["url"].to_pylist()], pa.string())
         table = table.set_column(table.schema.get_field_index("url"), "url", urls)
         names = pa.array([f"g{generation:03d}-u{number:06d}" for number in range(num_units)], pa.string())
-        table = table.drop_columns(["group", "order"]).append_column(
+        table = table.drop_columns(["group", "rest", "order"]).append_column(
             PLAN_SCHEMA.field("unit"), names.take(np.concatenate(units))
         )
         self.reopen()  # First: _SUCCESS must never stand beside a plan with more to do.
@@ -398,7 +436,8 @@ class Ledger:
         plan = self._plan()
         waiting = plan.filter(pc.invert(_among(plan["unit"], pa.array(self.committed_units(), pa.string()))))
         given = clip_table(current)
-        urls = given["url"].take(pc.index_in(waiting["clip_id"], value_set=_whole(given["clip_id"])))
+        place = pc.index_in(_whole_ids(waiting["clip_id"]), value_set=_whole(_whole_ids(given["clip_id"])))
+        urls = given["url"].take(place)
         place = PLAN_SCHEMA.get_field_index("url")
         return Units(waiting.set_column(place, PLAN_SCHEMA.field("url"), pc.coalesce(urls, waiting["url"])))
 
@@ -534,7 +573,7 @@ class Ledger:
             count = pc.value_counts(done)
             twice = count.field("values").filter(pc.greater(count.field("counts"), 1))
             problems.append(f"{len(twice)} clips are done in more than one unit: {_some(twice)}")
-        inputs = found.clips["clip_id"]
+        inputs = found.inputs["clip_id"]
         missing = inputs.filter(pc.invert(_among(inputs, found.latest["clip_id"])))
         if len(missing):
             problems.append(f"{len(missing)} inputs have no state: {_some(pc.take(missing, pc.sort_indices(missing)))}")
@@ -752,6 +791,56 @@ def clip_table(clips: Sequence[Clip] | pa.Table) -> pa.Table:
     return pa.table({name: [getattr(clip, name) for clip in clips] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA)
 
 
+def joined(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """One outcome for each whole clip, in the order given, out of those of its segments.
+
+    retryable while any segment is; else done, if any gave examples: `detail` names what is missing of it.
+    """
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(whole_id(outcome.clip_id), []).append(outcome)
+    return [_joined(clip_id, parts) for clip_id, parts in groups.items()]
+
+
+def _joined(clip_id: str, parts: Sequence[Outcome]) -> Outcome:
+    if [part.clip_id for part in parts] == [clip_id]:
+        return parts[0]
+    # A header that claims too much made them.
+    real = [part for part in parts if part.reason not in ("range_past_end", "no_frames")] or list(parts)
+    by_state = {state: [part for part in real if part.state is state] for state in State}
+    order = (State.RETRYABLE, State.DONE, State.QUARANTINED, State.NO_FACE)
+    state = next(state for state in order if by_state[state])
+    first = by_state[state][0]
+    failed = by_state[State.QUARANTINED]
+    told = first.detail
+    if failed:
+        told = (
+            f"{len(failed)} of {len(real)} segments are quarantined, the first: {failed[0].reason}: {failed[0].detail}"
+        )
+    weights = [(part.decode_integrity, max(1, part.num_frames)) for part in real if part.decode_integrity is not None]
+    return replace(
+        first,
+        clip_id=clip_id,
+        detail=told,
+        num_frames=sum(part.num_frames for part in real),
+        num_faceless_frames=sum(part.num_faceless_frames for part in real),
+        num_examples=sum(part.num_examples for part in parts),
+        num_examples_dropped=sum(part.num_examples_dropped for part in real),
+        num_boxes_clamped=sum(part.num_boxes_clamped for part in real),
+        attempts=max(part.attempts for part in real),
+        seconds=round(sum(part.seconds for part in parts), 3),
+        decode_integrity=sum(a * b for a, b in weights) / sum(b for _, b in weights) if weights else None,
+    )
+
+
+def _joined_rows(parts: pa.Table) -> pa.Table:
+    """`joined` of rows of UNIT_OUTCOME_SCHEMA, under the unit of the first segment of each."""
+    parts = parts.sort_by("clip_id")
+    units = {whole_id(row["clip_id"]): row["unit"] for row in reversed(parts.select(["clip_id", "unit"]).to_pylist())}
+    whole = joined(map(outcome_of, parts.select(OUTCOME_SCHEMA.names).to_pylist()))
+    return _outcome_rows([{**asdict(outcome), "unit": units[outcome.clip_id]} for outcome in whole])
+
+
 def outcomes_of(table: pa.Table) -> Iterator[Outcome]:
     """The outcomes of a table of OUTCOME_SCHEMA, sorted by path."""
     return map(outcome_of, _rows(table))
@@ -813,6 +902,30 @@ def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def _among(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     """Whether each value of `column` is one of `values`."""
     return pc.is_in(column, value_set=_whole(values))
+
+
+def _is_part(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each id is that of a segment."""
+    return pc.match_substring(clip_ids, ".")
+
+
+def _whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """`whole_id` of each."""
+    is_part = _is_part(clip_ids)
+    if not pc.any(is_part).as_py():
+        return clip_ids
+    ids = pa.array(map(whole_id, clip_ids.filter(is_part).to_pylist()), pa.string())
+    return pc.replace_with_mask(_whole(clip_ids), _whole(is_part), ids)
+
+
+def _uncut(clips: pa.Table) -> pa.Table:
+    """One row for each whole clip: its clip_id, path, label and split."""
+    clips = clips.select(["clip_id", "path", "label", "split"])
+    is_part = _is_part(clips["clip_id"])
+    if not pc.any(is_part).as_py():
+        return clips
+    clips = clips.filter(pc.or_(pc.invert(is_part), pc.ends_with(clips["clip_id"], segment_id("", 0))))
+    return clips.set_column(0, clips.schema.field(0), _whole_ids(clips["clip_id"]))
 
 
 def _runs(column: pa.ChunkedArray) -> list[range]:

@@ -433,7 +433,8 @@ class _Display:
     """Progress: a bar in a terminal, else one line every 30 s. Counts come from the entries, never from Ray."""
 
     def __init__(self, units: Units) -> None:
-        self._num_clips = units.num_clips
+        self._num_clips = units.num_parts
+        self._what = "clips and segments" if units.num_segments else "clips"
         self._counts: Counter[str] = Counter()
         self._num_examples = 0
         self._started = self._last_line = time.monotonic()
@@ -461,12 +462,13 @@ class _Display:
         seconds = time.monotonic() - self._started
         rate = done / seconds if seconds else 0.0
         states = ", ".join(f"{count} {state}" for state, count in sorted(self._counts.items()))
-        text = f"{states}, {self._num_examples} examples, {rate:.2f} clips/s"
+        text = f"{states}, {self._num_examples} examples, {rate:.2f} {self._what}/s"
         self._bar.update(self._task, completed=done, description=text)
         if not self._is_live and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             left = (self._num_clips - done) / rate if rate else 0.0
-            print(f"{done} of {self._num_clips} clips: {text}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            told = f"{done} of {self._num_clips} {self._what}: {text}, about {left:.0f} s left"
+            print(told, file=sys.stderr, flush=True)
 
 
 def _pack(unit: Unit) -> str:

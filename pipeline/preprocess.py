@@ -10,7 +10,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.ledger import Ledger, Unit
 from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus, say
 from pipeline.preflight import check_clips, preflight
 from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, table_of
+from pipeline.segments import segmented
 from pipeline.storage import absolute_url, read_url
 
 KIND = "examples"
@@ -49,6 +50,11 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
     split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of train, validation and test where the input gives no split; by clip, stable when clips are added."""
+    segment_seconds: float = 0.0
+    """Clips longer than this are cut into segments (seconds), each a unit of work and a shard of its own, so that a
+    film spreads over all actors and memory stays flat; 0: never.
+
+    For --sample-fps and --every-frame; --frames-per-clip are found in the whole clip. The examples are the same."""
     page: bool = True
     """Write report.html, which shows faces of people, into the output."""
 
@@ -57,6 +63,16 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
         PoolConfig.__post_init__(self)
         if self.layout not in LAYOUTS:
             raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
+        if self.segment_seconds < 0:
+            raise ValueError(f"--segment-seconds is {self.segment_seconds}; give 0 (never) or more")
+        if self.segment_seconds and (self.sample_fps is None and not self.every_frame):
+            raise ValueError(
+                "--segment-seconds is for --sample-fps or --every-frame; give one of them, or leave it out"
+            )
+        if self.segment_seconds and (self.detect_every > 1 or self.retry_upsample):
+            raise ValueError(
+                "--segment-seconds excludes --detect-every and --retry-upsample, which see whole clips; leave one out"
+            )
         if abs(sum(self.split_fractions) - 1) > 1e-6 or min(self.split_fractions) < 0:
             raise ValueError(f"--split-fractions are {self.split_fractions}; give three shares that sum to 1")
 
@@ -94,6 +110,11 @@ def preprocess(config: PreprocessConfig) -> Run:
         say(line)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
     check_clips(corpus.clips)
+    if config.segment_seconds:
+        clips = segmented(
+            corpus.clips, segment_seconds=config.segment_seconds, sample_fps=config.sample_fps, limits=config.limits
+        )
+        corpus = replace(corpus, clips=tuple(clips))
     run = run_corpus(
         corpus,
         config.output,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.ledger import Ledger
-from pipeline.records import Outcome, State, UsageError
+from pipeline.records import Outcome, State, UsageError, whole_id
 
 LISTED = (State.QUARANTINED, State.RETRYABLE)
 
@@ -37,7 +37,8 @@ def retry(ledger: Ledger, outcomes: Sequence[Outcome], *, clips_per_shard: int =
     with ledger.lock():
         planned = ledger.planned_clips()
         # A clip and its copies have one result, whichever of them was named.
-        named = {planned[each.clip_id].same_as or each.clip_id for each in outcomes if each.state is State.QUARANTINED}
-        again = [clip for clip in planned.values() if (clip.same_as or clip.clip_id) in named]
+        bad = {each.clip_id for each in outcomes if each.state is State.QUARANTINED}
+        named = bad | {clip.same_as for clip_id, clip in planned.items() if clip_id in bad and clip.same_as}
+        again = [clip for clip in planned.values() if (clip.same_as or whole_id(clip.clip_id)) in named]
         ledger.add_generation(again, clips_per_shard=clips_per_shard)
     return len(again)

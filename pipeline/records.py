@@ -78,6 +78,16 @@ class Clip:
             raise ValueError(f"clip {self.path}: it ends at {end} s, before it starts at {start} s; check the manifest")
 
 
+def segment_id(clip_id: str, number: int) -> str:
+    """The id of a segment of a clip, from 0; sorts by its number."""
+    return f"{clip_id}.{number:04d}"
+
+
+def whole_id(clip_id: str) -> str:
+    """The id of the whole clip, given that of a segment or its own."""
+    return clip_id.partition(".")[0]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Box:
     """A rectangle in the full upright frame: xyxy, integer pixels, half-open. It may pass the frame's edge."""

@@ -15,6 +15,7 @@ Still for the reader of a file to fear are time and memory: run this in a superv
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import warnings
 from bisect import bisect_left
@@ -187,7 +188,7 @@ def open_clip(
         raise ValueError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}")
     path = Path(path)
     with _opened_file(path, max_bytes) as file:
-        index = _read_index(file, max_pixels=max_pixels, max_packets=max_packets)
+        index = _index_of(file, max_pixels=max_pixels, max_packets=max_packets)
     seconds = index.seconds
     low = 0 if start_pts_seconds is None else int(np.searchsorted(seconds, start_pts_seconds))
     high = len(seconds) if end_pts_seconds is None else int(np.searchsorted(seconds, end_pts_seconds))
@@ -206,6 +207,21 @@ def open_clip(
     return DecodedClip(
         _decode(path, index, wanted, low=low, high=high, decoder=decoder, limits=(max_pixels, max_bytes))
     )
+
+
+def claimed_range(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[float, float] | None:
+    """The times of a local video's first and last frame by its header (seconds), None where it tells none.
+
+    Not to be trusted. Raises VideoError for a file that is no video.
+    """
+    with (
+        _opened_file(Path(path), MAX_BYTES) as file,
+        _opened_container(file, _sniff(file.read(4096)), max_pixels) as (container, stream),
+    ):
+        if container.duration is None or not stream.time_base:
+            return None
+        start = float((stream.start_time or 0) * stream.time_base)
+        return start, start + container.duration / av.time_base
 
 
 # The container, by its content ---------------------------------------------------------------------------------------
@@ -368,6 +384,26 @@ class _Index:
 
 
 _FAR = 2**61  # a timestamp beyond it is damaged, and would overflow 64 bits in a difference
+
+
+_kept_index: list[tuple[tuple[int, ...], _Index]] = []
+
+
+def _index_of(file: BinaryIO, *, max_pixels: int, max_packets: int) -> _Index:
+    """The index of the file, kept until the next one's: the segments of a film are opened one after the other."""
+    status = os.fstat(file.fileno())
+    key = (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        max_pixels,
+        max_packets,
+    )
+    if not _kept_index or _kept_index[0][0] != key:
+        _kept_index[:] = [(key, _read_index(file, max_pixels=max_pixels, max_packets=max_packets))]
+    return _kept_index[0][1]
 
 
 def _read_index(file: BinaryIO, *, max_pixels: int, max_packets: int) -> _Index:

@@ -28,6 +28,7 @@ ROOMS = {
     "checkpoint": {"models", "records", "storage"},
     "dataset": {"crops", "records", "storage"},
     "extract": {"archives", "corpus", "crops", "detection", "fence", "records", "storage", "video"},
+    "segments": {"archives", "corpus", "fence", "records", "storage", "video"},
     "gpu_detection": {"extract", "records"},
     "preflight": {"archives", "corpus", "records", "storage"},
     "quarantine": {"ledger", "records"},
@@ -36,7 +37,7 @@ ROOMS = {
     "pool": {"corpus", "fence", "ledger", "preflight", "records", "storage", "telemetry"},
     "preprocess": {
         "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "preflight", "records", "report",
-        "storage",
+        "segments", "storage",
     },
     "tracking": {"checkpoint", "pool", "records", "storage"},
     "train": {

@@ -1,0 +1,198 @@
+"""Long videos in segments: the same examples, one outcome a clip, and nothing lost by what a header claims."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import segments as room
+from pipeline.corpus import read_corpus
+from pipeline.extract import ClipExtractor, ExtractConfig
+from pipeline.fence import FenceLimits
+from pipeline.ledger import Ledger, joined
+from pipeline.preprocess import PreprocessConfig, preprocess
+from pipeline.records import EXAMPLE_SCHEMA, Clip, Outcome, State, segment_id, table_of, whole_id
+from pipeline.segments import cut, segmented
+from pipeline.video import claimed_range
+
+pytestmark = pytest.mark.timeout(300)
+NUM_FRAMES, FPS = 203, 10  # 20.3 s
+
+
+def write_video(path: Path, num_frames: int = NUM_FRAMES) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(7)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.thread_count = 1
+        for _ in range(num_frames):
+            pixels = np.kron(rng.integers(0, 255, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("films")
+    for name in ("film.mp4", "film.avi", "film.mkv"):
+        write_video(folder / "in" / name)
+    write_video(folder / "in/short.mp4", 20)
+    with open(folder / "boxes.csv", "w", newline="") as file:
+        rows = [(name.name, "Happy", 10, 10, 30, 30) for name in (folder / "in").iterdir()]
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def any_size(monkeypatch):
+    monkeypatch.setattr(room, "MIN_BYTES", 0)
+
+
+def config_of(films, **changes):
+    return {"boxes": str(films / "boxes.csv"), "face_px": 16, "context_px": 16, "image_format": "png", **changes}
+
+
+def extracted(clips, config):
+    extractor = ClipExtractor(config, limits=FenceLimits())
+    try:
+        found = [extractor.extract(clip) for clip in clips]
+    finally:
+        extractor.fence.close()
+    return [example for examples, _ in found for example in examples], joined([outcome for _, outcome in found])
+
+
+def keys(examples):
+    return [(e.clip_id, e.frame_index, e.pts_seconds, e.face_jpeg, e.context_jpeg) for e in examples]
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("sampling", [{"sample_fps": 2.0}, {"sample_fps": 3.0}, {"every_frame": True}])
+def test_segments_give_the_examples_of_the_whole_clip(films, sampling):
+    clips = read_corpus(str(films / "in")).clips
+    config = ExtractConfig(**config_of(films, **sampling))
+    parts = segmented(clips, segment_seconds=4.7, sample_fps=config.sample_fps, limits=FenceLimits())
+    assert [len([p for p in parts if whole_id(p.clip_id) == clip.clip_id]) for clip in clips] == [5, 5, 5, 1]
+    whole, whole_outcomes = extracted(clips, config)
+    found, outcomes = extracted(parts, config)
+    assert keys(found) == keys(whole)
+    for one, other in zip(outcomes, whole_outcomes, strict=True):
+        assert replace(one, seconds=0, detail=None) == replace(other, seconds=0, detail=None)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_only_long_clips_without_a_range_of_their_own_are_cut(films):
+    clips = read_corpus(str(films / "in")).clips
+    ranged = [replace(clip, start_pts_seconds=1.0) for clip in clips]
+    assert segmented(ranged, segment_seconds=4, sample_fps=2.0, limits=FenceLimits()) == ranged
+    assert segmented(clips, segment_seconds=60, sample_fps=2.0, limits=FenceLimits()) == list(clips)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_film_on_s3_is_cut_by_its_ends_alone(films, s3, monkeypatch):
+    monkeypatch.setattr(room, "END_BYTES", 12_000)
+    s3.put("in/film.avi", (films / "in/film.avi").read_bytes())
+    clips = read_corpus(s3.url("in")).clips
+    assert clips[0].size_bytes > 40_000
+    assert len(segmented(clips, segment_seconds=4.0, sample_fps=2.0, limits=FenceLimits())) == 6
+
+
+def clip_of(**changes):
+    values = {"clip_id": "a" * 20, "path": "a.mp4", "url": "/a.mp4", "size_bytes": 1, "content_id": "x"}
+    return Clip(**{**values, **changes})
+
+
+@pytest.mark.parametrize("claimed", [(0.0, 8.0), (0.0, 400.0), (3.0, 31.0)])
+def test_a_header_that_lies_loses_nothing(films, claimed):
+    (clip,) = (clip for clip in read_corpus(str(films / "in")).clips if clip.path == "film.mkv")
+    config = ExtractConfig(**config_of(films, every_frame=True))
+    parts = cut(clip, *claimed, segment_seconds=4.0, sample_fps=None)
+    whole, whole_outcome = extracted([clip], config)
+    found, outcome = extracted(parts, config)
+    assert keys(found) == keys(whole)
+    assert outcome[0].state is State.DONE
+    assert outcome[0].num_examples == whole_outcome[0].num_examples == NUM_FRAMES
+
+
+def test_segments_cover_all_time_and_begin_where_the_clip_is_sampled():
+    parts = cut(clip_of(), 0.5, 200.0, segment_seconds=60.0, sample_fps=0.7)
+    assert parts[0].start_pts_seconds is None
+    assert parts[-1].end_pts_seconds is None
+    assert [part.start_pts_seconds for part in parts[1:]] == [part.end_pts_seconds for part in parts[:-1]]
+    assert all(abs((part.start_pts_seconds - 0.5) * 0.7 % 1) < 1e-9 for part in parts[1:] if part.start_pts_seconds)
+    assert cut(clip_of(), 0.0, 60.0, segment_seconds=60.0, sample_fps=None) == [clip_of()]
+    assert len(cut(clip_of(), 0.0, 1e12, segment_seconds=1.0, sample_fps=None)) == room.MAX_SEGMENTS
+
+
+def test_the_length_is_what_the_header_says(films):
+    for name in ("film.mp4", "film.avi", "film.mkv"):
+        claimed = claimed_range(films / "in" / name)
+        assert claimed is not None
+        assert claimed == pytest.approx((0.0, 20.3), abs=0.11)
+
+
+def outcome_of(number, state, **facts):
+    return Outcome(clip_id=segment_id("a" * 20, number), path="a.mp4", state=state, **facts)
+
+
+def test_one_outcome_tells_of_all_segments():
+    done = outcome_of(0, State.DONE, num_frames=10, num_examples=8, decode_integrity=1.0)
+    no_face = outcome_of(1, State.NO_FACE, reason="no_face_found", num_frames=30, decode_integrity=0.5)
+    bad = outcome_of(2, State.QUARANTINED, reason="crash", detail="SIGSEGV")
+    past = outcome_of(3, State.QUARANTINED, reason="range_past_end")
+    unfinished = outcome_of(4, State.RETRYABLE, reason="not_finished")
+    (one,) = joined([done, no_face, past])
+    assert (one.state, one.reason, one.num_frames, one.num_examples, one.detail) == (State.DONE, None, 40, 8, None)
+    assert one.clip_id == "a" * 20
+    assert one.decode_integrity == 0.625
+    (one,) = joined([done, bad, past])
+    assert one.state is State.DONE
+    assert one.detail == "1 of 2 segments are quarantined, the first: crash: SIGSEGV"
+    assert [joined(parts)[0].state for parts in ([no_face, bad], [no_face, past], [past], [done, bad, unfinished])] == [
+        State.QUARANTINED,
+        State.NO_FACE,
+        State.QUARANTINED,
+        State.RETRYABLE,
+    ]
+
+
+def test_the_ledger_counts_whole_clips_and_keeps_the_cut_it_planned(tmp_path):
+    ledger = Ledger(str(tmp_path))
+    parts = cut(clip_of(), 0.0, 100.0, segment_seconds=30.0, sample_fps=None)
+
+    def plan(clips):
+        return ledger.plan(clips, kind="examples", config={}, versions={}, clips_per_shard=32)
+
+    plan(parts)
+    assert [len(unit.clips) for unit in ledger.units()] == [1, 1, 1, 1]
+    assert ledger.audit().num_by_state["retryable"] == ledger.audit().num_inputs == 1
+    for unit in ledger.units()[:3]:
+        outcome = Outcome(clip_id=unit.clips[0].clip_id, path="a.mp4", state=State.NO_FACE, reason="no_face_found")
+        ledger.commit(unit, tables={"examples": table_of([], EXAMPLE_SCHEMA)}, outcomes=[outcome], facts={})
+    for again in (parts, [clip_of()], cut(clip_of(), 0.0, 100.0, segment_seconds=10.0, sample_fps=None)):
+        assert plan(again) == []
+        assert len(ledger.pending_units(again)) == 1
+    assert ledger.audit().holds
+
+
+@pytest.mark.usefixtures("any_size")
+def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path):
+    values = {"input": str(films / "in"), "page": False, **config_of(films, sample_fps=2.0)}
+    run = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=5.0, **values))
+    assert run.audit.holds
+    assert (run.summary["inputs"], run.summary["done"], run.summary["processed"]) == (4, 4, 4)
+    assert len(Ledger(run.ledger.storage.url).units()) > 12
+    whole, outcomes = extracted(read_corpus(str(films / "in")).clips, ExtractConfig(**config_of(films, sample_fps=2.0)))
+    rows = [row for shard in run.ledger.shards() for row in
+            pq.ParquetFile(run.ledger.storage.path(shard["path"])).read().to_pylist()]  # fmt: skip
+    assert sorted(
+        (r["clip_id"], r["frame_index"], r["pts_seconds"], r["face_jpeg"], r["context_jpeg"]) for r in rows
+    ) == (sorted(keys(whole)))
+    assert {o.path: o.num_examples for o in run.ledger.outcomes()} == {o.path: o.num_examples for o in outcomes}
+    again = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=0.0, **values))
+    assert again.summary["processed"] == 0
