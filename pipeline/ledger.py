@@ -87,6 +87,15 @@ class Unit:
         """Whether its clips have the bytes of others, whose results count for them: nothing is to be computed."""
         return self.clips[0].same_as is not None
 
+    @property
+    def joins_segments(self) -> bool:
+        """Whether its one clip was cut, so that its result is to be joined when its segments have ended."""
+        return self.clips[0].joins_segments
+
+    @property
+    def is_segment(self) -> bool:
+        return whole_id(self.clips[0].clip_id) != self.clips[0].clip_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
@@ -207,11 +216,19 @@ class Snapshot:
     @cached_property
     def latest(self) -> pa.Table:
         """One row of UNIT_OUTCOME_SCHEMA for each whole clip: `latest_parts`, joined."""
-        rows = self.latest_parts
-        is_part = _is_part(rows["clip_id"])
-        if not pc.any(is_part).as_py():
-            return rows
-        return pa.concat_tables([rows.filter(pc.invert(is_part)), _joined_rows(rows.filter(is_part))])
+        parts = self.segments
+        if not parts.num_rows:
+            return self.latest_parts
+        rows = self.latest_parts.filter(pc.invert(_is_part(self.latest_parts["clip_id"])))
+        # What a clip of its own unit joins has its outcome there.
+        ids = _whole_ids(parts["clip_id"])
+        has_unit = rows["clip_id"].filter(_among(rows["clip_id"], pc.unique(ids)))
+        return pa.concat_tables([rows, _joined_rows(parts.filter(pc.invert(_among(ids, has_unit))))])
+
+    @cached_property
+    def segments(self) -> pa.Table:
+        """The rows of `latest_parts` that are of segments, in the order of their clips and times."""
+        return self.latest_parts.filter(_is_part(self.latest_parts["clip_id"])).sort_by("clip_id")
 
     @cached_property
     def latest_parts(self) -> pa.Table:
@@ -251,8 +268,7 @@ class Snapshot:
         units = pa.array(unit_ids, pa.string())
         units = units.filter(_among(units, self._committed))
         came = _among(self.latest["unit"], units)
-        parts = self.latest_parts.filter(_is_part(self.latest_parts["clip_id"]))
-        joined = _whole_ids(parts.filter(_among(parts["unit"], units))["clip_id"])
+        joined = _whole_ids(self.segments.filter(_among(self.segments["unit"], units))["clip_id"])
         return self.latest.filter(pc.or_(came, _among(self.latest["clip_id"], joined)) if len(joined) else came)
 
     def not_planned(self, clips: pa.Table) -> list[str]:
@@ -402,8 +418,8 @@ class Ledger:
         orders = [reading_order(url) for url in table["url"].to_pylist()]
         rank = {order: number for number, order in enumerate(sorted(set(orders)))}
         order = pa.array([rank[order] for order in orders], pa.int64())
-        # Each segment is a unit by itself, so that a film spreads over all actors.
-        rest = pc.if_else(_is_part(table["clip_id"]), 0, 1)
+        # Each segment is a unit by itself, so that a film spreads over all actors; so is the clip that joins them.
+        rest = pc.if_else(pc.or_(_is_part(table["clip_id"]), _joins(table)), 0, 1)
         table = table.append_column("group", group).append_column("rest", rest).append_column("order", order)
         table = table.sort_by([(name, "ascending") for name in ("group", "rest", "order", "clip_id")])
         units, num_units = [], 0
@@ -834,8 +850,7 @@ def _joined(clip_id: str, parts: Sequence[Outcome]) -> Outcome:
 
 
 def _joined_rows(parts: pa.Table) -> pa.Table:
-    """`joined` of rows of UNIT_OUTCOME_SCHEMA, under the unit of the first segment of each."""
-    parts = parts.sort_by("clip_id")
+    """`joined` of sorted rows of UNIT_OUTCOME_SCHEMA, under the unit of the first segment of each."""
     units = {whole_id(row["clip_id"]): row["unit"] for row in reversed(parts.select(["clip_id", "unit"]).to_pylist())}
     whole = joined(map(outcome_of, parts.select(OUTCOME_SCHEMA.names).to_pylist()))
     return _outcome_rows([{**asdict(outcome), "unit": units[outcome.clip_id]} for outcome in whole])
@@ -909,6 +924,11 @@ def _is_part(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.match_substring(clip_ids, ".")
 
 
+def _joins(clips: pa.Table) -> pa.ChunkedArray:
+    """`Clip.joins_segments` of each row."""
+    return pc.fill_null(pc.equal(clips["same_as"], clips["clip_id"]), False)
+
+
 def _whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     """`whole_id` of each."""
     is_part = _is_part(clip_ids)
@@ -920,11 +940,12 @@ def _whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 def _uncut(clips: pa.Table) -> pa.Table:
     """One row for each whole clip: its clip_id, path, label and split."""
-    clips = clips.select(["clip_id", "path", "label", "split"])
+    joins, clips = _joins(clips), clips.select(["clip_id", "path", "label", "split"])
     is_part = _is_part(clips["clip_id"])
     if not pc.any(is_part).as_py():
         return clips
-    clips = clips.filter(pc.or_(pc.invert(is_part), pc.ends_with(clips["clip_id"], segment_id("", 0))))
+    is_whole = pc.invert(pc.or_(is_part, joins))
+    clips = clips.filter(pc.or_(is_whole, pc.ends_with(clips["clip_id"], segment_id("", 0))))
     return clips.set_column(0, clips.schema.field(0), _whole_ids(clips["clip_id"]))
 
 

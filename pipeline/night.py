@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from pipeline.corpus import Corpus
 from pipeline.ledger import NOT_FINISHED, Ledger
-from pipeline.records import CLIP_LABEL_SCHEMA, EMOTIONS, FRAME_SCHEMA, Clip, Outcome, State, UsageError
+from pipeline.records import CLIP_LABEL_SCHEMA, EMOTIONS, FRAME_SCHEMA, Clip, Outcome, State, UsageError, whole_id
 
 # Measured: 0.6 core-seconds a clip of a second, 8 frames, Dlib's CNN in bf16. Used until a night was measured.
 DEFAULT_SECONDS_PER_CLIP = 0.6
@@ -116,7 +116,11 @@ def plan_night(
             return Night(corpus=corpus, outcomes=settled, is_settled=True, num_known=len(corpus.clips))
     known_outcomes = settled or (ledger.outcomes() if ledger.is_planned else [])
     outcomes = {outcome.clip_id: outcome for outcome in known_outcomes}
-    planned = ledger.planned_clips() if ledger.is_planned else {}
+    planned = {
+        clip_id: replace(clip, same_as=None) if clip.joins_segments else clip
+        for clip_id, clip in (ledger.planned_clips() if ledger.is_planned else {}).items()
+        if whole_id(clip_id) == clip_id
+    }
     first: dict[tuple[Any, ...], Clip] = {}
     for clip in planned.values():
         ended = outcomes[clip.clip_id]
@@ -203,7 +207,7 @@ def commit_copies(ledger: Ledger, *, day: str) -> int:
     """Commit the planned copies of clips that have ended; returns how many got their row."""
     units = ledger.units()
     entries = {entry["unit"]: entry for entry in ledger.entries()}
-    pending = [unit for unit in units if unit.is_of_copies and unit.unit_id not in entries]
+    pending = [unit for unit in units if unit.is_of_copies and not unit.joins_segments and unit.unit_id not in entries]
     if not pending:
         return 0
     latest = {clip.clip_id: entries.get(unit.unit_id) for unit in units for clip in unit.clips}

@@ -65,14 +65,8 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
             raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
         if self.segment_seconds < 0:
             raise ValueError(f"--segment-seconds is {self.segment_seconds}; give 0 (never) or more")
-        if self.segment_seconds and (self.sample_fps is None and not self.every_frame):
-            raise ValueError(
-                "--segment-seconds is for --sample-fps or --every-frame; give one of them, or leave it out"
-            )
-        if self.segment_seconds and (self.detect_every > 1 or self.retry_upsample):
-            raise ValueError(
-                "--segment-seconds excludes --detect-every and --retry-upsample, which see whole clips; leave one out"
-            )
+        if self.segment_seconds and (fault := why_not_cut(self)):
+            raise ValueError(fault)
         if abs(sum(self.split_fractions) - 1) > 1e-6 or min(self.split_fractions) < 0:
             raise ValueError(f"--split-fractions are {self.split_fractions}; give three shares that sum to 1")
 
@@ -133,6 +127,15 @@ def preprocess(config: PreprocessConfig) -> Run:
         say(f"page: {run.ledger.storage.path('report.html')}")
     print_summary(run)
     return run
+
+
+def why_not_cut(config: ExtractConfig) -> str | None:
+    """Why clips that are read so cannot be cut into segments, in words; None where they can."""
+    if config.sample_fps is None and not config.every_frame:
+        return "--segment-seconds is for --sample-fps or --every-frame; give one of them, or leave it out"
+    if config.detect_every > 1 or config.retry_upsample:
+        return "--segment-seconds excludes --detect-every and --retry-upsample, which see whole clips; leave one out"
+    return None
 
 
 def resolve_detector_device(asked: str, config: ExtractConfig) -> str:

@@ -54,7 +54,8 @@ class Clip:
     clip_id: 20 hexadecimal digits, stable across runs and machines: from `path`, `size_bytes`, `content_id` and the
     time range, never from an absolute path. `path` is relative to the input root; `url` is where the bytes are read.
     `start_pts_seconds` and `end_pts_seconds` bound the range (half-open); None is the clip's own start or end.
-    `same_as`: the clip_id of another clip with the same bytes, whose result counts for this one too.
+    `same_as`: the clip_id of another clip with the same bytes, whose result counts for this one too; its own, where its
+    result is joined from its segments.
     """
 
     clip_id: str
@@ -76,6 +77,11 @@ class Clip:
         start, end = self.start_pts_seconds, self.end_pts_seconds
         if start is not None and end is not None and end <= start:
             raise ValueError(f"clip {self.path}: it ends at {end} s, before it starts at {start} s; check the manifest")
+
+    @property
+    def joins_segments(self) -> bool:
+        """Whether its result is that of its segments, which are clips of their own."""
+        return self.same_as == self.clip_id
 
 
 def segment_id(clip_id: str, number: int) -> str:

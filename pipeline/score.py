@@ -23,11 +23,11 @@ import torch
 
 from pipeline import report
 from pipeline.checkpoint import load_checkpoint, read_checkpoint_info
-from pipeline.corpus import LAYOUTS, read_corpus
+from pipeline.corpus import LAYOUTS, Corpus, read_corpus
 from pipeline.dataset import normalised, read_pair
 from pipeline.extract import ClipExtractor, Detect, ExtractConfig, extract_config_of
 from pipeline.fence import FenceLimits
-from pipeline.ledger import Audit, Ledger, Unit
+from pipeline.ledger import Audit, Ledger, Unit, joined
 from pipeline.night import (
     Night,
     check_day,
@@ -40,12 +40,21 @@ from pipeline.night import (
 )
 from pipeline.pool import PoolConfig, Run, exit_code_of, num_cluster_gpus, output_for, print_summary, run_corpus, say
 from pipeline.preflight import check_clips, preflight
-from pipeline.preprocess import plan_config_of, resolve_detector_device, resolved, shared_detection, versions
+from pipeline.preprocess import (
+    plan_config_of,
+    resolve_detector_device,
+    resolved,
+    shared_detection,
+    versions,
+    why_not_cut,
+)
 from pipeline.records import (
     CLIP_LABEL_SCHEMA,
     EMOTIONS,
     FRAME_SCHEMA,
+    OUTCOME_SCHEMA,
     TRACK_SCHEMA,
+    Box,
     Clip,
     ClipLabel,
     Example,
@@ -54,12 +63,17 @@ from pipeline.records import (
     State,
     TrackLabel,
     UsageError,
+    outcome_of,
     table_of,
+    whole_id,
 )
+from pipeline.segments import segmented
 from pipeline.storage import absolute_url
 from pipeline.tracks import emotion_of, entropies, linked, num_changes, summarised
 
 KIND = "labels"
+# The frames of segments, before their clip is joined.
+PARTS = "segments"
 # Where network and detector share the GPUs: one detector on each (two do not fit), and up to 20 actors with a network
 # each, because they decode on CPUs and a network's turn is short.
 DETECTOR_GPU = 0.6
@@ -100,6 +114,11 @@ class ScoreConfig(PoolConfig):
     """Faces in one forward pass of the network (count)."""
     device: str = "auto"
     """Where the network runs: auto (cuda if there is one), cpu, cuda."""
+    segment_seconds: float = 0.0
+    """Clips longer than this are cut into segments (seconds), each a unit of work, so that a film spreads over all
+    actors and memory stays flat; 0: never.
+
+    For models whose examples were sampled by --sample-fps or --every-frame. The labels are the same."""
     page: bool = True
     """Write report.html of the night into the output."""
 
@@ -117,6 +136,8 @@ class ScoreConfig(PoolConfig):
             raise ValueError(f"--which is {self.which!r}; give best, last, or an epoch number")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit is {self.limit}; give 1 or more")
+        if self.segment_seconds < 0:
+            raise ValueError(f"--segment-seconds is {self.segment_seconds}; give 0 (never) or more")
         if not 0 <= self.abstain_below <= 1:
             raise ValueError(f"--abstain-below is {self.abstain_below}; give a probability, 0 to 1")
         if self.since is not None:
@@ -181,38 +202,98 @@ class ScoreActor:
         self._day = day
 
     def run(self, unit: Unit) -> dict[str, Any]:
-        faces: list[Prediction] = []
-        tracks: list[TrackLabel] = []
-        clips: list[ClipLabel] = []
+        labels = _Labels(self._predictor.sha256, abstain_below=self._abstain_below, day=self._day)
         outcomes: list[Outcome] = []
-        shares: list[np.ndarray] = []
         for clip in unit.clips:
             started = time.monotonic()
             examples, outcome = self._extractor.extract(clip)
-            probabilities = self._predictor.predict(examples)
-            found = predictions_of(examples, probabilities, abstain_below=self._abstain_below)
-            persons = track_labels_of(found, abstain_below=self._abstain_below)
-            faces += found
-            tracks += persons
-            if outcome.state is not State.RETRYABLE:  # Its row comes with the try that ends it.
-                clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
+            labels.add(clip, outcome, examples, self._predictor.predict(examples))
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
-            if examples:
-                shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
-        night = unit_facts(
-            np.array(shares).reshape(-1, len(EMOTIONS)), np.array([face.entropy for face in faces]), day=self._day
-        )
-        tables = {
-            "frames": self._named(table_of(faces, FRAME_SCHEMA)),
-            "tracks": self._named(table_of(tracks, TRACK_SCHEMA)),
-            "clips": self._named(table_of(clips, CLIP_LABEL_SCHEMA)),
-        }
-        facts = {**self._extractor.facts(), **night}
+        facts = self._extractor.facts()
+        if unit.is_segment:  # Who is who, and the night's figures, come with the whole clip.
+            tables = {PARTS: labels.tables()["frames"]}
+        else:
+            tables, facts = labels.tables(), {**facts, **labels.night_facts()}
         return self._ledger.commit(unit, tables=tables, outcomes=outcomes, facts=facts, partition=f"day={self._day}")
 
-    def _named(self, table: pa.Table) -> pa.Table:
-        metadata = {**(table.schema.metadata or {}), b"checkpoint_sha256": self._predictor.sha256.encode()}
-        return table.replace_schema_metadata(metadata)
+
+class _Labels:
+    """The rows of one unit, clip by clip."""
+
+    def __init__(self, checkpoint_sha256: str, *, abstain_below: float, day: str) -> None:
+        self._sha256, self._abstain_below, self._day = checkpoint_sha256, abstain_below, day
+        self._faces: list[Prediction] = []
+        self._tracks: list[TrackLabel] = []
+        self._clips: list[ClipLabel] = []
+        self._shares: list[np.ndarray] = []
+
+    def add(
+        self, clip: Clip, outcome: Outcome, faces: Sequence[Example | Prediction], probabilities: np.ndarray
+    ) -> None:
+        """Label one clip. faces: all of it, in order of time. probabilities: (len(faces), 7)."""
+        found = predictions_of(faces, probabilities, abstain_below=self._abstain_below)
+        persons = track_labels_of(found, abstain_below=self._abstain_below)
+        self._faces += found
+        self._tracks += persons
+        if outcome.state is not State.RETRYABLE:  # Its row comes with the try that ends it.
+            self._clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
+        if faces:
+            self._shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
+
+    def tables(self) -> dict[str, pa.Table]:
+        found = {
+            "frames": table_of(self._faces, FRAME_SCHEMA),
+            "tracks": table_of(self._tracks, TRACK_SCHEMA),
+            "clips": table_of(self._clips, CLIP_LABEL_SCHEMA),
+        }
+        sha256 = {b"checkpoint_sha256": self._sha256.encode()}
+        return {
+            name: table.replace_schema_metadata({**(table.schema.metadata or {}), **sha256})
+            for name, table in found.items()
+        }
+
+    def night_facts(self) -> dict[str, Any]:
+        shares = np.array(self._shares).reshape(-1, len(EMOTIONS))
+        return unit_facts(shares, np.array([face.entropy for face in self._faces]), day=self._day)
+
+
+def join_segments(ledger: Ledger, *, checkpoint_sha256: str, abstain_below: float, day: str) -> int:
+    """Commit the clips that were cut and of which every segment has ended; returns how many.
+
+    Their faces are those of their segments, linked to persons over the whole clip.
+    """
+    pending = [unit for unit in ledger.pending_units() if unit.joins_segments]
+    if not pending:
+        return 0
+    found = ledger.snapshot()
+    segments: dict[str, list[dict[str, Any]]] = {}
+    for row in found.segments.to_pylist():
+        segments.setdefault(whole_id(row["clip_id"]), []).append(row)
+    paths = {head["unit"]: shard["path"] for head in found.heads for shard in head["shards"] if shard["table"] == PARTS}
+    num_joined = 0
+    for unit in pending:
+        (clip,) = unit.clips
+        parts = segments[clip.clip_id]
+        (outcome,) = joined(outcome_of({name: row[name] for name in OUTCOME_SCHEMA.names}) for row in parts)
+        if outcome.state is State.RETRYABLE:
+            continue  # It waits for the next run.
+        tables = [
+            pq.read_table(pa.BufferReader(ledger.storage.read(paths[row["unit"]]))).cast(FRAME_SCHEMA)
+            for row in parts
+            if row["num_examples"]
+        ]
+        rows = pa.concat_tables([FRAME_SCHEMA.empty_table(), *tables]).to_pylist()
+        faces = [
+            Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
+            for row in rows
+        ]
+        probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
+        labels = _Labels(checkpoint_sha256, abstain_below=abstain_below, day=day)
+        labels.add(clip, outcome, faces, probabilities)
+        facts = labels.night_facts()
+        ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
+        num_joined += 1
+    return num_joined
 
 
 def temperature_of(info: dict[str, Any]) -> float:
@@ -223,7 +304,9 @@ def temperature_of(info: dict[str, Any]) -> float:
     return float(temperature)
 
 
-def predictions_of(examples: Sequence[Example], probabilities: np.ndarray, *, abstain_below: float) -> list[Prediction]:
+def predictions_of(
+    examples: Sequence[Example | Prediction], probabilities: np.ndarray, *, abstain_below: float
+) -> list[Prediction]:
     """The rows of one clip's faces. probabilities: (len(examples), 7), rows summing to 1."""
     found = []
     for example, row, track_index, entropy in zip(
@@ -342,10 +425,17 @@ def score(config: ScoreConfig) -> Run:
     if config.dry_run or night.is_settled:
         return _told(ledger, night, config=config, started=started)
     check_clips(night.corpus.clips)
+    corpus = _cut(night, config=config, extract_config=extract_config) if config.segment_seconds else night.corpus
     device = _device(config.device) if night.num_to_score else "cpu"  # To ask for a GPU starts Ray.
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
+
+    def close(ledger: Ledger) -> dict[str, Any]:
+        sha256 = info["checkpoint_sha256"]
+        join_segments(ledger, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day)
+        return close_night(ledger, day=day)
+
     run = run_corpus(
-        night.corpus,
+        corpus,
         output,
         kind=KIND,
         plan_config=plan_config,
@@ -364,7 +454,7 @@ def score(config: ScoreConfig) -> Run:
         config=replace(config, force_new=False),
         num_gpus=_gpu_of_actor(device=device, detector_device=detector_device),
         start_shared=shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU),
-        close=lambda ledger: close_night(ledger, day=day),
+        close=close,
     )
     if config.page and night.num_to_score:
         write_page(run, day=day)
@@ -372,6 +462,19 @@ def score(config: ScoreConfig) -> Run:
     for line in run.summary.get("drift", {}).get("warnings", ()):
         say(f"warning: {line}")
     return run
+
+
+def _cut(night: Night, *, config: ScoreConfig, extract_config: ExtractConfig) -> Corpus:
+    """The night's clips, the long ones among the new as segments and the clip that joins them."""
+    known = {outcome.clip_id for outcome in night.outcomes}
+    new = [clip for clip in night.corpus.clips if clip.clip_id not in known and clip.same_as is None]
+    parts = segmented(
+        new, segment_seconds=config.segment_seconds, sample_fps=extract_config.sample_fps, limits=config.limits
+    )
+    cut = {whole_id(part.clip_id) for part in parts if whole_id(part.clip_id) != part.clip_id}
+    joins = [replace(clip, same_as=clip.clip_id) for clip in new if clip.clip_id in cut]
+    rest = set(new)
+    return replace(night.corpus, clips=(*parts, *joins, *(clip for clip in night.corpus.clips if clip not in rest)))
 
 
 def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) -> Run:
@@ -415,7 +518,10 @@ def _extract_config(config: ScoreConfig, info: dict[str, Any]) -> ExtractConfig:
     if not isinstance(saved, dict) or "detector" not in saved:
         raise UsageError(f"checkpoint {config.checkpoint} does not say how its examples were made; train it again")
     values = {**saved, "faces": config.faces, "boxes": config.boxes, "detector_weights": config.detector_weights}
-    return extract_config_of(values)
+    found = extract_config_of(values)
+    if config.segment_seconds and (fault := why_not_cut(found)):
+        raise UsageError(f"checkpoint {config.checkpoint} was trained on clips read in another way: {fault}")
+    return found
 
 
 def _gpu_of_actor(*, device: str, detector_device: str) -> float:

@@ -16,7 +16,7 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from pipeline.detection.between import iou
-from pipeline.records import EMOTIONS, Box, Example
+from pipeline.records import EMOTIONS, Box, Example, Prediction
 
 ABSTAINED = "abstained"
 LEAST_IOU = 0.2
@@ -104,7 +104,7 @@ class _Track:
         return Box(last.x_min + dx, last.y_min + dy, last.x_max + dx, last.y_max + dy)
 
 
-def linked(examples: Sequence[Example]) -> list[int]:
+def linked(examples: Sequence[Example | Prediction]) -> list[int]:
     """The track of each face of one clip, numbered from 0 in order of appearance.
 
     examples: in order of frame and face, as extracted. In each frame the pair of highest IoU is linked first; equal

@@ -53,7 +53,7 @@ ROOMS = {
     "night": {"corpus", "ledger", "records"},
     "score": {
         "checkpoint", "corpus", "dataset", "extract", "fence", "ledger", "night", "pool", "preflight", "preprocess",
-        "records", "report", "storage", "tracks",
+        "records", "report", "segments", "storage", "tracks",
     },
 }  # fmt: skip
 

@@ -8,14 +8,19 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline import segments as room
+from pipeline.checkpoint import save_checkpoint
 from pipeline.corpus import read_corpus
 from pipeline.extract import ClipExtractor, ExtractConfig
 from pipeline.fence import FenceLimits
 from pipeline.ledger import Ledger, joined
+from pipeline.models import build_model
+from pipeline.night import close_night
 from pipeline.preprocess import PreprocessConfig, preprocess
-from pipeline.records import EXAMPLE_SCHEMA, Clip, Outcome, State, segment_id, table_of, whole_id
+from pipeline.records import EXAMPLE_SCHEMA, Clip, Outcome, State, UsageError, segment_id, table_of, whole_id
+from pipeline.score import ScoreActor, ScoreConfig, join_segments, score
 from pipeline.segments import cut, segmented
 from pipeline.video import claimed_range
 
@@ -196,3 +201,132 @@ def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path):
     assert {o.path: o.num_examples for o in run.ledger.outcomes()} == {o.path: o.num_examples for o in outcomes}
     again = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=0.0, **values))
     assert again.summary["processed"] == 0
+
+
+DAY = "2026-11-22"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(films, tmp_path_factory):
+    """An untrained network whose examples were made at 2 frames a second, and its sha256."""
+    folder = str(tmp_path_factory.mktemp("model"))
+    return folder, save_model(folder, {**config_of(films), "detector": "dlib-hog", "sample_fps": 2.0})
+
+
+def save_model(folder, preprocessing):
+    torch.manual_seed(0)
+    options = {"attention_gain": "area", "recalibration_scale": "sqrt", "dropout": 0.5}
+    return save_checkpoint(
+        folder,
+        epoch=1,
+        step=1,
+        model=build_model("caer-net-s"),
+        optimizer_state={},
+        config={
+            "model": {"name": "caer-net-s", "options": options, "face_px": 32, "context_px": 32},
+            "training": {},
+            "preprocessing": preprocessing,
+        },
+        info={"metrics": {}, "manifest_sha256": "ab" * 32},
+    )
+
+
+@pytest.fixture(scope="module")
+def actor_of(films, checkpoint):
+    """Builds what scores units into a ledger; its children are ended with the module."""
+    actors = []
+
+    def build(ledger):
+        config = ExtractConfig(**config_of(films, detector="dlib-hog", sample_fps=2.0, faces="all"))
+        limits, values = FenceLimits(), {"which": "last", "device": "cpu", "batch_size": 1, "abstain_below": 0.0}
+        where = {"ledger_url": ledger.storage.url, "checkpoint": checkpoint[0]}
+        actors.append(ScoreActor(config=config, limits=limits, day=DAY, **where, **values))
+        return actors[-1]
+
+    yield build
+    for actor in actors:
+        actor._extractor.fence.close()
+
+
+def planned(folder, clips):
+    ledger = Ledger(str(folder))
+    ledger.plan(clips, kind="labels", config={}, versions={}, clips_per_shard=32)
+    return ledger
+
+
+def rows_of(ledger, table):
+    rows = []
+    for shard in ledger.shards(table):
+        rows += pq.ParquetFile(ledger.storage.path(shard["path"])).read().to_pylist()
+    return sorted(rows, key=lambda row: (row["clip_id"], row.get("frame_index", 0), row.get("track_index", 0)))
+
+
+@pytest.fixture(scope="module")
+def whole(films, actor_of, tmp_path_factory):
+    """The labels of the films, each read in one go."""
+    ledger = planned(tmp_path_factory.mktemp("whole"), read_corpus(str(films / "in"), split_fractions=None).clips)
+    actor = actor_of(ledger)
+    for unit in ledger.units():
+        actor.run(unit)
+    return ledger
+
+
+def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, checkpoint, actor_of, whole, tmp_path):
+    film, *_ = (clip for clip in read_corpus(str(films / "in"), split_fractions=None).clips if clip.path == "film.mp4")
+    parts = cut(film, 0.0, 20.3, segment_seconds=7.0, sample_fps=2.0)
+    copy = replace(film, clip_id="c" * 20, path="again.mp4", same_as=film.clip_id)
+    ledger = planned(tmp_path, [*parts, replace(film, same_as=film.clip_id), copy])
+    actor, options = actor_of(ledger), {"checkpoint_sha256": checkpoint[1], "abstain_below": 0.0, "day": DAY}
+    units = ledger.pending_units().without_copies()
+    for unit in units[:-1]:
+        actor.run(unit)
+    assert join_segments(ledger, **options) == 0
+    assert ledger.audit().num_by_state["retryable"] == ledger.audit().num_inputs == 2
+    actor.run(units[-1])
+    assert join_segments(ledger, **options) == 1
+    night = close_night(ledger, day=DAY)
+    assert night["same_content"] == 1
+    assert (night["night"]["clips"], night["night"]["faces"]) == (1, 41)
+    for table in ("frames", "tracks"):
+        assert rows_of(ledger, table) == [row for row in rows_of(whole, table) if row["clip_id"] == film.clip_id]
+    labels = {row["path"]: row for row in rows_of(ledger, "clips")}
+    (expected,) = (row for row in rows_of(whole, "clips") if row["clip_id"] == film.clip_id)
+    assert labels["film.mp4"] == expected
+    assert labels["again.mp4"] == {**expected, "clip_id": "c" * 20, "path": "again.mp4", "same_as": film.clip_id}
+    assert ledger.audit().num_by_state["done"] == ledger.audit().num_inputs == 2
+    assert ledger.audit().holds
+    assert ledger.plan([film, copy], kind="labels", config={}, versions={}, clips_per_shard=32) == []
+    assert not ledger.pending_units()
+
+
+@pytest.mark.usefixtures("any_size")
+def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpoint, whole, tmp_path):
+    values = {
+        "input": str(films / "in"),
+        "checkpoint": checkpoint[0],
+        "which": "last",
+        "boxes": config_of(films)["boxes"],
+    }
+    config = ScoreConfig(
+        output=str(tmp_path), segment_seconds=7.0, batch_size=1, device="cpu", day=DAY, page=False, **values
+    )
+    run = score(config)
+    assert run.exit_code == 0
+    assert (run.summary["inputs"], run.summary["done"], run.summary["processed"]) == (4, 4, 4)
+    assert len(run.ledger.shards("segments")) == 9
+    for table in ("frames", "tracks", "clips"):
+        assert rows_of(run.ledger, table) == rows_of(whole, table)
+    assert score(config).summary["processed"] == 0
+
+
+def test_a_model_of_frames_spread_over_whole_clips_scores_no_segments(films, tmp_path):
+    save_model(str(tmp_path / "model"), {**config_of(films), "detector": "dlib-hog", "frames_per_clip": 8})
+    config = ScoreConfig(
+        input=str(films / "in"),
+        checkpoint=str(tmp_path / "model"),
+        which="last",
+        output=str(tmp_path / "out"),
+        segment_seconds=7.0,
+    )
+    with pytest.raises(UsageError, match="--segment-seconds is for --sample-fps or --every-frame"):
+        score(config)
