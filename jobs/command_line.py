@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # A clone runs wit
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser
 
+from pipeline.console import log_as_json, say
 from pipeline.records import UsageError
-from pipeline.storage import redacted
 
 EXIT_CODES = (
     "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use, or a store or disk that fails (what was "
@@ -47,6 +47,8 @@ def run_job(
     interrupted user should do.
     """
     name = Path(sys.argv[0]).name
+    if "--json-logs" in sys.argv:
+        log_as_json()  # A wrong flag beside it is told so too.
     sys.excepthook = _told  # A bug's traceback may hold a store's credentials.
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
     try:
@@ -146,9 +148,9 @@ def _interrupt(*_: object) -> None:
 
 
 def _end(line: str, code: int) -> NoReturn:
-    print(redacted(line), file=sys.stderr, flush=True)
+    say(line, event="error")
     sys.exit(code)
 
 
 def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    print(redacted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="", flush=True)
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip(), event="bug")

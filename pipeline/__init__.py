@@ -10,12 +10,13 @@ confine      what that child gives up: network, programs, writing, memory withou
 storage      objects that are whole or absent             ledger      plan, commit, resume, audit
 preflight    output, input and decoders, tried before hours are spent
 segments     long clips -> parts that are units of work
+console      what a job tells while it works: lines for people, or JSON for machines
 pool         units of clips through Ray actors            quarantine  what ended badly, and another try
 telemetry    what a run tells Prometheus while it works
 preprocess   clips -> shards of examples                  (composer on Ray Data)
 models/      CAHFW-Net and its ablations                  dataset     shards -> tensors
 checkpoint   weights and JSON, never a pickle             train       (composer on Ray Train)
-metrics, paper, evaluate, compare, report                 what people look at; the paper's numbers
+metrics, paper, evaluate, examine, compare, report        what people look at; the paper's numbers
 tracks       faces of a clip -> persons over time         night       what is new to a model; copies; drift
 score        clips -> labels                              (composer on Ray Data)
 synthetic    the made corpus of the demo and the tests

@@ -29,9 +29,12 @@ import yaml
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
+from pipeline.console import is_json, say, tell
 from pipeline.corpus import Corpus
 from pipeline.fence import FenceLimits
 from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units, clip_table
@@ -79,6 +82,12 @@ class PoolConfig:
     """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector is dlib-cnn), cpu, cuda."""
     max_quarantined: int | None = None
     """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
+    no_thumbnails: bool = False
+    """Put no picture of a person into report.html, nor beside it."""
+    blur_faces: bool = False
+    """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
+    json_logs: bool = False
+    """For machines: nothing but one JSON object a line on stderr (event, time, counts)."""
     force_new: bool = False
     """If the output holds a run of another config, write to a new folder beside it instead of refusing."""
 
@@ -267,14 +276,12 @@ def run_corpus(
     return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code_of(summary, audit, config))
 
 
-def say(line: str) -> None:
-    """A line for the person who waits, on stderr; without what it may hold of secrets."""
-    print(redacted(line), file=sys.stderr, flush=True)
-
-
 def print_summary(run: Run) -> None:
     """The end of a run in words: counts, reasons, speed, the audit, and where everything is."""
     summary = run.summary
+    if is_json():
+        tell("summary", **summary, output=run.ledger.storage.url, exit_code=run.exit_code)
+        return
     say(
         f"{summary['inputs']} inputs: {summary['done']} done, {summary['no_face']} without a face, "
         f"{summary['quarantined']} quarantined, {summary['retryable']} retryable"
@@ -430,45 +437,70 @@ class _UnitActor:
 
 
 class _Display:
-    """Progress: a bar in a terminal, else one line every 30 s. Counts come from the entries, never from Ray."""
+    """Progress: live in a terminal, an event a second as JSON, else a line every 30 s.
 
-    def __init__(self, units: Units) -> None:
+    Counts come from the entries, never from Ray. Rate and time left are this run's. The memory is the most that a
+    decoding child has held.
+    """
+
+    def __init__(self, units: Units, terminal: Console | None = None) -> None:
         self._num_clips = units.num_parts
         self._what = "clips and segments" if units.num_segments else "clips"
         self._counts: Counter[str] = Counter()
         self._num_examples = 0
-        self._started = self._last_line = time.monotonic()
-        self._terminal = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._terminal, disable=not self._is_live)
-        self._task = self._bar.add_task("starting", total=self._num_clips)
-
-    @property
-    def _is_live(self) -> bool:
-        return self._terminal.is_terminal
+        self._peak_bytes = 0
+        self._started = self._last_told = time.monotonic()
+        terminal = terminal or Console(stderr=True)
+        self._is_live = terminal.is_terminal and not is_json()
+        self._words = "starting"
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(self._what), TimeElapsedColumn())
+        self._bar = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=terminal)
+        self._task = self._bar.add_task(self._what, total=self._num_clips)
+        self._live = Live(console=terminal, get_renderable=self._picture, refresh_per_second=4)
 
     def __enter__(self) -> _Display:
-        self._bar.start()
+        tell("start", clips=self._num_clips)
+        if self._is_live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._is_live:
+            self._live.stop()
+
+    def _picture(self) -> Group:
+        return Group(self._bar, Text(self._words))
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Count one committed unit."""
-        self._counts.update(row["state"] for row in entry["outcomes"])
+        self._counts.update(str(row["state"]) for row in entry["outcomes"])
         self._num_examples += sum(row["num_examples"] for row in entry["outcomes"])
-        done = self._counts.total()
-        seconds = time.monotonic() - self._started
-        rate = done / seconds if seconds else 0.0
+        self._peak_bytes = max(self._peak_bytes, entry["facts"].get("peak_child_memory_bytes", 0))
+        done, now = self._counts.total(), time.monotonic()
+        rate = done / max(now - self._started, 1e-9)
+        seconds_left = (self._num_clips - done) / rate if rate else 0.0
         states = ", ".join(f"{count} {state}" for state, count in sorted(self._counts.items()))
-        text = f"{states}, {self._num_examples} examples, {rate:.2f} {self._what}/s"
-        self._bar.update(self._task, completed=done, description=text)
-        if not self._is_live and time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._last_line = time.monotonic()
-            left = (self._num_clips - done) / rate if rate else 0.0
-            told = f"{done} of {self._num_clips} {self._what}: {text}, about {left:.0f} s left"
-            print(told, file=sys.stderr, flush=True)
+        mib = self._peak_bytes / 2**20
+        self._words = (
+            f"{states}, {self._num_examples} examples, {rate:.2f} {self._what}/s, a worker {mib:.0f} MiB at most"
+        )
+        self._bar.update(self._task, completed=done)
+        every = 1.0 if is_json() else LINE_SECONDS
+        if self._is_live or (now - self._last_told < every and not (is_json() and done == self._num_clips)):
+            return
+        self._last_told = now
+        if not is_json():
+            say(f"{done} of {self._num_clips} {self._what}: {self._words}, about {seconds_left:.0f} s left")
+        tell(
+            "progress",
+            clips=done,
+            clips_in_all=self._num_clips,
+            states=dict(self._counts),
+            examples=self._num_examples,
+            clips_per_second=round(rate, 3),
+            seconds_left=round(seconds_left, 1),
+            peak_worker_memory_mib=round(mib),
+        )
 
 
 def _pack(unit: Unit) -> str:

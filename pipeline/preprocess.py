@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import report
+from pipeline.console import log_as_json, say
 from pipeline.corpus import LAYOUTS, read_corpus
 from pipeline.detection import find_weights, resolve_device, resolve_precision
 from pipeline.detection.boxes import read_boxes
@@ -25,7 +26,7 @@ from pipeline.extract import ClipExtractor, Detect, ExtractConfig, detector_of, 
 from pipeline.fence import FenceLimits
 from pipeline.gpu_detection import start_detectors
 from pipeline.ledger import Ledger, Unit
-from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus, say
+from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus
 from pipeline.preflight import check_clips, preflight
 from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, table_of
 from pipeline.segments import segmented
@@ -97,6 +98,7 @@ class PreprocessActor:
 
 def preprocess(config: PreprocessConfig) -> Run:
     """Preprocess what is missing of the input, and write summary, manifest and page."""
+    log_as_json(config.json_logs)
     asked = extract_config_of(config)
     device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=device)
@@ -122,7 +124,14 @@ def preprocess(config: PreprocessConfig) -> Run:
     )
     if config.page:
         examples = list(sample_examples(run.ledger, most=MOST_EXAMPLES_SHOWN))
-        page = report.preprocess_page(run.summary, run.ledger.outcomes(), examples, title="Preprocessed corpus")
+        page = report.preprocess_page(
+            run.summary,
+            run.ledger.outcomes(),
+            examples,
+            title="Preprocessed corpus",
+            no_thumbnails=config.no_thumbnails,
+            blur_faces=config.blur_faces,
+        )
         run.ledger.storage.put("report.html", page.encode())
         say(f"page: {run.ledger.storage.path('report.html')}")
     print_summary(run)

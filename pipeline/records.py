@@ -219,6 +219,18 @@ class ClipLabel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Thumbnail:
+    """A small picture of one scored frame, for the page; a JPEG of the whole frame in its own shape."""
+
+    clip_id: str
+    frame_index: int
+    pts_seconds: float
+    frame_width: int
+    frame_height: int
+    jpeg: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """How one clip ended. `reason` is a short stable word for every state but done; `detail` is for people.
 
@@ -347,6 +359,16 @@ CLIP_LABEL_SCHEMA = _schema(
         _field("num_changes", pa.int64(), f"{_CHANGES}, over all tracks", nullable=True),
         _field("mean_entropy", pa.float32(), _ENTROPY, nullable=True),
         _field("agreement", pa.float32(), _AGREEMENT, nullable=True),
+    ),
+)
+
+THUMBNAIL_SCHEMA = _schema(
+    "small pictures of frames of some scored clips, for report.html",
+    (
+        *_FACE_FIELDS[:3],
+        _field("frame_width", pa.int32(), "width of the upright frame, pixels"),
+        _field("frame_height", pa.int32(), "height of the upright frame, pixels"),
+        _field("jpeg", pa.binary(), "the frame, its longer side 176 px; shows faces unless they were blurred"),
     ),
 )
 

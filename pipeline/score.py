@@ -23,6 +23,7 @@ import torch
 
 from pipeline import report
 from pipeline.checkpoint import load_checkpoint, read_checkpoint_info
+from pipeline.console import log_as_json, say
 from pipeline.corpus import LAYOUTS, Corpus, read_corpus
 from pipeline.dataset import normalised, read_pair
 from pipeline.extract import ClipExtractor, Detect, ExtractConfig, extract_config_of
@@ -38,7 +39,7 @@ from pipeline.night import (
     plan_night,
     unit_facts,
 )
-from pipeline.pool import PoolConfig, Run, exit_code_of, num_cluster_gpus, output_for, print_summary, run_corpus, say
+from pipeline.pool import PoolConfig, Run, exit_code_of, num_cluster_gpus, output_for, print_summary, run_corpus
 from pipeline.preflight import check_clips, preflight
 from pipeline.preprocess import (
     plan_config_of,
@@ -53,6 +54,7 @@ from pipeline.records import (
     EMOTIONS,
     FRAME_SCHEMA,
     OUTCOME_SCHEMA,
+    THUMBNAIL_SCHEMA,
     TRACK_SCHEMA,
     Box,
     Clip,
@@ -61,6 +63,7 @@ from pipeline.records import (
     Outcome,
     Prediction,
     State,
+    Thumbnail,
     TrackLabel,
     UsageError,
     outcome_of,
@@ -192,6 +195,8 @@ class ScoreActor:
         batch_size: int,
         abstain_below: float,
         day: str,
+        num_pictured: int = 0,
+        blur_faces: bool = False,
         shared_detect: Detect | None = None,
     ) -> None:
         torch.set_num_threads(1)
@@ -200,21 +205,39 @@ class ScoreActor:
         self._predictor = Predictor(checkpoint, which=which, device=device, batch_size=batch_size)
         self._abstain_below = abstain_below
         self._day = day
+        self._num_pictured = num_pictured  # clips of a unit whose frames the page may show
+        self._blur_faces = blur_faces
+        self._box_margin = config.box_margin
 
     def run(self, unit: Unit) -> dict[str, Any]:
         labels = _Labels(self._predictor.sha256, abstain_below=self._abstain_below, day=self._day)
         outcomes: list[Outcome] = []
+        pictured: list[list[Thumbnail]] = []
         for clip in unit.clips:
             started = time.monotonic()
             examples, outcome = self._extractor.extract(clip)
             labels.add(clip, outcome, examples, self._predictor.predict(examples))
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
+            if examples and len(pictured) < self._num_pictured:
+                margin, blur = self._box_margin, self._blur_faces
+                pictured.append(report.thumbnails_of(examples, box_margin=margin, blur_faces=blur))
+        self._keep(unit, pictured)
         facts = self._extractor.facts()
         if unit.is_segment:  # Who is who, and the night's figures, come with the whole clip.
             tables = {PARTS: labels.tables()["frames"]}
         else:
             tables, facts = labels.tables(), {**facts, **labels.night_facts()}
         return self._ledger.commit(unit, tables=tables, outcomes=outcomes, facts=facts, partition=f"day={self._day}")
+
+    def _keep(self, unit: Unit, pictured: Sequence[Sequence[Thumbnail]]) -> None:
+        """Small frames for the page; of a segment one, under its whole clip. Not as Parquet: a query of all Parquet
+        files below the output finds labels and nothing else."""
+        if unit.is_segment:
+            pictured = [[replace(found[0], clip_id=whole_id(found[0].clip_id))] for found in pictured]
+        thumbnails = [thumbnail for found in pictured for thumbnail in found]
+        if thumbnails:
+            name = f"{_thumbnails_folder(self._day)}/{unit.unit_id}.arrow"
+            self._ledger.storage.put(name, _arrow_file(table_of(thumbnails, THUMBNAIL_SCHEMA)))
 
 
 class _Labels:
@@ -392,6 +415,7 @@ def clip_label_of(
 def score(config: ScoreConfig) -> Run:
     """Label what this model has not seen of the input, and write summary, manifest, the night's record and page."""
     started = time.monotonic()
+    log_as_json(config.json_logs)
     info = read_checkpoint_info(config.checkpoint, config.epoch)
     asked = _extract_config(config, info)
     detector_device = resolve_detector_device(config.detector_device, asked)
@@ -450,6 +474,8 @@ def score(config: ScoreConfig) -> Run:
             "batch_size": config.batch_size,
             "abstain_below": config.abstain_below,
             "day": day,
+            "num_pictured": _num_pictured(config, night.num_to_score),
+            "blur_faces": config.blur_faces,
         },
         config=replace(config, force_new=False),
         num_gpus=_gpu_of_actor(device=device, detector_device=detector_device),
@@ -457,10 +483,10 @@ def score(config: ScoreConfig) -> Run:
         close=close,
     )
     if config.page and night.num_to_score:
-        write_page(run, day=day)
+        write_page(run, day=day, config=config)
     print_summary(run)
     for line in run.summary.get("drift", {}).get("warnings", ()):
-        say(f"warning: {line}")
+        say(f"warning: {line}", event="warning")
     return run
 
 
@@ -500,17 +526,49 @@ def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) 
     return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code_of(summary, audit, config))
 
 
-def write_page(run: Run, *, day: str) -> None:
-    """report.html of the night: labels, probabilities over time, and what has no label."""
-    rows: dict[str, list[dict[str, Any]]] = {"frames": [], "clips": []}
+def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
+    """report.html of the night: totals, drift, labels, people over time, and what has no label."""
+    storage = run.ledger.storage
+    rows: dict[str, list[dict[str, Any]]] = {"frames": [], "tracks": [], "clips": []}
     for shard in run.ledger.shards():
         if shard["table"] in rows and f"/day={day}/" in shard["path"]:
-            data = run.ledger.storage.read(shard["path"])
-            rows[shard["table"]] += pq.read_table(pa.BufferReader(data)).to_pylist()
-    labels = [row for row in rows["clips"] if row["same_as"] is None]
-    page = report.score_page(run.summary, run.ledger.outcomes(), rows["frames"], labels, title=f"Labels of {day}")
-    run.ledger.storage.put("report.html", page.encode())
-    say(f"page: {run.ledger.storage.path('report.html')}")
+            rows[shard["table"]] += pq.read_table(pa.BufferReader(storage.read(shard["path"]))).to_pylist()
+    thumbnails: list[Thumbnail] = []
+    if not config.no_thumbnails:
+        for data in storage.read_many(list(storage.sizes(_thumbnails_folder(day)))).values():
+            thumbnails += [Thumbnail(**row) for row in pa.ipc.open_file(data).read_all().to_pylist()]
+    page = report.score_page(
+        run.summary,
+        run.ledger.outcomes(),
+        rows["frames"],
+        rows["tracks"],
+        [row for row in rows["clips"] if row["same_as"] is None],
+        title=f"Labels of {day}",
+        thumbnails=thumbnails,
+        no_thumbnails=config.no_thumbnails,
+        blur_faces=config.blur_faces,
+    )
+    storage.put("report.html", page.encode())
+    say(f"page: {storage.path('report.html')}")
+
+
+def _thumbnails_folder(day: str) -> str:
+    return f"thumbnails/day={day}"
+
+
+def _arrow_file(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _num_pictured(config: ScoreConfig, num_clips: int) -> int:
+    """Clips of each unit whose frames are kept small, so that together there are enough for the page and few more."""
+    if config.no_thumbnails or not config.page:
+        return 0
+    num_units = -(-num_clips // config.clips_per_shard)
+    return -(-report.MOST_TIMELINES // max(1, num_units))
 
 
 def _extract_config(config: ScoreConfig, info: dict[str, Any]) -> ExtractConfig:

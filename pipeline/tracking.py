@@ -23,11 +23,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipeline.checkpoint import best_of, put, write_best
-from pipeline.pool import say
+from pipeline.console import is_json, say, tell
 from pipeline.records import UsageError
 from pipeline.storage import Storage
 
 LINE_SECONDS = 60  # between two lines on the progress where there is no terminal for a bar
+JSON_SECONDS = 1  # between two steps of --json-logs
 
 
 class RunLogs:
@@ -148,7 +149,9 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._bar = (
+            Progress(*columns, console=console, transient=True) if console.is_terminal and not is_json() else None
+        )
         self._task: Any = None
         self._told_at = time.monotonic()
 
@@ -163,6 +166,11 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
 
     def show(self, event: Mapping[str, Any]) -> None:
         """An event that rank 0 announced: start, step or epoch."""
+        if is_json():
+            if event["event"] != "step" or time.monotonic() - self._told_at > JSON_SECONDS:
+                self._told_at = time.monotonic()
+                tell(**event)
+            return
         if event["event"] != "step":
             say(_line(event))
             return

@@ -55,6 +55,7 @@ from pipeline.checkpoint import (
     read_checkpoint_info,
     save_checkpoint,
 )
+from pipeline.console import is_json, log_as_json, say, tell
 from pipeline.dataset import (
     AUGMENTATIONS,
     Batch,
@@ -65,11 +66,12 @@ from pipeline.dataset import (
     normalised,
     read_manifest,
 )
+from pipeline.examine import examine
 from pipeline.metrics import confusion_matrix, metrics_of
 from pipeline.models import Reads, build_model, default_reads
 from pipeline.models.backbones import BACKBONES, Backbone, imagenet_weights, read_weights
 from pipeline.models.batch_norm import synchronised
-from pipeline.pool import check_nodes, say, start_ray
+from pipeline.pool import check_nodes, start_ray
 from pipeline.preflight import check_output
 from pipeline.records import EMOTIONS, UsageError
 from pipeline.storage import absolute_url, read_url, redacted, redacted_values
@@ -162,6 +164,12 @@ class TrainConfig:
     """Steps between two resume points within an epoch. None: a run that was cut off repeats its last epoch."""
     keep: int = 2
     """Checkpoints of the last epochs to keep; the best one and the newest resume point are kept besides."""
+    no_thumbnails: bool = False
+    """Put no picture of a person into report.html."""
+    blur_faces: bool = False
+    """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
+    json_logs: bool = False
+    """For machines: nothing but one JSON object a line on stderr (event, time, counts)."""
     tracking: Literal["none", "mlflow"] = "none"
     """Where epochs are logged besides RUN. mlflow: to MLFLOW_TRACKING_URI, if mlflow is installed."""
     max_failures: int = 2
@@ -217,6 +225,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises UsageError where the data, the config or an earlier run in RUN don't allow it, and where the loss is no
     longer finite; RuntimeError where more workers were lost than `max_failures`.
     """
+    log_as_json(config.json_logs)
     config = replace(config, data=absolute_url(config.data), output=absolute_url(config.output))
     manifest = read_manifest(config.data)
     for split in ("train", "validation"):
@@ -251,7 +260,19 @@ def train(config: TrainConfig) -> dict[str, Any]:
     summary, history = summary_of(saved), saved["history"]
     write_history(config.output, history)  # A worker that was killed just after its last commit has not.
     put(config.output, "summary.json", content=json.dumps(summary, indent=1).encode())
-    put(config.output, "report.html", content=report.training_page(summary, history, title="Training").encode())
+    found = examine(config.output, config.data, cache_dir=config.cache_dir, pictures=not config.no_thumbnails)
+    page = report.training_page(
+        summary,
+        history,
+        title="Training",
+        best=found.metrics,
+        attended=found.attended,
+        wrong=found.wrong,
+        num_examined=found.num_examined,
+        no_thumbnails=config.no_thumbnails,
+        blur_faces=config.blur_faces,
+    )
+    put(config.output, "report.html", content=page.encode())
     return summary
 
 
@@ -680,6 +701,9 @@ def summary_of(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def print_summary(run_url: str, summary: Mapping[str, Any]) -> None:
     """The end of a training in words."""
+    if is_json():
+        tell("summary", **summary, output=run_url)
+        return
     say(
         f"best epoch {summary['best_epoch']} of {summary['epochs']}: validation top-1"
         f" {summary['best']['validation_top1_accuracy']:.2%}, macro-F1 {summary['best']['validation_macro_f1']:.3f};"

@@ -24,7 +24,7 @@ from pipeline.benchmark.clips import usable_clips
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.core_hours import core_hours_table, corpus_core_hours
 from pipeline.benchmark.machine import machine
-from pipeline.pool import say
+from pipeline.console import say
 from pipeline.records import UsageError
 from pipeline.storage import Storage
 from pipeline.synthetic import FACELESS_PATH, make_corpus

@@ -32,10 +32,10 @@ from pipeline.benchmark.made_examples import NUM_PAIRS, write_made_examples
 from pipeline.benchmark.plain_training import plain_training
 from pipeline.benchmark.tables import shown, table
 from pipeline.benchmark.timing import spread
+from pipeline.console import say
 from pipeline.dataset import Batch, ExampleDataset, TrainingBatches
 from pipeline.evaluate import chosen_device, chosen_loader_processes
 from pipeline.models import build_model
-from pipeline.pool import say
 from pipeline.records import UsageError
 from pipeline.storage import Storage, absolute_url
 from pipeline.train import TrainConfig, train_worker

@@ -25,8 +25,8 @@ from rich.console import Console
 
 from pipeline.benchmark.made_examples import NUM_PAIRS, write_made_examples
 from pipeline.benchmark.tables import table
+from pipeline.console import say
 from pipeline.evaluate import chosen_device, evaluate
-from pipeline.pool import say
 from pipeline.records import UsageError
 from pipeline.storage import Storage
 from pipeline.synthetic import single_stream_bounds

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from pipeline.benchmark.machine import machine
 from pipeline.benchmark.tables import table
+from pipeline.console import say
 from pipeline.ledger import Audit, Ledger
-from pipeline.pool import say
 from pipeline.records import CLIP_SCHEMA, Outcome, State
 from pipeline.storage import Storage
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from pipeline.benchmark.clips import middle_frames
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.tables import table
+from pipeline.console import say
 from pipeline.detection import build_detector
 from pipeline.detection.between import iou
-from pipeline.pool import say
 from pipeline.records import Clip, Face
 
 CASES = (  # (width and height in pixels, or None for the clip's own; whether grey; upsample)

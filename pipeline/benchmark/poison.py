@@ -19,11 +19,12 @@ from rich.table import Table
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.preprocess import ENDED_WELL, TimedActor, read_timings, run_on_ray
 from pipeline.benchmark.tables import table
+from pipeline.console import say
 from pipeline.corpus import local_path, read_corpus
 from pipeline.extract import ExtractConfig, build_work
 from pipeline.fence import Fence, FenceLimits
 from pipeline.ledger import Ledger
-from pipeline.pool import PoolConfig, say
+from pipeline.pool import PoolConfig
 from pipeline.preprocess import resolved
 from pipeline.records import Clip, Example
 

@@ -23,12 +23,13 @@ from pipeline.benchmark.clips import repeated
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.tables import median, shown, table
 from pipeline.benchmark.timing import Timing, spread, steady, tree_cpu_seconds, tree_memory_bytes
+from pipeline.console import say
 from pipeline.corpus import Corpus, local_path
 from pipeline.detection import find_weights
 from pipeline.detection.between import iou
 from pipeline.extract import ExtractConfig
 from pipeline.ledger import Ledger, Unit
-from pipeline.pool import PoolConfig, run_corpus, say, start_ray
+from pipeline.pool import PoolConfig, run_corpus, start_ray
 from pipeline.preprocess import KIND, PreprocessActor, plan_config_of, resolved, versions
 from pipeline.records import Box, Clip, State, UsageError
 

@@ -19,9 +19,10 @@ from pipeline.benchmark.clips import repeated
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.preprocess import ENDED_WELL, read_timings, run_on_ray
 from pipeline.benchmark.tables import table
+from pipeline.console import say
 from pipeline.extract import ExtractConfig
 from pipeline.ledger import Ledger
-from pipeline.pool import PoolConfig, say
+from pipeline.pool import PoolConfig
 from pipeline.preprocess import resolved
 from pipeline.records import Clip
 from pipeline.storage import Storage

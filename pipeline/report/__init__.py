@@ -1,0 +1,28 @@
+"""Pages that people look at: plain data comes in, one self-contained HTML string goes out. Pure.
+
+A page asks the network for nothing (its content security policy forbids it), follows the reader's light or dark
+setting, and says every chart in a table too. Charts are Plotly's, whose script (4.8 MB) is inlined once and draws a
+chart when it comes into view. Everything that was named outside (paths, reasons, errors) is escaped. Pictures of people
+can be blurred or left out of every page that has them.
+"""
+
+from __future__ import annotations
+
+from pipeline.report.comparison import comparison_page
+from pipeline.report.evaluation import evaluation_page
+from pipeline.report.pictures import MOST_THUMBNAILS, thumbnails_of
+from pipeline.report.preprocess import preprocess_page
+from pipeline.report.score import MOST_TIMELINES, score_page
+from pipeline.report.training import Examined, training_page
+
+__all__ = [
+    "MOST_THUMBNAILS",
+    "MOST_TIMELINES",
+    "Examined",
+    "comparison_page",
+    "evaluation_page",
+    "preprocess_page",
+    "score_page",
+    "thumbnails_of",
+    "training_page",
+]

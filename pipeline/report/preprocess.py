@@ -1,0 +1,70 @@
+"""The page of a preprocessing run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.records import Example, Outcome
+from pipeline.report.charts import histogram
+from pipeline.report.parts import note, page, section, spread, text
+from pipeline.report.pictures import pair_images
+from pipeline.report.run import not_done_section, outcomes_section, run_section
+
+MOST_PAIRS = 60
+
+
+def preprocess_page(
+    summary: Mapping[str, Any],
+    outcomes: Sequence[Outcome],
+    examples: Sequence[Example],
+    *,
+    title: str,
+    no_thumbnails: bool = False,
+    blur_faces: bool = False,
+) -> str:
+    """What a preprocessing run made: states, what is not done and why, a contact sheet, histograms, all clips.
+
+    summary: as in summary.json. examples: those to show; at most 60 are, spread over what is given.
+    """
+    paths = {outcome.clip_id: outcome.path for outcome in outcomes}
+    shown = [] if no_thumbnails else spread(examples, MOST_PAIRS)
+    rates = [outcome.num_examples / outcome.num_frames for outcome in outcomes if outcome.num_frames]
+    sides = [math.sqrt(example.box.area) for example in examples]
+    return page(
+        title,
+        [
+            run_section(summary, outcomes),
+            not_done_section(outcomes),
+            section(
+                "Faces and contexts",
+                "<p>Left out by --no-thumbnails.</p>"
+                if no_thumbnails
+                else note(len(shown), len(examples), "of the examples read for this page"),
+                _sheet(shown, paths, blur_faces=blur_faces) if shown else "",
+            ),
+            section(
+                "Histograms",
+                histogram(rates, title="Faces kept per sampled frame, mean of each clip", unit="faces a frame"),
+                histogram(sides, title="Box size of the examples read for this page", unit="px, root of the area"),
+            ),
+            outcomes_section(outcomes),
+        ],
+    )
+
+
+def _sheet(examples: Sequence[Example], paths: Mapping[str, str], *, blur_faces: bool) -> str:
+    pairs = (_pair(example, paths.get(example.clip_id, example.clip_id), blur_faces=blur_faces) for example in examples)
+    return f'<ul class="sheet">{"".join(pairs)}</ul>'
+
+
+def _pair(example: Example, path: str, *, blur_faces: bool) -> str:
+    label = f" · {example.label}" if example.label else ""
+    where = f"{path}, {example.pts_seconds:.2f} s"
+    return (
+        "<li><figure>"
+        + pair_images(example.face_jpeg, example.context_jpeg, where=where, blur_faces=blur_faces)
+        + f"<figcaption>{text(path)}<br>{example.pts_seconds:.2f} s{text(label) if label else ''}</figcaption>"
+        "</figure></li>"
+    )
