@@ -89,7 +89,8 @@ def test_an_abort_for_want_of_memory_is_named_memory(fence):
 
 def test_a_child_that_keeps_memory_is_recycled_between_tasks_and_no_task_is_lost(fence):
     pids = [fence.run({"kind": "leak", "num_bytes": 60 * 2**20})[1] for _ in range(12)]
-    assert len(set(pids)) == fence.num_starts == fence.num_recycled + 1 == 3
+    # How many depends on what a fresh child weighs, which the fork server's imports decide.
+    assert 1 < len(set(pids)) == fence.num_starts == fence.num_recycled + 1 < 12
     assert fence.peak_memory_bytes < 500 * 2**20
 
 

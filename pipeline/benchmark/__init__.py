@@ -47,7 +47,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     if not set(chosen) <= set(STUDIES):
         raise UsageError(f"study is {config.study!r}; give one of {', '.join(STUDIES)}, all")
     storage = Storage(config.output)
-    results: dict[str, Any] = {"machine": machine(), "settings": asdict(config)}
+    settings = json.loads(json.dumps(asdict(config)))  # As it will be read: tuples are lists there.
+    results: dict[str, Any] = {"machine": machine(), "settings": settings}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         source = config.clips
         if source is None:
