@@ -180,13 +180,14 @@ def test_two_runs_at_once_are_one_whatever_the_store_does(storage, proxy):
     assert not storage.exists("lock.json")
 
 
-def test_a_run_whose_lock_was_taken_while_it_could_not_reach_it_stops(storage, proxy, monkeypatch):
+def test_a_run_whose_lock_was_taken_while_it_could_not_reach_it_stops(s3, storage, proxy, monkeypatch):
     monkeypatch.setattr("pipeline.ledger.HEARTBEAT_SECONDS", 0.02)
     with Ledger(storage.url).lock() as lost:
         proxy.fail("forbidden", path="lock.json")
         time.sleep(0.1)  # heartbeats fail
+        # Past the proxy: a heartbeat between its look and its write would put the own lock back.
+        s3.put("out/lock.json", json.dumps({"token": "other", "pid": 1, "host": "there", "heartbeat": 1e12}).encode())
         proxy.mend()
-        storage.put("lock.json", json.dumps({"token": "other", "pid": 1, "host": "there", "heartbeat": 1e12}).encode())
         time.sleep(0.1)  # heartbeats that leave the other's lock alone
         with pytest.raises(LedgerError, match="was taken by pid 1 on there while this run could not reach it"):
             lost.require()

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_3, SE_AF, SE_CA_AA, SE_CA_ER_AA
 from pipeline.records import EMOTIONS
 from pipeline.report.charts import OURS, THEIRS, THIRD, bars, chart, confusion_table
-from pipeline.report.parts import facts_list, page, section, text
+from pipeline.report.parts import facts_list, page, section, table, text
 from pipeline.report.pictures import image_of
 
 # The paper's methods: pale off the shelf and full when fine-tuned, one hue a backbone; and its ablations.
@@ -27,7 +27,7 @@ def comparison_page(comparison: Mapping[str, Any], faces: Sequence[bytes], *, ti
     ours_of = {network["table_2"]: network for network in networks if network["table_2"]}
     ablations = [network for network in networks if 10 in network["figures"]]
     confusions = [network for network in networks if 11 in network["figures"]]
-    tables = (table(table["title"], table["columns"], table["rows"]) for table in comparison["tables"])
+    tables = (table(each["title"], each["columns"], each["rows"]) for each in comparison["tables"])
     missing = "<p>No run fills this yet; the command is under “Not trained yet”.</p>"
     return page(
         title,
