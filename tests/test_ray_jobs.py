@@ -211,7 +211,7 @@ def test_a_stopped_job_keeps_what_it_committed_and_goes_on(cluster, corpus, subm
     name = f"stopped-{os.getpid()}"
     assert cluster.submit(*command, options=("--no-wait", "--submission-id", name)).returncode == 0
     wait_for(lambda: harness.entries_of(tmp_path / "out"))
-    assert "stopped successfully" in cluster.job("stop", name)
+    assert f"Job '{name}' was stopped" in cluster.job("stop", name)
     assert "interrupted; what was committed is kept" in cluster.job("logs", name)
     committed = harness.entries_of(tmp_path / "out")
     assert not (tmp_path / "out" / "lock.json").exists()
