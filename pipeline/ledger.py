@@ -164,8 +164,8 @@ class Units(Sequence[Unit]):
     def __getitem__(self, index: slice) -> Units: ...
     def __getitem__(self, index: int | slice) -> Unit | Units:
         if isinstance(index, slice):
-            runs = self._runs[index]
-            return Units(self._table[runs[0].start : runs[-1].stop] if runs else self._table[:0])
+            parts = [self._table[run.start : run.stop] for run in self._runs[index]]
+            return Units(pa.concat_tables(parts) if parts else self._table[:0])
         run = self._runs[index]
         rows = self._table[run.start : run.stop].to_pylist()
         return Unit(

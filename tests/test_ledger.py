@@ -83,6 +83,13 @@ def test_a_plan_gives_units_of_one_split_in_a_fixed_order(ledger):
     assert [unit.unit_id for unit in units] == ["g000-u000000", "g000-u000001", "g000-u000002"]
 
 
+def test_units_are_cut_as_any_sequence_is(local):
+    local.plan([clip_named(f"{name}.avi") for name in "abcdefg"], **{**PLAN, "clips_per_shard": 2})
+    units = local.units()
+    for part in (slice(1, 3), slice(0, None, 2), slice(1, None, 2), slice(None, None, -1), slice(9, None)):
+        assert list(units[part]) == list(units)[part]
+
+
 def test_a_committed_unit_is_not_pending_and_its_shard_reads_back(ledger):
     ledger.plan(CLIPS, **PLAN)
     first = ledger.pending_units()[1]
