@@ -1,19 +1,22 @@
-"""`make chaos N=100`: jobs on a real Ray cluster lose a part at a seeded random moment, N times; a table and JSON.
+"""`make chaos N=100`: jobs on a Ray cluster lose a part at a seeded random moment, N times; JSON lines and a table.
 
 A trial starts a job, kills one thing while it runs, lets it go on (or starts it again where the driver died) and
 compares what it leaves with an undisturbed run's: rows, outcomes, checkpoints, what was committed before the kill byte
-for byte, units begun again, processes left over. The end is code 1 if anything was lost, doubled or otherwise wrong.
+for byte, units begun again, processes left over. Every job meets every kind in turn. Each trial is a line of the output
+file; the same command given again goes on after the last one. The end is code 1 if anything was lost, doubled or
+otherwise wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import random
+import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,8 +30,6 @@ from typing import Any, Protocol
 
 import harness
 from chaos_cluster import ChaosCluster, wait_until_idle
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.checkpoint import committed_epochs, load_checkpoint, newest_checkpoint, save_checkpoint, write_best
 from pipeline.ledger import Ledger
@@ -38,7 +39,8 @@ from pipeline.synthetic import make_corpus
 from tests.example_shards import write_corpus
 
 ACTORS = 2
-NUM_CLIPS = 14
+NUM_CLIPS = 8
+NUM_EPOCHS = 3
 LONGEST_SECONDS = 900  # of a job, on a machine that is busy with other things; longer is a hang
 KINDS = {
     "preprocess": ("driver", "actor", "fenced child", "raylet", "node", "object store", "SIGTERM"),
@@ -50,7 +52,12 @@ CUT_OFF = ("driver", "SIGTERM")  # the job must be started again
 
 @dataclass(kw_only=True)
 class Trial:
-    """The kills of one run and what came of it. lost, doubled: rows (epochs in training). redone: units begun again."""
+    """The kills of one run and what came of it.
+
+    lost, doubled: rows (epochs in training). in_flight: units that were begun and not committed at the kills; training
+    has one until its last is committed. redone: units begun again; finished_redone: those of them that had been
+    committed before the kill.
+    """
 
     job: str
     kind: str
@@ -59,13 +66,24 @@ class Trial:
     moments: list[str] = field(default_factory=list)
     lost: int = 0
     doubled: int = 0
+    in_flight: int = 0
     redone: int = 0
+    finished_redone: int = 0
+    audit: str = ""
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def holds(self) -> bool:
         return not (self.lost or self.doubled or self.problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    """What stood when something was killed: what was committed, and the units that had been begun, in order."""
+
+    committed: dict[str, bytes]
+    begun: list[str]
 
 
 class Job(Protocol):
@@ -77,8 +95,11 @@ class Job(Protocol):
     def num_units(self) -> int: ...
     def start(self, output: Path, *, log: Path, environment: Mapping[str, str]) -> subprocess.Popen: ...
     def committed(self, output: Path) -> dict[str, bytes]: ...
-    def num_begun(self, output: Path, *, log: Path) -> int: ...
+    def begun(self, output: Path, *, log: Path) -> list[str]: ...
+    def num_in_flight(self, output: Path, *, log: Path) -> int: ...
+    def num_redone(self, output: Path, *, log: Path) -> int: ...
     def compare(self, output: Path, undisturbed: Path) -> tuple[int, int, list[str]]: ...
+    def audit(self, output: Path) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -97,8 +118,19 @@ class LedgerJob:
     def committed(self, output: Path) -> dict[str, bytes]:
         return harness.entries_of(ledger_of(output))
 
-    def num_begun(self, output: Path, *, log: Path) -> int:  # noqa: ARG002 - training reads its log
-        return len(Path(f"{ledger_of(output)}.attempts").read_text().splitlines())
+    def begun(self, output: Path, *, log: Path) -> list[str]:  # noqa: ARG002 - training reads its log
+        """The entry that each unit begun was to have, in order; one begun again is there again."""
+        attempts = Path(f"{ledger_of(output)}.attempts")
+        return [f"{unit}.json" for unit in attempts.read_text().splitlines()] if attempts.exists() else []
+
+    def num_in_flight(self, output: Path, *, log: Path) -> int:
+        return len(set(self.begun(output, log=log)) - set(self.committed(output)))
+
+    def num_redone(self, output: Path, *, log: Path) -> int:
+        return len(self.begun(output, log=log)) - self.num_units
+
+    def audit(self, output: Path) -> str:
+        return str(Ledger(str(ledger_of(output))).audit())
 
     def compare(self, output: Path, undisturbed: Path) -> tuple[int, int, list[str]]:
         """Rows lost and doubled against the undisturbed run, by the manifest and by the folder; what else is wrong."""
@@ -141,10 +173,19 @@ class TrainJob:
         paths = sorted(output.glob("checkpoints/epoch-*/checkpoint.json"))
         return {path.parent.name: path.read_bytes() for path in paths}
 
-    def num_begun(self, output: Path, *, log: Path) -> int:
+    def begun(self, output: Path, *, log: Path) -> list[str]:  # noqa: ARG002 - units of a ledger lie in a file
+        """The epoch at which each start of the workers began, in order."""
+        return [f"epoch-{int(epoch):04d}" for epoch in re.findall(r"training on .* from epoch (\d+)", log.read_text())]
+
+    def num_in_flight(self, output: Path, *, log: Path) -> int:  # noqa: ARG002
+        return int(len(self.committed(output)) < self.num_units)
+
+    def num_redone(self, output: Path, *, log: Path) -> int:
         """Each start of the workers after the first meets at most one epoch that was begun before."""
-        starts = log.read_text().count("training on ")
-        return len(committed_epochs(str(output))) + max(0, starts - 1)
+        return max(0, len(self.begun(output, log=log)) - 1)
+
+    def audit(self, output: Path) -> str:
+        return f"{len(committed_epochs(str(output))) - len(self.unreadable(output))} of {self.num_units} epochs load"
 
     def compare(self, output: Path, undisturbed: Path) -> tuple[int, int, list[str]]:
         epochs = {each: committed_epochs(str(each)) for each in (undisturbed, output)}
@@ -220,7 +261,7 @@ def make_score(folder: Path, preprocessed: Path) -> LedgerJob:
     return LedgerJob("score", (*given, *pool), ("predictions", "clips"))
 
 
-def make_train(folder: Path, *, epochs: int = 4) -> TrainJob:
+def make_train(folder: Path, *, epochs: int = NUM_EPOCHS) -> TrainJob:
     """Two workers, the smallest network at 32 px, 8 steps an epoch, and every third step one to resume from."""
     if not (folder / "data").exists():
         write_corpus(folder / "data", train=112)
@@ -236,7 +277,7 @@ def undisturbed_run(job: Job, cluster: ChaosCluster, folder: Path) -> Path:
         return output
     process = job.start(output, log=log, environment=cluster.environment)
     assert process.wait(timeout=LONGEST_SECONDS) == 0, log.read_text()
-    assert job.num_begun(output, log=log) == job.num_units, log.read_text()
+    assert job.num_redone(output, log=log) == 0, log.read_text()
     return output
 
 
@@ -250,30 +291,36 @@ def run_trial(
     started = time.monotonic()
     trial = Trial(job=job.name, kind=kind, seed=seed)
     output, log = folder / "out", folder / "log"
-    snapshots: list[dict[str, bytes]] = []
+    kills: list[Kill] = []
     for attempt in range(10):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        trial.moments.clear()
         chance = random.Random(f"{job.name} {kind} {seed} {attempt}")
         try:
-            snapshots = _disturb(trial, job, output, num_kills=num_kills, log=log, cluster=cluster, chance=chance)
+            kills = _disturb(trial, job, output, num_kills=num_kills, log=log, cluster=cluster, chance=chance)
         finally:
             cluster.restore()
-        if snapshots:
+        if kills:
             break
-    trial.kills = len(snapshots)
-    if not snapshots:
+    trial.kills = len(kills)
+    if not kills:
         trial.problems.append("the moment of the kill never came")
-    now = job.committed(output)
-    changed = {name for each in snapshots for name, content in each.items() if now.get(name) != content}
-    if changed:
-        trial.problems.append(f"done again after it was committed: {', '.join(sorted(changed))}")
+    now, begun = job.committed(output), job.begun(output, log=log)
+    again: set[str] = set()
+    for kill in kills:
+        again |= {name for name, content in kill.committed.items() if now.get(name) != content}
+        again |= kill.committed.keys() & set(begun[len(kill.begun) :])
+    trial.finished_redone = len(again)
+    if again:
+        trial.problems.append(f"done again after it was committed: {', '.join(sorted(again))}")
     if not trial.problems:
+        trial.audit = job.audit(output)
         trial.lost, trial.doubled, problems = job.compare(output, undisturbed)
         trial.problems += problems
-        trial.redone = job.num_begun(output, log=log) - job.num_units
-        if trial.redone > ACTORS * trial.kills:
-            trial.problems.append(f"{trial.redone} units were begun again after {trial.kills} kills of {ACTORS} each")
+        trial.redone = job.num_redone(output, log=log)
+        if trial.redone > trial.in_flight:
+            trial.problems.append(f"{trial.redone} units were begun again, {trial.in_flight} were in flight")
     left = wait_until_idle(cluster, seconds=120)
     if left:
         trial.problems.append(f"still at work after the end: {left}")
@@ -292,9 +339,9 @@ def _disturb(
     log: Path,
     cluster: ChaosCluster,
     chance: random.Random,
-) -> list[dict[str, bytes]]:
-    """Start the job, kill, and see it to its end; what was committed at each kill."""
-    snapshots: list[dict[str, bytes]] = []
+) -> list[Kill]:
+    """Start the job, kill, and see it to its end; what stood at each kill."""
+    kills: list[Kill] = []
     with contextlib.ExitStack() as stack:
 
         def start() -> subprocess.Popen:
@@ -314,7 +361,7 @@ def _disturb(
             while process.poll() is None and len(job.committed(output)) < num_before:
                 time.sleep(0.05)
             time.sleep(pause)
-            committed = _kill(
+            kill = _kill(
                 trial.kind,
                 job,
                 output,
@@ -325,9 +372,10 @@ def _disturb(
                 log=log,
                 num_lines=num_lines,
             )
-            if committed is None:
+            if kill is None:
                 break
-            snapshots.append(committed)
+            kills.append(kill)
+            in_flight = job.num_in_flight(output, log=log)
             if trial.kind in CUT_OFF:
                 wanted = -signal.SIGKILL if trial.kind == "driver" else 130
                 _require(wanted, _wait(process), trial)
@@ -335,14 +383,16 @@ def _disturb(
                     trial.problems += _not_one_line(log)
                 if isinstance(job, TrainJob):
                     trial.problems += job.unreadable(output)
+                in_flight = job.num_in_flight(output, log=log)  # After SIGTERM units may be begun and ended.
                 # At once or after a while: what the killed driver started may still be there.
                 time.sleep(chance.choice((0.0, 3.0)))
                 num_lines = len(log.read_text().splitlines())
                 process = start()
             else:
                 cluster.restore()
+            trial.in_flight += in_flight
         _require(0, _wait(process), trial)
-    return snapshots
+    return kills
 
 
 def _kill(
@@ -356,25 +406,25 @@ def _kill(
     filler: subprocess.Popen | None,
     log: Path,
     num_lines: int,
-) -> dict[str, bytes] | None:
-    """Kill one thing as soon as it is there; what was committed just before, or None if the job ended first."""
+) -> Kill | None:
+    """Kill one thing as soon as it is there; what stood just before, or None if the job ended first."""
     while process.poll() is None:
-        committed = job.committed(output)
+        stood = Kill(committed=job.committed(output), begun=job.begun(output, log=log))
         if kind in CUT_OFF:
             # Until it has imported Ray a driver has no handler for SIGTERM; it has nothing to lose either.
             if kind == "driver" or len(log.read_text().splitlines()) > num_lines:
                 process.send_signal(signal.SIGKILL if kind == "driver" else signal.SIGTERM)
-                return committed
+                return stood
         elif kind == "object store":
             if filler is not None and filler.poll() is None:
                 filler.kill()
             else:
                 with cluster.filled():
                     time.sleep(chance.uniform(0, 5))
-            return committed
+            return stood
         elif (kill := getattr(cluster, kind.replace(" ", "_"))(chance)) is not None:
             kill()
-            return committed
+            return stood
         time.sleep(0.05)
     return None
 
@@ -407,47 +457,52 @@ def _not_one_line(log: Path) -> list[str]:
     return [] if is_said else [f"the last line is {last}"]
 
 
-def print_table(trials: Sequence[Trial]) -> None:
+def table_of(trials: Sequence[Trial]) -> str:
+    """The trials by job and kind, as Markdown."""
     columns = (
-        "job",
-        "kind",
-        "trials",
-        "runs",
-        "losses",
-        "duplicates",
-        "redone a kill, most",
-        "other faults",
-        "seconds",
+        "job, killed, trials, lost, doubled, redone / in flight, finished units redone, other faults, median seconds"
     )
-    table = Table(*columns)
+    lines = [columns.split(", "), ["---"] * (columns.count(",") + 1)]
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.job, trial.kind), []).append(trial)
-    for (job, kind), group in sorted(groups.items()):
-        kills = sum(trial.kills for trial in group)
-        seconds = sum(trial.seconds for trial in group) / max(1, kills)
-        counts = (sum(trial.lost for trial in group), sum(trial.doubled for trial in group))
-        redone = max(trial.redone / max(1, trial.kills) for trial in group)
+    for (job, kind), group in [*sorted(groups.items()), (("all", ""), list(trials))]:
+        sums = {name: sum(getattr(trial, name) for trial in group) for name in ("lost", "doubled", "finished_redone")}
+        redone = f"{sum(trial.redone for trial in group)} / {sum(trial.in_flight for trial in group)}"
         others = sum(bool(trial.problems) for trial in group)
-        table.add_row(job, kind, *map(str, (kills, len(group), *counts, f"{redone:.1f}", others, f"{seconds:.0f}")))
-    Console(width=120).print(table)
+        seconds = statistics.median(trial.seconds for trial in group)
+        counts = (len(group), sums["lost"], sums["doubled"], redone, sums["finished_redone"], others, f"{seconds:.0f}")
+        lines.append([job, kind, *map(str, counts)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=20, help="kills in all")
-    parser.add_argument("--kills-per-run", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=20, help="in all, those in OUTPUT included")
+    parser.add_argument("--kills-per-run", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--kinds", nargs="+", help="default: all")
-    parser.add_argument("--output", type=Path, default=Path("build/chaos.json"))
+    parser.add_argument("--output", type=Path, default=Path("build/chaos.jsonl"), help="a JSON line a trial")
     parser.add_argument("--folder", type=Path, help="keeps corpora and undisturbed runs for the next time")
     asked = parser.parse_args()
     pairs = [(job, kind) for job in asked.jobs for kind in KINDS[job] if not asked.kinds or kind in asked.kinds]
     random.Random(asked.seed).shuffle(pairs)
     for number in (signal.SIGINT, signal.SIGTERM):  # `nohup` ignores the one, Ray takes the other
         signal.signal(number, signal.default_int_handler)
-    trials: list[Trial] = []
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    asked.output.touch()
+    trials = [Trial(**json.loads(line)) for line in asked.output.read_text().splitlines()]
+    if trials:
+        print(f"{len(trials)} trials stand in {asked.output}", flush=True)
+    if len(trials) < asked.trials:
+        _run_trials(trials, pairs, asked=asked)
+    print(table_of(trials))
+    return 0 if all(trial.holds for trial in trials) else 1
+
+
+def _run_trials(trials: list[Trial], pairs: Sequence[tuple[str, str]], *, asked: argparse.Namespace) -> None:
+    """Add trials until there are as many as asked for, each to the output file too."""
     with tempfile.TemporaryDirectory(prefix="chaos-work-") as name, ChaosCluster() as cluster:
         folder = asked.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -464,22 +519,18 @@ def main() -> int:
             prepare(make_score(folder, undisturbed["preprocess"]))
         if "train" in asked.jobs:
             prepare(make_train(folder))
-        for number in itertools.count():
-            num_left = asked.trials - sum(max(1, trial.kills) for trial in trials)
-            if num_left <= 0:
-                break
+        for number in range(len(trials), asked.trials):
             (job, kind), seed = pairs[number % len(pairs)], asked.seed + number
             where = {"cluster": cluster, "folder": folder / "trial", "undisturbed": undisturbed[job]}
             try:
-                trial = run_trial(jobs[job], kind, seed, num_kills=min(asked.kills_per_run, num_left), **where)
+                trial = run_trial(jobs[job], kind, seed, num_kills=asked.kills_per_run, **where)
             except Exception:  # noqa: BLE001 - the next trials shall run
                 trial = Trial(job=job, kind=kind, seed=seed, problems=[traceback.format_exc()])
             trials.append(trial)
-            print(json.dumps(asdict(trial)), flush=True)
-            asked.output.parent.mkdir(parents=True, exist_ok=True)
-            asked.output.write_text(json.dumps([asdict(each) for each in trials], indent=1) + "\n")
-    print_table(trials)
-    return 0 if all(trial.holds for trial in trials) else 1
+            line = json.dumps(asdict(trial))
+            print(line, flush=True)
+            with asked.output.open("a") as file:
+                file.write(f"{line}\n")
 
 
 if __name__ == "__main__":
