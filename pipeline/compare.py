@@ -51,8 +51,8 @@ from pipeline.storage import Storage, absolute_url
 SPLIT = "test"
 # Of a run's training: what does not make it another network.
 PLACE_AND_SEED = (
-    *("data", "output", "seed", "workers", "loader_processes", "cache_dir", "max_failures", "resume", "tracking"),
-    *("checkpoint_every_steps", "keep", "compile", "weights"),
+    *("data", "output", "seed", "workers", "loader_processes", "cache_dir", "cache_decoded", "max_failures", "resume"),
+    *("tracking", "checkpoint_every_steps", "keep", "compile", "weights", "no_thumbnails", "blur_faces", "json_logs"),
 )
 
 

@@ -15,7 +15,9 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +38,7 @@ from pipeline.storage import Storage
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 AUGMENTATIONS = ("crop", "colour")
+ROWS_AT_ONCE = 256  # decoded and not yet written, 80 MB at 224 px
 COPY_THREADS = 4  # shards copied at once: hides the latency of an object store and holds 4 shards in memory
 
 
@@ -126,7 +129,9 @@ class ExampleDataset(Dataset[Sample]):
 
     face_px, context_px: side of the squares given out, pixels; None is as stored, another size is resized to.
     cache_dir: local folder for the copies (about the size of the shards; may be deleted whenever nothing reads it).
-    Raises UsageError for a missing or damaged manifest or shard, an empty split, and unlabelled rows.
+    cache_decoded: keep the decoded images of the split there too, 3 (face_px² + context_px²) bytes an example as
+    stored; what is given out is the same. Raises UsageError for a missing or damaged manifest or shard, an empty split,
+    unlabelled rows, and a disk too small for the copies.
     """
 
     def __init__(
@@ -137,6 +142,7 @@ class ExampleDataset(Dataset[Sample]):
         face_px: int | None = None,
         context_px: int | None = None,
         cache_dir: str | Path | None = None,
+        cache_decoded: bool = False,
     ) -> None:
         self.manifest = read_manifest(data_url)
         self.split = split
@@ -145,16 +151,21 @@ class ExampleDataset(Dataset[Sample]):
         self.face_px = face_px or self.stored_face_px
         self.context_px = context_px or self.stored_context_px
         self._shards = self.manifest.shards_of(split)
-        self._paths = _copied_shards(self.manifest, self._shards, Path(cache_dir) if cache_dir else default_cache_dir())
+        folder = (Path(cache_dir) if cache_dir else default_cache_dir()) / self.manifest.sha256[:32]
+        self._paths = _copied_shards(self.manifest, self._shards, folder)
         self._tables: dict[int, pa.Table] = {}
+        self._pixel_paths: tuple[Path, Path] | None = None
+        self._pixels: tuple[np.ndarray, np.ndarray] | None = None
         self._starts = np.cumsum([0, *(shard["rows"] for shard in self._shards)])
         self.labels = np.concatenate([self._labels(shard) for shard in range(len(self._shards))])
+        if cache_decoded:
+            self._pixel_paths = self._decoded_copies(folder)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tables": {}}  # a loader's process maps the files itself
+        return {**self.__dict__, "_tables": {}, "_pixels": None}  # a loader's process maps the files itself
 
     def __getitem__(self, row: int) -> Sample:
         table, at = self._locate(row)
@@ -229,6 +240,18 @@ class ExampleDataset(Dataset[Sample]):
         self, row: int, *, random: np.random.Generator | None = None, augment_face: tuple[str, ...] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Face and context of one row, each (H, W, 3) uint8."""
+        face, context = self._stored_images(row)
+        if random is not None:
+            face = augmented(face, augment_face, px=self.face_px, random=random)
+        return _resized(face, self.face_px), _resized(context, self.context_px)
+
+    def _stored_images(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Face and context of one row at their stored sizes, the face in the context zero again."""
+        if self._pixel_paths is not None:
+            if self._pixels is None:
+                faces, contexts = (np.load(path, mmap_mode="r") for path in self._pixel_paths)
+                self._pixels = faces, contexts
+            return np.array(self._pixels[0][row]), np.array(self._pixels[1][row])
         table, at = self._locate(row)
         face = self._decoded(row, "face_jpeg", px=self.stored_face_px)
         context = self._decoded(row, "context_jpeg", px=self.stored_context_px)
@@ -238,9 +261,36 @@ class ExampleDataset(Dataset[Sample]):
             frame_width=table.column("frame_width")[at].as_py(),
             frame_height=table.column("frame_height")[at].as_py(),
         )
-        if random is not None:
-            face = augmented(face, augment_face, px=self.face_px, random=random)
-        return _resized(face, self.face_px), _resized(context, self.context_px)
+        return face, context
+
+    def _decoded_copies(self, folder: Path) -> tuple[Path, Path]:
+        """Files of every decoded face and context of the split, (N, px, px, 3) uint8, made where there are none yet."""
+        face_path, context_path = (folder / f"{self.split}-{name}.npy" for name in ("faces", "contexts"))
+        sizes = {face_path: self.stored_face_px, context_path: self.stored_context_px}
+        with _locked(folder):
+            if face_path.exists() and context_path.exists():
+                return face_path, context_path
+            _require_space(folder, 3 * len(self) * sum(px**2 for px in sizes.values()), what="the decoded images")
+            temporary = [path.with_suffix(".tmp") for path in sizes]
+            with (
+                ThreadPoolExecutor(os.cpu_count()) as threads,
+                temporary[0].open("wb") as faces,
+                temporary[1].open("wb") as contexts,
+            ):
+                for file, px in zip((faces, contexts), sizes.values(), strict=True):
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), px, px, 3)}
+                    np.lib.format.write_array_header_1_0(file, header)
+                for start in range(0, len(self), ROWS_AT_ONCE):
+                    rows = range(start, min(start + ROWS_AT_ONCE, len(self)))
+                    for face, context in threads.map(self._stored_images, rows):
+                        faces.write(face.data)
+                        contexts.write(context.data)
+                for file in (faces, contexts):
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path, whole in zip(sizes, temporary, strict=True):
+                whole.replace(path)
+        return face_path, context_path
 
     def _decoded(self, row: int, column: str, *, px: int) -> np.ndarray:
         table, at = self._locate(row)
@@ -375,19 +425,34 @@ def _resized(image: np.ndarray, px: int) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((px, px), Image.Resampling.BILINEAR))
 
 
-def _copied_shards(manifest: Manifest, shards: list[dict[str, Any]], cache_dir: Path) -> list[Path]:
+def _copied_shards(manifest: Manifest, shards: list[dict[str, Any]], folder: Path) -> list[Path]:
     """Local Arrow files of the shards, copied where this node has none yet. Ranks that start together copy once."""
-    folder = cache_dir / manifest.sha256[:32]
     paths = [folder / f"{shard['sha256']}.arrow" for shard in shards]
     if all(path.exists() for path in paths):
         return paths
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, or its process dies
+    with _locked(folder):
         missing = [(shard, path) for shard, path in zip(shards, paths, strict=True) if not path.exists()]
         with ThreadPoolExecutor(COPY_THREADS) as threads:
             list(threads.map(lambda pair: _copy_shard(manifest, *pair), missing))
     return paths
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of copies, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, or its process dies
+        yield
+
+
+def _require_space(folder: Path, num_bytes: int, *, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise UsageError(
+            f"cache {folder}: {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB needed for {what}; free space, or"
+            " choose another folder with --cache-dir"
+        )
 
 
 def _copy_shard(manifest: Manifest, shard: dict[str, Any], path: Path) -> None:
@@ -412,12 +477,7 @@ def _copy_shard(manifest: Manifest, shard: dict[str, Any], path: Path) -> None:
             " run jobs/preprocess.py again"
         )
     temporary = path.with_suffix(".tmp")
-    free = shutil.disk_usage(path.parent).free
-    if free < table.nbytes:
-        raise UsageError(
-            f"cache {path.parent}: {free / 1e9:.1f} GB free, {table.nbytes / 1e9:.1f} GB needed for the next shard;"
-            " free space, or choose another folder with --cache-dir"
-        )
+    _require_space(path.parent, table.nbytes, what="the next shard")
     with temporary.open("wb") as file:
         with pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table.combine_chunks())

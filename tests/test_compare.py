@@ -100,7 +100,8 @@ def test_each_run_stands_in_its_rows_and_what_is_missing_says_its_command(data: 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_network_with_a_spread(data: str, tmp_path: Path):
     for seed, says in enumerate(("Happy", "Sad")):
-        write_run(str(tmp_path / f"runs/{seed}"), data, says=says, seed=seed, cache_dir=f"elsewhere-{seed}")
+        place = {"cache_dir": f"elsewhere-{seed}", "cache_decoded": bool(seed), "json_logs": bool(seed)}
+        write_run(str(tmp_path / f"runs/{seed}"), data, says=says, seed=seed, blur_faces=bool(seed), **place)
     write_run(str(tmp_path / "runs/longer"), data, epochs=3)
     comparison = compared([str(tmp_path / "runs")], tmp_path)
     both, longer = comparison["networks"]

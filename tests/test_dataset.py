@@ -2,6 +2,7 @@ import hashlib
 import json
 import multiprocessing
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -195,6 +196,29 @@ def test_processes_that_start_together_share_one_whole_copy(corpus):
 def test_copy_is_made_once(corpus):
     opened(corpus)
     (corpus / "examples" / "000.parquet").unlink()
+    assert len(opened(corpus)) == 70
+
+
+def test_decoded_copies_give_the_same_batches_and_nothing_is_decoded_again(corpus, monkeypatch):
+    rows, flips = np.arange(70)[::-1], np.arange(70) % 3 == 0
+    changes = {"flips": flips, "augment_face": ("crop", "colour")}
+    for px in (PX, PX // 2):
+        sizes = {"face_px": px, "context_px": px}
+        expected = opened(corpus, **sizes).read_batch(rows, **changes)
+        cached = pickle.loads(pickle.dumps(opened(corpus, **sizes, cache_decoded=True)))
+        with monkeypatch.context() as patch:
+            patch.setattr(dataset, "decode_image", lambda _: pytest.fail("decoded again"))
+            found = cached.read_batch(rows, **changes)
+        for name in ("face", "context", "labels"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_decoded_copies_that_do_not_fit_are_refused_in_words(corpus, monkeypatch):
+    opened(corpus)
+    usage = shutil.disk_usage(corpus)
+    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UsageError, match=r"cache .*0\.0 GB free, .* needed for the decoded images; .* --cache-dir"):
+        opened(corpus, cache_decoded=True)
     assert len(opened(corpus)) == 70
 
 

@@ -103,7 +103,8 @@ def test_reading_is_measured_beside_a_cached_batch_and_the_plain_script(tmp_path
     )
     results = ingest(config)
     assert json.loads((tmp_path / "ingest.json").read_text()) == results
-    assert set(results["examples_per_second"]) == {"training", "cached batch", "plain DDP", "loader alone"}
+    loops = {"training", "cached batch", "plain DDP", "loader alone", "decoded cache"}
+    assert set(results["examples_per_second"]) == loops
     for name, values in results["examples_per_second"].items():
         assert len(values["values"]) == 2, name
         assert values["min"] > 0

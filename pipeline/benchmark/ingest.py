@@ -1,9 +1,10 @@
-"""Does reading ever hold training up? A budget comes in; examples/s of real training beside three other loops, out.
+"""Does reading ever hold training up? A budget comes in; examples/s of real training beside other loops, out.
 
 training         `train_worker` of jobs/train.py, one worker, reading its shards
 cached batch     the same loop on one batch that lies on the device: what the network alone allows
 plain DDP        the script that one would write today, in `plain_training`
 loader alone     the reading of `training` without a network: how much faster it is than it must be
+decoded cache    the same with --cache-decoded
 
 Each runs once a round; a figure is that of a second epoch, a ratio is taken within a round.
 """
@@ -92,6 +93,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ingest-") as folder:
         data = absolute_url(config.data) if config.data else _made(f"{folder}/data", config)
         examples = ExampleDataset(data, split="train", cache_dir=f"{folder}/cache")
+        decoded = ExampleDataset(data, split="train", cache_dir=f"{folder}/cache", cache_decoded=True)
         settings: dict[str, Any] = {"data": data, "model": config.model, "batch_size": config.batch_size}
         settings |= {"epochs": EPOCHS, "precision": config.precision, "cache_dir": f"{folder}/cache", "keep": 1}
         numbers = itertools.count()
@@ -120,8 +122,8 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
                 bf16=config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda"),
             )
 
-        def read() -> float:
-            batches = _batches(examples, config)
+        def read(source: ExampleDataset) -> float:
+            batches = _batches(source, config)
             steps = range(EPOCHS * batches.steps_per_epoch)
             loader = training_room._loader(batches, steps, processes=loaders, device=device)
             list(itertools.islice(loader, batches.steps_per_epoch))
@@ -133,7 +135,8 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
             "training": trained,
             "cached batch": cached,
             "plain DDP": plain,
-            "loader alone": read,
+            "loader alone": lambda: read(examples),
+            "decoded cache": lambda: read(decoded),
         }
         found: dict[str, list[float]] = {name: [] for name in loops}
         before = os.getloadavg()[0]

@@ -29,6 +29,7 @@ from pipeline.preprocess import resolved
 from pipeline.records import Clip, Example
 
 NUM_CLIPS = 400
+NUM_ACTORS = 2
 KINDS = ("crash", "hang", "memory", "undecodable")
 CRASH = "-crash."  # in the name of a clip that shall crash its child
 # The network's layers of one 4096x4096 frame take more than 2 GiB; those of 712x400, with PyTorch, some 400 MiB.
@@ -49,7 +50,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
         ExtractConfig(frames_per_clip=config.frames_per_clip, detector_precision=config.detector_precision)
     )
     pool = PoolConfig(
-        actors=2,
+        actors=NUM_ACTORS,
         clips_per_shard=config.clips_per_shard,
         clip_timeout=config.poison_timeout,
         max_worker_memory=MAX_WORKER_MEMORY_MIB,
@@ -177,6 +178,13 @@ def tables(part: Mapping[str, Any]) -> list[Table]:
         compared = f" ({row[name] / first[name]:.2f})" if first.get(name) else ""
         return f"{row[name]:.2f}{compared}"
 
+    def cost(row: Mapping[str, Any]) -> str:
+        rates = row.get("clips_per_second"), first.get("clips_per_second")
+        if not row["num_poison"] or None in rates:
+            return "-"
+        slower_seconds = row["num_ended_well"] * (1 / rates[0] - 1 / rates[1])
+        return f"{NUM_ACTORS * slower_seconds / row['num_poison']:.1f}"
+
     rows = [
         [
             f"{row['share']:.0%}",
@@ -185,6 +193,7 @@ def tables(part: Mapping[str, Any]) -> list[Table]:
             ", ".join(f"{count} {reason}" for reason, count in row["reasons"].items()) or "-",
             shown(row, "clips_per_second"),
             shown(row, "job_core_seconds_per_clip"),
+            cost(row),
             str(row["children_started"]),
         ]
         for row in part["shares"]
@@ -193,5 +202,6 @@ def tables(part: Mapping[str, Any]) -> list[Table]:
         f"Poison: {part['num_clips']} clips, {part['frames_per_clip']} frames each, two actors; clip timeout "
         f"{part['clip_timeout_seconds']:g} s, memory {part['max_worker_memory_mib']} MiB; in brackets against the first"
     )
-    columns = ("poison", "ended well", "good lost", "not done", "good clips/s", "core-s a good clip", "children")
+    columns = ("poison", "ended well", "good lost", "not done", "good clips/s", "core-s a good clip")
+    columns += ("actor-s a poison clip", "children")
     return [table(title, columns, rows)]
