@@ -26,7 +26,7 @@ import psutil
 from pipeline.archives import ArchiveError, MemberReader, archive_of, is_member
 from pipeline.corpus import local_path
 from pipeline.crops import crop_face, encode_image, make_context, select_faces
-from pipeline.detection import DETECTORS, Detector, build_detector
+from pipeline.detection import DETECTORS, PRECISIONS, Detector, build_detector
 from pipeline.detection.between import faces_between
 from pipeline.detection.boxes import read_boxes
 from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
@@ -64,7 +64,7 @@ class ExtractConfig:
     detector: str = "dlib-cnn"
     """Face detector: dlib-cnn (Dlib's CNN, run in PyTorch), dlib-cnn-reference (run by dlib), dlib-hog."""
     detector_precision: str = "auto"
-    """Arithmetic of dlib-cnn: fp32, bf16, or auto (bf16 where the processor has it)."""
+    """Arithmetic of dlib-cnn: fp32, bf16, int8 (on CPU), or auto (bf16 where the processor has it)."""
     detector_weights: str | None = None
     """Path of mmod_human_face_detector.dat; default: from the package face-recognition-models."""
     score_threshold: float = 0.0
@@ -96,7 +96,7 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         _one_of("--faces", self.faces, ("largest", "all"))
         _one_of("--detector", self.detector, DETECTORS)
-        _one_of("--detector-precision", self.detector_precision, ("auto", "fp32", "bf16"))
+        _one_of("--detector-precision", self.detector_precision, PRECISIONS)
         _one_of("--image-format", self.image_format, ("jpeg", "png"))
         _one_of("--decoder", self.decoder, DECODERS)
         _one_of("--upsample", self.upsample, (0, 1))

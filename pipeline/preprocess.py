@@ -155,11 +155,14 @@ def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
     """
     if asked == "cpu" or config.boxes is not None:
         return "cpu"
-    if config.detector != "dlib-cnn":
+    on_cpu_alone = config.detector if config.detector != "dlib-cnn" else None
+    if config.detector_precision == "int8":
+        on_cpu_alone = "--detector-precision int8"
+    if on_cpu_alone:
         if asked == "cuda":
             raise UsageError(
-                f"--detector-device is cuda, but {config.detector} runs on CPU alone; give --detector dlib-cnn or "
-                "--detector-device cpu"
+                f"--detector-device is cuda, but {on_cpu_alone} runs on CPU alone; give --detector dlib-cnn in bf16 or "
+                "fp32, or --detector-device cpu"
             )
         return "cpu"
     if os.environ.get("RAY_ADDRESS"):

@@ -297,10 +297,16 @@ def train_worker(
     share = {"rank": rank, "world_size": world_size}
 
     def opened() -> tuple[TrainingBatches, EvaluationBatches, dict[str, Any] | None]:
-        options = {"face_px": config.input_px, "context_px": config.input_px}
-        options |= {"cache_dir": config.cache_dir, "cache_decoded": config.cache_decoded}
         train_set, validation_set = (
-            ExampleDataset(config.data, split=split, **options) for split in ("train", "validation")
+            ExampleDataset(
+                config.data,
+                split=split,
+                face_px=config.input_px,
+                context_px=config.input_px,
+                cache_dir=config.cache_dir,
+                cache_decoded=config.cache_decoded,
+            )
+            for split in ("train", "validation")
         )
         train_set.require_every_class()
         batches = TrainingBatches(

@@ -21,7 +21,7 @@ from pipeline.detection.boxes import read_boxes
 from pipeline.detection.dlib_cnn import DlibCnn, strongest, tile_levels, upsampled
 from pipeline.detection.dlib_weights import parse_weights, read_weights
 from pipeline.detection.winograd import POINTS, RowWinograd, transforms
-from pipeline.records import Box, Face
+from pipeline.records import Box, Face, UsageError
 
 MAX_SCORE_DIFFERENCE = 1e-4
 
@@ -231,16 +231,52 @@ def test_the_astronauts_face_is_found(astronaut, name):
     assert iou(faces[0].box, Box(177, 66, 275, 166)) > 0.6
 
 
-def test_bf16_finds_the_same_faces(astronaut, port):
-    rough = build_detector("dlib-cnn", precision="bf16", device="cpu")
+needs_int8 = pytest.mark.skipif(not detection.cpu_has_int8(), reason="this processor has no int8")
+
+
+def several_frames(astronaut):
     frames = [with_heads(astronaut, 400, 712), with_heads(astronaut, 480, 480), astronaut]
     if "REAL_CLIPS_DIR" in os.environ:
         for name in ("asl_book.mkv", "mpf_h264_aac.mp4", "pyfeat_single_face.mp4"):
             frames += frames_of(Path(os.environ["REAL_CLIPS_DIR"]) / name, {0, 20})
+    return frames
+
+
+def test_bf16_finds_the_same_faces(astronaut, port):
+    frames = several_frames(astronaut)
+    rough = build_detector("dlib-cnn", precision="bf16", device="cpu")
     pairs = zip(rough.detect_faces(frames), port[0].detect_faces(frames), strict=True)
     ious = [each for found, expected in pairs for each in mean_iou(found, expected)]
     assert len(ious) >= 9
     assert np.mean(ious) >= 0.95
+
+
+@needs_int8
+def test_int8_finds_every_face_whose_score_is_not_near_the_threshold(astronaut, port):
+    frames = several_frames(astronaut)
+    rough = build_detector("dlib-cnn", precision="int8", device="cpu")
+    ious = []
+    for found, expected in zip(rough.detect_faces(frames), port[0].detect_faces(frames), strict=True):
+        for faces, others in ((found, expected), (expected, found)):
+            ious += [max(iou(face.box, other.box) for other in others) for face in faces if face.score > 0.2]
+    assert len(ious) >= 18
+    assert min(ious) > 0.5
+    assert np.mean(ious) >= 0.95
+
+
+def test_int8_is_refused_where_the_processor_would_cut_sums_off(monkeypatch):
+    monkeypatch.setattr(detection, "_cpu_has", lambda *_: False)
+    with pytest.raises(UsageError, match=r"int8: this processor has no .* use fp32"):
+        build_detector("dlib-cnn", precision="int8", device="cpu")
+
+
+@needs_int8
+def test_int8_gives_a_frame_the_same_faces_whatever_came_before(astronaut):
+    bright = np.clip(astronaut.astype(int) * 3, 0, 255).astype(np.uint8)
+    detector = build_detector("dlib-cnn", precision="int8", device="cpu")
+    (alone,) = detector.detect_faces([astronaut])
+    assert len(alone) == 1
+    assert detector.detect_faces([bright, astronaut[:, ::-1], astronaut])[-1] == alone
 
 
 @pytest.mark.parametrize("name", detection.DETECTORS)
@@ -378,7 +414,8 @@ def test_a_detector_runs_in_a_child_of_a_forkserver(astronaut, port, name):
     ("options", "message"),
     [
         ({"name": "dlib"}, "detector 'dlib' is not one of dlib-cnn, dlib-cnn-reference, dlib-hog"),
-        ({"name": "dlib-cnn", "precision": "fp16"}, "precision 'fp16' is not one of auto, fp32, bf16"),
+        ({"name": "dlib-cnn", "precision": "fp16"}, "precision 'fp16' is not one of auto, fp32, bf16, int8"),
+        ({"name": "dlib-hog", "precision": "int8"}, "runs in fp32 on CPU; use dlib-cnn"),
         ({"name": "dlib-cnn", "device": "tpu"}, "device 'tpu' is not one of auto, cpu, cuda"),
         ({"name": "dlib-cnn", "upsample": 2}, "upsample 2 is not 0 or 1"),
         ({"name": "dlib-cnn-reference", "precision": "bf16"}, "runs in fp32 on CPU; use dlib-cnn"),

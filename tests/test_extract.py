@@ -202,6 +202,9 @@ def test_the_device_is_cuda_only_where_the_detector_runs_there(monkeypatch, tmp_
     assert resolve_detector_device("cuda", ExtractConfig(boxes=str(tmp_path / "boxes.csv"))) == "cpu"
     with pytest.raises(UsageError, match="dlib-hog runs on CPU alone; give --detector dlib-cnn"):
         resolve_detector_device("cuda", ExtractConfig(detector="dlib-hog"))
+    assert resolve_detector_device("auto", ExtractConfig(detector_precision="int8")) == "cpu"
+    with pytest.raises(UsageError, match="--detector-precision int8 runs on CPU alone"):
+        resolve_detector_device("cuda", ExtractConfig(detector_precision="int8"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert resolve_detector_device("auto", ExtractConfig()) == "cpu"
     with pytest.raises(UsageError, match="device cuda: PyTorch sees no CUDA device here"):

@@ -17,7 +17,7 @@ from pipeline.benchmark.clips import middle_frames
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.tables import median, shown, table
 from pipeline.benchmark.timing import seconds_of, spread
-from pipeline.detection import build_detector, find_weights
+from pipeline.detection import build_detector, cpu_has_int8, find_weights
 from pipeline.detection.dlib_cnn import tile_levels
 from pipeline.detection.dlib_weights import read_weights
 from pipeline.records import Clip, Face
@@ -28,6 +28,7 @@ REFERENCE = "dlib-cnn-reference"
 DETECTORS = {  # name: (detector, precision, calls a round)
     "dlib-cnn fp32": ("dlib-cnn", "fp32", 5),
     "dlib-cnn bf16": ("dlib-cnn", "bf16", 5),
+    "dlib-cnn int8": ("dlib-cnn", "int8", 5),
     REFERENCE: (REFERENCE, "auto", 1),  # 2 s a call
     "dlib-hog": ("dlib-hog", "auto", 5),
 }
@@ -53,6 +54,8 @@ def _measure(frame: np.ndarray, *, rounds: int) -> dict[str, Any]:
     inside: dict[str, dict[str, list[float]]] = {}
     found: dict[str, list[Face]] = {}
     for name, (detector_name, precision, calls) in DETECTORS.items():
+        if precision == "int8" and not cpu_has_int8():
+            continue
         detector = build_detector(detector_name, precision=precision, device="cpu")
         found[name] = detector.detect_faces([frame])[0]  # also loads, plans and compiles
         if detector_name == "dlib-cnn":
@@ -74,20 +77,22 @@ def _measure(frame: np.ndarray, *, rounds: int) -> dict[str, Any]:
     macs = net_macs(height=FRAME_HEIGHT, width=FRAME_WIDTH)
     reference_ms = 1000 * statistics.median(cpu for cpu, _ in taken[REFERENCE])
     rows = {}
-    for name in DETECTORS:
+    for name, faces in found.items():
         cpu_ms = spread(1000 * cpu for cpu, _ in taken[name])
         assert cpu_ms
         row: dict[str, Any] = {"cpu_ms": cpu_ms, "wall_ms": spread(1000 * wall for _, wall in taken[name])}
         row["times_dlib"] = reference_ms / cpu_ms["median"]
-        row["num_faces"] = len(found[name])
-        row["same_boxes_as_dlib"] = [face.box for face in found[name]] == [face.box for face in found[REFERENCE]]
+        row["num_faces"] = len(faces)
+        row["same_boxes_as_dlib"] = [face.box for face in faces] == [face.box for face in found[REFERENCE]]
         if name in inside:
             # The warm-up ran before the methods were timed, so these are the calls of the rounds alone.
             parts = {part: 1000 * statistics.median(seconds) for part, seconds in inside[name].items()}
             parts["boxes"] = cpu_ms["median"] - sum(parts.values())
-            bound_ms = 1000 * 2 * macs / best[DETECTORS[name][1]]
-            row |= {"parts_cpu_ms": parts, "bound_ms": bound_ms, "share_of_bound": bound_ms / cpu_ms["median"]}
-            row["net_share_of_bound"] = bound_ms / parts["net"]
+            row["parts_cpu_ms"] = parts
+            if peak := best.get(DETECTORS[name][1]):  # PyTorch has no product of bytes to compare with.
+                bound_ms = 1000 * 2 * macs / peak
+                row |= {"bound_ms": bound_ms, "share_of_bound": bound_ms / cpu_ms["median"]}
+                row["net_share_of_bound"] = bound_ms / parts["net"]
         rows[name] = row
     return {
         "frame": f"{FRAME_WIDTH}x{FRAME_HEIGHT}, upsample 0, one thread",
@@ -146,8 +151,8 @@ def tables(part: Mapping[str, Any]) -> list[Table]:
                 shown(row["cpu_ms"], 1),
                 median(row["wall_ms"]),
                 " + ".join(f"{inside[key]:.1f}" for key in ("tile", "net", "boxes")) if inside else "-",
-                f"{row['bound_ms']:.1f}" if inside else "-",
-                f"{row['share_of_bound']:.0%} ({row['net_share_of_bound']:.0%})" if inside else "-",
+                f"{row['bound_ms']:.1f}" if "bound_ms" in row else "-",
+                f"{row['share_of_bound']:.0%} ({row['net_share_of_bound']:.0%})" if "bound_ms" in row else "-",
                 f"{row['times_dlib']:.1f}",
                 f"{row['num_faces']} {'=' if row['same_boxes_as_dlib'] else '≠'}",
             ]

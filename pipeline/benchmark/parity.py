@@ -15,7 +15,7 @@ from pipeline.benchmark.clips import middle_frames
 from pipeline.benchmark.config import BenchmarkConfig
 from pipeline.benchmark.tables import table
 from pipeline.console import say
-from pipeline.detection import build_detector
+from pipeline.detection import build_detector, cpu_has_int8
 from pipeline.detection.between import iou
 from pipeline.records import Clip, Face
 
@@ -32,7 +32,7 @@ CASES = (  # (width and height in pixels, or None for the clip's own; whether gr
 )
 # dlib takes 7.5 s for each 1e6 pixels at upsample 0, and four times that at 1.
 MOST_PX_UPSAMPLED = 640 * 480
-PRECISIONS: tuple[str, ...] = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", *(["int8"] if cpu_has_int8() else []))
 
 
 def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:  # noqa: ARG001
@@ -126,10 +126,10 @@ def tables(part: Mapping[str, Any]) -> list[Table]:
             str(row["upsample"]),
             str(row["num_images"]),
             str(row["num_faces"]),
-            *shown(row["ours"]["fp32"]),
-            *shown(row["ours"]["bf16"]),
+            *(text for ours in row["ours"].values() for text in shown(ours)),
         ]
         for row in part["cases"]
     ]
-    columns = ("frames", "upsample", "num", "dlib's faces", "fp32 found / equal", "score ±", "bf16 found / equal", "±")
+    found = (column for precision in part["cases"][0]["ours"] for column in (f"{precision} found / equal", "score ±"))
+    columns = ("frames", "upsample", "num", "dlib's faces", *found)
     return [table(f"Parity: the middle frames of {part['num_clips']} clips, beside dlib's own run", columns, rows)]

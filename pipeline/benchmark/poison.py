@@ -179,10 +179,10 @@ def tables(part: Mapping[str, Any]) -> list[Table]:
         return f"{row[name]:.2f}{compared}"
 
     def cost(row: Mapping[str, Any]) -> str:
-        rates = row.get("clips_per_second"), first.get("clips_per_second")
-        if not row["num_poison"] or None in rates:
+        rate, without = row.get("clips_per_second"), first.get("clips_per_second")
+        if not row["num_poison"] or not rate or not without:
             return "-"
-        slower_seconds = row["num_ended_well"] * (1 / rates[0] - 1 / rates[1])
+        slower_seconds = row["num_ended_well"] * (1 / rate - 1 / without)
         return f"{NUM_ACTORS * slower_seconds / row['num_poison']:.1f}"
 
     rows = [

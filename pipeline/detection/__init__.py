@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.records import Face, UsageError
 
 DETECTORS = ("dlib-cnn", "dlib-cnn-reference", "dlib-hog")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 DEVICES = ("auto", "cpu", "cuda")
 
 WEIGHTS_PACKAGE = "face-recognition-models"
@@ -57,8 +57,9 @@ def build_detector(
     """The detector of that name, ready to run in the process that built it (it is neither pickled nor forked).
 
     upsample: 0 finds faces from about 80 px, 1 from about 40 px at four times the cost. score_threshold: faces score
-    above it. precision and device: see `resolve_precision`; dlib's own detectors have fp32 on CPU alone. weights: a
-    path to Dlib's file in place of the installed package's. Raises ValueError for a wrong option or weights file.
+    above it. precision and device: see `resolve_precision`; int8 is for CPU, and dlib's own detectors have fp32 on CPU
+    alone. weights: a path to Dlib's file in place of the installed package's. Raises ValueError for a wrong option or
+    weights file.
     """
     _check_choice("detector", name, DETECTORS)
     _check_choice("precision", precision, PRECISIONS)
@@ -68,6 +69,8 @@ def build_detector(
     if name == "dlib-cnn":
         from pipeline.detection.dlib_cnn import DlibCnn
 
+        if precision == "int8":
+            _require_int8(device)
         return DlibCnn(
             find_weights(weights),
             upsample=upsample,
@@ -75,7 +78,7 @@ def build_detector(
             precision=resolve_precision(precision, device),
             device=resolve_device(device),
         )
-    if precision == "bf16" or device == "cuda":
+    if precision in ("bf16", "int8") or device == "cuda":
         raise UsageError(f"{name} with precision {precision} on device {device}: it runs in fp32 on CPU; use dlib-cnn")
     from pipeline.detection.dlib_reference import DlibCnnReference, DlibHog
 
@@ -125,7 +128,10 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """`fp32` or `bf16`, as told in manifests: auto is bf16 on CUDA and on CPUs with avx512_bf16 or AMX, else fp32."""
+    """`fp32`, `bf16` or `int8`, as told in manifests.
+
+    auto is bf16 on CUDA and on CPUs with avx512_bf16 or AMX, else fp32.
+    """
     _check_choice("precision", precision, PRECISIONS)
     if precision != "auto":
         return precision
@@ -156,11 +162,24 @@ def sorted_faces(faces: Sequence[Face]) -> list[Face]:
 
 def _cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware; elsewhere bf16 is emulated, and slower than fp32."""
+    return _cpu_has("avx512_bf16", "amx_bf16")
+
+
+def cpu_has_int8() -> bool:
+    """Whether the CPU adds up products of bytes in 32 bits; elsewhere they meet in 16 bits, and are cut off there."""
+    return _cpu_has("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+def _cpu_has(*flags: str) -> bool:
     cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return False
-    flags = cpuinfo.read_text(errors="replace").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return cpuinfo.exists() and not set(flags).isdisjoint(cpuinfo.read_text(errors="replace").split())
+
+
+def _require_int8(device: str) -> None:
+    if resolve_device(device) == "cuda":
+        raise UsageError("detector precision int8 is for CPU; use bf16 on cuda, or device cpu")
+    if not cpu_has_int8():
+        raise UsageError("detector precision int8: this processor has no AVX-512 VNNI, AVX-VNNI or AMX; use fp32")
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from pipeline.detection import check_image, is_searched, sorted_faces
 from pipeline.detection.dlib_weights import ConvLayer, read_weights
+from pipeline.detection.int8 import INPUT_ZERO, Int8Body, quantised
 from pipeline.detection.winograd import RowWinograd
 from pipeline.records import Box, Face
 
@@ -42,7 +43,7 @@ def has_cuda() -> bool:
 
 
 class DlibCnn:
-    """Dlib's CNN face detector in PyTorch. precision: fp32 (dlib's boxes) or bf16. device: cpu or cuda.
+    """Dlib's CNN face detector in PyTorch. precision: fp32 (dlib's boxes), bf16, or int8 on CPU. device: cpu or cuda.
 
     On CPU it uses PyTorch's threads: one worker of many should call `torch.set_num_threads(1)`.
     """
@@ -50,8 +51,7 @@ class DlibCnn:
     def __init__(self, weights: Path, *, upsample: int, score_threshold: float, precision: str, device: str) -> None:
         cnn = read_weights(weights)
         *body, head = cnn.layers
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self._dtype = dtype
+        self._dtype = dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}[precision]
         self.precision = precision
         self.device = device
         self._upsample = upsample
@@ -59,7 +59,11 @@ class DlibCnn:
         self._window_px = cnn.window_px
         self._max_overlap = cnn.max_overlap
         self._means = torch.tensor(cnn.means, device=device)
-        self._body = [_conv(layer, device=device, dtype=dtype) for layer in body]
+        self._body: Sequence[Callable[[Tensor], Tensor]]
+        if precision == "int8":
+            self._body = [Int8Body(body)]
+        else:
+            self._body = [_conv(layer, device=device, dtype=dtype) for layer in body]
         self._head = _Head(head, device=device)
         # The cell (c, r) of the score map looks at the tile's point (stride * c + offset, stride * r + offset).
         self._stride, self._offset = 1, 0
@@ -104,7 +108,8 @@ class DlibCnn:
         for (x_min, y_min, x_max, y_max), grid in zip(plan.levels.tolist(), (None, *plan.grids), strict=True):
             if grid is not None:
                 level = functional.grid_sample(level, grid, padding_mode="border", align_corners=True)
-            plan.tile[:, :, y_min:y_max, x_min:x_max] = level
+            is_int8 = plan.tile.dtype == torch.uint8
+            plan.tile[:, :, y_min:y_max, x_min:x_max] = quantised(level) if is_int8 else level
         return plan.tile
 
     def score_tile(self, tile: Tensor) -> Tensor:
@@ -125,7 +130,8 @@ class DlibCnn:
             y = _unit_coordinates(_rows(above_height, level_height), above_height)
             grid = np.stack(np.meshgrid(x, y), axis=-1).astype(np.float32)  # (H, W, 2)
             grids.append(torch.from_numpy(grid).to(self.device).expand(num_images, -1, -1, -1))
-        tile = torch.zeros(num_images, 3, tile_height, tile_width, device=self.device, dtype=self._dtype)
+        nothing = INPUT_ZERO if self._dtype == torch.uint8 else 0
+        tile = torch.full((num_images, 3, tile_height, tile_width), nothing, device=self.device, dtype=self._dtype)
         tile = tile.contiguous(memory_format=torch.channels_last)
         return TilePlan(np.array(levels), self._means.repeat(width), tuple(grids), tile)
 
