@@ -119,12 +119,12 @@ class Audit:
 class Units(Sequence[Unit]):
     """Units as a list of them reads; the clips of one are made when it is asked for.
 
-    table: rows of PLAN_SCHEMA, those of one unit beside one another.
+    clips: rows of PLAN_SCHEMA, those of one unit beside one another.
     """
 
     def __init__(self, table: pa.Table) -> None:
-        self._table = table.combine_chunks()
-        self._runs = _runs(self._table["unit"])
+        self.clips: pa.Table = table.combine_chunks()
+        self._runs = _runs(self.clips["unit"])
 
     @property
     def num_clips(self) -> int:
@@ -133,7 +133,7 @@ class Units(Sequence[Unit]):
     @property
     def num_parts(self) -> int:
         """Clips that are whole, and segments of the others."""
-        return self._table.num_rows
+        return self.clips.num_rows
 
     @property
     def num_segments(self) -> int:
@@ -141,19 +141,27 @@ class Units(Sequence[Unit]):
 
     @property
     def _segments(self) -> pa.ChunkedArray:
-        return self._table["clip_id"].filter(_is_part(self._table["clip_id"]))
+        return self.clips["clip_id"].filter(_is_part(self.clips["clip_id"]))
 
     @property
     def unit_ids(self) -> list[str]:
-        return [self._table["unit"][run.start].as_py() for run in self._runs]
+        return [self.clips["unit"][run.start].as_py() for run in self._runs]
 
     def without_copies(self) -> Units:
         """Those whose results must be computed."""
-        return Units(self._table.filter(pc.is_null(self._table["same_as"])))
+        return Units(self.clips.filter(pc.is_null(self.clips["same_as"])))
+
+    def of_copies(self) -> Units:
+        """Those of clips with the bytes of others."""
+        return Units(self.clips.filter(pc.and_(pc.is_valid(self.clips["same_as"]), pc.invert(_joins(self.clips)))))
+
+    def of_joins(self) -> Units:
+        """Those of clips whose result is to be joined from their segments."""
+        return Units(self.clips.filter(_joins(self.clips)))
 
     def without(self, unit_ids: Iterable[str]) -> Units:
         """Those that are not named."""
-        return Units(self._table.filter(pc.invert(_among(self._table["unit"], pa.array(unit_ids, pa.string())))))
+        return Units(self.clips.filter(pc.invert(_among(self.clips["unit"], pa.array(unit_ids, pa.string())))))
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -164,10 +172,10 @@ class Units(Sequence[Unit]):
     def __getitem__(self, index: slice) -> Units: ...
     def __getitem__(self, index: int | slice) -> Unit | Units:
         if isinstance(index, slice):
-            parts = [self._table[run.start : run.stop] for run in self._runs[index]]
-            return Units(pa.concat_tables(parts) if parts else self._table[:0])
+            parts = [self.clips[run.start : run.stop] for run in self._runs[index]]
+            return Units(pa.concat_tables(parts) if parts else self.clips[:0])
         run = self._runs[index]
-        rows = self._table[run.start : run.stop].to_pylist()
+        rows = self.clips[run.start : run.stop].to_pylist()
         return Unit(
             unit_id=rows[0]["unit"],
             clips=tuple(clip_of({name: row[name] for name in CLIP_SCHEMA.names}) for row in rows),
@@ -192,6 +200,22 @@ class Snapshot:
     def is_pending(self) -> bool:
         """Whether a planned unit has no entry."""
         return bool(self._waiting.num_rows)
+
+    @property
+    def pending(self) -> Units:
+        """Planned units without an entry."""
+        return Units(self._waiting)
+
+    def with_entries(self, entries: Iterable[Mapping[str, Any]]) -> Snapshot:
+        """The same with entries that were committed since."""
+        heads = {head["unit"]: head for head in self.heads}
+        rows: list[dict[str, Any]] = []
+        for entry in entries:
+            heads[entry["unit"]] = {name: value for name, value in entry.items() if name != "outcomes"}
+            rows += ({**row, "unit": entry["unit"]} for row in entry["outcomes"])
+        outcomes = pa.concat_tables([self.outcomes, _outcome_rows(rows)])
+        order = [unit for unit in pc.unique(self.plan["unit"]).to_pylist() if unit in heads]
+        return replace(self, heads=[heads[unit] for unit in order], outcomes=_in_order(outcomes, order))
 
     @cached_property
     def clips(self) -> pa.Table:
@@ -244,6 +268,19 @@ class Snapshot:
         for row, (clip_id, unit) in enumerate(zip(again["clip_id"].to_pylist(), place, strict=True)):
             last[clip_id] = max(last.get(clip_id, (-1, -1)), (-1 if unit is None else unit, row))
         return pa.concat_tables([rows.filter(pc.invert(is_again)), again.take([row for _, row in last.values()])])
+
+    def segments_of(self, clip_ids: Iterable[str]) -> pa.Table:
+        """The rows of `segments` of these whole clips."""
+        ids = pa.array(clip_ids, pa.string())
+        return self.segments.filter(_among(_whole_ids(self.segments["clip_id"]), ids))
+
+    def outcomes_of(self, unit_ids: Iterable[str]) -> pa.Table:
+        """The rows of `outcomes` of these units."""
+        return self.outcomes.filter(_among(self.outcomes["unit"], pa.array(unit_ids, pa.string())))
+
+    def latest_of(self, clip_ids: pa.ChunkedArray) -> pa.Table:
+        """The row of `latest` of each of these clips, in their order."""
+        return self.latest.take(pc.index_in(clip_ids, value_set=_whole(self.latest["clip_id"])))
 
     def count(self, column: str) -> dict[Any, int]:
         """How many clips have each value of a column of `latest`."""
@@ -530,8 +567,7 @@ class Ledger:
             tables.append(_outcome_rows(rows))
         outcomes = pa.concat_tables(tables)
         if len(tables) > 1 and kept.num_rows:  # Else they are in the plan's order already.
-            place = pc.index_in(outcomes["unit"], value_set=pa.array(order, pa.string()))
-            outcomes = outcomes.take(np.argsort(place.to_numpy(), kind="stable"))
+            outcomes = _in_order(outcomes, order)
         return Snapshot(
             plan=plan,
             heads=[heads[unit] for unit in order],
@@ -862,7 +898,11 @@ def outcomes_of(table: pa.Table) -> Iterator[Outcome]:
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    table = table.select(OUTCOME_SCHEMA.names).sort_by([("path", "ascending"), ("clip_id", "ascending")])
+    return rows_of(table.select(OUTCOME_SCHEMA.names).sort_by([("path", "ascending"), ("clip_id", "ascending")]))
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table of any length, one after the other, of which only some are objects at a time."""
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         yield from batch.to_pylist()
 
@@ -881,6 +921,12 @@ def _outcome_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         for row in rows
     ]
     return pa.Table.from_pylist(clean, schema=UNIT_OUTCOME_SCHEMA)
+
+
+def _in_order(outcomes: pa.Table, unit_ids: Sequence[str]) -> pa.Table:
+    """The rows in the order of their units."""
+    place = pc.index_in(outcomes["unit"], value_set=pa.array(unit_ids, pa.string()))
+    return outcomes.take(np.argsort(place.to_numpy(), kind="stable"))
 
 
 def _not_finished(clips: pa.Table) -> pa.Table:

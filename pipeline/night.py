@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpus import Corpus
-from pipeline.ledger import NOT_FINISHED, Ledger
+from pipeline.ledger import NOT_FINISHED, Ledger, Snapshot
 from pipeline.records import CLIP_LABEL_SCHEMA, EMOTIONS, FRAME_SCHEMA, Clip, Outcome, State, UsageError, whole_id
 
 # Measured: 0.6 core-seconds a clip of a second, 8 frames, Dlib's CNN in bf16. Used until a night was measured.
@@ -182,58 +182,62 @@ def estimated_seconds(ledger: Ledger, night: Night) -> tuple[float, str]:
     return each * night.num_to_score, f"{each:.2f} core-seconds a clip, a guess until a night was measured"
 
 
-def close_night(ledger: Ledger, *, day: str) -> dict[str, Any]:
+def close_night(ledger: Ledger, found: Snapshot, *, day: str) -> dict[str, Any]:
     """The end of a night, once every unit was tried: rows of copies, the night's record, and its drift.
 
-    Returns what the summary says of it. A night in which nothing was scored has no record.
+    found: all that is committed. Returns what the summary says of it. A night in which nothing was scored has no
+    record.
     """
-    found: dict[str, Any] = {"same_content": commit_copies(ledger, day=day)}
-    entries: dict[str, list[dict[str, Any]]] = {}
-    for entry in ledger.entries():
-        if "day" in entry["facts"]:
-            entries.setdefault(entry["facts"]["day"], []).append(entry)
+    told: dict[str, Any] = {"same_content": commit_copies(ledger, found, day=day)}
+    heads: dict[str, list[dict[str, Any]]] = {}
+    for head in found.heads:
+        if "day" in head["facts"]:
+            heads.setdefault(head["facts"]["day"], []).append(head)
     # Not tonight's alone: a night whose driver was killed has no record yet, or an old one.
-    for each in {*sorted(entries)[-DRIFT_NIGHTS:], *({day} & entries.keys())}:
-        record = night_record(entries[each], day=each)
+    for each in {*sorted(heads)[-DRIFT_NIGHTS:], *({day} & heads.keys())}:
+        outcomes = found.outcomes_of(head["unit"] for head in heads[each])
+        record = night_record([head["facts"] for head in heads[each]], outcomes, day=each)
         ledger.storage.put(f"nights/{each}.json", (json.dumps(record, indent=1) + "\n").encode())
-    if day in entries:
+    if day in heads:
         nights = {record["day"]: record for record in read_nights(ledger, until=day)}
         tonight = nights.pop(day)
-        found |= {"night": tonight, "drift": drift(tonight, list(nights.values()))}
-    return found
+        told |= {"night": tonight, "drift": drift(tonight, list(nights.values()))}
+    return told
 
 
-def commit_copies(ledger: Ledger, *, day: str) -> int:
+def commit_copies(ledger: Ledger, found: Snapshot, *, day: str) -> int:
     """Commit the planned copies of clips that have ended; returns how many got their row."""
-    units = ledger.units()
-    entries = {entry["unit"]: entry for entry in ledger.entries()}
-    pending = [unit for unit in units if unit.is_of_copies and not unit.joins_segments and unit.unit_id not in entries]
-    if not pending:
+    units = found.pending.of_copies()
+    if not units:
         return 0
-    latest = {clip.clip_id: entries.get(unit.unit_id) for unit in units for clip in unit.clips}
+    originals = found.latest_of(units.clips["same_as"])
+    clip_ids = pc.unique(originals["clip_id"])
+    heads = {head["unit"]: head for head in found.heads}
     tables: dict[str, pa.Table] = {}
-    num_copies = 0
-    for unit in pending:
-        rows, outcomes = [], []
-        for clip in unit.clips:
-            entry = latest[str(clip.same_as)]
-            if entry is None:
-                break  # The original waits for the next run, and so does the copy.
-            (ended,) = (outcome for outcome in entry["outcomes"] if outcome["clip_id"] == clip.same_as)
-            outcomes.append(_outcome_of_copy(clip, ended))
-            path = next(shard["path"] for shard in entry["shards"] if shard["table"] == "clips")
+    num_copies, start = 0, 0
+    for unit in units:
+        ended = originals.slice(start, len(unit.clips)).to_pylist()
+        start += len(unit.clips)
+        if any(row["unit"] not in heads for row in ended):
+            continue  # The original waits for the next run, and so do the copies.
+        rows = []
+        for clip, row in zip(unit.clips, ended, strict=True):
+            path = next(shard["path"] for shard in heads[row["unit"]]["shards"] if shard["table"] == "clips")
             if path not in tables:
-                tables[path] = pq.read_table(pa.BufferReader(ledger.storage.read(path)))
-            for row in tables[path].filter(pc.field("clip_id") == clip.same_as).to_pylist():
-                rows.append({**row, "clip_id": clip.clip_id, "path": clip.path, "same_as": clip.same_as})
-        if len(outcomes) == len(unit.clips):
-            metadata = next(iter(tables.values())).schema.metadata
-            labels = pa.Table.from_pylist(rows, schema=CLIP_LABEL_SCHEMA).replace_schema_metadata(metadata)
-            empty = FRAME_SCHEMA.empty_table()
-            ledger.commit(
-                unit, tables={"frames": empty, "clips": labels}, outcomes=outcomes, facts={}, partition=f"day={day}"
-            )
-            num_copies += len(rows)
+                labels = pq.read_table(pa.BufferReader(ledger.storage.read(path)))
+                tables[path] = labels.filter(pc.field("clip_id").isin(clip_ids))
+            for label in tables[path].filter(pc.field("clip_id") == clip.same_as).to_pylist():
+                rows.append({**label, "clip_id": clip.clip_id, "path": clip.path, "same_as": clip.same_as})
+        metadata = next(iter(tables.values())).schema.metadata
+        labels = pa.Table.from_pylist(rows, schema=CLIP_LABEL_SCHEMA).replace_schema_metadata(metadata)
+        ledger.commit(
+            unit,
+            tables={"frames": FRAME_SCHEMA.empty_table(), "clips": labels},
+            outcomes=[_outcome_of_copy(clip, row) for clip, row in zip(unit.clips, ended, strict=True)],
+            facts={},
+            partition=f"day={day}",
+        )
+        num_copies += len(rows)
     return num_copies
 
 
@@ -263,35 +267,35 @@ def unit_facts(shares: np.ndarray, entropies: np.ndarray, *, day: str) -> dict[s
     }
 
 
-def night_record(entries: Iterable[Mapping[str, Any]], *, day: str) -> dict[str, Any]:
-    """The figures of one night from its entries, as they are stored in nights/.
+def night_record(facts: Sequence[Mapping[str, Any]], outcomes: pa.Table, *, day: str) -> dict[str, Any]:
+    """The figures of one night, as they are stored in nights/, from its units' facts and rows of OUTCOME_SCHEMA.
 
     emotions: mean over the clips with a face of the share of their faces whose most probable emotion it is.
     mean_entropy: over the faces, nats. face_rate: share of the sampled frames with a face. decode_integrity: mean over
     the clips where it is known. Each is None where there is nothing to count.
     """
-    facts, outcomes = [], []
-    for entry in entries:
-        facts.append(entry["facts"])
-        outcomes += entry["outcomes"]
     num_labelled = sum(each["labelled_clips"] for each in facts)
     num_faces = sum(each["faces"] for each in facts)
-    num_frames = sum(outcome["num_frames"] for outcome in outcomes)
-    num_faceless = sum(outcome["num_faceless_frames"] for outcome in outcomes)
-    integrities = [outcome["decode_integrity"] for outcome in outcomes if outcome["decode_integrity"] is not None]
+    num_frames, num_faceless = _sum(outcomes["num_frames"]), _sum(outcomes["num_faceless_frames"])
+    integrities = outcomes["decode_integrity"].drop_null()
     sums = np.sum([np.zeros(len(EMOTIONS)), *(each["emotion_share_sums"] for each in facts)], axis=0)
     return {
         "day": day,
-        "clips": len(outcomes),
+        "clips": outcomes.num_rows,
         "labelled_clips": num_labelled,
         "frames": num_frames,
         "faces": num_faces,
-        "core_seconds": round(sum(outcome["seconds"] for outcome in outcomes), 3),
+        "core_seconds": round(_sum(outcomes["seconds"]), 3),
         "emotions": dict(zip(EMOTIONS, (sums / num_labelled).tolist(), strict=True)) if num_labelled else None,
         "mean_entropy": sum(each["entropy_sum"] for each in facts) / num_faces if num_faces else None,
         "face_rate": 1 - num_faceless / num_frames if num_frames else None,
-        "decode_integrity": sum(integrities) / len(integrities) if integrities else None,
+        "decode_integrity": _sum(integrities) / len(integrities) if len(integrities) else None,
     }
+
+
+def _sum(column: pa.ChunkedArray) -> Any:
+    """In Python: Arrow's sum depends on how the rows lie in chunks, and a record is written anew for 7 nights."""
+    return sum(column.to_pylist())
 
 
 def read_nights(ledger: Ledger, *, until: str = "9999-12-31") -> list[dict[str, Any]]:

@@ -11,9 +11,10 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ from pipeline.corpus import LAYOUTS, Corpus, read_corpus
 from pipeline.dataset import normalised, read_pair
 from pipeline.extract import ClipExtractor, Detect, ExtractConfig, extract_config_of
 from pipeline.fence import FenceLimits
-from pipeline.ledger import Audit, Ledger, Unit, joined
+from pipeline.ledger import Audit, Ledger, Snapshot, Unit, joined, rows_of
 from pipeline.night import (
     Night,
     check_day,
@@ -280,43 +281,40 @@ class _Labels:
         return unit_facts(shares, np.array([face.entropy for face in self._faces]), day=self._day)
 
 
-def join_segments(ledger: Ledger, *, checkpoint_sha256: str, abstain_below: float, day: str) -> int:
-    """Commit the clips that were cut and of which every segment has ended; returns how many.
+def join_segments(
+    ledger: Ledger, found: Snapshot, *, checkpoint_sha256: str, abstain_below: float, day: str
+) -> list[dict[str, Any]]:
+    """Commit the clips that were cut and of which every segment has ended; returns their entries.
 
-    Their faces are those of their segments, linked to persons over the whole clip.
+    found: all that is committed. Their faces are those of their segments, linked to persons over the whole clip.
     """
-    pending = [unit for unit in ledger.pending_units() if unit.joins_segments]
-    if not pending:
-        return 0
-    found = ledger.snapshot()
-    segments: dict[str, list[dict[str, Any]]] = {}
-    for row in found.segments.to_pylist():
-        segments.setdefault(whole_id(row["clip_id"]), []).append(row)
-    paths = {head["unit"]: shard["path"] for head in found.heads for shard in head["shards"] if shard["table"] == PARTS}
-    num_joined = 0
-    for unit in pending:
-        (clip,) = unit.clips
-        parts = segments[clip.clip_id]
+    units = {unit.clips[0].clip_id: unit for unit in found.pending.of_joins()}
+    if not units:
+        return []
+    heads = {head["unit"]: head for head in found.heads}
+    entries = []
+    # A film at a time: its rows lie beside one another.
+    for clip_id, group in groupby(rows_of(found.segments_of(units)), key=lambda row: whole_id(row["clip_id"])):
+        unit, parts = units[clip_id], list(group)
         (outcome,) = joined(outcome_of({name: row[name] for name in OUTCOME_SCHEMA.names}) for row in parts)
         if outcome.state is State.RETRYABLE:
             continue  # It waits for the next run.
-        tables = [
-            pq.read_table(pa.BufferReader(ledger.storage.read(paths[row["unit"]]))).cast(FRAME_SCHEMA)
-            for row in parts
-            if row["num_examples"]
-        ]
-        rows = pa.concat_tables([FRAME_SCHEMA.empty_table(), *tables]).to_pylist()
-        faces = [
-            Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
-            for row in rows
-        ]
+        faces = [face for row in parts if row["num_examples"] for face in _faces_of(ledger, heads[row["unit"]])]
         probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
         labels = _Labels(checkpoint_sha256, abstain_below=abstain_below, day=day)
-        labels.add(clip, outcome, faces, probabilities)
+        labels.add(unit.clips[0], outcome, faces, probabilities)
         facts = labels.night_facts()
-        ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
-        num_joined += 1
-    return num_joined
+        entries.append(
+            ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
+        )
+    return entries
+
+
+def _faces_of(ledger: Ledger, head: Mapping[str, Any]) -> Iterator[Prediction]:
+    """The faces of one segment, in order of time."""
+    (path,) = (shard["path"] for shard in head["shards"] if shard["table"] == PARTS)
+    for row in pq.read_table(pa.BufferReader(ledger.storage.read(path))).cast(FRAME_SCHEMA).to_pylist():
+        yield Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
 
 
 def temperature_of(info: dict[str, Any]) -> float:
@@ -454,9 +452,11 @@ def score(config: ScoreConfig) -> Run:
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
 
     def close(ledger: Ledger) -> dict[str, Any]:
-        sha256 = info["checkpoint_sha256"]
-        join_segments(ledger, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day)
-        return close_night(ledger, day=day)
+        found, sha256 = ledger.snapshot(), info["checkpoint_sha256"]
+        entries = join_segments(
+            ledger, found, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day
+        )
+        return close_night(ledger, found.with_entries(entries) if entries else found, day=day)
 
     run = run_corpus(
         corpus,

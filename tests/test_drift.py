@@ -1,6 +1,7 @@
 """A night's figures from the entries of its units, and what counts as a jump against the nights before."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.night import drift, night_record, unit_facts
@@ -27,26 +28,25 @@ def outcome(*, frames, faceless, integrity, seconds):
     }
 
 
+def table_of(*rows):
+    kinds = [("num_frames", pa.int64()), ("num_faceless_frames", pa.int64()), ("decode_integrity", pa.float64())]
+    return pa.Table.from_pylist(list(rows), schema=pa.schema([*kinds, ("seconds", pa.float64())]))
+
+
 def test_a_nights_figures_are_those_worked_out_by_hand():
     shares = np.zeros((3, 7))
     shares[0, 3], shares[1, 3], shares[1, 4], shares[2, 4] = 1.0, 0.5, 0.5, 1.0
-    entries = [
-        {
-            "facts": unit_facts(shares[:2], np.array([0.5, 1.0, 1.5]), day="2026-11-22"),
-            "outcomes": [
-                outcome(frames=8, faceless=0, integrity=1.0, seconds=1.0),
-                outcome(frames=8, faceless=4, integrity=0.5, seconds=2.0),
-            ],
-        },
-        {
-            "facts": unit_facts(shares[2:], np.array([2.0]), day="2026-11-22"),
-            "outcomes": [
-                outcome(frames=4, faceless=1, integrity=None, seconds=0.5),
-                outcome(frames=0, faceless=0, integrity=None, seconds=0.25),
-            ],
-        },
+    facts = [
+        unit_facts(shares[:2], np.array([0.5, 1.0, 1.5]), day="2026-11-22"),
+        unit_facts(shares[2:], np.array([2.0]), day="2026-11-22"),
     ]
-    record = night_record(entries, day="2026-11-22")
+    outcomes = table_of(
+        outcome(frames=8, faceless=0, integrity=1.0, seconds=1.0),
+        outcome(frames=8, faceless=4, integrity=0.5, seconds=2.0),
+        outcome(frames=4, faceless=1, integrity=None, seconds=0.5),
+        outcome(frames=0, faceless=0, integrity=None, seconds=0.25),
+    )
+    record = night_record(facts, outcomes, day="2026-11-22")
     assert record["emotions"] == dict.fromkeys(EMOTIONS, 0.0) | {"Happy": 0.5, "Neutral": 0.5}
     assert (record["clips"], record["labelled_clips"], record["frames"], record["faces"]) == (4, 3, 20, 4)
     assert (record["mean_entropy"], record["face_rate"], record["decode_integrity"]) == (1.25, 0.75, 0.75)
@@ -54,7 +54,7 @@ def test_a_nights_figures_are_those_worked_out_by_hand():
 
 
 def test_a_night_without_anything_has_no_figures():
-    record = night_record([], day="2026-11-22")
+    record = night_record([], table_of(), day="2026-11-22")
     assert [record[name] for name in ("emotions", "mean_entropy", "face_rate", "decode_integrity")] == [None] * 4
 
 

@@ -29,6 +29,7 @@ from pipeline.night import (
 from pipeline.quarantine import quarantined, retry
 from pipeline.records import CLIP_LABEL_SCHEMA, EMOTIONS, FRAME_SCHEMA, TRACK_SCHEMA, Clip, Outcome, State, UsageError
 from pipeline.score import Predictor, ScoreConfig, score, temperature_of
+from pipeline.storage import Storage
 from pipeline.synthetic import BROKEN_PATH, FACELESS_PATH, make_corpus
 from tests.example_shards import drawn_example
 
@@ -297,21 +298,21 @@ def test_the_state_of_a_copy_follows_its_clip(tmp_path):
     corpus = corpus_of(tmp_path / "in", a=b"one", b=b"one", c=b"two")
     night = planned(ledger, corpus)
     assert (night.num_new, night.num_copies, night.num_to_score) == (2, 1, 2)
-    assert commit_copies(ledger, day="2026-11-20") == 0  # Nothing has ended yet.
+    assert commit_copies(ledger, ledger.snapshot(), day="2026-11-20") == 0  # Nothing has ended yet.
     commit_all(ledger, state=State.RETRYABLE)
-    commit_copies(ledger, day="2026-11-20")
+    commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
     assert ledger.audit().num_by_state["retryable"] == 3
 
     night = planned(ledger, corpus)
     assert (night.num_new, night.num_retryable, night.num_copies) == (0, 2, 1)
     commit_all(ledger, state=State.QUARANTINED)
-    assert commit_copies(ledger, day="2026-11-20") == 1
+    assert commit_copies(ledger, ledger.snapshot(), day="2026-11-20") == 1
     assert ledger.audit().num_by_state["quarantined"] == 3
 
     (copy,) = (outcome for outcome in quarantined(ledger) if outcome.path == "b.avi")
     assert retry(ledger, [copy]) == 2  # The clip whose bytes it has, and itself.
     commit_all(ledger)
-    commit_copies(ledger, day="2026-11-20")
+    commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
     assert ledger.audit().num_by_state == {"done": 2, "no_face": 0, "quarantined": 1, "retryable": 0}
     assert ledger.audit().holds
     assert "the same bytes as a.avi" in {outcome.detail for outcome in ledger.outcomes()}
@@ -343,7 +344,7 @@ def test_a_limit_takes_the_first_contents_by_path_and_leaves_the_rest(tmp_path):
         night = planned(ledger, corpus, limit=2)
         paths.append([clip.path for clip in night.corpus.clips])
         commit_all(ledger)
-        commit_copies(ledger, day="2026-11-20")
+        commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
         ledger.finish(ledger.audit(), input_description="")
     assert paths == [["a.avi", "b.avi", "c.avi"], ["a.avi", "b.avi", "c.avi", "d.avi", "e.avi"]]
     assert plan_night(ledger, corpus, limit=2).is_settled
@@ -353,8 +354,25 @@ def test_the_estimate_is_what_earlier_nights_took(tmp_path):
     ledger = Ledger(str(tmp_path / "out"))
     night = planned(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3"))
     commit_all(ledger, seconds=2.5)
-    assert set(close_night(ledger, day="2026-11-20")) == {"same_content", "night", "drift"}
+    assert set(close_night(ledger, ledger.snapshot(), day="2026-11-20")) == {"same_content", "night", "drift"}
     assert estimated_seconds(ledger, night) == (7.5, "2.50 core-seconds a clip, measured in 1 nights")
+
+
+def test_a_night_is_closed_from_one_reading_of_each_entry(tmp_path, monkeypatch):
+    ledger = Ledger(str(tmp_path / "out"))
+    planned(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3", d=b"3"))
+    commit_all(ledger, seconds=0.1)
+    entries = ledger.entries()
+    read, names = Storage.read, []
+    monkeypatch.setattr(Storage, "read", lambda self, name, **options: names.append(name) or read(self, name, **options))
+    assert close_night(ledger, ledger.snapshot(), day="2026-11-20")["same_content"] == 1
+    assert sorted(name for name in names if name.startswith("ledger/")) == [f"ledger/{e['unit']}.json" for e in entries]
+    seconds = sum(row["seconds"] for entry in entries for row in entry["outcomes"])
+    assert json.loads(ledger.storage.read("nights/2026-11-20.json")) == {
+        **{"day": "2026-11-20", "clips": 3, "labelled_clips": 0, "frames": 0, "faces": 0},
+        **{"core_seconds": round(seconds, 3), "emotions": None, "mean_entropy": None, "face_rate": None},
+        "decode_integrity": None,
+    }
 
 
 def clip_with(content_id, **fields):
