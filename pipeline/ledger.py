@@ -83,6 +83,11 @@ class Unit:
         return self.clips[0].split
 
     @property
+    def number(self) -> int:
+        """Which one of its generation, from 0."""
+        return int(self.unit_id.rpartition("u")[2])
+
+    @property
     def is_of_copies(self) -> bool:
         """Whether its clips have the bytes of others, whose results count for them: nothing is to be computed."""
         return self.clips[0].same_as is not None

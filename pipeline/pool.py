@@ -58,12 +58,14 @@ class Actor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that ended: where its ledger is, its summary and audit, what it told, and its exit code."""
+    """A run that ended: where its ledger is, its summary and audit, its exit code, and what the ledger then held (None
+    where nothing was to be done, and so nothing read)."""
 
     ledger: Ledger
     summary: dict[str, Any]
     audit: Audit
     exit_code: int
+    found: Snapshot | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +275,8 @@ def run_corpus(
         ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
         ignored = [asdict(ignored) for ignored in corpus.ignored]
         ledger.storage.put("ignored.json", (json.dumps(ignored, indent=1) + "\n").encode())
-    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code_of(summary, audit, config))
+    exit_code = exit_code_of(summary, audit, config)
+    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code, found=found)
 
 
 def print_summary(run: Run) -> None:

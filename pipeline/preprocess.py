@@ -25,7 +25,7 @@ from pipeline.detection.boxes import read_boxes
 from pipeline.extract import ClipExtractor, Detect, ExtractConfig, detector_of, extract_config_of
 from pipeline.fence import FenceLimits
 from pipeline.gpu_detection import start_detectors
-from pipeline.ledger import Ledger, Unit
+from pipeline.ledger import Ledger, Snapshot, Unit
 from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus
 from pipeline.preflight import check_clips, preflight
 from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, table_of
@@ -123,10 +123,11 @@ def preprocess(config: PreprocessConfig) -> Run:
         start_shared=shared_detection(extract_config, device=device),
     )
     if config.page:
-        examples = list(sample_examples(run.ledger, most=MOST_EXAMPLES_SHOWN))
+        found = run.found or run.ledger.snapshot()
+        examples = list(sample_examples(run.ledger, found, most=MOST_EXAMPLES_SHOWN))
         page = report.preprocess_page(
             run.summary,
-            run.ledger.outcomes(),
+            found.latest,
             examples,
             title="Preprocessed corpus",
             no_thumbnails=config.no_thumbnails,
@@ -223,9 +224,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def sample_examples(ledger: Ledger, *, most: int) -> Iterator[Example]:
+def sample_examples(ledger: Ledger, found: Snapshot, *, most: int) -> Iterator[Example]:
     """The first example of each of up to `most` clips, from shards spread over the output."""
-    shards = [shard for shard in ledger.shards(KIND) if shard["rows"]]
+    shards = [shard for head in found.heads for shard in head["shards"] if shard["rows"]]
     chosen = shards[:: max(1, len(shards) // 12)][:12]
     for number, shard in enumerate(chosen):
         data = ledger.storage.read(shard["path"])

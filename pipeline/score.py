@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import torch
 
@@ -72,9 +73,10 @@ from pipeline.records import (
     whole_id,
 )
 from pipeline.segments import segmented
-from pipeline.storage import absolute_url
+from pipeline.storage import Storage, absolute_url
 from pipeline.tracks import emotion_of, entropies, linked, num_changes, summarised
 
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 KIND = "labels"
 # The frames of segments, before their clip is joined.
 PARTS = "segments"
@@ -82,6 +84,12 @@ PARTS = "segments"
 # each, because they decode on CPUs and a network's turn is short.
 DETECTOR_GPU = 0.6
 ACTOR_GPU = 0.02
+# Of a night's rows, what its page reads.
+PAGE_CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("content_id", "state", "emotion_shares")]
+PAGE_FRAME_COLUMNS = ["frame_index", "pts_seconds", "track_index", "box", "probabilities"]
+SHARDS_AT_ONCE = 256
+# Units that keep small frames of their clips: twice as many as the page has room for, since some find no face.
+MOST_PICTURED_UNITS = 2 * report.MOST_TIMELINES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +205,7 @@ class ScoreActor:
         abstain_below: float,
         day: str,
         num_pictured: int = 0,
+        pictured_every: int = 1,
         blur_faces: bool = False,
         shared_detect: Detect | None = None,
     ) -> None:
@@ -207,6 +216,7 @@ class ScoreActor:
         self._abstain_below = abstain_below
         self._day = day
         self._num_pictured = num_pictured  # clips of a unit whose frames the page may show
+        self._pictured_every = pictured_every  # of so many units one
         self._blur_faces = blur_faces
         self._box_margin = config.box_margin
 
@@ -214,12 +224,13 @@ class ScoreActor:
         labels = _Labels(self._predictor.sha256, abstain_below=self._abstain_below, day=self._day)
         outcomes: list[Outcome] = []
         pictured: list[list[Thumbnail]] = []
+        num_pictured = 0 if unit.number % self._pictured_every else self._num_pictured
         for clip in unit.clips:
             started = time.monotonic()
             examples, outcome = self._extractor.extract(clip)
             labels.add(clip, outcome, examples, self._predictor.predict(examples))
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
-            if examples and len(pictured) < self._num_pictured:
+            if examples and len(pictured) < num_pictured:
                 margin, blur = self._box_margin, self._blur_faces
                 pictured.append(report.thumbnails_of(examples, box_margin=margin, blur_faces=blur))
         self._keep(unit, pictured)
@@ -474,7 +485,7 @@ def score(config: ScoreConfig) -> Run:
             "batch_size": config.batch_size,
             "abstain_below": config.abstain_below,
             "day": day,
-            "num_pictured": _num_pictured(config, night.num_to_score),
+            **_pictured(config, night.num_to_score),
             "blur_faces": config.blur_faces,
         },
         config=replace(config, force_new=False),
@@ -527,29 +538,64 @@ def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) 
 
 
 def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
-    """report.html of the night: totals, drift, labels, people over time, and what has no label."""
-    storage = run.ledger.storage
-    rows: dict[str, list[dict[str, Any]]] = {"frames": [], "tracks": [], "clips": []}
-    for shard in run.ledger.shards():
-        if shard["table"] in rows and f"/day={day}/" in shard["path"]:
-            rows[shard["table"]] += pq.read_table(pa.BufferReader(storage.read(shard["path"]))).to_pylist()
-    thumbnails: list[Thumbnail] = []
+    """report.html of the night: totals, drift, labels, people over time, and what has no label.
+
+    Of a night of any size only the columns and rows that the page shows are kept.
+    """
+    storage, found = run.ledger.storage, run.found or run.ledger.snapshot()
+    paths = [
+        {shard["table"]: shard["path"] for shard in head["shards"] if f"/day={day}/" in shard["path"]}
+        for head in found.heads
+    ]
+    paths = [each for each in paths if "clips" in each]
+    pictures: dict[str, list[Thumbnail]] = {}
     if not config.no_thumbnails:
-        for data in storage.read_many(list(storage.sizes(_thumbnails_folder(day)))).values():
-            thumbnails += [Thumbnail(**row) for row in pa.ipc.open_file(data).read_all().to_pylist()]
+        for thumbnail in _thumbnails_of(storage, day=day):
+            pictures.setdefault(thumbnail.clip_id, []).append(thumbnail)
+    labels = _night_labels(storage, [each["clips"] for each in paths])
+    shown = []
+    for label in report.shown_clips(labels, pictures.keys()):
+        own = pc.field("clip_id") == label["clip_id"]
+        frames, tracks = (
+            pq.read_table(pa.BufferReader(storage.read(paths[label["shard"]][name])), columns=columns, filters=own)
+            for name, columns in (("frames", PAGE_FRAME_COLUMNS), ("tracks", None))
+        )
+        shown.append(report.shown_clip(label, frames, tracks, pictures.get(label["clip_id"], [])))
     page = report.score_page(
         run.summary,
-        run.ledger.outcomes(),
-        rows["frames"],
-        rows["tracks"],
-        [row for row in rows["clips"] if row["same_as"] is None],
+        found.latest,
+        labels,
+        shown,
         title=f"Labels of {day}",
-        thumbnails=thumbnails,
         no_thumbnails=config.no_thumbnails,
         blur_faces=config.blur_faces,
     )
     storage.put("report.html", page.encode())
     say(f"page: {storage.path('report.html')}")
+
+
+def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
+    """`report.labels_of` the clips in these shards but copies, and in `shard` the number of each one's."""
+    number, tables = 0, [report.labels_of(CLIP_LABEL_SCHEMA.empty_table().select(PAGE_CLIP_COLUMNS))]
+    tables[0] = tables[0].append_column("shard", pa.array([], pa.int32()))
+    for start in range(0, len(paths), SHARDS_AT_ONCE):
+        read = []
+        for data in storage.read_many(paths[start : start + SHARDS_AT_ONCE]).values():
+            rows = pq.read_table(
+                pa.BufferReader(data), columns=PAGE_CLIP_COLUMNS, filters=pc.field("same_as").is_null()
+            )
+            shard = pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows)
+            read.append(report.labels_of(rows.replace_schema_metadata(None)).append_column("shard", shard))
+            number += 1
+        tables.append(pa.concat_tables(read).combine_chunks())
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _thumbnails_of(storage: Storage, *, day: str) -> Iterator[Thumbnail]:
+    names = list(storage.sizes(_thumbnails_folder(day)))
+    few = names[:: -(-len(names) // MOST_PICTURED_UNITS) or 1]
+    for data in storage.read_many(few).values():
+        yield from (Thumbnail(**row) for row in pa.ipc.open_file(data).read_all().to_pylist())
 
 
 def _thumbnails_folder(day: str) -> str:
@@ -563,12 +609,13 @@ def _arrow_file(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _num_pictured(config: ScoreConfig, num_clips: int) -> int:
-    """Clips of each unit whose frames are kept small, so that together there are enough for the page and few more."""
+def _pictured(config: ScoreConfig, num_clips: int) -> dict[str, int]:
+    """Of how many clips of which units frames are kept small: together enough for the page and few more."""
     if config.no_thumbnails or not config.page:
-        return 0
-    num_units = -(-num_clips // config.clips_per_shard)
-    return -(-report.MOST_TIMELINES // max(1, num_units))
+        return {"num_pictured": 0}
+    num_units = max(1, -(-num_clips // config.clips_per_shard))
+    every = max(1, num_units // MOST_PICTURED_UNITS)
+    return {"num_pictured": -(-report.MOST_TIMELINES * every // num_units), "pictured_every": every}
 
 
 def _extract_config(config: ScoreConfig, info: dict[str, Any]) -> ExtractConfig:

@@ -4,23 +4,28 @@ import base64
 import io
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from pipeline.records import EMOTIONS, Box, Example, Outcome, State
-from pipeline.report import (
-    Examined,
-    evaluation_page,
-    preprocess_page,
-    score_page,
-    thumbnails_of,
-    training_page,
+from pipeline import report
+from pipeline.records import (
+    CLIP_LABEL_SCHEMA,
+    EMOTIONS,
+    FRAME_SCHEMA,
+    OUTCOME_SCHEMA,
+    TRACK_SCHEMA,
+    Box,
+    Example,
+    Outcome,
+    State,
 )
+from pipeline.report import Examined, evaluation_page, thumbnails_of, training_page
 
 SCRIPT_NAME = "<script>alert(1)</script>.mp4"
 HOSTILE = "</script><script>console.error('ran')</script>\u202e<img src=x onerror=console.error(1)>&\udcff.avi"
@@ -155,6 +160,35 @@ DRIFT = {
     },
     "warnings": ["drift: the share of Happy is 0.40, 0.10 in 3 nights before (distance 0.300, limit 0.150)"],
 }
+
+
+def table_of(rows, schema):
+    """Rows as a table of those columns of the schema that they have; broken UTF-8 as the ledger writes it."""
+    names = rows[0].keys() if rows else schema.names
+    clean = [
+        {n: v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for n, v in row.items()}
+        for row in rows
+    ]
+    return pa.Table.from_pylist(clean, schema=pa.schema([field for field in schema if field.name in names]))
+
+
+def preprocess_page(summary, outcomes, examples, **options):
+    return report.preprocess_page(summary, table_of(list(map(asdict, outcomes)), OUTCOME_SCHEMA), examples, **options)
+
+
+def score_page(summary, outcomes, frames, tracks, clips, *, thumbnails=(), **options):
+    """The page as a night makes it of these rows."""
+    labels = report.labels_of(table_of(clips, CLIP_LABEL_SCHEMA))
+    thumbnails = () if options.get("no_thumbnails") else thumbnails
+    shown = []
+    for label in report.shown_clips(labels, {each.clip_id for each in thumbnails}):
+        own = [[row for row in rows if row["clip_id"] == label["clip_id"]] for rows in (frames, tracks)]
+        pictures = [each for each in thumbnails if each.clip_id == label["clip_id"]]
+        shown.append(
+            report.shown_clip(label, table_of(own[0], FRAME_SCHEMA), table_of(own[1], TRACK_SCHEMA), pictures)
+        )
+    outcomes = table_of(list(map(asdict, outcomes)), OUTCOME_SCHEMA)
+    return report.score_page(summary, outcomes, labels, shown, **options)
 
 
 def examined(number, attention=None):

@@ -12,7 +12,7 @@ from pipeline.report.comparison import comparison_page
 from pipeline.report.evaluation import evaluation_page
 from pipeline.report.pictures import MOST_THUMBNAILS, thumbnails_of
 from pipeline.report.preprocess import preprocess_page
-from pipeline.report.score import MOST_TIMELINES, score_page
+from pipeline.report.score import MOST_TIMELINES, labels_of, score_page, shown_clip, shown_clips
 from pipeline.report.training import Examined, training_page
 
 __all__ = [
@@ -21,8 +21,11 @@ __all__ = [
     "Examined",
     "comparison_page",
     "evaluation_page",
+    "labels_of",
     "preprocess_page",
     "score_page",
+    "shown_clip",
+    "shown_clips",
     "thumbnails_of",
     "training_page",
 ]

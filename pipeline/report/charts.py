@@ -20,9 +20,9 @@ DASHES = dict(zip(EMOTIONS, ("solid", "dash", "dot", "solid", "solid", "dashdot"
 OURS, THEIRS, THIRD = "#0072b2", "#e69f00", "#009e73"
 
 
-def histogram(values: Sequence[float], *, title: str, unit: str) -> str:
+def histogram(values: Sequence[float] | np.ndarray, *, title: str, unit: str) -> str:
     """Counts of the values in 5 to 20 bins of one width."""
-    if not values:
+    if not len(values):
         return f"<p>{text(title)}: there is nothing to count.</p>"
     counts, edges = np.histogram(values, bins=min(20, max(5, math.isqrt(len(values)))))
     names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]

@@ -41,11 +41,13 @@ def _body(rows: Iterable[Sequence[Cell]]) -> str:
     return "".join(body)
 
 
-def listing(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, choose: str) -> str:
+def listing(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, choose: str, num_rows: int | None = None
+) -> str:
     """A long table that the reader filters by text and by the values of one column, sorts, and turns pages of.
 
     choose: name of that column. All rows travel as JSON (at most 20,000, the first ones); the first hundred are there
-    without a script too.
+    without a script too. num_rows: how many there are, where `rows` are the first of them.
     """
     shown = [[_cut(cell) for cell in row] for row in rows[:MOST_LISTED]]
     values = sorted({str(row[columns.index(choose)] or "") for row in shown} - {""})
@@ -58,7 +60,7 @@ def listing(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]
     inner = f"<table>{top}<tbody>{_body(shown[:ROWS_AT_ONCE])}</tbody></table>"
     return (
         f'<div class="listing" data-column="{columns.index(choose)}" data-rows="{ROWS_AT_ONCE}">'
-        f"{note(len(shown), len(rows), 'rows are in this page')}"
+        f"{note(len(shown), len(rows) if num_rows is None else num_rows, 'rows are in this page')}"
         f'<form role="search" aria-label="Filter: {text(caption)}"><label>text <input type="search"></label> '
         f'<label>{text(choose)} <select><option value="">all</option>{options}</select></label></form>'
         f'<p role="status" class="count">{min(len(shown), ROWS_AT_ONCE):,} of {len(shown):,}</p>'

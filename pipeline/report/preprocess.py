@@ -6,18 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.records import Example, Outcome
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.records import Example
 from pipeline.report.charts import histogram
 from pipeline.report.parts import note, page, section, spread, text
 from pipeline.report.pictures import pair_images
 from pipeline.report.run import not_done_section, outcomes_section, run_section
 
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 MOST_PAIRS = 60
 
 
 def preprocess_page(
     summary: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
+    outcomes: pa.Table,
     examples: Sequence[Example],
     *,
     title: str,
@@ -26,11 +30,14 @@ def preprocess_page(
 ) -> str:
     """What a preprocessing run made: states, what is not done and why, a contact sheet, histograms, all clips.
 
-    summary: as in summary.json. examples: those to show; at most 60 are, spread over what is given.
+    summary: as in summary.json. outcomes: rows of OUTCOME_SCHEMA. examples: those to show; at most 60 are, spread over
+    what is given.
     """
-    paths = {outcome.clip_id: outcome.path for outcome in outcomes}
     shown = [] if no_thumbnails else spread(examples, MOST_PAIRS)
-    rates = [outcome.num_examples / outcome.num_frames for outcome in outcomes if outcome.num_frames]
+    named = outcomes.filter(pc.field("clip_id").isin(pa.array([example.clip_id for example in shown], pa.string())))
+    paths = dict(zip(named["clip_id"].to_pylist(), named["path"].to_pylist(), strict=True))
+    read = outcomes.filter(pc.field("num_frames") > 0)
+    rates = pc.divide(read["num_examples"].cast(pa.float64()), read["num_frames"]).to_numpy()
     sides = [math.sqrt(example.box.area) for example in examples]
     return page(
         title,

@@ -1,24 +1,37 @@
-"""What the pages of runs share: how their inputs ended, what is not done and why, and the list of all."""
+"""What the pages of runs share: how their inputs ended, what is not done and why, and the list of all.
+
+Outcomes are tables of OUTCOME_SCHEMA: of a million clips only the rows that a page lists become objects.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.records import Outcome, State
-from pipeline.report.parts import facts_list, listing, percent, section, short, table
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.records import State
+from pipeline.report.parts import MOST_LISTED, facts_list, listing, percent, section, short, table
+
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 
 
-def run_section(summary: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    counts = Counter(outcome.state for outcome in outcomes)
+def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:
+    """How often each value is in a column."""
+    found = pc.value_counts(column)
+    return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+
+
+def run_section(summary: Mapping[str, Any], outcomes: pa.Table) -> str:
+    counts, num_rows = counts_of(outcomes["state"]), outcomes.num_rows
     return section(
         "Run",
         table(
-            f"How the {len(outcomes):,} inputs ended",
+            f"How the {num_rows:,} inputs ended",
             ["state", "clips", "share"],
             [
-                [str(state), counts[state], f"{percent(counts[state] / len(outcomes) if outcomes else None)} %"]
+                [str(state), counts.get(state.value, 0), f"{percent(counts.get(state.value, 0) / (num_rows or 1))} %"]
                 for state in State
             ],
         ),
@@ -26,30 +39,39 @@ def run_section(summary: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def not_done_section(outcomes: Sequence[Outcome], *, heading: str = "Not done") -> str:
-    not_done = [outcome for outcome in outcomes if outcome.state is not State.DONE]
-    if not not_done:
+def not_done_section(outcomes: pa.Table, *, heading: str = "Not done") -> str:
+    not_done = outcomes.filter(pc.field("state") != State.DONE.value)
+    if not not_done.num_rows:
         return section(heading, "<p>Every clip is done.</p>")
-    reasons = Counter((str(outcome.state), outcome.reason) for outcome in not_done)
+    reasons = not_done.group_by(["state", "reason"]).aggregate([([], "count_all")]).to_pylist()
     # What somebody may have to act on comes first.
-    urgent = sorted(not_done, key=lambda outcome: (outcome.state is State.NO_FACE, outcome.reason or "", outcome.path))
+    not_done = not_done.append_column("is_last", pc.equal(not_done["state"], State.NO_FACE.value))
+    urgent = not_done.sort_by([(name, "ascending") for name in ("is_last", "reason", "path")])
     return section(
         heading,
         table(
             "Reasons",
             ["state", "reason", "clips"],
-            [[state, reason, count] for (state, reason), count in sorted(reasons.items(), key=lambda item: -item[1])],
+            [
+                [row["state"], row["reason"], row["count_all"]]
+                for row in sorted(reasons, key=lambda row: (-row["count_all"], row["state"], row["reason"]))
+            ],
         ),
         listing(
             "Clips that are not done",
             ["path", "state", "reason", "stage", "tries", "detail"],
-            [[o.path, str(o.state), o.reason, o.stage, o.attempts, o.detail] for o in urgent],
+            [
+                [row[name] for name in ("path", "state", "reason", "stage", "attempts", "detail")]
+                for row in urgent[:MOST_LISTED].to_pylist()
+            ],
             choose="reason",
+            num_rows=urgent.num_rows,
         ),
     )
 
 
-def outcomes_section(outcomes: Sequence[Outcome]) -> str:
+def outcomes_section(outcomes: pa.Table) -> str:
+    shown = outcomes.sort_by([("path", "ascending"), ("clip_id", "ascending")])[:MOST_LISTED]
     return section(
         "All clips",
         listing(
@@ -57,11 +79,13 @@ def outcomes_section(outcomes: Sequence[Outcome]) -> str:
             ["path", "state", "frames", "without a face", "faces", "clamped", "tries", "seconds", "decoder", "whole"],
             [
                 [
-                    *(o.path, str(o.state), o.num_frames, o.num_faceless_frames, o.num_examples, o.num_boxes_clamped),
-                    *(o.attempts, round(o.seconds, 2), o.decoder, short(o.decode_integrity)),
+                    *(row["path"], row["state"], row["num_frames"], row["num_faceless_frames"], row["num_examples"]),
+                    *(row["num_boxes_clamped"], row["attempts"], round(row["seconds"], 2), row["decoder"]),
+                    short(row["decode_integrity"]),
                 ]
-                for o in outcomes
+                for row in shown.to_pylist()
             ],
             choose="state",
+            num_rows=outcomes.num_rows,
         ),
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.records import EMOTIONS, Box, Outcome, Thumbnail
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.records import EMOTIONS, Box, Thumbnail
 from pipeline.report.charts import COLOURS, DASHES, OURS, bars, chart, line
 from pipeline.report.parts import (
     CAVEAT,
+    MOST_LISTED,
     NONE,
     facts_list,
     listing,
@@ -23,79 +28,116 @@ from pipeline.report.parts import (
     text,
 )
 from pipeline.report.pictures import MOST_THUMBNAILS, PERSON_COLOURS, drawn_frame
-from pipeline.report.run import not_done_section, outcomes_section, run_section
+from pipeline.report.run import counts_of, not_done_section, outcomes_section, run_section
 
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 MOST_TIMELINES = 40
 MOST_TRACKS = 4
 MOST_POINTS = 300
 # Of all timelines together: each point is 250 bytes of chart and table.
 MOST_POINTS_OF_PAGE = 16_000
+_BY_PATH = [("path", "ascending"), ("clip_id", "ascending")]
 
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownClip:
+    """What the page shows of one clip, however long it is.
+
+    label: its row of `labels_of`. persons: rows of TRACK_SCHEMA of those seen most, in order of appearance; num_persons:
+    of all. faces: of each person rows of FRAME_SCHEMA in order of time, spread over all. boxes: (track_index, box) of
+    the faces in each pictured frame.
+    """
+
+    label: Row
+    persons: Sequence[Row]
+    num_persons: int
+    faces: Mapping[int, Sequence[Row]]
+    pictures: Sequence[Thumbnail]
+    boxes: Mapping[int, Sequence[tuple[int, Box]]]
+
+
+def labels_of(clips: pa.Table) -> pa.Table:
+    """Rows of CLIP_LABEL_SCHEMA with `probability`, the highest of a clip's seven (null without a face), in place of
+    the probabilities."""
+    seven = clips["probabilities"]
+    highest = pc.max_element_wise(*(pc.struct_field(seven, name) for name in EMOTIONS))
+    return clips.drop_columns("probabilities").append_column("probability", highest)
+
+
+def shown_clips(labels: pa.Table, pictured: Collection[str]) -> list[Row]:
+    """The rows of the at most 40 clips whose people the page shows: spread over all, of those with pictures first.
+
+    labels: of `labels_of`. pictured: the clip_ids of which there are pictures.
+    """
+    labelled = labels.filter(pc.is_valid(labels["probability"])).sort_by(_BY_PATH)
+    has_pictures = pc.is_in(labelled["clip_id"], value_set=pa.array(sorted(pictured), pa.string()))
+    seen = _spread_rows(labelled.filter(has_pictures), MOST_TIMELINES)
+    unseen = _spread_rows(labelled.filter(pc.invert(has_pictures)), MOST_TIMELINES - seen.num_rows)
+    return pa.concat_tables([seen, unseen]).sort_by(_BY_PATH).to_pylist()
+
+
+def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequence[Thumbnail]) -> ShownClip:
+    """What the page shows of one clip. frames, tracks: its rows of FRAME_SCHEMA and TRACK_SCHEMA. pictures: all that
+    there are of it."""
+    pictures = spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MOST_THUMBNAILS)
+    most = tracks.sort_by([("num_faces", "descending"), ("track_index", "ascending")])[:MOST_TRACKS].to_pylist()
+    faces = {}
+    for person in most:
+        own = frames.filter(pc.field("track_index") == person["track_index"]).sort_by("pts_seconds")
+        faces[person["track_index"]] = _spread_rows(own, MOST_POINTS).to_pylist()
+    boxes: defaultdict[int, list[tuple[int, Box]]] = defaultdict(list)
+    pictured = pa.array([picture.frame_index for picture in pictures], pa.int64())
+    for row in frames.filter(pc.field("frame_index").isin(pictured)).to_pylist():
+        boxes[row["frame_index"]].append((row["track_index"], Box(**row["box"])))
+    return ShownClip(
+        label=label,
+        persons=sorted(most, key=lambda row: row["track_index"]),
+        num_persons=tracks.num_rows,
+        faces=faces,
+        pictures=pictures,
+        boxes=boxes,
+    )
+
+
+def _spread_rows(rows: pa.Table, most: int) -> pa.Table:
+    return rows.take(spread(range(rows.num_rows), most)) if rows.num_rows > most else rows
+
+
 def score_page(
     summary: Mapping[str, Any],
-    outcomes: Sequence[Outcome],
-    frames: Iterable[Row],
-    tracks: Iterable[Row],
-    clips: Sequence[Row],
+    outcomes: pa.Table,
+    labels: pa.Table,
+    shown: Sequence[ShownClip],
     *,
     title: str,
-    thumbnails: Iterable[Thumbnail] = (),
     no_thumbnails: bool = False,
     blur_faces: bool = False,
 ) -> str:
-    """A night of a collection: states, totals, drift, labels, and up to 40 clips' people and their probabilities.
+    """A night of a collection: states, totals, drift, labels, and some clips' people and their probabilities.
 
-    frames, tracks, clips: rows of FRAME_SCHEMA, TRACK_SCHEMA and CLIP_LABEL_SCHEMA. thumbnails: frames of some clips,
-    which are shown before others.
+    outcomes: rows of OUTCOME_SCHEMA. labels: of `labels_of`. shown: of `shown_clips`, each by `shown_clip`.
     """
-    labelled = sorted((row for row in clips if row["probabilities"]), key=lambda row: (row["path"], row["clip_id"]))
-    pictures: defaultdict[str, list[Thumbnail]] = defaultdict(list)
-    for thumbnail in () if no_thumbnails else thumbnails:
-        pictures[thumbnail.clip_id].append(thumbnail)
-    seen = spread([row for row in labelled if row["clip_id"] in pictures], MOST_TIMELINES)
-    unseen = spread([row for row in labelled if row["clip_id"] not in pictures], MOST_TIMELINES - len(seen))
-    shown = sorted([*seen, *unseen], key=lambda row: (row["path"], row["clip_id"]))
-    faces = _of_clips(frames, shown)
-    persons = _of_clips(tracks, shown)
-    num_charts = sum(min(len(rows), MOST_TRACKS) for rows in persons.values())
+    num_charts = sum(len(clip.persons) for clip in shown)
     most_points = max(2, min(MOST_POINTS, MOST_POINTS_OF_PAGE // max(1, num_charts)))
+    num_labelled = labels.num_rows - labels["probability"].null_count
     return page(
         title,
         [
             run_section(summary, outcomes),
             _night_section(summary),
-            _labels_section(clips),
+            _labels_section(labels),
             section(
                 "People over time",
-                note(len(shown), len(labelled), "of the clips with a face"),
+                note(len(shown), num_labelled, "of the clips with a face"),
                 "<p>Pictures are left out by --no-thumbnails.</p>" if no_thumbnails else "",
-                *(
-                    _clip(
-                        row,
-                        faces[row["clip_id"]],
-                        persons[row["clip_id"]],
-                        pictures.get(row["clip_id"], []),
-                        most_points=most_points,
-                        blur_faces=blur_faces,
-                    )
-                    for row in shown
-                ),
+                *(_clip(clip, most_points=most_points, blur_faces=blur_faces) for clip in shown),
             ),
             not_done_section(outcomes, heading="Quarantine, and what else is not done"),
             outcomes_section(outcomes),
         ],
     )
-
-
-def _of_clips(rows: Iterable[Row], clips: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {row["clip_id"]: [] for row in clips}
-    for row in rows:
-        if row["clip_id"] in found:
-            found[row["clip_id"]].append(row)
-    return found
 
 
 def _night_section(summary: Mapping[str, Any]) -> str:
@@ -140,13 +182,13 @@ def _figures(night: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in night.items() if name != "emotions"}
 
 
-def _labels_section(clips: Sequence[Row]) -> str:
-    totals = Counter(row["emotion"] for row in clips)
+def _labels_section(labels: pa.Table) -> str:
+    totals = counts_of(labels["emotion"])
     return section(
         "Labels",
         f"<p>{CAVEAT}</p>",
         chart(
-            [bars(list(EMOTIONS), [totals[emotion] for emotion in EMOTIONS], name="clips", colour=OURS)],
+            [bars(list(EMOTIONS), [totals.get(emotion, 0) for emotion in EMOTIONS], name="clips", colour=OURS)],
             title="Clips by label",
             x="label",
             y="clips",
@@ -156,50 +198,34 @@ def _labels_section(clips: Sequence[Row]) -> str:
             ["path", "emotion", "probability", "faces", "persons", "changes", "entropy", "agreement"],
             [
                 [
-                    *(row["path"], row["emotion"] or row["reason"]),
-                    max(row["probabilities"].values()) if row["probabilities"] else None,
+                    *(row["path"], row["emotion"] or row["reason"], row["probability"]),
                     *(row[name] for name in ("num_faces", "num_tracks", "num_changes", "mean_entropy", "agreement")),
                 ]
-                for row in clips
+                for row in labels.sort_by(_BY_PATH)[:MOST_LISTED].to_pylist()
             ],
             choose="emotion",
+            num_rows=labels.num_rows,
         ),
     )
 
 
-def _clip(
-    clip: Row,
-    faces: Sequence[Row],
-    persons: Sequence[Row],
-    pictures: Sequence[Thumbnail],
-    *,
-    most_points: int,
-    blur_faces: bool,
-) -> str:
+def _clip(clip: ShownClip, *, most_points: int, blur_faces: bool) -> str:
     """One clip: its label, its frames, and under them each person's probabilities over time."""
-    boxes: defaultdict[int, list[tuple[int, Box]]] = defaultdict(list)
-    for row in faces:
-        boxes[row["frame_index"]].append((row["track_index"], Box(**row["box"])))
+    label, pictures, boxes = clip.label, clip.pictures, clip.boxes
     frames = (
-        f"<li>{drawn_frame(picture, boxes[picture.frame_index], alt=_alt(picture, boxes), blur_faces=blur_faces)}"
+        f"<li>{drawn_frame(picture, boxes.get(picture.frame_index, ()), alt=_alt(picture, boxes), blur_faces=blur_faces)}"
         f"<small>{picture.pts_seconds:.2f} s</small></li>"
-        for picture in spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MOST_THUMBNAILS)
+        for picture in pictures
     )
     strip = f'<ol class="strip" tabindex="0" aria-label="Frames">{"".join(frames)}</ol>' if pictures else ""
-    longest = sorted(persons, key=lambda row: (-row["num_faces"], row["track_index"]))[:MOST_TRACKS]
     return (
-        f'<article><h3>{text(clip["path"])}</h3><p class="label">{_said(clip)}; {clip["num_faces"]:,} faces of'
-        f" {clip['num_tracks']:,} persons in {clip['num_frames']:,} frames</p>{strip}"
+        f'<article><h3>{text(label["path"])}</h3><p class="label">{_said(label, label["probability"])};'
+        f" {label['num_faces']:,} faces of {label['num_tracks']:,} persons in {label['num_frames']:,} frames</p>{strip}"
         + "".join(
-            _timeline(
-                person,
-                [row for row in faces if row["track_index"] == person["track_index"]],
-                path=clip["path"],
-                most_points=most_points,
-            )
-            for person in sorted(longest, key=lambda row: row["track_index"])
+            _timeline(person, clip.faces[person["track_index"]], path=label["path"], most_points=most_points)
+            for person in clip.persons
         )
-        + (note(len(longest), len(persons), "persons") if len(longest) < len(persons) else "")
+        + (note(len(clip.persons), clip.num_persons, "persons") if len(clip.persons) < clip.num_persons else "")
         + "</article>"
     )
 
@@ -209,15 +235,14 @@ def _alt(picture: Thumbnail, boxes: Mapping[int, Sequence[tuple[int, Box]]]) -> 
     return f"Frame at {picture.pts_seconds:.2f} s, person {numbers or 'none'}"
 
 
-def _said(row: Row) -> str:
-    best = max(row["probabilities"].values())
-    return text(f"{row['emotion'] or row['reason']}, {best:.0%}")
+def _said(row: Row, probability: float) -> str:
+    return text(f"{row['emotion'] or row['reason']}, {probability:.0%}")
 
 
 def _timeline(person: Row, faces: Sequence[Row], *, path: str, most_points: int) -> str:
     """One person: the seven probabilities at each of its faces."""
-    moments = spread(sorted(faces, key=lambda row: row["pts_seconds"]), most_points)
-    number = person["track_index"] + 1
+    moments = spread(faces, most_points)
+    number, best = person["track_index"] + 1, max(person["probabilities"].values())
     shares = person["emotion_shares"]
     times = ", ".join(
         f"{emotion} {percent(shares[emotion])} %"
@@ -226,7 +251,7 @@ def _timeline(person: Row, faces: Sequence[Row], *, path: str, most_points: int)
     )
     colour = PERSON_COLOURS[person["track_index"] % len(PERSON_COLOURS)]
     return (
-        f'<h4><span class="swatch" style="background:{colour}"></span>Person {number}: {_said(person)}</h4>'
+        f'<h4><span class="swatch" style="background:{colour}"></span>Person {number}: {_said(person, best)}</h4>'
         f'<p class="label">{text(times)} of the time; {person["num_changes"]:,} changes, mean entropy'
         f" {person['mean_entropy']:.2f} nats, agreement {person['agreement']:.0%}</p>"
         + chart(
