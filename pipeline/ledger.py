@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipeline.archives import reading_order
@@ -44,6 +45,7 @@ from pipeline.records import (
     State,
     UsageError,
     clip_of,
+    clip_table,
     outcome_of,
     segment_id,
     whole_id,
@@ -65,6 +67,8 @@ COPIES = "copies"
 HEARTBEAT_SECONDS = 10.0
 LOCK_EXPIRES_SECONDS = 60.0
 NOT_FINISHED = "not_finished"
+# Reasons of segments that a header which claims too much has made.
+NOT_THERE = ("range_past_end", "no_frames")
 
 
 class LedgerError(UsageError):
@@ -225,12 +229,7 @@ class Snapshot:
     @cached_property
     def clips(self) -> pa.Table:
         """Every planned clip, or segment of one, once."""
-        plan = self.plan.drop_columns("unit")
-        if not len(self._repeated):
-            return plan
-        again = _among(plan["clip_id"], self._repeated)
-        first = pc.index_in(self._repeated, value_set=_whole(plan["clip_id"]))
-        return pa.concat_tables([plan.filter(pc.invert(again)), plan.take(first)])
+        return _each_once(self.plan)
 
     @cached_property
     def inputs(self) -> pa.Table:
@@ -263,16 +262,23 @@ class Snapshot:
     def latest_parts(self) -> pa.Table:
         """One row of UNIT_OUTCOME_SCHEMA for each clip or segment: of its latest unit, or retryable if that has no
         entry."""
-        rows = pa.concat_tables([self.outcomes, _not_finished(self._waiting)])
-        if not len(self._repeated):
+        rows, repeated = pa.concat_tables([self.outcomes, _not_finished(self._waiting)]), _repeated(self.plan)
+        if not len(repeated):
             return rows
-        is_again = _among(rows["clip_id"], self._repeated)
+        is_again = _among(rows["clip_id"], repeated)
         again = rows.filter(is_again)
         place = pc.index_in(again["unit"], value_set=pc.unique(self.plan["unit"])).to_pylist()
         last: dict[str, tuple[int, int]] = {}
         for row, (clip_id, unit) in enumerate(zip(again["clip_id"].to_pylist(), place, strict=True)):
             last[clip_id] = max(last.get(clip_id, (-1, -1)), (-1 if unit is None else unit, row))
         return pa.concat_tables([rows.filter(pc.invert(is_again)), again.take([row for _, row in last.values()])])
+
+    def kin_of(self, clip_ids: Iterable[str]) -> pa.Table:
+        """The planned clips whose results hang together with these whole clips': their segments, what joins them, and
+        all that have the same bytes."""
+        ids = _whole_ids(self.clips["clip_id"])
+        originals = pc.coalesce(self.clips["same_as"], ids)
+        return self.clips.filter(_among(originals, originals.filter(_among(ids, pa.array(clip_ids, pa.string())))))
 
     def segments_of(self, clip_ids: Iterable[str]) -> pa.Table:
         """The rows of `segments` of these whole clips."""
@@ -347,14 +353,6 @@ class Snapshot:
     @cached_property
     def _waiting(self) -> pa.Table:
         return self.plan.filter(pc.invert(_among(self.plan["unit"], self._committed)))
-
-    @cached_property
-    def _repeated(self) -> pa.Array:
-        """The ids of clips that were planned more than once, as only later generations do."""
-        later = self.plan.filter(pc.invert(pc.starts_with(self.plan["unit"], "g000-")))["clip_id"]
-        ids = self.plan["clip_id"]
-        found = pc.value_counts(ids.filter(_among(ids, later)))
-        return found.field("values").filter(pc.greater(found.field("counts"), 1))
 
 
 class Ledger:
@@ -485,9 +483,13 @@ class Ledger:
         """Every planned unit, generation by generation."""
         return Units(self._plan())
 
-    def planned_clips(self) -> dict[str, Clip]:
-        """Every planned clip by its id."""
-        return {clip.clip_id: clip for unit in self.units() for clip in unit.clips}
+    def planned(self) -> pa.Table:
+        """Every planned clip, or segment of one, once: rows of CLIP_SCHEMA."""
+        return _each_once(self._plan())
+
+    def planned_ids(self) -> pa.ChunkedArray | pa.Array:
+        """The ids of all planned clips; of one that was cut, that of the whole."""
+        return _whole_ids(self._plan()["clip_id"])
 
     def pending_units(self, current: Sequence[Clip] | pa.Table = ()) -> Units:
         """Planned units without an entry. `current` clips tell where the bytes of the same ids lie today."""
@@ -498,6 +500,12 @@ class Ledger:
         urls = given["url"].take(place)
         place = PLAN_SCHEMA.get_field_index("url")
         return Units(waiting.set_column(place, PLAN_SCHEMA.field("url"), pc.coalesce(urls, waiting["url"])))
+
+    def take_back(self, unit_ids: Iterable[str]) -> None:
+        """Make units pending again whose rows hold no more; the shards are swept once there are others."""
+        self.reopen()  # First: _SUCCESS must never stand beside a plan with more to do.
+        for unit_id in unit_ids:
+            self.storage.delete(f"ledger/{unit_id}.json")
 
     # Commit
 
@@ -586,10 +594,11 @@ class Ledger:
         committed."""
         return list(outcomes_of(self.snapshot().latest))
 
-    def settled(self) -> list[Outcome] | None:
+    def settled(self) -> pa.Table | None:
         """The outcomes of a run with nothing left to do, without reading its entries; None if there may be some.
 
-        They are those of outcomes.jsonl, where _SUCCESS stands and every shard of the manifest is there with its bytes.
+        Rows of OUTCOME_SCHEMA: those of outcomes.jsonl, where _SUCCESS stands and every shard of the manifest is there
+        with its bytes.
         """
         if not self.storage.exists("_SUCCESS"):
             return None
@@ -599,7 +608,7 @@ class Ledger:
         stored = {name: size for table in tables for name, size in self.storage.sizes(table).items()}
         if any(stored.get(shard["path"]) != shard["bytes"] for shard in shards):
             return None
-        return [outcome_of(json.loads(line)) for line in found["outcomes.jsonl"].splitlines()]
+        return _outcomes_in(found["outcomes.jsonl"])
 
     def shards(self, table: str | None = None) -> list[dict[str, Any]]:
         """Every committed shard, sorted by unit; of one table only if named."""
@@ -841,13 +850,6 @@ def _tables(entries: Iterable[Mapping[str, Any]]) -> set[str]:
     return {shard["table"] for entry in entries for shard in entry["shards"]}
 
 
-def clip_table(clips: Sequence[Clip] | pa.Table) -> pa.Table:
-    """Clips as a table of CLIP_SCHEMA; a table stays as it is."""
-    if isinstance(clips, pa.Table):
-        return clips
-    return pa.table({name: [getattr(clip, name) for clip in clips] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA)
-
-
 def joined(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """One outcome for each whole clip, in the order given, out of those of its segments.
 
@@ -862,8 +864,7 @@ def joined(outcomes: Iterable[Outcome]) -> list[Outcome]:
 def _joined(clip_id: str, parts: Sequence[Outcome]) -> Outcome:
     if [part.clip_id for part in parts] == [clip_id]:
         return parts[0]
-    # A header that claims too much made them.
-    real = [part for part in parts if part.reason not in ("range_past_end", "no_frames")] or list(parts)
+    real = [part for part in parts if part.reason not in NOT_THERE] or list(parts)
     by_state = {state: [part for part in real if part.state is state] for state in State}
     order = (State.RETRYABLE, State.DONE, State.QUARANTINED, State.NO_FACE)
     state = next(state for state in order if by_state[state])
@@ -914,6 +915,18 @@ def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _lines(table: pa.Table) -> Iterator[bytes]:
     return (f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in _rows(table))
+
+
+def _outcomes_in(lines: bytes) -> pa.Table:
+    """Rows of OUTCOME_SCHEMA from outcomes.jsonl."""
+    if not lines:
+        return OUTCOME_SCHEMA.empty_table()
+    fields = [pa.field(field.name, field.type) for field in OUTCOME_SCHEMA]
+    parsing = pyarrow.json.ParseOptions(explicit_schema=pa.schema(fields))
+    reading = pyarrow.json.ReadOptions(block_size=2**24)
+    return pyarrow.json.read_json(pa.BufferReader(lines), read_options=reading, parse_options=parsing).cast(
+        OUTCOME_SCHEMA
+    )
 
 
 def _outcome_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -987,6 +1000,30 @@ def _whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         return clip_ids
     ids = pa.array(map(whole_id, clip_ids.filter(is_part).to_pylist()), pa.string())
     return pc.replace_with_mask(_whole(clip_ids), _whole(is_part), ids)
+
+
+def whole_clips(clips: pa.Table) -> pa.Table:
+    """The rows of CLIP_SCHEMA that are of whole clips; one that joins its segments has no `same_as` in them."""
+    place = CLIP_SCHEMA.get_field_index("same_as")
+    same_as = pc.if_else(_joins(clips), pa.scalar(None, pa.string()), clips["same_as"])
+    return clips.set_column(place, CLIP_SCHEMA.field(place), same_as).filter(pc.invert(_is_part(clips["clip_id"])))
+
+
+def _repeated(plan: pa.Table) -> pa.Array:
+    """The ids of clips that were planned more than once, as only later generations do."""
+    later = plan.filter(pc.invert(pc.starts_with(plan["unit"], "g000-")))["clip_id"]
+    found = pc.value_counts(plan["clip_id"].filter(_among(plan["clip_id"], later)))
+    return found.field("values").filter(pc.greater(found.field("counts"), 1))
+
+
+def _each_once(plan: pa.Table) -> pa.Table:
+    """The rows of the plan without their units, each clip or segment once."""
+    clips, repeated = plan.drop_columns("unit"), _repeated(plan)
+    if not len(repeated):
+        return clips
+    again = _among(clips["clip_id"], repeated)
+    first = pc.index_in(repeated, value_set=_whole(clips["clip_id"]))
+    return pa.concat_tables([clips.filter(pc.invert(again)), clips.take(first)])
 
 
 def _uncut(clips: pa.Table) -> pa.Table:

@@ -12,22 +12,31 @@ of its own:
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from pipeline.corpus import Corpus
-from pipeline.ledger import NOT_FINISHED, Ledger, Snapshot
-from pipeline.records import CLIP_LABEL_SCHEMA, EMOTIONS, FRAME_SCHEMA, Clip, Outcome, State, UsageError, whole_id
+from pipeline.ledger import NOT_FINISHED, Ledger, Snapshot, whole_clips
+from pipeline.records import (
+    CLIP_LABEL_SCHEMA,
+    CLIP_SCHEMA,
+    EMOTIONS,
+    FRAME_SCHEMA,
+    Clip,
+    Outcome,
+    State,
+    UsageError,
+    clip_table,
+)
 
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 # Measured: 0.6 core-seconds a clip of a second, 8 frames, Dlib's CNN in bf16. Used until a night was measured.
 DEFAULT_SECONDS_PER_CLIP = 0.6
 DRIFT_NIGHTS = 7
@@ -36,20 +45,22 @@ LEAST_NIGHTS, LEAST_CLIPS = 3, 30
 SPREADS = 3.0
 # What a figure may move by in any case.
 FLOORS = {"emotions": 0.15, "mean_entropy": 0.15, "face_rate": 0.1, "decode_integrity": 0.02}
-_MD5 = re.compile(r"[0-9a-f]{32}(-\d+)?")
+_MD5 = r"^[0-9a-f]{32}(-[0-9]+)?$"
+_SAME_AS = CLIP_SCHEMA.get_field_index("same_as")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
     """What a run has to do: the clips for the plan (known, new and copies), and how many there are of each kind.
 
+    clips: rows of CLIP_SCHEMA, by path. outcomes: rows of OUTCOME_SCHEMA of all that is planned, before this run.
     num_cut_off: planned before, never finished. num_older: not scored, and not modified since --since. num_later:
-    not scored, and left to the next run by --limit. outcomes: of all that is planned, before this run. is_settled:
-    nothing is to be done, and the last run ended with _SUCCESS.
+    not scored, and left to the next run by --limit. is_settled: nothing is to be done, and the last run ended with
+    _SUCCESS.
     """
 
-    corpus: Corpus
-    outcomes: Sequence[Outcome]
+    clips: pa.Table
+    outcomes: pa.Table
     is_settled: bool
     num_known: int
     num_new: int = 0
@@ -90,15 +101,18 @@ def parse_since(text: str) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def content_of(clip: Clip, *, paths_matter: bool = False) -> tuple[Any, ...]:
-    """What two clips share whose result must be the same.
+def contents_of(clips: pa.Table, *, paths_matter: bool = False) -> pa.ChunkedArray:
+    """What two clips (rows of CLIP_SCHEMA) share whose result must be the same, as text.
 
     Only an MD5, which S3's etags also are, tells that two files are alike; where a store gives anything else (a time, a
     generation), or where the path itself decides (given boxes), a clip is like no other.
     """
-    if paths_matter or not _MD5.fullmatch(clip.content_id):
-        return (clip.clip_id,)
-    return (clip.content_id, clip.size_bytes, clip.start_pts_seconds, clip.end_pts_seconds)
+    if paths_matter:
+        return clips["clip_id"]
+    names = ("size_bytes", "start_pts_seconds", "end_pts_seconds")
+    facts = [clips["content_id"], *(pc.fill_null(clips[name].cast(pa.string()), "") for name in names)]
+    is_hash = pc.match_substring_regex(clips["content_id"], _MD5)
+    return pc.if_else(is_hash, pc.binary_join_element_wise(*facts, " "), clips["clip_id"])
 
 
 def plan_night(
@@ -109,66 +123,99 @@ def plan_night(
     since: seconds of the epoch; clips whose store gives no time count as modified just now. limit: new contents to
     score, first by path; what is retryable or was cut off is done besides.
     """
-    settled = ledger.settled()
-    if settled is not None and all(outcome.state is not State.RETRYABLE for outcome in settled):
-        known = {outcome.clip_id for outcome in settled}
-        if all(clip.clip_id in known for clip in corpus.clips):
-            return Night(corpus=corpus, outcomes=settled, is_settled=True, num_known=len(corpus.clips))
-    known_outcomes = settled or (ledger.outcomes() if ledger.is_planned else [])
-    outcomes = {outcome.clip_id: outcome for outcome in known_outcomes}
-    planned = {
-        clip_id: replace(clip, same_as=None) if clip.joins_segments else clip
-        for clip_id, clip in (ledger.planned_clips() if ledger.is_planned else {}).items()
-        if whole_id(clip_id) == clip_id
-    }
-    first: dict[tuple[Any, ...], Clip] = {}
-    for clip in planned.values():
-        ended = outcomes[clip.clip_id]
-        was_read = ended.state is not State.QUARANTINED or ended.stage != "fetch"
-        if clip.same_as is None and was_read:
-            first.setdefault(content_of(clip, paths_matter=paths_matter), clip)
-    count: Counter[str] = Counter()
-    chosen: list[Clip] = []
-    here: dict[tuple[Any, ...], Clip] = {}
-    for clip in corpus.clips:
-        content = content_of(clip, paths_matter=paths_matter)
-        here.setdefault(content, clip)
-        original = first.get(content)
-        if clip.clip_id in planned:
-            count["known"] += 1
-            chosen.append(clip)
-        elif original is not None:
-            count["copies"] += 1
-            chosen.append(replace(clip, same_as=original.clip_id))
-        elif since is not None and corpus.modified.get(clip.clip_id, since) < since:
-            count["older"] += 1
-        elif limit is not None and count["new"] >= limit:
-            count["later"] += 1
-        else:
-            count["new"] += 1
-            chosen.append(clip)
-            first[content] = clip
-    given = {clip.clip_id for clip in chosen}
-    for clip in planned.values():
-        # Renamed before it was done: its bytes lie under the new name.
-        content = content_of(clip, paths_matter=paths_matter)
-        if clip.clip_id not in given and content in here and clip.same_as is None:
-            chosen.append(replace(clip, url=here[content].url))
-    unfinished = [outcome for outcome in known_outcomes if outcome.state is State.RETRYABLE]
-    to_try = [outcome for outcome in unfinished if planned[outcome.clip_id].same_as is None]
-    num_cut_off = sum(outcome.reason == NOT_FINISHED for outcome in to_try)
+    clips, outcomes = clip_table(corpus.clips), ledger.settled()
+    was_settled = outcomes is not None and not _retryable(outcomes).num_rows
+    if outcomes is not None and was_settled and _is_among(clips["clip_id"], outcomes["clip_id"]).all():
+        return Night(clips=clips, outcomes=outcomes, is_settled=True, num_known=clips.num_rows)
+    if outcomes is None:
+        found = ledger.snapshot()
+        planned, outcomes = whole_clips(found.clips), found.latest
+    else:
+        planned = whole_clips(ledger.planned())
+    content, planned_content = (contents_of(each, paths_matter=paths_matter) for each in (clips, planned))
+    original = _original_ids(planned, planned_content, outcomes, content=content)
+
+    is_known = _is_among(clips["clip_id"], planned["clip_id"])
+    is_copy = ~is_known & np.asarray(pc.is_valid(original))
+    is_rest = ~is_known & ~is_copy
+    is_older = is_rest & _is_older(clips, corpus.modified, since=since)
+    place, leader = np.arange(clips.num_rows), _leaders(content, is_rest & ~is_older)
+    leads = leader == place
+    is_new = leads & (np.cumsum(leads) <= (clips.num_rows if limit is None else limit))
+    follows = is_rest & (leader < place) & np.append(is_new, False)[leader]
+    is_older &= ~follows
+
+    leader_ids = clips["clip_id"].take(pa.array(np.where(follows, leader, 0), mask=~follows))
+    same_as = pc.if_else(pa.array(is_copy), original, leader_ids)
+    chosen = clips.set_column(_SAME_AS, CLIP_SCHEMA.field(_SAME_AS), same_as)
+    chosen = chosen.filter(pa.array(is_known | is_copy | is_new | follows))
+    chosen = pa.concat_tables([chosen, _renamed(planned, planned_content, clips, content)])
+    unfinished, copies = _retryable(outcomes), planned["clip_id"].filter(pc.is_valid(planned["same_as"]))
+    to_try = unfinished.filter(pa.array(~_is_among(unfinished["clip_id"], copies)))
+    num_cut_off = to_try.filter(pc.field("reason") == NOT_FINISHED).num_rows
+    num_new, num_copies = int(is_new.sum()), int((is_copy | follows).sum())
     return Night(
-        corpus=replace(corpus, clips=tuple(sorted(chosen, key=lambda clip: (clip.path, clip.clip_id)))),
-        outcomes=known_outcomes,
-        is_settled=settled is not None and not unfinished and not count["new"] and not count["copies"],
-        num_known=count["known"],
-        num_new=count["new"],
-        num_copies=count["copies"] + len(unfinished) - len(to_try),
-        num_retryable=len(to_try) - num_cut_off,
+        clips=chosen.sort_by([("path", "ascending"), ("clip_id", "ascending")]),
+        outcomes=outcomes,
+        is_settled=was_settled and not num_new and not num_copies,
+        num_known=int(is_known.sum()),
+        num_new=num_new,
+        num_copies=num_copies + unfinished.num_rows - to_try.num_rows,
+        num_retryable=to_try.num_rows - num_cut_off,
         num_cut_off=num_cut_off,
-        num_older=count["older"],
-        num_later=count["later"],
+        num_older=int(is_older.sum()),
+        num_later=int((is_rest & ~is_new & ~follows & ~is_older).sum()),
     )
+
+
+def _original_ids(
+    planned: pa.Table, planned_content: pa.ChunkedArray, outcomes: pa.Table, *, content: pa.ChunkedArray
+) -> pa.ChunkedArray:
+    """For each content the id of the first planned clip that has it and is no copy, or null. What could not be fetched
+    has no result to share."""
+    unread = (pc.field("state") == State.QUARANTINED.value) & (pc.field("stage") == "fetch")
+    is_unread = _is_among(planned["clip_id"], outcomes.filter(unread)["clip_id"])
+    may_lead = pa.array(np.asarray(pc.is_null(planned["same_as"])) & ~is_unread)
+    known = pc.index_in(content, value_set=_whole(planned_content.filter(may_lead)))
+    return planned["clip_id"].filter(may_lead).take(known)
+
+
+def _leaders(content: pa.ChunkedArray, may_lead: np.ndarray) -> np.ndarray:
+    """For each row the place of the first row of its content that may lead; the number of rows where none may."""
+    codes = np.asarray(pc.index_in(content, value_set=_whole(pc.unique(content))))
+    first = np.full(len(codes), len(codes))
+    np.minimum.at(first, codes[may_lead], np.flatnonzero(may_lead))
+    return first[codes]
+
+
+def _is_older(clips: pa.Table, modified: Mapping[str, float], *, since: float | None) -> np.ndarray:
+    if since is None:
+        return np.zeros(clips.num_rows, bool)
+    return np.array([modified.get(clip_id, since) < since for clip_id in clips["clip_id"].to_pylist()], bool)
+
+
+def _renamed(
+    planned: pa.Table, planned_content: pa.ChunkedArray, clips: pa.Table, content: pa.ChunkedArray
+) -> pa.Table:
+    """The planned clips whose bytes lie under another name now, where they are to be read if they are not done."""
+    place = pc.index_in(planned_content, value_set=_whole(content))
+    is_gone = ~_is_among(planned["clip_id"], clips["clip_id"]) & np.asarray(pc.is_null(planned["same_as"]))
+    moved = pa.array(is_gone & np.asarray(pc.is_valid(place)))
+    urls, number = clips["url"].take(place.filter(moved)), CLIP_SCHEMA.get_field_index("url")
+    return planned.filter(moved).set_column(number, CLIP_SCHEMA.field(number), urls)
+
+
+def _retryable(outcomes: pa.Table) -> pa.Table:
+    return outcomes.filter(pc.field("state") == State.RETRYABLE.value)
+
+
+def _is_among(column: pa.ChunkedArray, values: pa.ChunkedArray) -> np.ndarray:
+    """Whether each value of `column` is one of `values`."""
+    return np.asarray(pc.is_in(column, value_set=_whole(values)))
+
+
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def estimated_seconds(ledger: Ledger, night: Night) -> tuple[float, str]:

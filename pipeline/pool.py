@@ -37,9 +37,9 @@ from rich.text import Text
 from pipeline.console import is_json, say, tell
 from pipeline.corpus import Corpus
 from pipeline.fence import FenceLimits
-from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units, clip_table
+from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units
 from pipeline.preflight import FOLDER, check_output
-from pipeline.records import State, UsageError, clip_of
+from pipeline.records import State, UsageError, clip_of, clip_table
 from pipeline.storage import Storage, StorageError, redacted, redacted_values
 from pipeline.telemetry import UnitMetrics
 
@@ -221,13 +221,15 @@ def run_corpus(
     num_gpus: float = 0.0,
     start_shared: Callable[[], Mapping[str, Any]] | None = None,
     close: Callable[[Ledger], Mapping[str, Any]] | None = None,
+    clips: pa.Table | None = None,
 ) -> Run:
     """Plan the corpus into the ledger at `output`, run what is missing, audit, and write summary and manifest.
 
     `actor(ledger_url=..., **arguments)` is built once in each Ray actor. start_shared: called once Ray runs, gives
     further arguments, such as the handles of actors that all of them share. close: called before the audit; it commits
-    the units of copies, which no actor gets, and what it returns joins the summary. Raises LedgerError if the output
-    belongs to another config or another run is writing it.
+    the units of copies, which no actor gets, and what it returns joins the summary. clips: rows of CLIP_SCHEMA to plan
+    in place of the corpus' own. Raises LedgerError if the output belongs to another config or another run is writing
+    it.
     """
     started = time.monotonic()
     ledger = Ledger(output_for(output, kind=kind, plan_config=plan_config, force_new=config.force_new))
@@ -235,14 +237,14 @@ def run_corpus(
     if corpus.ignored:
         reasons = Counter(ignored.reason for ignored in corpus.ignored)
         say(f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items()))
+    clips = clip_table(corpus.clips) if clips is None else clips
     with ledger.lock() as lock:
         told = ledger.plan(
-            corpus.clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
+            clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
         )
         for line in told:
             say(line)
         ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
-        clips = clip_table(corpus.clips)
         pending = ledger.pending_units(clips)
         units = pending.without_copies()
         errors: list[str] = []

@@ -26,9 +26,9 @@ from pipeline.extract import ClipExtractor, Detect, ExtractConfig, detector_of, 
 from pipeline.fence import FenceLimits
 from pipeline.gpu_detection import start_detectors
 from pipeline.ledger import Ledger, Snapshot, Unit
-from pipeline.pool import PoolConfig, Run, num_cluster_gpus, print_summary, run_corpus
+from pipeline.pool import PoolConfig, Run, num_cluster_gpus, output_for, print_summary, run_corpus
 from pipeline.preflight import check_clips, preflight
-from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, table_of
+from pipeline.records import EXAMPLE_SCHEMA, Box, Example, UsageError, clip_table, table_of
 from pipeline.segments import segmented
 from pipeline.storage import absolute_url, read_url
 
@@ -106,21 +106,30 @@ def preprocess(config: PreprocessConfig) -> Run:
         say(line)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
     check_clips(corpus.clips)
+    plan_config = {**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)}
+    output = output_for(config.output, kind=KIND, plan_config=plan_config, force_new=config.force_new)
+    clips = clip_table(corpus.clips)
     if config.segment_seconds:
+        ledger = Ledger(output)
+        ledger.check(kind=KIND, config=plan_config)
         clips = segmented(
-            corpus.clips, segment_seconds=config.segment_seconds, sample_fps=config.sample_fps, limits=config.limits
+            clips,
+            ledger.planned_ids(),
+            segment_seconds=config.segment_seconds,
+            sample_fps=config.sample_fps,
+            limits=config.limits,
         )
-        corpus = replace(corpus, clips=tuple(clips))
     run = run_corpus(
         corpus,
-        config.output,
+        output,
         kind=KIND,
-        plan_config={**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)},
+        plan_config=plan_config,
         versions=versions(),
         actor=PreprocessActor,
         arguments={"config": extract_config, "limits": config.limits},
-        config=config,
+        config=replace(config, force_new=False),
         start_shared=shared_detection(extract_config, device=device),
+        clips=clips,
     )
     if config.page:
         found = run.found or run.ledger.snapshot()

@@ -8,7 +8,7 @@ xyxy integer pixels, half-open, in the full upright frame.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -419,6 +419,13 @@ def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
             if row.get(name) is not None:
                 row[name] = dict(zip(EMOTIONS, row[name], strict=True))
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+def clip_table(clips: Sequence[Clip] | pa.Table) -> pa.Table:
+    """Clips as a table of CLIP_SCHEMA; a table stays as it is."""
+    if isinstance(clips, pa.Table):
+        return clips
+    return pa.table({name: [getattr(clip, name) for clip in clips] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA)
 
 
 def clip_of(row: Mapping[str, Any]) -> Clip:

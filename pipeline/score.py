@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ import torch
 from pipeline import report
 from pipeline.checkpoint import load_checkpoint, read_checkpoint_info
 from pipeline.console import log_as_json, say
-from pipeline.corpus import LAYOUTS, Corpus, read_corpus
+from pipeline.corpus import LAYOUTS, read_corpus
 from pipeline.dataset import normalised, read_pair
 from pipeline.extract import ClipExtractor, Detect, ExtractConfig, extract_config_of
 from pipeline.fence import FenceLimits
@@ -53,6 +52,7 @@ from pipeline.preprocess import (
 )
 from pipeline.records import (
     CLIP_LABEL_SCHEMA,
+    CLIP_SCHEMA,
     EMOTIONS,
     FRAME_SCHEMA,
     OUTCOME_SCHEMA,
@@ -457,16 +457,14 @@ def score(config: ScoreConfig) -> Run:
     say(f"model {info['checkpoint_sha256'][:12]}: {night}")
     if config.dry_run or night.is_settled:
         return _told(ledger, night, config=config, started=started)
-    check_clips(night.corpus.clips)
-    corpus = _cut(night, config=config, extract_config=extract_config) if config.segment_seconds else night.corpus
+    check_clips(corpus.clips)
+    clips = _cut(ledger, night, config=config, extract_config=extract_config) if config.segment_seconds else night.clips
     device = _device(config.device) if night.num_to_score else "cpu"  # To ask for a GPU starts Ray.
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
 
     def close(ledger: Ledger) -> dict[str, Any]:
         found, sha256 = ledger.snapshot(), info["checkpoint_sha256"]
-        entries = join_segments(
-            ledger, found, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day
-        )
+        entries = join_segments(ledger, found, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day)
         return close_night(ledger, found.with_entries(entries) if entries else found, day=day)
 
     run = run_corpus(
@@ -492,6 +490,7 @@ def score(config: ScoreConfig) -> Run:
         num_gpus=_gpu_of_actor(device=device, detector_device=detector_device),
         start_shared=shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU),
         close=close,
+        clips=clips,
     )
     if config.page and night.num_to_score:
         write_page(run, day=day, config=config)
@@ -501,24 +500,25 @@ def score(config: ScoreConfig) -> Run:
     return run
 
 
-def _cut(night: Night, *, config: ScoreConfig, extract_config: ExtractConfig) -> Corpus:
+def _cut(ledger: Ledger, night: Night, *, config: ScoreConfig, extract_config: ExtractConfig) -> pa.Table:
     """The night's clips, the long ones among the new as segments and the clip that joins them."""
-    known = {outcome.clip_id for outcome in night.outcomes}
-    new = [clip for clip in night.corpus.clips if clip.clip_id not in known and clip.same_as is None]
-    parts = segmented(
-        new, segment_seconds=config.segment_seconds, sample_fps=extract_config.sample_fps, limits=config.limits
+    clips = segmented(
+        night.clips,
+        ledger.planned_ids(),
+        segment_seconds=config.segment_seconds,
+        sample_fps=extract_config.sample_fps,
+        limits=config.limits,
     )
-    cut = {whole_id(part.clip_id) for part in parts if whole_id(part.clip_id) != part.clip_id}
-    joins = [replace(clip, same_as=clip.clip_id) for clip in new if clip.clip_id in cut]
-    rest = set(new)
-    return replace(night.corpus, clips=(*parts, *joins, *(clip for clip in night.corpus.clips if clip not in rest)))
+    joins = night.clips.filter(pc.invert(pc.field("clip_id").isin(clips["clip_id"])))
+    place = CLIP_SCHEMA.get_field_index("same_as")
+    return pa.concat_tables([clips, joins.set_column(place, CLIP_SCHEMA.field(place), joins["clip_id"])])
 
 
 def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) -> Run:
     """The end of a run that starts no work: what was or would be done, from the outcomes alone."""
-    count = Counter(outcome.state for outcome in night.outcomes)
+    states = night.outcomes["state"].to_pylist()
     audit = Audit(
-        num_inputs=len(night.outcomes), num_by_state={str(state): count[state] for state in State}, problems=()
+        num_inputs=len(states), num_by_state={str(state): states.count(state.value) for state in State}, problems=()
     )
     summary = {"new": night.num_new, "to_score": night.num_to_score, "same_content": night.num_copies}
     if config.dry_run:

@@ -11,41 +11,57 @@ from __future__ import annotations
 import errno
 import math
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute
+
 from pipeline.archives import is_member
 from pipeline.corpus import local_path
 from pipeline.fence import Fence, FenceError, FenceLimits
-from pipeline.records import Clip, segment_id
+from pipeline.records import Clip, clip_of, clip_table, segment_id
 from pipeline.storage import RangedFile, StorageError, open_filesystem
 from pipeline.video import claimed_range
 
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 MIN_BYTES = 2**20  # a smaller file is not asked for its length: a minute of video has more
 MAX_SEGMENTS = 10_000
 END_BYTES = 2**24  # of a remote file, what is read of its beginning and end: an index of 16 MiB is one of 10 hours
 
 
 def segmented(
-    clips: Sequence[Clip], *, segment_seconds: float, sample_fps: float | None, limits: FenceLimits
-) -> list[Clip]:
-    """The clips, each that claims to be longer than `segment_seconds` as its segments, in order.
+    clips: pa.Table,
+    known_ids: pa.ChunkedArray | pa.Array,
+    *,
+    segment_seconds: float,
+    sample_fps: float | None,
+    limits: FenceLimits,
+) -> pa.Table:
+    """The clips (rows of CLIP_SCHEMA), and in place of each that claims to be longer than `segment_seconds` its
+    segments.
 
+    known_ids: of clips that a plan has, which stay whole here as the plan keeps its cut, and are not opened.
     sample_fps: the rate of sampling, so that each segment begins where the whole clip would be sampled; None: every
-    frame. Clips with a time range of their own, images, members of archives and files whose length cannot be told
-    stay whole. Raises StorageError where the store of a clip fails.
+    frame. Clips with a time range of their own, images, members of archives, copies and files whose length cannot be
+    told stay whole too. Raises StorageError where the store of a clip fails.
     """
-    found: list[Clip] = []
+    is_known = pc.is_in(clips["clip_id"], value_set=_whole(known_ids))
+    may_be_long = pc.and_(pc.greater_equal(clips["size_bytes"], MIN_BYTES), pc.invert(is_known))
+    for name in ("start_pts_seconds", "end_pts_seconds", "same_as"):
+        may_be_long = pc.and_(may_be_long, pc.is_null(clips[name]))
+    parts: list[Clip] = []
     with Fence(build_probe, {}, limits=limits, preload=("av",)) as fence:
-        for clip in clips:
-            claimed = _claimed(clip, fence) if _may_be_long(clip) else None
-            found += [clip] if claimed is None else cut(
+        for row in clips.filter(may_be_long).to_pylist():
+            clip = clip_of(row)
+            claimed = None if is_member(clip.url) else _claimed(clip, fence)
+            parts += [clip] if claimed is None else cut(
                 clip, *claimed, segment_seconds=segment_seconds, sample_fps=sample_fps
             )  # fmt: skip
-    return found
+    return pa.concat_tables([clips.filter(pc.invert(may_be_long)), clip_table(parts)])
 
 
 def cut(
@@ -74,9 +90,8 @@ def build_probe() -> Callable[..., Generator[None, None, tuple[float, float] | N
     return work
 
 
-def _may_be_long(clip: Clip) -> bool:
-    is_ranged = clip.start_pts_seconds is not None or clip.end_pts_seconds is not None
-    return clip.size_bytes >= MIN_BYTES and not is_ranged and not is_member(clip.url)
+def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _claimed(clip: Clip, fence: Fence) -> tuple[float, float] | None:

@@ -184,9 +184,7 @@ def score_page(summary, outcomes, frames, tracks, clips, *, thumbnails=(), **opt
     for label in report.shown_clips(labels, {each.clip_id for each in thumbnails}):
         own = [[row for row in rows if row["clip_id"] == label["clip_id"]] for rows in (frames, tracks)]
         pictures = [each for each in thumbnails if each.clip_id == label["clip_id"]]
-        shown.append(
-            report.shown_clip(label, table_of(own[0], FRAME_SCHEMA), table_of(own[1], TRACK_SCHEMA), pictures)
-        )
+        shown.append(report.shown_clip(label, table_of(own[0], FRAME_SCHEMA), table_of(own[1], TRACK_SCHEMA), pictures))
     outcomes = table_of(list(map(asdict, outcomes)), OUTCOME_SCHEMA)
     return report.score_page(summary, outcomes, labels, shown, **options)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.night import (
     DEFAULT_SECONDS_PER_CLIP,
     close_night,
     commit_copies,
-    content_of,
+    contents_of,
     estimated_seconds,
     parse_since,
     partition_of,
@@ -27,7 +28,17 @@ from pipeline.night import (
     unit_facts,
 )
 from pipeline.quarantine import quarantined, retry
-from pipeline.records import CLIP_LABEL_SCHEMA, EMOTIONS, FRAME_SCHEMA, TRACK_SCHEMA, Clip, Outcome, State, UsageError
+from pipeline.records import (
+    CLIP_LABEL_SCHEMA,
+    EMOTIONS,
+    FRAME_SCHEMA,
+    TRACK_SCHEMA,
+    Clip,
+    Outcome,
+    State,
+    UsageError,
+    clip_table,
+)
 from pipeline.score import Predictor, ScoreConfig, score, temperature_of
 from pipeline.storage import Storage
 from pipeline.synthetic import BROKEN_PATH, FACELESS_PATH, make_corpus
@@ -289,7 +300,7 @@ def corpus_of(folder, **contents):
 
 def planned(ledger, corpus, **options):
     night = plan_night(ledger, corpus, **options)
-    ledger.plan(night.corpus.clips, **PLAN)
+    ledger.plan(night.clips, **PLAN)
     return night
 
 
@@ -331,7 +342,7 @@ def test_a_clip_renamed_before_it_was_done_is_read_where_it_lies_now(tmp_path):
     planned(ledger, corpus_of(tmp_path / "in", a=b"one"))
     night = planned(ledger, corpus_of(tmp_path / "in", folder__b=b"one"))
     assert (night.num_new, night.num_cut_off, night.num_copies) == (0, 1, 1)
-    units = ledger.pending_units(night.corpus.clips)
+    units = ledger.pending_units(night.clips)
     (unit,) = (unit for unit in units if not unit.is_of_copies)
     assert [(clip.path, clip.url) for clip in unit.clips] == [("a.avi", str(tmp_path / "in/folder/b.avi"))]
 
@@ -342,12 +353,22 @@ def test_a_limit_takes_the_first_contents_by_path_and_leaves_the_rest(tmp_path):
     paths = []
     for _ in range(2):
         night = planned(ledger, corpus, limit=2)
-        paths.append([clip.path for clip in night.corpus.clips])
+        paths.append(night.clips["path"].to_pylist())
         commit_all(ledger)
         commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
         ledger.finish(ledger.audit(), input_description="")
     assert paths == [["a.avi", "b.avi", "c.avi"], ["a.avi", "b.avi", "c.avi", "d.avi", "e.avi"]]
     assert plan_night(ledger, corpus, limit=2).is_settled
+
+
+def test_a_clip_older_than_since_is_left_unless_a_newer_one_with_its_bytes_comes_first_by_path(tmp_path):
+    corpus = corpus_of(tmp_path / "in", a=b"1", b=b"1", c=b"2", d=b"2", e=b"3")
+    age = dict(zip([clip.clip_id for clip in corpus.clips], (9.0, 1.0, 1.0, 9.0, 1.0), strict=True))
+    night = plan_night(Ledger(str(tmp_path / "out")), replace(corpus, modified=age), since=5.0)
+    names = dict(zip(night.clips["clip_id"].to_pylist(), night.clips["path"].to_pylist(), strict=True))
+    found = {row["path"]: names.get(row["same_as"]) for row in night.clips.to_pylist()}
+    assert found == {"a.avi": None, "b.avi": "a.avi", "d.avi": None}
+    assert (night.num_new, night.num_copies, night.num_older) == (2, 1, 2)
 
 
 def test_the_estimate_is_what_earlier_nights_took(tmp_path):
@@ -364,30 +385,34 @@ def test_a_night_is_closed_from_one_reading_of_each_entry(tmp_path, monkeypatch)
     commit_all(ledger, seconds=0.1)
     entries = ledger.entries()
     read, names = Storage.read, []
-    monkeypatch.setattr(Storage, "read", lambda self, name, **options: names.append(name) or read(self, name, **options))
+    monkeypatch.setattr(
+        Storage, "read", lambda self, name, **options: names.append(name) or read(self, name, **options)
+    )
     assert close_night(ledger, ledger.snapshot(), day="2026-11-20")["same_content"] == 1
     assert sorted(name for name in names if name.startswith("ledger/")) == [f"ledger/{e['unit']}.json" for e in entries]
     seconds = sum(row["seconds"] for entry in entries for row in entry["outcomes"])
-    assert json.loads(ledger.storage.read("nights/2026-11-20.json")) == {
-        **{"day": "2026-11-20", "clips": 3, "labelled_clips": 0, "frames": 0, "faces": 0},
-        **{"core_seconds": round(seconds, 3), "emotions": None, "mean_entropy": None, "face_rate": None},
-        "decode_integrity": None,
-    }
+    record = json.loads(ledger.storage.read("nights/2026-11-20.json"))
+    assert (record["clips"], record["core_seconds"]) == (3, round(seconds, 3))
 
 
 def clip_with(content_id, **fields):
     return Clip(**{"clip_id": "0" * 20, "path": "a", "url": "a", "size_bytes": 1, "content_id": content_id, **fields})
 
 
+def are_alike(*clips, **options):
+    one, other = contents_of(clip_table(clips), **options).to_pylist()
+    return one == other
+
+
 def test_only_a_hash_of_the_bytes_tells_that_two_clips_are_alike():
     md5, other = "0" * 32, {"clip_id": "1" * 20, "path": "b"}
     for content_id in (md5, f"{md5}-12"):
-        assert content_of(clip_with(content_id)) == content_of(clip_with(content_id, **other))
-    assert content_of(clip_with(md5)) != content_of(clip_with(md5, start_pts_seconds=1.0))
-    assert content_of(clip_with(md5)) != content_of(clip_with(md5, size_bytes=2))
-    assert content_of(clip_with(md5), paths_matter=True) != content_of(clip_with(md5, **other), paths_matter=True)
+        assert are_alike(clip_with(content_id), clip_with(content_id, **other))
+    assert not are_alike(clip_with(md5), clip_with(md5, **other, start_pts_seconds=1.0))
+    assert not are_alike(clip_with(md5), clip_with(md5, **other, size_bytes=2))
+    assert not are_alike(clip_with(md5), clip_with(md5, **other), paths_matter=True)
     for content_id in ("missing", "12 2026-11-22", "0x8D4BCC2E4835CD0"):
-        assert content_of(clip_with(content_id)) != content_of(clip_with(content_id, **other))
+        assert not are_alike(clip_with(content_id), clip_with(content_id, **other))
 
 
 def test_probabilities_are_at_the_checkpoints_temperature(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,9 +20,22 @@ from pipeline.ledger import Ledger, joined
 from pipeline.models import build_model
 from pipeline.night import close_night
 from pipeline.preprocess import PreprocessConfig, preprocess
-from pipeline.records import EXAMPLE_SCHEMA, Clip, Outcome, State, UsageError, segment_id, table_of, whole_id
+from pipeline.quarantine import chosen, quarantined, retry
+from pipeline.records import (
+    EXAMPLE_SCHEMA,
+    FRAME_SCHEMA,
+    Clip,
+    Outcome,
+    State,
+    UsageError,
+    clip_table,
+    segment_id,
+    table_of,
+    whole_id,
+)
+from pipeline.records import clip_of as clip_of_row
 from pipeline.score import ScoreActor, ScoreConfig, join_segments, score
-from pipeline.segments import cut, segmented
+from pipeline.segments import cut
 from pipeline.video import claimed_range
 
 pytestmark = pytest.mark.timeout(300)
@@ -59,6 +73,14 @@ def any_size(monkeypatch):
     monkeypatch.setattr(room, "MIN_BYTES", 0)
 
 
+def segmented(clips, *, known=(), **options):
+    """The clips as a plan would have them."""
+    options = {"limits": FenceLimits(), **options}
+    return list(
+        map(clip_of_row, room.segmented(clip_table(clips), pa.array(known, pa.string()), **options).to_pylist())
+    )
+
+
 def config_of(films, **changes):
     return {"boxes": str(films / "boxes.csv"), "face_px": 16, "context_px": 16, "image_format": "png", **changes}
 
@@ -81,7 +103,7 @@ def keys(examples):
 def test_segments_give_the_examples_of_the_whole_clip(films, sampling):
     clips = read_corpus(str(films / "in")).clips
     config = ExtractConfig(**config_of(films, **sampling))
-    parts = segmented(clips, segment_seconds=4.7, sample_fps=config.sample_fps, limits=FenceLimits())
+    parts = segmented(clips, segment_seconds=4.7, sample_fps=config.sample_fps)
     assert [len([p for p in parts if whole_id(p.clip_id) == clip.clip_id]) for clip in clips] == [5, 5, 5, 1]
     whole, whole_outcomes = extracted(clips, config)
     found, outcomes = extracted(parts, config)
@@ -94,8 +116,8 @@ def test_segments_give_the_examples_of_the_whole_clip(films, sampling):
 def test_only_long_clips_without_a_range_of_their_own_are_cut(films):
     clips = read_corpus(str(films / "in")).clips
     ranged = [replace(clip, start_pts_seconds=1.0) for clip in clips]
-    assert segmented(ranged, segment_seconds=4, sample_fps=2.0, limits=FenceLimits()) == ranged
-    assert segmented(clips, segment_seconds=60, sample_fps=2.0, limits=FenceLimits()) == list(clips)
+    assert segmented(ranged, segment_seconds=4, sample_fps=2.0) == ranged
+    assert segmented(clips, segment_seconds=60, sample_fps=2.0) == list(clips)
 
 
 @pytest.mark.usefixtures("any_size")
@@ -104,7 +126,17 @@ def test_a_film_on_s3_is_cut_by_its_ends_alone(films, s3, monkeypatch):
     s3.put("in/film.avi", (films / "in/film.avi").read_bytes())
     clips = read_corpus(s3.url("in")).clips
     assert clips[0].size_bytes > 40_000
-    assert len(segmented(clips, segment_seconds=4.0, sample_fps=2.0, limits=FenceLimits())) == 6
+    assert len(segmented(clips, segment_seconds=4.0, sample_fps=2.0)) == 6
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_clip_that_is_planned_is_not_opened_again(films, monkeypatch):
+    clips, opened = read_corpus(str(films / "in")).clips, []
+    monkeypatch.setattr(room, "_claimed", lambda clip, _: opened.append(clip.path))
+    assert segmented(clips, known=[clip.clip_id for clip in clips], segment_seconds=4.0, sample_fps=2.0) == list(clips)
+    assert opened == []
+    segmented(clips, known=[clip.clip_id for clip in clips[1:]], segment_seconds=4.0, sample_fps=2.0)
+    assert opened == [clips[0].path]
 
 
 def clip_of(**changes):
@@ -186,7 +218,7 @@ def test_the_ledger_counts_whole_clips_and_keeps_the_cut_it_planned(tmp_path):
 
 
 @pytest.mark.usefixtures("any_size")
-def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path):
+def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path, monkeypatch):
     values = {"input": str(films / "in"), "page": False, **config_of(films, sample_fps=2.0)}
     run = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=5.0, **values))
     assert run.audit.holds
@@ -199,8 +231,10 @@ def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path):
         (r["clip_id"], r["frame_index"], r["pts_seconds"], r["face_jpeg"], r["context_jpeg"]) for r in rows
     ) == (sorted(keys(whole)))
     assert {o.path: o.num_examples for o in run.ledger.outcomes()} == {o.path: o.num_examples for o in outcomes}
-    again = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=0.0, **values))
-    assert again.summary["processed"] == 0
+    monkeypatch.setattr(room, "_claimed", lambda *_: pytest.fail("a planned clip was opened"))
+    for seconds in (5.0, 0.0):
+        again = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=seconds, **values))
+        assert again.summary["processed"] == 0
 
 
 DAY = "2026-11-22"
@@ -303,8 +337,87 @@ def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, 
     assert not ledger.pending_units()
 
 
+def test_only_the_segments_that_failed_are_tried_again(tmp_path):
+    """Of examples: one segment of a film that is done, and all that failed of one that gave nothing."""
+    ledger = Ledger(str(tmp_path))
+    films = [clip_of(), clip_of(clip_id="b" * 20, path="b.mp4", url="/b.mp4")]
+    parts = [part for film in films for part in cut(film, 0.0, 100.0, segment_seconds=30.0, sample_fps=None)]
+    ledger.plan(parts, kind="examples", config={}, versions={}, clips_per_shard=32)
+
+    def run(failed):
+        """Every pending segment ends as done, or quarantined for a reason."""
+        done = []
+        for unit in ledger.pending_units():
+            (clip,) = unit.clips
+            state = State.QUARANTINED if clip.clip_id in failed else State.DONE
+            outcome = Outcome(clip_id=clip.clip_id, path=clip.path, state=state, reason=failed.get(clip.clip_id))
+            ledger.commit(unit, tables={"examples": table_of([], EXAMPLE_SCHEMA)}, outcomes=[outcome], facts={})
+            done.append(clip.clip_id)
+        return done
+
+    a, b = ([segment_id(film.clip_id, number) for number in range(4)] for film in films)
+    assert run({a[1]: "crash", a[3]: "range_past_end", **dict.fromkeys(b, "hang")}) == a + b
+    assert ledger.audit().num_by_state == {"done": 1, "no_face": 0, "quarantined": 1, "retryable": 0}
+    listed = quarantined(ledger)
+    assert [outcome.clip_id for outcome in listed] == [a[1], "b" * 20]
+    assert retry(ledger, chosen(listed, ["a.mp4"])) == 1
+    assert run({}) == [a[1]]
+    assert retry(ledger, quarantined(ledger)) == 1
+    assert run({b[2]: "hang"}) == b
+    assert retry(ledger, chosen(quarantined(ledger), [b[2]])) == 1
+    assert run({}) == [b[2]]
+    assert quarantined(ledger) == []
+    assert ledger.audit().num_by_state["done"] == ledger.audit().num_inputs == 2
+    assert ledger.audit().holds
+    assert {outcome.detail for outcome in ledger.outcomes()} == {None}
+
+
+def test_a_film_that_lost_a_segment_is_labelled_anew_when_that_is_tried_again(
+    films, checkpoint, actor_of, whole, tmp_path
+):
+    film, *_ = (clip for clip in read_corpus(str(films / "in"), split_fractions=None).clips if clip.path == "film.mp4")
+    parts = cut(film, 0.0, 20.3, segment_seconds=7.0, sample_fps=2.0)
+    copy = replace(film, clip_id="c" * 20, path="again.mp4", same_as=film.clip_id)
+    ledger = planned(tmp_path, [*parts, replace(film, same_as=film.clip_id), copy])
+    actor, options = actor_of(ledger), {"checkpoint_sha256": checkpoint[1], "abstain_below": 0.0, "day": DAY}
+
+    def close():
+        found = ledger.snapshot()
+        close_night(ledger, found.with_entries(join_segments(ledger, found, **options)), day=DAY)
+        ledger.sweep()
+        return ledger.audit()
+
+    one, lost, other = ledger.pending_units().without_copies()
+    for unit in (one, other):
+        actor.run(unit)
+    empty, clip_id = {"segments": FRAME_SCHEMA.empty_table()}, lost.clips[0].clip_id
+    crashed = Outcome(clip_id=clip_id, path="film.mp4", state=State.QUARANTINED, reason="crash")
+    ledger.commit(lost, tables=empty, outcomes=[crashed], facts={})
+    assert close().num_by_state["done"] == 2
+    before = rows_of(ledger, "frames")
+    assert 0 < len(before) < 41
+
+    (listed,) = quarantined(ledger)
+    assert listed.clip_id == clip_id
+    assert retry(ledger, [listed]) == 2  # The film, and its copy.
+    assert not ledger.storage.exists("_SUCCESS")
+    (again,) = ledger.pending_units().without_copies()
+    assert again.clips == lost.clips
+    assert close().num_by_state["retryable"] == 2
+    actor.run(again)
+    audit = close()
+    assert (audit.num_by_state["done"], audit.problems) == (2, ())
+    for table in ("frames", "tracks"):
+        expected = [row for row in rows_of(whole, table) if row["clip_id"] == film.clip_id]
+        assert rows_of(ledger, table) == expected
+        files = [pq.ParquetFile(ledger.storage.path(name)) for name in ledger.storage.sizes(table)]
+        assert sum(file.metadata.num_rows for file in files) == len(expected)
+    assert {row["num_faces"] for row in rows_of(ledger, "clips")} == {41}
+    assert quarantined(ledger) == []
+
+
 @pytest.mark.usefixtures("any_size")
-def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpoint, whole, tmp_path):
+def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpoint, whole, tmp_path, monkeypatch):
     values = {
         "input": str(films / "in"),
         "checkpoint": checkpoint[0],
@@ -320,6 +433,8 @@ def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpo
     assert len(run.ledger.shards("segments")) == 9
     for table in ("frames", "tracks", "clips"):
         assert rows_of(run.ledger, table) == rows_of(whole, table)
+    monkeypatch.setattr(room, "_claimed", lambda *_: pytest.fail("a planned clip was opened"))
+    run.ledger.reopen()  # As if the driver had been killed at the end: else there is nothing to plan.
     assert score(config).summary["processed"] == 0
 
 

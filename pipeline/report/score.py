@@ -45,9 +45,9 @@ Row = Mapping[str, Any]
 class ShownClip:
     """What the page shows of one clip, however long it is.
 
-    label: its row of `labels_of`. persons: rows of TRACK_SCHEMA of those seen most, in order of appearance; num_persons:
-    of all. faces: of each person rows of FRAME_SCHEMA in order of time, spread over all. boxes: (track_index, box) of
-    the faces in each pictured frame.
+    label: its row of `labels_of`. persons: rows of TRACK_SCHEMA of those seen most, in order of appearance.
+    num_persons: of all. faces: of each person rows of FRAME_SCHEMA in order of time, spread over all. boxes:
+    (track_index, box) of the faces in each pictured frame.
     """
 
     label: Row
@@ -213,9 +213,9 @@ def _clip(clip: ShownClip, *, most_points: int, blur_faces: bool) -> str:
     """One clip: its label, its frames, and under them each person's probabilities over time."""
     label, pictures, boxes = clip.label, clip.pictures, clip.boxes
     frames = (
-        f"<li>{drawn_frame(picture, boxes.get(picture.frame_index, ()), alt=_alt(picture, boxes), blur_faces=blur_faces)}"
+        f"<li>{drawn_frame(picture, own, alt=_alt(picture, own), blur_faces=blur_faces)}"
         f"<small>{picture.pts_seconds:.2f} s</small></li>"
-        for picture in pictures
+        for picture, own in ((picture, boxes.get(picture.frame_index, ())) for picture in pictures)
     )
     strip = f'<ol class="strip" tabindex="0" aria-label="Frames">{"".join(frames)}</ol>' if pictures else ""
     return (
@@ -230,8 +230,8 @@ def _clip(clip: ShownClip, *, most_points: int, blur_faces: bool) -> str:
     )
 
 
-def _alt(picture: Thumbnail, boxes: Mapping[int, Sequence[tuple[int, Box]]]) -> str:
-    numbers = ", ".join(str(track_index + 1) for track_index, _ in boxes.get(picture.frame_index, ()))
+def _alt(picture: Thumbnail, boxes: Sequence[tuple[int, Box]]) -> str:
+    numbers = ", ".join(str(track_index + 1) for track_index, _ in boxes)
     return f"Frame at {picture.pts_seconds:.2f} s, person {numbers or 'none'}"
 
 
