@@ -76,7 +76,7 @@ class LearnConfig:
     """Places of each kind of scene and split, none of them in another (count)."""
     px: int = 32
     """Side of the face and context squares, pixels, a multiple of 16; 224 is the paper's."""
-    epochs: int = 10
+    epochs: int = 6
     """Passes over the training examples."""
     batch_size: int = 32
     """Examples of one optimizer step."""
