@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.benchmark.ingest import IngestConfig, ingest, print_ingested
@@ -87,6 +89,24 @@ def test_every_network_is_trained_tested_and_told_and_nothing_is_done_twice(conf
     assert [run.stat().st_mtime_ns for run in runs] == written
     print_learned(again)
     assert "2 trainings, 2 of them done already" in capsys.readouterr().err
+
+
+def test_a_study_that_is_stopped_leaves_no_training_behind(tmp_path: Path):
+    sizes = ("--train-examples", "42", "--validation-examples", "21", "--test-examples", "21", "--px", "16")
+    flags = ("--networks", "cahfw", "--epochs", "100000", "--batch-size", "16", "--processes", "2", *sizes)
+    log = tmp_path / "log"
+    with log.open("w") as told:
+        study = subprocess.Popen([sys.executable, JOB, "learn", "--output", tmp_path / "out", *flags], stderr=told)
+    deadline = time.monotonic() + 120
+    children = []
+    while "0 of them done already" not in log.read_text() or len(children) < 3:  # two trainings and their tracker
+        assert time.monotonic() < deadline, log.read_text()
+        assert study.poll() is None, log.read_text()
+        children = psutil.Process(study.pid).children(recursive=True)
+        time.sleep(0.1)
+    study.terminate()
+    assert study.wait(timeout=60) == 130
+    assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 def test_a_result_of_another_budget_is_not_taken_for_this_one(config: LearnConfig):

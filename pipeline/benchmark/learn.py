@@ -15,7 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +144,7 @@ def learn(config: LearnConfig) -> dict[str, Any]:
     processes = config.processes or (1 if gpu else _cores())
     loaders = config.loader_processes if config.loader_processes is not None else (min(_cores(), 12) if gpu else 0)
     started = time.monotonic()
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _training_processes(processes) as pool:
         jobs = [
             pool.submit(_train_and_test, name, seed, settings=settings, data=data, loader_processes=loaders)
             for name, seed in missing
@@ -156,6 +158,19 @@ def learn(config: LearnConfig) -> dict[str, Any]:
                 f" {run['seconds']:.0f} s; about {left / 60:.0f} min left"
             )
     return _written(storage, config, settings)
+
+
+@contextmanager
+def _training_processes(num: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for trainings, which are given up where this one is stopped."""
+    with ProcessPoolExecutor(num, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def _cores() -> int:
