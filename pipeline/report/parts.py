@@ -116,6 +116,10 @@ def note(num_shown: int, num_all: int, what: str) -> str:
     return f"<p>{num_shown:,} of {num_all:,} {what}.</p>" if num_shown < num_all else f"<p>All {num_all:,} {what}.</p>"
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def spread(items: Sequence[T], most: int) -> list[T]:
     """At most so many of the items, evenly spread and in their order."""
     if len(items) <= most:

@@ -16,6 +16,7 @@ from pipeline.report.parts import (
     CAVEAT,
     MOST_LISTED,
     NONE,
+    counted,
     facts_list,
     listing,
     note,
@@ -220,7 +221,8 @@ def _clip(clip: ShownClip, *, most_points: int, blur_faces: bool) -> str:
     strip = f'<ol class="strip" tabindex="0" aria-label="Frames">{"".join(frames)}</ol>' if pictures else ""
     return (
         f'<article><h3>{text(label["path"])}</h3><p class="label">{_said(label, label["probability"])};'
-        f" {label['num_faces']:,} faces of {label['num_tracks']:,} persons in {label['num_frames']:,} frames</p>{strip}"
+        f" {counted(label['num_faces'], 'face')} of {counted(label['num_tracks'], 'person')} in"
+        f" {counted(label['num_frames'], 'frame')}</p>{strip}"
         + "".join(
             _timeline(person, clip.faces[person["track_index"]], path=label["path"], most_points=most_points)
             for person in clip.persons
@@ -252,7 +254,7 @@ def _timeline(person: Row, faces: Sequence[Row], *, path: str, most_points: int)
     colour = PERSON_COLOURS[person["track_index"] % len(PERSON_COLOURS)]
     return (
         f'<h4><span class="swatch" style="background:{colour}"></span>Person {number}: {_said(person, best)}</h4>'
-        f'<p class="label">{text(times)} of the time; {person["num_changes"]:,} changes, mean entropy'
+        f'<p class="label">{text(times)} of the time; {counted(person["num_changes"], "change")}, mean entropy'
         f" {person['mean_entropy']:.2f} nats, agreement {person['agreement']:.0%}</p>"
         + chart(
             [

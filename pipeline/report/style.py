@@ -16,7 +16,7 @@ h3 { font-size: 1rem; margin-bottom: 0; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .875rem; }
-caption { text-align: left; color: var(--dim); padding-bottom: .25rem; }
+caption { text-align: left; color: var(--dim); padding-bottom: .25rem; max-width: calc(100vw - 2rem); }
 th, td { text-align: left; vertical-align: top; padding: .25rem .6rem; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; }
 td { max-width: 30rem; overflow-wrap: break-word; }
@@ -24,7 +24,7 @@ tbody th { font-weight: 500; } .number { text-align: right; font-variant-numeric
 .confusion td { text-align: right;
   background: color-mix(in srgb, var(--accent) calc(var(--share) * 60%), transparent); }
 .confusion .right { font-weight: 700; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .5rem; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .5rem; }
 dl div { background: var(--panel); border-radius: .4rem; padding: .5rem .7rem; }
 dt { color: var(--dim); font-size: .8rem; } dd { margin: 0; }
 .sheet { list-style: none; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(14.5rem, 1fr));
