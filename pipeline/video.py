@@ -19,7 +19,7 @@ import os
 import stat
 import warnings
 from bisect import bisect_left
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -222,6 +222,35 @@ def claimed_range(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[fl
             return None
         start = float((stream.start_time or 0) * stream.time_base)
         return start, start + container.duration / av.time_base
+
+
+def frames_of_spans(
+    path: str | Path, spans: Iterable[tuple[float, float]], *, past_seconds: float, max_pixels: int = MAX_PIXELS
+) -> Iterator[Iterator[tuple[float, np.ndarray]]]:
+    """For each (start, end) in seconds the frames from its start to `past_seconds` past its end, small, with their
+    times: BGR uint8, at most 160 px wide. Read each to its end before the next.
+
+    Seeks by key frames: for a look at the pictures, where a frame more or less does no harm. Raises VideoError for a
+    file that is no video, and FFmpegError where it is damaged.
+    """
+    with (
+        _opened_file(Path(path), MAX_BYTES) as file,
+        _opened_container(file, _sniff(file.read(4096)), max_pixels) as (container, stream),
+    ):
+        for start, end in spans:
+            container.seek(round(start / stream.time_base), stream=stream)
+            yield _small_frames(container, stream, start, end + past_seconds)
+
+
+def _small_frames(container: Any, stream: Any, start: float, end: float) -> Iterator[tuple[float, np.ndarray]]:
+    for frame in container.decode(stream):
+        if frame.time is None or frame.time < start:
+            continue
+        if frame.time >= end:
+            return
+        scale = min(1.0, 160 / frame.width)
+        small = frame.reformat(width=round(frame.width * scale), height=max(1, round(frame.height * scale)))
+        yield frame.time, small.to_ndarray(format="bgr24")
 
 
 # The container, by its content ---------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ ROOMS = {
     "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
     "compare": {"checkpoint", "crops", "dataset", "evaluate", "metrics", "paper", "records", "report", "storage"},
     "benchmark": {
-        "console", "corpus", "crops", "dataset", "detection", "evaluate", "extract", "fence", "ledger",
+        "checkpoint", "console", "corpus", "crops", "dataset", "detection", "evaluate", "extract", "fence", "ledger",
         "models", "pool", "preprocess", "records", "storage", "synthetic", "train", "video",
     },
     "tracks": {"detection", "records"},
@@ -81,6 +81,7 @@ LIBRARIES = {
     "plotly": {"benchmark", "report"},
     "jsonargparse": set(),
     "rich": {"pool", "tracking", "evaluate", "compare", "benchmark"},
+    "scenedetect": {"segments"},
     "tenacity": {"storage"},
     "fsspec": {"storage", "corpus", "detection"},
 }

@@ -35,22 +35,26 @@ from pipeline.records import (
 )
 from pipeline.records import clip_of as clip_of_row
 from pipeline.score import ScoreActor, ScoreConfig, join_segments, score
-from pipeline.segments import cut
 from pipeline.video import claimed_range
 
 pytestmark = pytest.mark.timeout(300)
 NUM_FRAMES, FPS = 203, 10  # 20.3 s
 
 
-def write_video(path: Path, num_frames: int = NUM_FRAMES) -> Path:
+def write_video(path: Path, num_frames: int = NUM_FRAMES, *, shots: tuple[int, ...] | None = None) -> Path:
+    """Another picture in every frame, or only where a shot begins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
+    pixels = np.zeros((48, 64, 3), np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.thread_count = 1
-        for _ in range(num_frames):
-            pixels = np.kron(rng.integers(0, 255, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+        if shots is not None:
+            stream.bit_rate = 4_000_000  # Coarser, its key frames would look like shots.
+        for number in range(num_frames):
+            if shots is None or number in shots:
+                pixels = np.kron(rng.integers(0, 255, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -71,6 +75,10 @@ def films(tmp_path_factory):
 @pytest.fixture
 def any_size(monkeypatch):
     monkeypatch.setattr(room, "MIN_BYTES", 0)
+
+
+def cut(clip, start, end, **options):
+    return room.cut(clip, room.edges_of(start, end, **options))
 
 
 def segmented(clips, *, known=(), **options):
@@ -132,11 +140,46 @@ def test_a_film_on_s3_is_cut_by_its_ends_alone(films, s3, monkeypatch):
 @pytest.mark.usefixtures("any_size")
 def test_a_clip_that_is_planned_is_not_opened_again(films, monkeypatch):
     clips, opened = read_corpus(str(films / "in")).clips, []
-    monkeypatch.setattr(room, "_claimed", lambda clip, _: opened.append(clip.path))
+    monkeypatch.setattr(room, "_told", lambda clip, *_: opened.append(clip.path))
     assert segmented(clips, known=[clip.clip_id for clip in clips], segment_seconds=4.0, sample_fps=2.0) == list(clips)
     assert opened == []
     segmented(clips, known=[clip.clip_id for clip in clips[1:]], segment_seconds=4.0, sample_fps=2.0)
     assert opened == [clips[0].path]
+
+
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize(
+    ("sampling", "edges"),
+    [({"every_frame": True}, [3.3, 9.5, 14.0, 20.0]), ({"sample_fps": 2.0}, [3.5, 9.5, 14.0, 20.0])],
+)
+def test_cuts_move_to_the_shot_before_them_and_the_examples_stay(sampling, edges, tmp_path):
+    """Cuts at 5, 10, 15 and 20 s; none moves further than half a segment, and shots in between are left alone."""
+    write_video(tmp_path / "in/film.mp4", shots=(0, 33, 61, 95, 140, 171))
+    (tmp_path / "boxes.csv").write_text("film.mp4,Happy,10,10,30,30\n")
+    clips, config = read_corpus(str(tmp_path / "in")).clips, ExtractConfig(**config_of(tmp_path, **sampling))
+    parts = segmented(clips, segment_seconds=5.0, sample_fps=config.sample_fps, at_shots=True)
+    assert [part.start_pts_seconds for part in parts[1:]] == pytest.approx(edges, abs=1e-9)
+    whole, outcomes = extracted(clips, config)
+    found, joined_outcomes = extracted(parts, config)
+    assert keys(found) == keys(whole)
+    assert joined_outcomes[0].num_examples == outcomes[0].num_examples == len(whole)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_film_whose_shots_cannot_be_told_is_cut_by_time(films, monkeypatch):
+    told = room._told
+    monkeypatch.setattr(room, "_told", lambda *arguments: None if arguments[3] else told(*arguments))
+    clips = read_corpus(str(films / "in")).clips[:1]
+    options = {"segment_seconds": 4.0, "sample_fps": 2.0}
+    assert segmented(clips, at_shots=True, **options) == segmented(clips, **options)
+
+
+def test_shots_without_what_finds_them_are_one_line(monkeypatch):
+    monkeypatch.setattr(room, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"--segment-at-shots: .*pip install"):
+        room.check_shots()
+    with pytest.raises(ValueError, match="--segment-at-shots moves the cuts of --segment-seconds"):
+        PreprocessConfig(input="i", output="o", every_frame=True, segment_at_shots=True)
 
 
 def clip_of(**changes):
@@ -231,7 +274,7 @@ def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path, monkeypatc
         (r["clip_id"], r["frame_index"], r["pts_seconds"], r["face_jpeg"], r["context_jpeg"]) for r in rows
     ) == (sorted(keys(whole)))
     assert {o.path: o.num_examples for o in run.ledger.outcomes()} == {o.path: o.num_examples for o in outcomes}
-    monkeypatch.setattr(room, "_claimed", lambda *_: pytest.fail("a planned clip was opened"))
+    monkeypatch.setattr(room, "_told", lambda *_: pytest.fail("a planned clip was opened"))
     for seconds in (5.0, 0.0):
         again = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=seconds, **values))
         assert again.summary["processed"] == 0
@@ -433,7 +476,7 @@ def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpo
     assert len(run.ledger.shards("segments")) == 9
     for table in ("frames", "tracks", "clips"):
         assert rows_of(run.ledger, table) == rows_of(whole, table)
-    monkeypatch.setattr(room, "_claimed", lambda *_: pytest.fail("a planned clip was opened"))
+    monkeypatch.setattr(room, "_told", lambda *_: pytest.fail("a planned clip was opened"))
     run.ledger.reopen()  # As if the driver had been killed at the end: else there is nothing to plan.
     assert score(config).summary["processed"] == 0
 
