@@ -22,7 +22,7 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 20
 
 chaos: setup
 	PYTHONPATH=. $(BIN)/python tests/chaos/trials.py --trials $(N)
