@@ -284,7 +284,7 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[ResultTable]:
         for run in network["runs"]:
             told = (run["seed"], run["epoch"], network["face_px"], percent(run["top1_accuracy"]))
             runs.append([network["name"], run["run"], *map(str, told)])
-    missing = [[row["network"], row["answers"], f"`{row['command']}`"] for row in comparison["missing"]]
+    missing = [[row["network"], row["answers"], row["command"]] for row in comparison["missing"]]
     columns_3: dict[str, list[str]] = {}
     for method, accuracies in PAPER_TABLE_3.items():
         columns_3[f"{method}, paper"] = [f"{accuracy:.2f}" for accuracy in accuracies]

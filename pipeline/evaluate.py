@@ -307,9 +307,13 @@ def markdown_of(evaluation: dict[str, Any]) -> str:
 
 
 def markdown_lines(table: ResultTable) -> list[str]:
-    """A table under its title as lines of Markdown."""
+    """A table under its title as lines of Markdown; what stands under `command` is code."""
     rule = ["---"] + ["---:"] * (len(table.columns) - 1)
-    rows = (table.columns, rule, *table.rows)
+    body = (
+        [f"`{cell}`" if column == "command" else cell for column, cell in zip(table.columns, row, strict=True)]
+        for row in table.rows
+    )
+    rows = (table.columns, rule, *body)
     return ["", f"## {table.title}", "", *("| " + " | ".join(cells) + " |" for cells in rows)]
 
 
