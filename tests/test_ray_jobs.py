@@ -185,12 +185,14 @@ def test_the_metrics_endpoint_carries_what_the_dashboard_shows(cluster, corpus, 
     command = ("jobs/preprocess.py", "--input", corpus, "--output", tmp_path / "out", *DETECT)
     name = f"measured-{os.getpid()}"
     assert cluster.submit(*command, options=("--no-wait", "--submission-id", name)).returncode == 0
-    seen = set()
+    seen, states = set(), set()
 
     def all_seen():  # An actor's figures go with it: look while it works.
         for port in cluster.metrics_ports:
-            seen.update(re.findall(r"^(ray_emotion_\w+)\{", reads(f"http://127.0.0.1:{port}/metrics"), re.MULTILINE))
-        return wanted <= seen
+            told = reads(f"http://127.0.0.1:{port}/metrics")
+            seen.update(re.findall(r"^(ray_emotion_\w+)\{", told, re.MULTILINE))
+            states.update(re.findall(r'^ray_emotion_clips_total\{.*\bstate="(\w+)"', told, re.MULTILINE))
+        return wanted <= seen and {"done", "quarantined"} <= states
 
     wait_for(all_seen)
     cluster.job("stop", name)
