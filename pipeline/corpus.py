@@ -1,7 +1,8 @@
-"""An input (folder, file, glob, manifest, CAER, CAER-S; local or any fsspec URL) in; a sorted tuple of Clips out.
+"""An input (folder, file, glob, manifest, CAER, CAER-S; local or any fsspec URL) in; a sorted table of clips out.
 
 Nothing vanishes: every file below the input is either a clip or an `Ignored` with a reason. Files are listed and
-hashed here, never decoded. Clip ids do not depend on where the corpus lies: see `read_corpus`.
+hashed here, never decoded. Clip ids do not depend on where the corpus lies: see `read_corpus`. A listing streams into
+columns, some 0.3 KB a file: as objects, ten million files would not fit into memory.
 """
 
 from __future__ import annotations
@@ -17,26 +18,39 @@ import os
 import posixpath
 import re
 import stat
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from itertools import accumulate
+from functools import cache, cached_property
+from itertools import accumulate, chain, islice
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote_to_bytes, urljoin
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.archives import Member, kind_of, list_members, listing_block_bytes, member_url
-from pipeline.records import EMOTIONS, SPLITS, Clip, UsageError
-from pipeline.storage import RangedFile, StorageError, StoreLostError, call, open_filesystem, redacted, store_errors
+from pipeline.records import CLIP_SCHEMA, EMOTIONS, SPLITS, Clips, UsageError
+from pipeline.storage import (
+    RangedFile,
+    StorageError,
+    StoreLostError,
+    call,
+    listed,
+    open_filesystem,
+    redacted,
+    store_errors,
+)
 
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
+CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64()))
 LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
 
 _VIDEO_EXTENSIONS = frozenset(
@@ -53,6 +67,8 @@ _OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
     "xml yaml yml".split()
 )
 
+_NAMED_EXTENSIONS = _VIDEO_EXTENSIONS | _IMAGE_EXTENSIONS | _OTHER_EXTENSIONS
+
 _LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
     "angry": "Anger",
     "disgusted": "Disgust",
@@ -66,6 +82,7 @@ _MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
 
 _TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created")
 _THREADS = 8
+_ROWS_AT_ONCE = 2**15
 _TRIES = 5  # of one request: a person waits, 4 s on average
 _FIRST_BYTES = 4096
 
@@ -77,7 +94,7 @@ class CorpusError(UsageError):
     """An input that cannot be read as a corpus: one line that names the thing, the value and the cure."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Ignored:
     """A file (or, ending in "/", a folder) below the input that is not a clip, and why."""
 
@@ -87,18 +104,23 @@ class Ignored:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What an input holds. `clips` are sorted by path, then start; `root` is what their paths are relative to.
+    """What an input holds. `root` is what the paths of its clips are relative to.
 
-    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. modified: when
-    a clip's file was last modified, seconds of the epoch by clip_id, for those whose store tells.
+    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. table: rows of
+    CLIP_SCHEMA, sorted by path, then start. As read it has a column more, modified_seconds: when a clip's file was last
+    modified, seconds of the epoch, or null where the store does not tell.
     """
 
     layout: str
     root: str
     description: str
-    clips: tuple[Clip, ...]
+    table: pa.Table
     ignored: tuple[Ignored, ...]
-    modified: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def clips(self) -> Clips:
+        """The table's rows as clips."""
+        return Clips(self.table)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +140,76 @@ class _File:
     url: str | None = None  # None: `place` in `store`; else where it lies in an archive
     is_broken: bool = False  # it is known that it cannot be read, and its url says why
     tree_path: str | None = None  # of a member: its path if each archive were unpacked where it lies
+
+
+class _Files:
+    """Files of one root, in columns; each is made again when it is asked for.
+
+    A column of nothing but None takes no memory, so a listed file costs its path, size, etag and time.
+    """
+
+    def __init__(self, root: str, store: AbstractFileSystem | None) -> None:
+        self._start, self._store = root.rstrip("/") + "/", store
+        self._rows: list[tuple[Any, ...]] = []
+        self._batches: deque[pa.RecordBatch] = deque()
+        self._num_flushed = 0
+
+    def append(self, file: _File) -> None:
+        place = None if file.place == self._start + file.path else _bytes_of(file.place)
+        tree_path = None if file.tree_path is None else _bytes_of(file.tree_path)
+        self._rows.append((_bytes_of(file.path), tree_path, place, *(getattr(file, name) for name in _PLAIN_FIELDS)))
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [pa.array(column) for column in zip(*self._rows, strict=True)]
+            self._batches.append(pa.record_batch(columns, names=["path", "tree_path", "place", *_PLAIN_FIELDS]))
+            self._num_flushed += len(self._rows)
+            self._rows = []
+
+    def __len__(self) -> int:
+        return self._num_flushed + len(self._rows)
+
+    def __iter__(self) -> Iterator[_File]:
+        self._flush()
+        for batch in self._batches:
+            yield from self._files_of(batch)
+
+    def taken(self) -> Iterator[_File]:
+        """The files, of which none is left here then."""
+        self._flush()
+        while self._batches:
+            yield from self._files_of(self._batches.popleft())
+
+    def tree_paths(self) -> Iterator[str]:
+        """`_tree_path` of each file."""
+        self._flush()
+        for batch in self._batches:
+            for path, tree_path in zip(batch["path"].to_pylist(), batch["tree_path"].to_pylist(), strict=True):
+                yield _text_of(path if tree_path is None else tree_path)
+
+    def _files_of(self, batch: pa.RecordBatch) -> Iterator[_File]:
+        for path, tree_path, place, *plain in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            text = _text_of(path)
+            yield _File(
+                path=text,
+                place=self._start + text if place is None else _text_of(place),
+                tree_path=None if tree_path is None else _text_of(tree_path),
+                store=self._store,
+                **dict(zip(_PLAIN_FIELDS, plain, strict=True)),
+            )
+
+
+_PLAIN_FIELDS = tuple(each.name for each in fields(_File) if each.name not in ("path", "tree_path", "place", "store"))
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # A column of text may not hold the bytes of a name that is no UTF-8.
+
+
+def _text_of(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
 
 
 def read_corpus(
@@ -191,6 +283,10 @@ def split_of(clip_id: str, split_fractions: Sequence[float]) -> str:
     `split_fractions` are the shares of train, validation and test. Raises CorpusError if they do not sum to 1.
     """
     _check_fractions(split_fractions)
+    return _split_at(clip_id, split_fractions)
+
+
+def _split_at(clip_id: str, split_fractions: Sequence[float]) -> str:
     position = int.from_bytes(hashlib.sha256(f"split {clip_id}".encode()).digest()[:6], "big") / 2**48
     for split, edge in zip(SPLITS, accumulate(split_fractions), strict=True):
         if position < edge:
@@ -235,12 +331,11 @@ def _ask(store: AbstractFileSystem, method: str, place: str, **options: Any) -> 
     return call(store, method, place, what=f"{_url_of(place, store)} cannot be read", num_tries=_TRIES, **options)
 
 
-def _is_there(place: str, store: AbstractFileSystem) -> bool:
+def _info(place: str, store: AbstractFileSystem) -> Mapping[str, Any] | None:
     try:
-        _ask(store, "info", place)
+        return _ask(store, "info", place)
     except FileNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _url_of(place: str, store: AbstractFileSystem | None) -> str:
@@ -284,10 +379,14 @@ def _one_line_errors(input_url: str) -> Iterator[None]:
         raise CorpusError(f"input {_shown(input_url)} {fault}; {cure}") from None
 
 
-def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    pool = ThreadPoolExecutor(_THREADS)
+def _in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """`work` of each item, in order; only a few are waited for at a time, so that a million need no more memory."""
+    pool, items = ThreadPoolExecutor(_THREADS), iter(items)
     try:
-        return list(pool.map(work, items))
+        waiting = deque(pool.submit(work, item) for item in islice(items, 4 * _THREADS))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(items, 1))
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the running files, not for all that are queued
 
@@ -297,10 +396,10 @@ def _in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> lis
 
 def _list_input(
     place: str, store: AbstractFileSystem | None, *, shown: str
-) -> tuple[str, list[_File], list[Ignored], bool]:
-    """The root, its files, what is no file, and whether the input was a single file."""
+) -> tuple[str, Iterator[_File | Ignored], bool]:
+    """The root, its files with what is no file, and whether the input was a single file."""
     wildcard = re.search(r"[^/]*[*?[]", place)
-    if wildcard and not (os.path.lexists(place) if store is None else _is_there(place, store)):
+    if wildcard and not (os.path.lexists(place) if store is None else _info(place, store)):
         # The folder before the first wildcard is the root, so that ids are those of the whole folder.
         root = place[: wildcard.start()].rstrip("/") or "/"
         pattern = place.removeprefix(root).lstrip("/")
@@ -309,33 +408,27 @@ def _list_input(
         except ValueError as error:
             raise CorpusError(f"glob {shown}: {error}; write ** alone between slashes") from None
         depth = None if "**" in pattern else pattern.count("/")
-        files, ignored = _local_files(root, depth=depth) if store is None else _remote_files(root, store)
-        return (
-            root,
-            [file for file in files if matches(file.path)],
-            [item for item in ignored if item.path.endswith("/") or matches(item.path)],
-            False,
-        )
+        items = _local_files(root, depth=depth) if store is None else _remote_files(root, store)
+        return root, (item for item in items if item.path.endswith("/") or matches(item.path)), False
     if store is not None:
-        files, ignored = _remote_files(place, store)
-        single = len(files) == 1 and files[0].place == place
-        return (posixpath.dirname(place) if single else place), files, ignored, single
+        items = _remote_files(place, store)
+        first = list(islice(items, 2))
+        single = [item.place for item in first if isinstance(item, _File)] == [place]
+        return (posixpath.dirname(place) if single else place), chain(first, items), single
     if os.path.isdir(place):
-        return place, *_local_files(place, depth=None), False
+        return place, _local_files(place, depth=None), False
     status = os.stat(place)
     if not stat.S_ISREG(status.st_mode):
         raise CorpusError(f"input {shown} is neither a folder nor a regular file; give one of these")
     file = _File(path=os.path.basename(place), place=place, size_bytes=status.st_size, modified=status.st_mtime)
-    return os.path.dirname(place), [file], [], True
+    return os.path.dirname(place), iter([file]), True
 
 
-def _local_files(root: str, *, depth: int | None) -> tuple[list[_File], list[Ignored]]:
+def _local_files(root: str, *, depth: int | None) -> Iterator[_File | Ignored]:
     """All regular files below a local folder, following each linked folder once; `depth` limits the levels below."""
-    files: list[_File] = []
-    ignored: list[Ignored] = []
 
-    def ignore(path: str, reason: str) -> None:
-        ignored.append(Ignored(path=_printable(path), reason=reason))
+    def ignored(path: str, reason: str) -> Ignored:
+        return Ignored(path=_printable(path), reason=reason)
 
     read: dict[tuple[int, int], str] = {}
     above = os.path.realpath(root)
@@ -356,11 +449,11 @@ def _local_files(root: str, *, depth: int | None) -> tuple[list[_File], list[Ign
         except OSError as error:
             if not folder:
                 raise
-            ignore(f"{folder}/", f"a folder that cannot be listed: {error.strerror}")
+            yield ignored(f"{folder}/", f"a folder that cannot be listed: {error.strerror}")
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in read:
-            ignore(f"{folder}/", f"a link to a folder already read: {read[identity]}")
+            yield ignored(f"{folder}/", f"a link to a folder already read: {read[identity]}")
             continue
         read[identity] = _printable(folder or "the input itself")
         for entry in sorted_entries:
@@ -369,59 +462,57 @@ def _local_files(root: str, *, depth: int | None) -> tuple[list[_File], list[Ign
                 status = entry.stat()
             except OSError as error:
                 kind = "a link that leads nowhere" if entry.is_symlink() else "it cannot be looked at"
-                ignore(path, f"{kind}: {error.strerror}")
+                yield ignored(path, f"{kind}: {error.strerror}")
                 continue
             is_folder = stat.S_ISDIR(status.st_mode)
             if entry.name.startswith("."):
-                ignore(path + "/" * is_folder, "hidden: its name begins with a dot")
+                yield ignored(path + "/" * is_folder, "hidden: its name begins with a dot")
             elif is_folder:
                 if depth is None or path.count("/") < depth:
                     (links if entry.is_symlink() else folders).append(path)
             elif stat.S_ISREG(status.st_mode):
                 place, modified = os.path.join(root, path), status.st_mtime
-                files.append(_File(path=path, place=place, size_bytes=status.st_size, modified=modified))
+                yield _File(path=path, place=place, size_bytes=status.st_size, modified=modified)
             else:
-                ignore(path, "not a regular file: a FIFO, device or socket")
-    return files, ignored
+                yield ignored(path, "not a regular file: a FIFO, device or socket")
 
 
-def _remote_files(root: str, store: AbstractFileSystem) -> tuple[list[_File], list[Ignored]]:
+def _remote_files(root: str, store: AbstractFileSystem) -> Iterator[_File | Ignored]:
     """All objects below a name in a store, by one listing; a name that is itself an object gives that object."""
-    infos: dict[str, Any]
-    try:
-        if "://" in root and not root.endswith("/"):
-            # On the web: to list it, the whole file would be read for its links.
-            infos = {root: _ask(store, "info", root)}
-        else:
-            infos = dict(_ask(store, "find", root, detail=True))
-    except ValueError as error:
-        raise CorpusError(
-            f"input {_shown(_url_of(root, store))}: {_shown(str(error))}; name a bucket or folder"
-        ) from None
-    files: list[_File] = []
-    ignored: list[Ignored] = []
-    for place, info in infos.items():
+    start = root.rstrip("/") + "/"
+    for place, info in _objects(root, store):
         if place.endswith("/"):
             continue  # the empty object that stands for a folder
-        path = (
-            posixpath.basename(_without_query(place)) if place == root else place.removeprefix(root.rstrip("/") + "/")
-        )
-        if place != root and any(part.startswith(".") for part in path.split("/")):
-            ignored.append(Ignored(path=path, reason="hidden: its name begins with a dot"))
+        path = posixpath.basename(_without_query(place)) if place == root else place.removeprefix(start)
+        if place != root and (path.startswith(".") or "/." in path):
+            yield Ignored(path=path, reason="hidden: its name begins with a dot")
         else:
-            files.append(_remote_file(path, place, store=store, info=info))
-    return files, ignored
+            yield _File(
+                path=path,
+                place=place,
+                size_bytes=info.get("size") or 0,
+                store=store,
+                content_id=_remote_content_id(info),
+                modified=_remote_modified(info),
+            )
 
 
-def _remote_file(path: str, place: str, *, store: AbstractFileSystem, info: Mapping[str, Any]) -> _File:
-    return _File(
-        path=path,
-        place=place,
-        size_bytes=info.get("size") or 0,
-        store=store,
-        content_id=_remote_content_id(info),
-        modified=_remote_modified(info),
-    )
+def _objects(root: str, store: AbstractFileSystem) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if "://" in root and not root.endswith("/"):
+        # On the web: to list it, the whole file would be read for its links.
+        yield root, _ask(store, "info", root)
+        return
+    url = _url_of(root, store)
+    objects = listed(store, root, what=f"{url} cannot be read", num_tries=_TRIES)
+    try:
+        first = next(objects, None)
+    except ValueError as error:
+        raise CorpusError(f"input {_shown(url)}: {_shown(str(error))}; name a bucket or folder") from None
+    if first is not None:
+        yield first
+        yield from objects
+    elif root and (info := _info(root, store)) and info["type"] == "file":
+        yield root, info
 
 
 def _remote_content_id(info: Mapping[str, Any]) -> str:
@@ -465,10 +556,8 @@ def _is_manifest(place: str, store: AbstractFileSystem | None) -> bool:
         return False
     if store is None:
         return os.path.isfile(place)
-    try:
-        return _ask(store, "info", place)["type"] == "file"  # Not isfile(): it takes every fault for a no.
-    except FileNotFoundError:
-        return False
+    info = _info(place, store)  # Not isfile(): it takes every fault for a no.
+    return info is not None and info["type"] == "file"
 
 
 def _first_bytes(file: _File) -> bytes | OSError:
@@ -512,32 +601,77 @@ def _is_video(start: bytes) -> bool:
     )
 
 
-def _sort_out(files: Sequence[_File]) -> tuple[list[_File], list[_File], list[Ignored]]:
-    """Videos, images, and what is neither: by the name where it tells, else by the first bytes of a loose file."""
-    videos: list[_File] = []
-    images: list[_File] = []
-    unnamed: list[_File] = []
-    ignored: list[Ignored] = []
-    for file in files:
-        extension = _extension(file.path)
+class _Sorted:
+    """What the files of an input are: by the name where it tells, else by the first bytes of a loose file."""
+
+    def __init__(self, root: str, store: AbstractFileSystem | None) -> None:
+        self.videos, self.images, self._unnamed = (_Files(root, store) for _ in range(3))
+        self.broken: list[_File] = []  # archives that cannot be read (to their end), and archives in them
+        self.broken_videos: list[_File] = []
+        self.broken_images: list[_File] = []
+        self.ignored: list[Ignored] = []
+        self.num_members = 0
+
+    def read(self, items: Iterable[_File | Ignored]) -> None:
+        """Sort out all that was listed, and what lies in the archives among it."""
+        archives: list[_File] = []
+        for item in items:
+            if isinstance(item, Ignored):
+                self.ignored.append(item)
+            elif (extension := _extension(item.path)) not in _NAMED_EXTENSIONS and kind_of(item.path):
+                archives.append(item)
+            else:
+                self._add(item, extension)
+        for archive, found in zip(archives, _in_threads(_members_of, archives), strict=True):
+            if not found:
+                self.ignored.append(_ignored(archive, "an archive that holds nothing"))
+            for member in found:
+                self._add_member(archive, member)
+        self._read_unnamed()
+
+    def _add(self, file: _File, extension: str) -> None:
         if extension in _VIDEO_EXTENSIONS:
-            videos.append(file)
+            (self.broken_videos if file.is_broken else self.videos).append(file)
         elif extension in _IMAGE_EXTENSIONS:
-            images.append(file)
+            (self.broken_images if file.is_broken else self.images).append(file)
         elif extension in _OTHER_ARCHIVE_EXTENSIONS:
-            ignored.append(_ignored(file, f"an archive of a kind that is not read: .{extension}"))
+            self.ignored.append(_ignored(file, f"an archive of a kind that is not read: .{extension}"))
         elif extension in _OTHER_EXTENSIONS or file.url is not None:
-            ignored.append(_not_a_video(file))
+            self.ignored.append(_not_a_video(file))
         else:
-            unnamed.append(file)
-    for file, start in zip(unnamed, _in_threads(_first_bytes, unnamed), strict=True):
-        if isinstance(start, OSError):
-            ignored.append(_ignored(file, f"not a video by its name, and it cannot be read: {start.strerror}"))
-        elif _is_video(start):
-            videos.append(file)
+            self._unnamed.append(file)
+
+    def _add_member(self, archive: _File, member: Member) -> None:
+        path = f"{archive.path}!{member.name}" if member.name else archive.path
+        file = replace(
+            archive,
+            path=path,
+            size_bytes=member.size_bytes,
+            content_id=member.content_id,
+            is_broken=member.reason is not None,
+            url=member_url(_url_of(archive.place, archive.store), archive.size_bytes, member),
+            tree_path="/".join([*filter(None, map(posixpath.dirname, path.split("!"))), posixpath.basename(path)]),
+        )
+        if not member.name or kind_of(member.name):
+            self.broken.append(file)
+        elif any(part.startswith(".") and part != ".." for part in re.split("[/!]", member.name)):
+            self.ignored.append(_ignored(file, "hidden: its name begins with a dot"))
         else:
-            ignored.append(_ignored(file, "not a video: no known container in its first bytes"))
-    return videos, images, ignored
+            self.num_members += 1
+            self._add(file, _extension(path))
+
+    def _read_unnamed(self) -> None:
+        def first_bytes(file: _File) -> tuple[_File, bytes | OSError]:
+            return file, _first_bytes(file)
+
+        for file, start in _in_threads(first_bytes, self._unnamed.taken()):
+            if isinstance(start, OSError):
+                reason = f"not a video by its name, and it cannot be read: {start.strerror}"
+                self.ignored.append(_ignored(file, reason))
+            elif _is_video(start):
+                self.videos.append(file)
+            else:
+                self.ignored.append(_ignored(file, "not a video: no known container in its first bytes"))
 
 
 def _ignored(file: _File, reason: str) -> Ignored:
@@ -545,38 +679,15 @@ def _ignored(file: _File, reason: str) -> Ignored:
 
 
 def _not_a_video(file: _File) -> Ignored:
-    return _ignored(file, f"not a video by its name: .{_extension(file.path)}")
+    return _ignored(file, _not_a_video_reason(_extension(file.path)))
+
+
+@cache  # A million files share a few texts.
+def _not_a_video_reason(extension: str) -> str:
+    return f"not a video by its name: .{extension}"
 
 
 # --- archives --------------------------------------------------------------------------------------------------------
-
-
-def _unpacked(archives: Sequence[_File]) -> tuple[list[_File], list[_File], list[Ignored]]:
-    """The members of all archives, the archives that cannot be read (to their end), and what is ignored."""
-    members: list[_File] = []
-    broken: list[_File] = []
-    ignored: list[Ignored] = []
-    for archive, found in zip(archives, _in_threads(_members_of, archives), strict=True):
-        if not found:
-            ignored.append(_ignored(archive, "an archive that holds nothing"))
-        for member in found:
-            path = f"{archive.path}!{member.name}" if member.name else archive.path
-            file = replace(
-                archive,
-                path=path,
-                size_bytes=member.size_bytes,
-                content_id=member.content_id,
-                is_broken=member.reason is not None,
-                url=member_url(_url_of(archive.place, archive.store), archive.size_bytes, member),
-                tree_path="/".join([*filter(None, map(posixpath.dirname, path.split("!"))), posixpath.basename(path)]),
-            )
-            if not member.name or kind_of(member.name):
-                broken.append(file)
-            elif any(part.startswith(".") and part != ".." for part in re.split("[/!]", member.name)):
-                ignored.append(_ignored(file, "hidden: its name begins with a dot"))
-            else:
-                members.append(file)
-    return members, broken, ignored
 
 
 def _members_of(archive: _File) -> list[Member]:
@@ -612,7 +723,8 @@ def _opened(file: _File, *, block_bytes: int) -> Any:
 
 
 def _is_named_as_clip(name: str) -> bool:
-    return _extension(name) in _VIDEO_EXTENSIONS | _IMAGE_EXTENSIONS
+    extension = _extension(name)
+    return extension in _VIDEO_EXTENSIONS or extension in _IMAGE_EXTENSIONS
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -626,55 +738,55 @@ def _read_files(
     split_fractions: Sequence[float] | None,
     shown: str,
 ) -> Corpus:
-    root, files, ignored, single = _list_input(place, store, shown=shown)
-    members, broken, others = _unpacked([file for file in files if kind_of(file.path)])
-    ignored += others
-    videos, images, others = _sort_out([file for file in files if not kind_of(file.path)] + members)
-    ignored += others
-    wanted = images if layout == "caer-s" or (layout == "auto" and not videos) else videos
-    broken += [file for file in wanted if file.is_broken]  # whatever their names are, they upset no layout
-    wanted = [file for file in wanted if not file.is_broken]
+    root, items, single = _list_input(place, store, shown=shown)
+    found = _Sorted(root, store)
+    found.read(items)
+    has_videos = bool(found.videos or found.broken_videos)
+    has_images = bool(found.images or found.broken_images)
+    takes_images = layout == "caer-s" or (layout == "auto" and not has_videos)
+    wanted = found.images if takes_images else found.videos
+    # Whatever the names of broken members are, they upset no layout.
+    broken = found.broken + (found.broken_images if takes_images else found.broken_videos)
     move = None
-    if layout != "folder" and (members or not single):
-        root_name = "" if single else posixpath.basename(root.rstrip("/"))
-        move = _caer_move(root_name, [_tree_path(file) for file in wanted])
+    if layout != "folder" and (found.num_members or not single):
+        move = _caer_move("" if single else posixpath.basename(root.rstrip("/")), wanted.tree_paths())
     if layout in ("caer", "caer-s") and move is None:
         kind = "images" if layout == "caer-s" else "videos"
         raise CorpusError(
             f"input {shown} is not in the layout {layout!r}: no {kind} in {{train,validation,test}}/<Class>/; "
             "check the path, or set the layout to auto or folder"
         )
-    notes: list[str] = []
+    ignored = found.ignored
     if move is not None:
-        layout = "caer-s" if layout == "caer-s" or not videos else "caer"
+        layout = "caer-s" if layout == "caer-s" or not has_videos else "caer"
         if layout == "caer-s":
+            videos = chain(found.videos.taken(), found.broken_videos)
             ignored += [_ignored(file, "a video among the images of CAER-S") for file in videos]
         else:
-            ignored += map(_not_a_video, images)
+            ignored += map(_not_a_video, chain(found.images.taken(), found.broken_images))
         strip, add = move
-        wanted = [replace(file, tree_path=add + _tree_path(file).removeprefix(strip)) for file in wanted]
-        if not strip or any(file.path.startswith(strip) for file in wanted):  # else it is a folder inside an archive
+        moves_root = not strip or any(file.path.startswith(strip) for file in wanted)
+        if moves_root:  # else it is a folder inside an archive
             root = posixpath.join(root, strip) if strip else posixpath.dirname(root) if add else root
             ignored = [replace(item, path=_moved(item.path, strip, add)) for item in ignored]
-            wanted = [replace(file, path=_moved(file.path, strip, add)) for file in wanted]
             broken = [replace(file, path=_moved(file.path, strip, add)) for file in broken]
-        clips = _label_caer(wanted, shown=shown)
-        if layout == "caer-s":
-            clips, notes = _cut_test(clips)
+        _check_caer(wanted, move, moves_root=moves_root, shown=shown)
+        rows, notes = _cut_test(wanted, move) if layout == "caer-s" else (set(), [])
+        clips = _in_caer(wanted, move, moves_root=moves_root, validation_rows=rows)
     else:
         layout = "folder"
-        ignored += map(_not_a_video, images)
-        clips = _label_folders([file for file in videos if not file.is_broken])
-        if clips and not any(file.label for file in clips):
-            notes.append("no labels")
-    clips += broken
-    if not clips:
-        reasons = Counter(item.reason for item in ignored).most_common(3)
-        told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
-        cure = "images are read in the CAER-S layout only" if images else "check the path"
-        raise CorpusError(f"input {shown} holds no video ({told}); {cure}")
+        ignored += map(_not_a_video, chain(found.images.taken(), found.broken_images))
+        if not found.videos and not broken:
+            reasons = Counter(item.reason for item in ignored).most_common(3)
+            told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
+            cure = "images are read in the CAER-S layout only" if has_images else "check the path"
+            raise CorpusError(f"input {shown} holds no video ({told}); {cure}")
+        is_labelled = _are_labels(found.videos.tree_paths())
+        notes = [] if is_labelled or not found.videos else ["no labels"]
+        clips = map(_in_its_folder, found.videos.taken()) if is_labelled else found.videos.taken()
     url = _url_of(root.rstrip("/") or "/", store)
-    return _corpus(layout, url, files=clips, ignored=ignored, split_fractions=split_fractions, notes=notes)
+    files = chain(clips, broken)
+    return _corpus(layout, url, files=files, ignored=ignored, split_fractions=split_fractions, notes=notes)
 
 
 def _tree_path(file: _File) -> str:
@@ -687,69 +799,82 @@ def _moved(path: str, strip: str, add: str) -> str:
     return path.removeprefix(strip) if path.startswith(strip) and path != strip else f"../{path}"
 
 
-def _caer_move(root_name: str, paths: Sequence[str]) -> tuple[str, str] | None:
+def _caer_move(root_name: str, paths: Iterable[str]) -> tuple[str, str] | None:
     """The prefixes to take from and to put before the paths, so that they are CAER's; None if they are not CAER."""
+    tops: set[str] = set()
+    is_below = is_above = False
+    for path in paths:
+        parts = path.split("/", 3)
+        if _caer_class(parts):
+            return "", ""
+        if len(tops) < 2:
+            tops.add(parts[0])
+        is_below = is_below or _caer_class(parts[1:]) is not None
+        is_above = is_above or _caer_class([root_name, *parts]) is not None
+    if len(tops) == 1 and is_below:
+        return f"{tops.pop()}/", ""
+    return ("", f"{root_name}/") if is_above else None
 
-    def fits(parts: Iterable[list[str]]) -> bool:
-        return any(len(p) > 2 and p[0].lower() in _SPLIT_NAMES and p[1].lower() in _LABEL_NAMES for p in parts)
 
-    parts = [path.split("/") for path in paths]
-    if fits(parts):
-        return "", ""
-    if len({part[0] for part in parts}) == 1 and fits(part[1:] for part in parts):
-        return f"{parts[0][0]}/", ""
-    if fits([root_name, *part] for part in parts):
-        return "", f"{root_name}/"
-    return None
+def _caer_class(parts: Sequence[str]) -> tuple[str, str] | None:
+    """The split and label of a path that is split at its slashes."""
+    if len(parts) < 3 or (split := _SPLIT_NAMES.get(parts[0].lower())) is None:
+        return None
+    label = _LABEL_NAMES.get(parts[1].lower())
+    return None if label is None else (split, label)
 
 
-def _label_caer(files: Sequence[_File], *, shown: str) -> list[_File]:
-    labelled: list[_File] = []
-    strays: list[str] = []
-    for file in files:
-        split, label, *_ = [*_tree_path(file).split("/")[:-1], "", ""]
-        if split.lower() in _SPLIT_NAMES and label.lower() in _LABEL_NAMES:
-            labelled.append(replace(file, split=_SPLIT_NAMES[split.lower()], label=_LABEL_NAMES[label.lower()]))
-        else:
-            strays.append(file.path)
-    if strays:
+def _caer_parts(tree_path: str, move: tuple[str, str]) -> list[str]:
+    return (move[1] + tree_path.removeprefix(move[0])).split("/", 2)
+
+
+def _check_caer(files: _Files, move: tuple[str, str], *, moves_root: bool, shown: str) -> None:
+    num_strays = sum(_caer_class(_caer_parts(path, move)) is None for path in files.tree_paths())
+    if num_strays:
+        strays = (file.path for file in files if _caer_class(_caer_parts(_tree_path(file), move)) is None)
+        first = min(_moved(path, *move) if moves_root else path for path in strays)
         # Leaving them out would lose a class that is only misspelt.
         raise CorpusError(
-            f"input {shown} is in CAER's layout, but {len(strays):,} of its {len(files):,} files are in no "
-            f"{{train,validation,test}}/<Class>/, the first {min(strays)!r}; the classes are {', '.join(EMOTIONS)}; "
+            f"input {shown} is in CAER's layout, but {num_strays:,} of its {len(files):,} files are in no "
+            f"{{train,validation,test}}/<Class>/, the first {first!r}; the classes are {', '.join(EMOTIONS)}; "
             "rename or move them, or set the layout to folder"
         )
-    return labelled
 
 
-def _cut_test(files: Sequence[_File]) -> tuple[list[_File], list[str]]:
-    """CAER-S as shipped has no validation: the first third of each class of its test becomes that."""
-    if any(file.split == "validation" for file in files) or all(file.split != "test" for file in files):
-        return list(files), []
-
-    def number(file: _File) -> list[str | int]:
-        return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", _tree_path(file)))]
-
-    cut: list[_File] = [file for file in files if file.split != "test"]
-    for label in EMOTIONS:
-        block = sorted((file for file in files if file.split == "test" and file.label == label), key=number)
-        num_validation = (len(block) + 1) // 3  # a third, rounded
-        cut += [replace(file, split="validation") for file in block[:num_validation]]
-        cut += block[num_validation:]
-    return cut, ["validation is the first third of each class of the official test"]
+def _cut_test(files: _Files, move: tuple[str, str]) -> tuple[set[int], list[str]]:
+    """CAER-S as shipped has no validation: the first third of each class of its test becomes that. Which files."""
+    blocks: dict[str, list[tuple[list[str | int], int]]] = {}
+    for row, tree_path in enumerate(files.tree_paths()):
+        split, label = _caer_class(parts := _caer_parts(tree_path, move)) or ("", "")
+        if split == "validation":
+            return set(), []
+        if split == "test":
+            numbered = re.split(r"([0-9]+)", "/".join(parts))
+            number = [int(part) if i % 2 else part for i, part in enumerate(numbered)]
+            blocks.setdefault(label, []).append((number, row))
+    rows = {row for block in blocks.values() for _, row in sorted(block)[: (len(block) + 1) // 3]}  # a third, rounded
+    return rows, ["validation is the first third of each class of the official test"] if blocks else []
 
 
-def _label_folders(files: Sequence[_File]) -> list[_File]:
-    """Labels where all direct sub-folders are classes; else none, rather than some."""
-    tops = {_tree_path(file).partition("/")[0].lower() for file in files if "/" in _tree_path(file)}
-    if not tops <= _LABEL_NAMES.keys():
-        return list(files)
-    return [
-        replace(file, label=_LABEL_NAMES[_tree_path(file).partition("/")[0].lower()])
-        if "/" in _tree_path(file)
-        else file
-        for file in files
-    ]
+def _in_caer(
+    files: _Files, move: tuple[str, str], *, moves_root: bool, validation_rows: Collection[int]
+) -> Iterator[_File]:
+    for row, file in enumerate(files.taken()):
+        split, label = _caer_class(_caer_parts(_tree_path(file), move)) or (None, None)
+        path = _moved(file.path, *move) if moves_root else file.path
+        yield replace(file, path=path, split="validation" if row in validation_rows else split, label=label)
+
+
+def _are_labels(tree_paths: Iterable[str]) -> bool:
+    """Whether there are direct sub-folders, and all are classes: labels for all of them, rather than for some."""
+    tops = (top.lower() for top, slash, _ in (path.partition("/") for path in tree_paths) if slash)
+    first = next(tops, None)
+    return first in _LABEL_NAMES and all(top in _LABEL_NAMES for top in tops)
+
+
+def _in_its_folder(file: _File) -> _File:
+    top, slash, _ = _tree_path(file).partition("/")
+    return replace(file, label=_LABEL_NAMES[top.lower()]) if slash else file
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------
@@ -937,7 +1062,7 @@ def _looked_up(files: Sequence[_File]) -> list[_File]:
             modified=_remote_modified(info),
         )
 
-    return _in_threads(looked_up, files)
+    return list(_in_threads(looked_up, files))
 
 
 # --- clips -----------------------------------------------------------------------------------------------------------
@@ -947,55 +1072,70 @@ def _corpus(
     layout: str,
     root: str,
     *,
-    files: Sequence[_File],
+    files: Iterable[_File],
     ignored: Iterable[Ignored],
     split_fractions: Sequence[float] | None,
     notes: Sequence[str],
 ) -> Corpus:
-    # Many time ranges of one large file read it once.
-    unhashed = list({file.place: file for file in files if file.content_id is None}.values())
-    md5s = dict(zip((file.place for file in unhashed), _in_threads(_md5, unhashed), strict=True))
-    clips = [_clip(file, file.content_id or md5s[file.place], split_fractions) for file in files]
-    modified = {
-        clip.clip_id: file.modified for clip, file in zip(clips, files, strict=True) if file.modified is not None
-    }
-    clips.sort(
-        key=lambda clip: (clip.path, clip.start_pts_seconds or 0.0, clip.end_pts_seconds or math.inf, clip.clip_id)
-    )
-    by_id: dict[str, Clip] = {}
-    for clip in clips:
-        if (other := by_id.setdefault(clip.clip_id, clip)) is not clip:
-            raise CorpusError(
-                f"{_shown(other.url)!r} and {_shown(clip.url)!r} cannot be told apart: same path {clip.path!r}, "
-                "size and content; remove one"
-            )
+    table, num_hashed = _table(files, split_fractions)
     ignored = tuple(sorted(ignored, key=lambda item: item.path))
-    num_hashed = sum(file.split is None for file in files) if split_fractions is not None else 0
     return Corpus(
         layout=layout,
         root=redacted(root),
-        description=_description(layout, clips, [*notes], num_hashed=num_hashed, ignored=ignored),
-        clips=tuple(clips),
+        description=_description(layout, table, [*notes], num_hashed=num_hashed, ignored=ignored),
+        table=table,
         ignored=ignored,
-        modified=modified,
     )
 
 
-def _description(
-    layout: str, clips: Sequence[Clip], notes: list[str], *, num_hashed: int, ignored: Sequence[Ignored]
-) -> str:
+def _table(files: Iterable[_File], split_fractions: Sequence[float] | None) -> tuple[pa.Table, int]:
+    """Rows of CORPUS_SCHEMA, sorted, each of one clip; and how many were split by their hash."""
+    parts, num_hashed = [CORPUS_SCHEMA.empty_table()], 0
+    files = iter(files)
+    while batch := list(islice(files, _ROWS_AT_ONCE)):
+        # Many time ranges of one large file read it once.
+        unhashed = {file.place: file for file in batch if file.content_id is None}
+        md5s = dict(zip(unhashed, _in_threads(_md5, unhashed.values()), strict=True))
+        rows = [_row(file, file.content_id or md5s[file.place], split_fractions) for file in batch]
+        columns = zip(zip(*rows, strict=True), CORPUS_SCHEMA.types, strict=True)
+        parts.append(pa.table([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA))
+        num_hashed += sum(file.split is None for file in batch) if split_fractions is not None else 0
+    table = pa.concat_tables(parts)
+    paths = table["path"]
+    if not pc.all(pc.less(paths[:-1], paths[1:])).as_py():  # the listing of a store comes sorted
+        table = _sorted(table)
+        ids = table["clip_id"]
+        if (row := pc.index(pc.equal(ids[:-1], ids[1:]), True).as_py()) >= 0:  # One path: equal ids are neighbours.
+            one, other = Clips(table[row : row + 2])
+            raise CorpusError(
+                f"{_shown(one.url)!r} and {_shown(other.url)!r} cannot be told apart: same path {other.path!r}, "
+                "size and content; remove one"
+            )
+    return table, num_hashed
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    """By path, then start, end and id."""
+    start, end = table["start_pts_seconds"].fill_null(0.0), table["end_pts_seconds"].fill_null(math.inf)
+    keys = pa.table({"path": table["path"], "start": start, "end": end, "clip_id": table["clip_id"]})
+    return table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))
+
+
+def _description(layout: str, table: pa.Table, notes: list[str], *, num_hashed: int, ignored: Sequence[Ignored]) -> str:
     names = {"caer": "CAER layout", "caer-s": "CAER-S layout", "manifest": "manifest", "folder": "folder"}
-    splits = [split for split in SPLITS if any(clip.split == split for clip in clips)]
-    labels = {clip.label for clip in clips} - {None}
-    text = f"{names[layout]}: {len(clips):,} {'clip' if len(clips) == 1 else 'clips'}"
+    found = set(pc.unique(table["split"]).to_pylist())
+    splits = [split for split in SPLITS if split in found]
+    labels = set(pc.unique(table["label"]).to_pylist()) - {None}
+    num_clips = table.num_rows
+    text = f"{names[layout]}: {num_clips:,} {'clip' if num_clips == 1 else 'clips'}"
     if splits:
         text += f" in {', '.join(splits)}"
     if labels:
         notes.insert(0, f"{len(labels)} {'class' if len(labels) == 1 else 'classes'}")
-        if num_unlabelled := sum(clip.label is None for clip in clips):
+        if num_unlabelled := table["label"].null_count:
             notes.insert(1, f"{num_unlabelled:,} without a label")
     if num_hashed:
-        notes.append("split by hash" if num_hashed == len(clips) else f"{num_hashed:,} split by hash")
+        notes.append("split by hash" if num_hashed == num_clips else f"{num_hashed:,} split by hash")
     if ignored:
         notes.append(f"{len(ignored):,} ignored")
     return "; ".join([text, *notes])
@@ -1009,23 +1149,17 @@ def _md5(file: _File) -> str:
         return "unreadable"
 
 
-def _clip(file: _File, content_id: str, split_fractions: Sequence[float] | None) -> Clip:
+def _row(file: _File, content_id: str, split_fractions: Sequence[float] | None) -> tuple[Any, ...]:
+    """The values of CORPUS_SCHEMA's columns."""
     start, end = file.start_pts_seconds, file.end_pts_seconds
-    split = file.split
+    clip_id, split = _clip_id(file, content_id, start, end), file.split
     if split is None and split_fractions is not None:
         # By the whole file: two time ranges of one video in train and test would leak.
-        split = split_of(_clip_id(file, content_id, None, None), split_fractions)
-    return Clip(
-        clip_id=_clip_id(file, content_id, start, end),
-        path=_printable(file.path),
-        url=file.url or _url_of(file.place, file.store),
-        size_bytes=file.size_bytes,
-        content_id=content_id,
-        label=file.label,
-        split=split,
-        start_pts_seconds=start,
-        end_pts_seconds=end,
-    )
+        is_whole = start is None and end is None
+        split = _split_at(clip_id if is_whole else _clip_id(file, content_id, None, None), split_fractions)
+    url = file.url or _url_of(file.place, file.store)
+    path, same_as = _printable(file.path), None
+    return clip_id, path, url, file.size_bytes, content_id, file.label, split, start, end, same_as, file.modified
 
 
 def _clip_id(file: _File, content_id: str, start: float | None, end: float | None) -> str:

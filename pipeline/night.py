@@ -123,7 +123,7 @@ def plan_night(
     since: seconds of the epoch; clips whose store gives no time count as modified just now. limit: new contents to
     score, first by path; what is retryable or was cut off is done besides.
     """
-    clips, outcomes = clip_table(corpus.clips), ledger.settled()
+    clips, outcomes = clip_table(corpus.table), ledger.settled()
     was_settled = outcomes is not None and not _retryable(outcomes).num_rows
     if outcomes is not None and was_settled and _is_among(clips["clip_id"], outcomes["clip_id"]).all():
         return Night(clips=clips, outcomes=outcomes, is_settled=True, num_known=clips.num_rows)
@@ -138,7 +138,7 @@ def plan_night(
     is_known = _is_among(clips["clip_id"], planned["clip_id"])
     is_copy = ~is_known & np.asarray(pc.is_valid(original))
     is_rest = ~is_known & ~is_copy
-    is_older = is_rest & _is_older(clips, corpus.modified, since=since)
+    is_older = is_rest & _is_older(corpus.table, since=since)
     place, leader = np.arange(clips.num_rows), _leaders(content, is_rest & ~is_older)
     leads = leader == place
     is_new = leads & (np.cumsum(leads) <= (clips.num_rows if limit is None else limit))
@@ -188,10 +188,10 @@ def _leaders(content: pa.ChunkedArray, may_lead: np.ndarray) -> np.ndarray:
     return first[codes]
 
 
-def _is_older(clips: pa.Table, modified: Mapping[str, float], *, since: float | None) -> np.ndarray:
+def _is_older(clips: pa.Table, *, since: float | None) -> np.ndarray:
     if since is None:
         return np.zeros(clips.num_rows, bool)
-    return np.array([modified.get(clip_id, since) < since for clip_id in clips["clip_id"].to_pylist()], bool)
+    return np.asarray(clips["modified_seconds"].fill_null(since)) < since
 
 
 def _renamed(

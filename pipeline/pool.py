@@ -237,7 +237,7 @@ def run_corpus(
     if corpus.ignored:
         reasons = Counter(ignored.reason for ignored in corpus.ignored)
         say(f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items()))
-    clips = clip_table(corpus.clips) if clips is None else clips
+    clips = clip_table(corpus.table if clips is None else clips)
     with ledger.lock() as lock:
         told = ledger.plan(
             clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard

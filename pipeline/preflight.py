@@ -10,17 +10,21 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
+import pyarrow as pa
+import pyarrow.compute
 from av.codec.codec import UnknownCodecError
 
 from pipeline.archives import archive_of, is_member
 from pipeline.corpus import local_path, require_input
-from pipeline.records import Clip, UsageError
+from pipeline.records import Clip, Clips, UsageError, clip_table
 from pipeline.storage import Storage, StorageError, call, open_filesystem
 
+pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 FOLDER = "preflight"
 TRIES = 4  # A person waits.
 LITTLE_BYTES = 2**30
@@ -52,12 +56,16 @@ def preflight(*, input_url: str, output_url: str) -> list[str]:
     ]
 
 
-def check_clips(clips: Sequence[Clip]) -> None:
+def check_clips(clips: Sequence[Clip] | pa.Table) -> None:
     """Read a byte of the first, middle and last remote clip until one is read: listing may be allowed where reading is
-    not. Raises UsageError where none can be read."""
-    there = [clip for clip in clips if local_path(_file_of(clip)) is None and clip.content_id != "missing"]
+    not. clips: or a table of CLIP_SCHEMA. Raises UsageError where none can be read."""
+    table = clip_table(clips)
+    has_place = pc.and_(pc.match_substring(table["url"], "://"), pc.not_equal(table["content_id"], "missing"))
+    there = Clips(table.filter(has_place))
+    ways: tuple[Iterable[Clip], ...] = (there, there[len(there) // 2 :], reversed(there))
+    found = [next((clip for clip in way if local_path(_file_of(clip)) is None), None) for way in ways]
     told = None
-    for clip in {clip.clip_id: clip for clip in (there[:1] + there[len(there) // 2 :][:1] + there[-1:])}.values():
+    for clip in {clip.clip_id: clip for clip in found if clip is not None}.values():
         url = _file_of(clip)
         filesystem, path = open_filesystem(url)
         try:

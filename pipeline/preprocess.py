@@ -114,10 +114,10 @@ def preprocess(config: PreprocessConfig) -> Run:
     for line in preflight(input_url=config.input, output_url=config.output):
         say(line)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
-    check_clips(corpus.clips)
+    check_clips(corpus.table)
     plan_config = {**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)}
     output = output_for(config.output, kind=KIND, plan_config=plan_config, force_new=config.force_new)
-    clips = clip_table(corpus.clips)
+    clips = clip_table(corpus.table)
     if config.segment_seconds:
         ledger = Ledger(output)
         ledger.check(kind=KIND, config=plan_config)

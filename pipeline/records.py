@@ -8,14 +8,16 @@ xyxy integer pixels, half-open, in the full upright frame.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from operator import eq
+from typing import Any, overload
 
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+ROWS_AT_ONCE = 4096
 
 
 class UsageError(ValueError):
@@ -421,16 +423,52 @@ def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def clip_table(clips: Sequence[Clip] | pa.Table) -> pa.Table:
-    """Clips as a table of CLIP_SCHEMA; a table stays as it is."""
-    if isinstance(clips, pa.Table):
-        return clips
-    return pa.table({name: [getattr(clip, name) for clip in clips] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA)
-
-
 def clip_of(row: Mapping[str, Any]) -> Clip:
     """The Clip of one row of a table of `CLIP_SCHEMA`."""
     return Clip(**row)
+
+
+def clip_table(clips: Sequence[Clip] | pa.Table) -> pa.Table:
+    """Clips as a table of CLIP_SCHEMA; of a table that has more columns, these."""
+    if isinstance(clips, Clips):
+        return clips.table
+    if not isinstance(clips, Sequence):
+        return clips.select(CLIP_SCHEMA.names)
+    return pa.table({name: [getattr(clip, name) for clip in clips] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA)
+
+
+class Clips(Sequence[Clip]):
+    """Clips as a tuple of them reads and compares; each is made when it is asked for: a Clip takes 1 KB, a row 0.2 KB.
+
+    table: rows of CLIP_SCHEMA; further columns are left out.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = clip_table(table)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Clips: ...
+    def __getitem__(self, index: int | slice) -> Clip | Clips:
+        rows = range(len(self))[index]
+        if isinstance(rows, range):
+            return Clips(self.table[rows.start : rows.stop] if rows.step == 1 else self.table.take(list(rows)))
+        return clip_of(self.table.slice(rows, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Clip]:
+        for batch in self.table.to_batches(max_chunksize=ROWS_AT_ONCE):
+            yield from map(clip_of, batch.to_pylist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Clips):
+            return self.table.equals(other.table)
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def outcome_of(row: Mapping[str, Any]) -> Outcome:

@@ -466,7 +466,7 @@ def score(config: ScoreConfig) -> Run:
     say(f"model {info['checkpoint_sha256'][:12]}: {night}")
     if config.dry_run or night.is_settled:
         return _told(ledger, night, config=config, started=started)
-    check_clips(corpus.clips)
+    check_clips(corpus.table)
     clips = _cut(ledger, night, config=config, extract_config=extract_config) if config.segment_seconds else night.clips
     device = _device(config.device) if night.num_to_score else "cpu"  # To ask for a GPU starts Ray.
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")

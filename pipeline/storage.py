@@ -15,7 +15,7 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -174,10 +174,14 @@ class Storage:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Every object under `folder` (recursively) with its size in bytes, sorted by name; {} if there is none."""
-        self.filesystem.invalidate_cache()
-        found = self._do(folder, "listed", "find", detail=True, local=lambda: _local_sizes(self.path(folder)))
+        if self.is_local:
+            found = self._do(folder, "listed", "", local=lambda: _local_sizes(self.path(folder)))
+        else:
+            what = f"{self.url}/{folder} cannot be listed"
+            listing = listed(self.filesystem, self.path(folder), what=what, num_tries=self._num_tries)
+            found = ((path, int(info["size"] or 0)) for path, info in listing)
         start = len(self.path().rstrip("/")) + 1
-        names = {path[start:]: int(info["size"] or 0) for path, info in found.items()}
+        names = {path[start:]: num_bytes for path, num_bytes in found}
         return {name: names[name] for name in sorted(names) if TEMPORARY not in name}
 
     def read_many(self, names: Collection[str] | Mapping[str, int]) -> dict[str, bytes]:
@@ -310,6 +314,33 @@ def fetch(url: str, to: Path, *, size_bytes: int | None) -> None:
         then=check,
         size_bytes=size_bytes or 2**33,
     )
+
+
+def listed(filesystem: Any, path: str, *, what: str, num_tries: int = TRIES) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every object below `path`, as it is there now: its path and what the store says of it, as fsspec's `find` gives
+    them.
+
+    S3 is asked page by page, each of which may be tried again, and no page is kept: `find` would hold some 3 KB an
+    object, and all of it would have to come within the time of one request. Raises as `call` does, and ValueError for
+    what has no listing.
+    """
+    filesystem.invalidate_cache()
+    options: dict[str, Any] = {"what": what, "num_tries": num_tries}
+    if not hasattr(filesystem, "call_s3"):
+        yield from call(filesystem, "find", path, detail=True, **options).items()
+        return
+    bucket, key, _ = filesystem.split_path(path)
+    if not bucket:
+        raise ValueError("a listing needs a bucket")
+    asked = {"Bucket": bucket, "Prefix": f"{key.lstrip('/')}/" if key else "", **filesystem.req_kw}
+    while True:
+        page = call(filesystem, "call_s3", "list_objects_v2", **asked, **options)
+        for found in page.get("Contents", ()):
+            found |= {"type": "file", "size": found["Size"]}
+            yield f"{bucket}/{found['Key']}", found
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 class RangedFile:
@@ -511,19 +542,19 @@ def _checked(data: bytes, size_bytes: int | None) -> bytes:
     return data
 
 
-def _local_sizes(folder: str) -> dict[str, dict[str, int]]:
-    """Every file below a folder. A folder that cannot be listed is an error: fsspec's `find` leaves it out, and what
-    is in it would then count as not there."""
+def _local_sizes(folder: str) -> list[tuple[str, int]]:
+    """Every file below a folder with its size in bytes. A folder that cannot be listed is an error: fsspec's `find`
+    leaves it out, and what is in it would then count as not there."""
 
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 
-    found = {}
+    found = []
     for parent, _, names in os.walk(folder, onerror=fail):
         for path in (os.path.join(parent, name) for name in names):
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                found[path] = {"size": os.stat(path).st_size}
+                found.append((path, os.stat(path).st_size))
     return found
 
 

@@ -13,11 +13,14 @@ import fsspec
 import pandas as pd
 import pyarrow as pa
 import pytest
+from moto.backends import get_backend
+from moto.core import DEFAULT_ACCOUNT_ID
 
 from pipeline import corpus as room
 from pipeline.corpus import Corpus, CorpusError, local_path, read_corpus, split_of
-from pipeline.records import CLIP_SCHEMA, SPLITS, table_of
-from pipeline.storage import open_filesystem
+from pipeline.records import CLIP_SCHEMA, SPLITS, clip_table, table_of
+from pipeline.storage import listed, open_filesystem
+from tests.fault_proxy import FaultProxy
 
 ODD_NAMES = (
     "a name with  spaces.mp4",
@@ -586,6 +589,23 @@ def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
     assert "columns not read: show, notes" in corpus.description
 
 
+def test_clips_read_as_a_tuple_of_them(tmp_path: Path) -> None:
+    write_all(tmp_path, *(f"{letter}.mp4" for letter in "abcde"))
+    corpus = read_corpus(str(tmp_path))
+    clips = tuple(corpus.clips)
+    assert corpus.clips == clips == tuple(corpus.clips[index] for index in range(5))
+    assert clips == corpus.clips
+    assert corpus.clips != clips[:4]
+    for part in (slice(1, 3), slice(None, None, 2), slice(None, None, -1), slice(4, 1)):
+        assert corpus.clips[part] == clips[part]
+    assert corpus.clips[-1] == clips[-1]
+    with pytest.raises(IndexError):
+        corpus.clips[5]
+    assert clip_table(corpus.clips).equals(clip_table(clips))
+    assert clip_table(corpus.table).equals(clip_table(clips))
+    assert [os.stat(clip.url).st_mtime for clip in clips] == corpus.table["modified_seconds"].to_pylist()
+
+
 # --- remote stores ---------------------------------------------------------------------------------------------------
 
 
@@ -619,6 +639,24 @@ def test_a_folder_of_s3_is_read_by_one_listing_and_ranges_of_nameless_files(s3) 
     assert len(corpus.clips) == 22
     assert {"nameless", "empty.mp4"} <= set(paths_of(corpus))
     assert set(reasons_of(corpus)) == {"random", "empty"}
+
+
+def test_a_listing_comes_page_by_page_and_a_page_that_fails_is_asked_for_again(s3, monkeypatch) -> None:
+    bucket = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]  # 2,001 requests would take 6 s
+    for number in range(2001):
+        bucket.put_object(s3.bucket, f"clips/{number:04d}.mp4", b"x", disable_notification=True)
+    with FaultProxy(s3.endpoint).running() as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        s3.fs.clear_instance_cache()
+        store, place = open_filesystem(s3.url("clips"))
+        listing = listed(store, place, what="it cannot be listed")
+        assert next(listing)[0] == f"{s3.bucket}/clips/0000.mp4"
+        assert len(proxy.log) == 1
+        proxy.fail("slow_down", path="continuation-token", times=1)
+        assert len(list(listing)) == 2000
+        assert [fault for _, _, fault in proxy.log] == [None, "slow_down", None, None]
+        assert len(read_corpus(s3.url("clips")).clips) == 2001
+        assert len(proxy.log) == 7
 
 
 def test_odd_keys_of_s3_stay_whole_and_openable(s3) -> None:

@@ -363,8 +363,9 @@ def test_a_limit_takes_the_first_contents_by_path_and_leaves_the_rest(tmp_path):
 
 def test_a_clip_older_than_since_is_left_unless_a_newer_one_with_its_bytes_comes_first_by_path(tmp_path):
     corpus = corpus_of(tmp_path / "in", a=b"1", b=b"1", c=b"2", d=b"2", e=b"3")
-    age = dict(zip([clip.clip_id for clip in corpus.clips], (9.0, 1.0, 1.0, 9.0, 1.0), strict=True))
-    night = plan_night(Ledger(str(tmp_path / "out")), replace(corpus, modified=age), since=5.0)
+    number = corpus.table.schema.get_field_index("modified_seconds")
+    table = corpus.table.set_column(number, "modified_seconds", pa.array([9.0, 1.0, 1.0, 9.0, 1.0]))
+    night = plan_night(Ledger(str(tmp_path / "out")), replace(corpus, table=table), since=5.0)
     names = dict(zip(night.clips["clip_id"].to_pylist(), night.clips["path"].to_pylist(), strict=True))
     found = {row["path"]: names.get(row["same_as"]) for row in night.clips.to_pylist()}
     assert found == {"a.avi": None, "b.avi": "a.avi", "d.avi": None}

@@ -31,7 +31,7 @@ from pipeline.extract import ExtractConfig
 from pipeline.ledger import Ledger, Unit
 from pipeline.pool import PoolConfig, run_corpus, start_ray
 from pipeline.preprocess import KIND, PreprocessActor, plan_config_of, resolved, versions
-from pipeline.records import Box, Clip, State, UsageError
+from pipeline.records import Box, Clip, State, UsageError, clip_table
 
 BASELINE_SECONDS = 1800.0  # it waits for ever where decord aborts
 NUM_CLIPS = 48
@@ -207,7 +207,7 @@ def run_on_ray(
     start_ray()
     seconds = time.perf_counter() - started
     run_corpus(
-        Corpus(layout="folder", root="", description=f"{len(clips)} clips", clips=tuple(clips), ignored=()),
+        Corpus(layout="folder", root="", description=f"{len(clips)} clips", table=clip_table(clips), ignored=()),
         output,
         kind=KIND,
         plan_config=plan_config_of(config),
