@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.benchmark.ledger import LedgerConfig, ledger, made_clips
+from pipeline.benchmark.listing import ListingConfig, listing
 from pipeline.benchmark.sizing import PlanConfig, clips_per_second_limits, plan, simulated_seconds
 
 SMALL = {"study": "plan", "clips": 3200, "frames": 10, "detect_ms": 50.0, "decode_ms": 1.0, "fps": 25.0}
@@ -49,3 +50,10 @@ def test_a_ledger_of_made_up_clips_holds_and_leaves_only_its_figures(tmp_path):
     assert all(step["peak_memory_mib"] > 0 for step in found["steps"])
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.json"]
     assert len(set(made_clips(250)["clip_id"].to_pylist())) == 250
+
+
+def test_a_listing_of_made_up_keys_asks_once_a_page(tmp_path):
+    found = listing(ListingConfig(study="listing", keys=2001, output=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["listing.json"]
+    assert {(way["keys"], way["requests"]) for way in found["ways"].values()} == {(2001, 3)}
+    assert all(way["server_cpu_seconds"] > 0 for way in found["ways"].values())
