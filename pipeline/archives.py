@@ -45,7 +45,7 @@ LISTING_BLOCK_BYTES = 2**16
 STREAM_BLOCK_BYTES = 2**22
 
 _KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst", ".tzst": "zst"}
-_SCHEME = "archive://?"
+MEMBERS_START = "archive://?"
 _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")  # signature, flags, method, length of the name, length of the extra field
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile decompresses the others without a bound on memory
 _FAULTS = (
@@ -143,12 +143,12 @@ def member_url(archive_url: str, archive_bytes: int, member: Member) -> str:
         fields += [("reason", member.reason), ("detail", member.detail)]
     else:
         fields += [(kind, ",".join(map(str, numbers))) for kind, numbers in member.steps]
-    return _SCHEME + urlencode(fields, errors="backslashreplace")
+    return MEMBERS_START + urlencode(fields, errors="backslashreplace")
 
 
 def is_member(url: str) -> bool:
     """Whether the URL is one of `member_url`."""
-    return url.startswith(_SCHEME)
+    return url.startswith(MEMBERS_START)
 
 
 def archive_of(url: str) -> str:
@@ -180,7 +180,7 @@ class _Place:
 
 
 def _place_of(url: str) -> _Place:
-    fields = parse_qsl(url.removeprefix(_SCHEME), keep_blank_values=True)
+    fields = parse_qsl(url.removeprefix(MEMBERS_START), keep_blank_values=True)
     named = dict(fields)
     steps = [(k, tuple(map(int, filter(None, v.split(","))))) for k, v in fields if k in ("gz", "zst", "tar", "zip")]
     problem = (named["reason"], named["detail"]) if "reason" in named else None

@@ -35,7 +35,7 @@ import pyarrow.compute
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from pipeline.archives import reading_order
+from pipeline.archives import MEMBERS_START, reading_order
 from pipeline.records import (
     CLIP_SCHEMA,
     OUTCOME_SCHEMA,
@@ -314,7 +314,7 @@ class Snapshot:
     def of_units(self, unit_ids: Iterable[str]) -> pa.Table:
         """The rows of `latest` of which something came with these units, as far as they are committed."""
         units = pa.array(unit_ids, pa.string())
-        units = units.filter(_among(units, self._committed))
+        units = units.filter(_among(units, self.committed))
         came = _among(self.latest["unit"], units)
         joined = _whole_ids(self.segments.filter(_among(self.segments["unit"], units))["clip_id"])
         return self.latest.filter(pc.or_(came, _among(self.latest["clip_id"], joined)) if len(joined) else came)
@@ -328,7 +328,7 @@ class Snapshot:
     def unaccounted(self) -> list[str]:
         """Committed units whose outcomes are not those of exactly the clips planned for them."""
         columns = ["unit", "clip_id"]
-        planned = self.plan.filter(_among(self.plan["unit"], self._committed)).select(columns)
+        planned = self.plan.filter(_among(self.plan["unit"], self.committed)).select(columns)
         ended = self.outcomes.select(columns)
         if ended.equals(planned.cast(ended.schema)):
             return []
@@ -347,12 +347,12 @@ class Snapshot:
         return self.outcomes.append_column(COMPACT_SCHEMA.field("head"), pa.array(heads.values(), pa.large_string()))
 
     @cached_property
-    def _committed(self) -> pa.Array:
+    def committed(self) -> pa.Array:
         return pa.array([head["unit"] for head in self.heads], pa.string())
 
     @cached_property
     def _waiting(self) -> pa.Table:
-        return self.plan.filter(pc.invert(_among(self.plan["unit"], self._committed)))
+        return self.plan.filter(pc.invert(_among(self.plan["unit"], self.committed)))
 
 
 class Ledger:
@@ -404,6 +404,32 @@ class Ledger:
         clips: or a table of CLIP_SCHEMA. Raises LedgerError if the saved plan was made for another kind of job or under
         another config.
         """
+        job = {"kind": kind, "config": config, "versions": versions}
+        return self._planned(clip_table(clips), **job, clips_per_shard=clips_per_shard)[0]
+
+    def begin(
+        self,
+        clips: Sequence[Clip] | pa.Table,
+        *,
+        kind: str,
+        config: Mapping[str, Any],
+        versions: Mapping[str, str],
+        clips_per_shard: int,
+    ) -> tuple[list[str], Units]:
+        """`plan` and then `pending_units`, from one reading of the ledger."""
+        parts, job = clip_table(clips), {"kind": kind, "config": config, "versions": versions}
+        told, found = self._planned(parts, **job, clips_per_shard=clips_per_shard)
+        return told, _pending(found.plan, found.committed, parts)
+
+    def _planned(
+        self,
+        parts: pa.Table,
+        *,
+        kind: str,
+        config: Mapping[str, Any],
+        versions: Mapping[str, str],
+        clips_per_shard: int,
+    ) -> tuple[list[str], Snapshot]:
         info = {"schema_version": SCHEMA_VERSION, "kind": kind, "config": dict(config), "versions": dict(versions)}
         told = []
         if not self.storage.create("plan/run.json", _json(info)):
@@ -412,7 +438,7 @@ class Ledger:
             changed = _differences(saved["versions"], info["versions"])
             if changed:
                 told.append(f"versions differ from those the run began with: {changed}")
-        found, parts = self.snapshot(), clip_table(clips)
+        found = self.snapshot()
         if found.is_compact_stale:
             self.storage.delete(COMPACT)
         planned, given = found.inputs, _uncut(parts)
@@ -444,20 +470,19 @@ class Ledger:
         if retried.num_rows:
             num_retried = pc.count_distinct(_whole_ids(retried["clip_id"])).as_py()
             told.append(f"{num_retried} retryable inputs are tried again")
-        self.add_generation(pa.concat_tables([new, retried]), clips_per_shard=clips_per_shard)
-        return told
+        added = self.add_generation(pa.concat_tables([new, retried]), clips_per_shard=clips_per_shard)
+        return told, replace(found, plan=pa.concat_tables([found.plan, added]))
 
-    def add_generation(self, clips: Sequence[Clip] | pa.Table, *, clips_per_shard: int) -> None:
-        """Append units for `clips` to the plan. A clip's latest unit decides its state."""
+    def add_generation(self, clips: Sequence[Clip] | pa.Table, *, clips_per_shard: int) -> pa.Table:
+        """Append units for `clips` to the plan; the rows of PLAN_SCHEMA added. A clip's latest unit decides its
+        state."""
         table = clip_table(clips)
         if not table.num_rows:
-            return
+            return PLAN_SCHEMA.empty_table()
         generation = len(self._generations())
         group = pc.if_else(pc.is_valid(table["same_as"]), COPIES, pc.fill_null(table["split"], UNSPLIT))
         # By id, which mixes the classes; but what lies in one compressed stream is read in its order.
-        orders = [reading_order(url) for url in table["url"].to_pylist()]
-        rank = {order: number for number, order in enumerate(sorted(set(orders)))}
-        order = pa.array([rank[order] for order in orders], pa.int64())
+        order = _ranks(table["url"])
         # Each segment is a unit by itself, so that a film spreads over all actors; so is the clip that joins them.
         rest = pc.if_else(pc.or_(_is_part(table["clip_id"]), _joins(table)), 0, 1)
         table = table.append_column("group", group).append_column("rest", rest).append_column("order", order)
@@ -469,15 +494,19 @@ class Ledger:
             num_units = int(numbers[-1]) + 1
             units.append(numbers)
         # A signed address would be a password in a file, and is dead the day after; `pending_units` takes today's.
-        urls = pa.array([without_secrets(url) for url in table["url"].to_pylist()], pa.string())
+        has_secret = pc.match_substring_regex(table["url"], "@|%40|^https?:|https?%3A")
+        urls = pa.array(map(without_secrets, table["url"].filter(has_secret).to_pylist()), pa.string())
+        urls = pc.replace_with_mask(_whole(table["url"]), _whole(has_secret), urls)
         table = table.set_column(table.schema.get_field_index("url"), "url", urls)
         names = pa.array([f"g{generation:03d}-u{number:06d}" for number in range(num_units)], pa.string())
         table = table.drop_columns(["group", "rest", "order"]).append_column(
             PLAN_SCHEMA.field("unit"), names.take(np.concatenate(units))
         )
+        table = table.cast(PLAN_SCHEMA)
         self.reopen()  # First: _SUCCESS must never stand beside a plan with more to do.
-        if not self.storage.create(f"plan/g{generation:03d}.arrow", _arrow(table.cast(PLAN_SCHEMA))):
+        if not self.storage.create(f"plan/g{generation:03d}.arrow", _arrow(table)):
             raise LedgerError(f"{self.storage.url}: another run has just extended the plan; start again")
+        return table
 
     def units(self) -> Units:
         """Every planned unit, generation by generation."""
@@ -493,13 +522,7 @@ class Ledger:
 
     def pending_units(self, current: Sequence[Clip] | pa.Table = ()) -> Units:
         """Planned units without an entry. `current` clips tell where the bytes of the same ids lie today."""
-        plan = self._plan()
-        waiting = plan.filter(pc.invert(_among(plan["unit"], pa.array(self.committed_units(), pa.string()))))
-        given = clip_table(current)
-        place = pc.index_in(_whole_ids(waiting["clip_id"]), value_set=_whole(_whole_ids(given["clip_id"])))
-        urls = given["url"].take(place)
-        place = PLAN_SCHEMA.get_field_index("url")
-        return Units(waiting.set_column(place, PLAN_SCHEMA.field("url"), pc.coalesce(urls, waiting["url"])))
+        return _pending(self._plan(), pa.array(self.committed_units(), pa.string()), clip_table(current))
 
     def take_back(self, unit_ids: Iterable[str]) -> None:
         """Make units pending again whose rows hold no more; the shards are swept once there are others."""
@@ -848,6 +871,23 @@ def _leaf_columns(schema: pa.Schema) -> list[str]:
 
 def _tables(entries: Iterable[Mapping[str, Any]]) -> set[str]:
     return {shard["table"] for entry in entries for shard in entry["shards"]}
+
+
+def _ranks(urls: pa.ChunkedArray) -> pa.Array:
+    """The place of each URL by its `reading_order`; 0 for those of files, most often all."""
+    is_ordered = _whole(pc.starts_with(urls, MEMBERS_START))
+    orders = [reading_order(url) for url in urls.filter(is_ordered).to_pylist()]
+    rank = {order: number for number, order in enumerate(sorted({(), *orders}))}
+    found = pa.array([rank[order] for order in orders], pa.int64())
+    return pc.replace_with_mask(pa.repeat(pa.scalar(0, pa.int64()), len(urls)), is_ordered, found)
+
+
+def _pending(plan: pa.Table, committed: pa.Array, given: pa.Table) -> Units:
+    waiting = plan.filter(pc.invert(_among(plan["unit"], committed)))
+    place = pc.index_in(_whole_ids(waiting["clip_id"]), value_set=_whole(_whole_ids(given["clip_id"])))
+    urls = given["url"].take(place)
+    place = PLAN_SCHEMA.get_field_index("url")
+    return Units(waiting.set_column(place, PLAN_SCHEMA.field("url"), pc.coalesce(urls, waiting["url"])))
 
 
 def joined(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -239,13 +239,12 @@ def run_corpus(
         say(f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items()))
     clips = clip_table(corpus.table if clips is None else clips)
     with ledger.lock() as lock:
-        told = ledger.plan(
+        told, pending = ledger.begin(
             clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
         )
         for line in told:
             say(line)
         ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
-        pending = ledger.pending_units(clips)
         units = pending.without_copies()
         errors: list[str] = []
         if pending:

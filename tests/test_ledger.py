@@ -135,6 +135,19 @@ def test_planning_again_adds_nothing(local):
     assert len(local.units()) == 3
 
 
+def test_a_run_begins_with_one_reading_of_the_ledger(s3):
+    ledger = Ledger(s3.url("out"))
+    ledger.plan(CLIPS[:-1], **PLAN)
+    commit(ledger, ledger.pending_units()[0])
+    read = []
+    events = ledger.storage.filesystem.s3.meta.events
+    events.register("before-call.s3.GetObject", lambda params, **_: read.append(params["url_path"]))
+    told, pending = ledger.begin(CLIPS, **PLAN)
+    assert told == ["1 new inputs added to the plan of 3"]
+    assert len(read) == len(set(read)) == 4  # run.json, g000.arrow, the entry, and the entries in one object
+    assert list(pending) == list(ledger.pending_units())
+
+
 def test_new_inputs_are_added_and_removed_ones_are_kept_and_told(local):
     local.plan(CLIPS, **PLAN)
     told = local.plan([*CLIPS[1:], clip_named("e.avi")], **PLAN)
