@@ -153,7 +153,7 @@ def preprocess(config: PreprocessConfig) -> Run:
             blur_faces=config.blur_faces,
         )
         run.ledger.storage.put("report.html", page.encode())
-        say(f"page: {run.ledger.storage.path('report.html')}")
+        say(f"page: {run.ledger.storage.url}/report.html")
     print_summary(run)
     return run
 

@@ -581,7 +581,7 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
         blur_faces=config.blur_faces,
     )
     storage.put("report.html", page.encode())
-    say(f"page: {storage.path('report.html')}")
+    say(f"page: {storage.url}/report.html")
 
 
 def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
