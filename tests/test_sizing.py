@@ -16,7 +16,8 @@ def test_hours_are_clips_times_core_seconds_over_the_cores(tmp_path):
     assert config.core_seconds_per_clip == pytest.approx(0.5 + 0.05 + 0.45)
     found = plan(config)
     assert found["bottleneck"] == "the actors' cores"
-    assert found["hours"] * 3600 == pytest.approx(15 + 3200 * 1.0 / 8 + 3200 * 15e-6)
+    assert found["hours"] * 3600 == pytest.approx(15 + 3200 * 1.0 / 8 + found["driver_hours"] * 3600)
+    assert found["driver_hours"] * 3600 == pytest.approx(3200 * (config.plan_us + config.list_us) / 1e6)
     assert found["dollars"] == pytest.approx(found["hours"] * 2 * 0.36)
     assert json.loads((tmp_path / "plan.json").read_text()) == found
 

@@ -60,6 +60,8 @@ class PlanConfig:
     """Milliseconds of the driver for each unit it hands out."""
     plan_us: float = 15.0
     """Microseconds of the driver for each clip: plan, audit and the last files (`benchmark.py ledger`)."""
+    list_us: float = 100.0
+    """Microseconds of the driver for each clip of the listing of a bucket (`benchmark.py listing`)."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -71,13 +73,18 @@ class PlanConfig:
         decoded = self.mean_seconds * self.fps * self.decode_ms
         return (self.frames * self.detect_ms + decoded + self.other_ms) / 1000
 
+    @property
+    def driver_seconds(self) -> float:
+        """What the driver does alone, before the actors and after them."""
+        return self.clips * (self.plan_us + self.list_us) / 1e6
+
 
 def plan(config: PlanConfig) -> dict[str, Any]:
     """The calculation for the asked size and the scaling curve; writes plan.json and returns what it holds."""
     actors = config.nodes * config.cpus_per_node
     limits = clips_per_second_limits(config, actors=actors)
     bottleneck = min(limits, key=lambda name: limits[name])
-    seconds = config.start_seconds + config.clips / limits[bottleneck] + config.clips * config.plan_us / 1e6
+    seconds = config.start_seconds + config.clips / limits[bottleneck] + config.driver_seconds
     one = simulated_seconds(config, actors=1)
     found = {
         "settings": asdict(config),
@@ -86,6 +93,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "clips_per_second_limits": limits,
         "bottleneck": bottleneck,
         "hours": seconds / 3600,
+        "driver_hours": config.driver_seconds / 3600,
         "dollars": seconds / 3600 * config.nodes * config.dollars_per_node_hour,
         "scaling": [
             {"actors": count, "seconds": (took := simulated_seconds(config, actors=count)), "speedup": one / took}
@@ -118,7 +126,7 @@ def simulated_seconds(config: PlanConfig, *, actors: int) -> float:
     for length in lengths.tolist():
         driver = max(driver, heapq.heappop(free)) + config.driver_ms / 1000
         heapq.heappush(free, driver + length)
-    return max(free) + config.clips * config.plan_us / 1e6
+    return max(free) + config.driver_seconds
 
 
 def print_plan(found: Mapping[str, Any]) -> None:
@@ -131,7 +139,8 @@ def print_plan(found: Mapping[str, Any]) -> None:
     )
     console.print(
         f"on {settings['nodes']} nodes of {settings['cpus_per_node']} cores: {found['hours']:,.2f} h, "
-        f"${found['dollars']:,.2f}; bound by {found['bottleneck']}"
+        f"${found['dollars']:,.2f}; bound by {found['bottleneck']}; {found['driver_hours']:,.2f} h of it are the "
+        "driver's listing, planning and audit"
     )
     limits = [[name, f"{value:,.0f}"] for name, value in found["clips_per_second_limits"].items()]
     console.print(table("Where each part would be fully busy", ("part", "clips/s"), limits))
