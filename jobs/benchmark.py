@@ -10,6 +10,7 @@ from pipeline.benchmark.ingest import IngestConfig, ingest, print_ingested
 from pipeline.benchmark.learn import LearnConfig, learn, print_learned
 from pipeline.benchmark.ledger import LedgerConfig, ledger, print_ledger
 from pipeline.benchmark.listing import ListingConfig, listing, print_listing
+from pipeline.benchmark.nights import NightsConfig, nights, print_nights
 from pipeline.benchmark.sizing import PlanConfig, plan, print_plan
 
 # Studies with flags of their own: these, what is run, and what shows it.
@@ -18,6 +19,7 @@ OWN = {
     "ingest": (IngestConfig, ingest, print_ingested),
     "ledger": (LedgerConfig, ledger, print_ledger),
     "listing": (ListingConfig, listing, print_listing),
+    "nights": (NightsConfig, nights, print_nights),
     "plan": (PlanConfig, plan, print_plan),
 }
 CONFIG, RUN, SHOW = OWN.get(next(iter(sys.argv[1:]), ""), (BenchmarkConfig, benchmark, print_tables))
@@ -33,7 +35,8 @@ if __name__ == "__main__":
         CONFIG,
         main,
         description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
-        " networks learn, how fast training reads, what a ledger and a listing cost at a size and what a cluster costs"
-        " have flags of their own: learn, ingest, ledger, listing or plan, and --help.",
+        " networks learn, how fast training reads, what a ledger and a listing cost at a size, what nights and films"
+        " cost and what a cluster costs have flags of their own: learn, ingest, ledger, listing, nights or plan, and"
+        " --help.",
         positional=("study",),
     )

@@ -18,6 +18,7 @@ from pipeline.benchmark.core_hours import core_hours, corpus_core_hours
 from pipeline.benchmark.decode import is_wrong
 from pipeline.benchmark.detect import net_macs
 from pipeline.benchmark.machine import machine
+from pipeline.benchmark.nights import NightsConfig, nights, print_nights
 from pipeline.benchmark.parity import compared, matched, seen
 from pipeline.benchmark.poison import KINDS, link_corpus
 from pipeline.benchmark.soak import growth
@@ -25,6 +26,7 @@ from pipeline.benchmark.timing import Timing, spread, steady
 from pipeline.corpus import read_corpus
 from pipeline.detection import cpu_has_int8
 from pipeline.records import Box, Face
+from pipeline.synthetic import make_corpus
 
 pytestmark = pytest.mark.timeout(900)
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "benchmark.py"
@@ -320,3 +322,20 @@ def test_soak_sees_driver_actors_and_fenced_children_and_draws_them(clip, tmp_pa
     shown = io.StringIO()
     Console(file=shown, width=160).print(*soak.tables(part))
     assert "8 of 8 clips" in shown.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nights_score_what_is_new_and_films_end(tmp_path):
+    clips = tmp_path / "clips"
+    make_corpus(clips, clips_per_class=(1, 0, 0), seed=4)
+    values = {"study": "nights", "clips": str(clips), "output": str(tmp_path / "out"), "px": 32}
+    results = nights(NightsConfig(**values, film_minutes=(1, 2), sample_fps=0.1, frames_per_clip=2))
+    first, second, third = results["nights"]
+    assert first["same_content"] == second["same_content"] == 1
+    assert second["reasons"]["quarantined: not_a_video"] == 1
+    assert (third["scored"], third["processed"], third["inputs"]) == (0, 0, second["inputs"])
+    assert third["skipped"] == third["inputs"]
+    assert [film["frames"] for film in results["films"]] == [6, 12]
+    assert all(peak > 0 for film in results["films"] for peak in film["peak_mib"].values())
+    print_nights(results)
