@@ -33,7 +33,7 @@ def way(tmp_path_factory):
     make_corpus(top / "corpus", clips_per_class=(3, 3, 3), seed=2)
     job("preprocess.py", "--input", top / "corpus", "--output", top / "data", *DETECT, log=log)
     train = ("--data", top / "data", "--output", top / "run", "--epochs", "2", "--batch-size", "16")
-    job("train.py", *train, log=log)
+    job("train.py", *train, "--json-logs", log=top / "train.log")
     job("evaluate.py", "--data", top / "data", "--checkpoint", top / "run", "--output", top / "evaluation", log=log)
     new = top / "new"
     new.mkdir()
@@ -58,6 +58,18 @@ def test_every_step_leaves_what_the_readme_promises(way):
         assert (way / name).stat().st_size > 0, name
     for name in ("manifest.json", "report.html"):
         assert (labels_of(way) / name).stat().st_size > 0, name
+
+
+def test_a_training_with_json_logs_says_nothing_but_events(way):
+    events = [json.loads(line) for line in (way / "train.log").read_text().splitlines()]
+    assert all(event["time"].endswith("+00:00") for event in events)
+    kinds = [event["event"] for event in events if event["event"] not in ("message", "step")]
+    assert kinds == ["start", "epoch", "epoch", "summary"]
+    first, second = (event for event in events if event["event"] == "epoch")
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    best = json.loads((way / "run/best.json").read_text())
+    top1 = max(event["validation_top1_accuracy"] for event in (first, second))
+    assert top1 == pytest.approx(best["validation_top1_accuracy"])
 
 
 def test_the_ledger_is_one_from_end_to_end(way):
