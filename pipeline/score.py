@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -372,9 +373,10 @@ def predictions_of(
 
 def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> list[TrackLabel]:
     """The rows of one clip's persons, in order of appearance. faces: all of the clip, in order of time."""
-    tracks = []
-    for track_index in sorted({face.track_index for face in faces}):
-        own = [face for face in faces if face.track_index == track_index]
+    tracks, persons = [], defaultdict(list)
+    for face in faces:
+        persons[face.track_index].append(face)
+    for track_index, own in sorted(persons.items()):
         summary = summarised(np.array([face.probabilities for face in own]), abstain_below=abstain_below)
         tracks.append(
             TrackLabel(

@@ -116,10 +116,12 @@ def linked(examples: Sequence[Example | Prediction]) -> list[int]:
     step = min((b - a for a, b in pairwise(times) if b > a), default=0.0)
     longest = max((MOST_STEPS_AWAY + 0.5) * step, MOST_SECONDS_AWAY)
     tracks: list[_Track] = []
+    recent: list[int] = []  # A film of hours has thousands of tracks that nobody comes back to.
     found: list[int] = []
     for frame, now in zip(frames, times, strict=True):
         boxes = [example.box for example in frame]
-        waiting = [index for index, track in enumerate(tracks) if 0 < now - track.times[-1] <= longest]
+        recent = [index for index in recent if now - tracks[index].times[-1] <= longest]
+        waiting = [index for index in recent if now > tracks[index].times[-1]]
         taken: dict[int, int] = {}
         for expected in (_Track.ahead, lambda track, _: track.boxes[-1]):
             places = {index: expected(tracks[index], now) for index in waiting if index not in taken.values()}
@@ -127,6 +129,7 @@ def linked(examples: Sequence[Example | Prediction]) -> list[int]:
         for number, box in enumerate(boxes):
             if number not in taken:
                 taken[number] = len(tracks)
+                recent.append(len(tracks))
                 tracks.append(_Track([], []))
             tracks[taken[number]].boxes.append(box)
             tracks[taken[number]].times.append(now)
