@@ -963,7 +963,8 @@ def _outcomes_in(lines: bytes) -> pa.Table:
         return OUTCOME_SCHEMA.empty_table()
     fields = [pa.field(field.name, field.type) for field in OUTCOME_SCHEMA]
     parsing = pyarrow.json.ParseOptions(explicit_schema=pa.schema(fields))
-    reading = pyarrow.json.ReadOptions(block_size=2**24)
+    # In larger blocks and threads it took twice the memory for 100,000 clips, and no less time.
+    reading = pyarrow.json.ReadOptions(block_size=2**20, use_threads=False)
     return pyarrow.json.read_json(pa.BufferReader(lines), read_options=reading, parse_options=parsing).cast(
         OUTCOME_SCHEMA
     )

@@ -84,7 +84,7 @@ def nights(config: NightsConfig) -> dict[str, Any]:
         here = Path(folder)
         _save_untrained(here / "model", config, frames_per_clip=config.frames_per_clip)
         results["nights"] = _nights([Path(local_path(clip.url) or "") for clip in clips], here, top)
-        _save_untrained(here / "film-model", config, frames_per_clip=None, sample_fps=config.sample_fps)
+        _save_untrained(here / "film-model", config, sample_fps=config.sample_fps)
         picture = middle_frames(clips[:1])[0]
         results["films"] = []
         for minutes in config.film_minutes:
