@@ -67,6 +67,7 @@ COPIES = "copies"
 HEARTBEAT_SECONDS = 10.0
 LOCK_EXPIRES_SECONDS = 60.0
 NOT_FINISHED = "not_finished"
+SETTLED = ("clip_id", "state", "reason", "stage")
 # Reasons of segments that a header which claims too much has made.
 NOT_THERE = ("range_past_end", "no_frames")
 
@@ -620,7 +621,7 @@ class Ledger:
     def settled(self) -> pa.Table | None:
         """The outcomes of a run with nothing left to do, without reading its entries; None if there may be some.
 
-        Rows of OUTCOME_SCHEMA: those of outcomes.jsonl, where _SUCCESS stands and every shard of the manifest is there
+        The columns of `SETTLED` in outcomes.jsonl, where _SUCCESS stands and every shard of the manifest is there
         with its bytes.
         """
         if not self.storage.exists("_SUCCESS"):
@@ -958,16 +959,16 @@ def _lines(table: pa.Table) -> Iterator[bytes]:
 
 
 def _outcomes_in(lines: bytes) -> pa.Table:
-    """Rows of OUTCOME_SCHEMA from outcomes.jsonl."""
+    """The columns of `SETTLED` from outcomes.jsonl."""
+    schema = pa.schema([OUTCOME_SCHEMA.field(name) for name in SETTLED])
     if not lines:
-        return OUTCOME_SCHEMA.empty_table()
-    fields = [pa.field(field.name, field.type) for field in OUTCOME_SCHEMA]
-    parsing = pyarrow.json.ParseOptions(explicit_schema=pa.schema(fields))
+        return schema.empty_table()
+    parsing = pyarrow.json.ParseOptions(
+        explicit_schema=pa.schema([(field.name, field.type) for field in schema]), unexpected_field_behavior="ignore"
+    )
     # In larger blocks and threads it took twice the memory for 100,000 clips, and no less time.
     reading = pyarrow.json.ReadOptions(block_size=2**20, use_threads=False)
-    return pyarrow.json.read_json(pa.BufferReader(lines), read_options=reading, parse_options=parsing).cast(
-        OUTCOME_SCHEMA
-    )
+    return pyarrow.json.read_json(pa.BufferReader(lines), read_options=reading, parse_options=parsing).cast(schema)
 
 
 def _outcome_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -1045,9 +1046,12 @@ def _whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 def whole_clips(clips: pa.Table) -> pa.Table:
     """The rows of CLIP_SCHEMA that are of whole clips; one that joins its segments has no `same_as` in them."""
+    is_part = _is_part(clips["clip_id"])
+    if not pc.any(is_part).as_py():
+        return clips  # Not a copy of what may be a million rows.
     place = CLIP_SCHEMA.get_field_index("same_as")
     same_as = pc.if_else(_joins(clips), pa.scalar(None, pa.string()), clips["same_as"])
-    return clips.set_column(place, CLIP_SCHEMA.field(place), same_as).filter(pc.invert(_is_part(clips["clip_id"])))
+    return clips.set_column(place, CLIP_SCHEMA.field(place), same_as).filter(pc.invert(is_part))
 
 
 def _repeated(plan: pa.Table) -> pa.Array:

@@ -23,7 +23,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from pipeline.corpus import Corpus
-from pipeline.ledger import NOT_FINISHED, Ledger, Snapshot, whole_clips
+from pipeline.ledger import NOT_FINISHED, SETTLED, Ledger, Snapshot, whole_clips
 from pipeline.records import (
     CLIP_LABEL_SCHEMA,
     CLIP_SCHEMA,
@@ -53,10 +53,10 @@ _SAME_AS = CLIP_SCHEMA.get_field_index("same_as")
 class Night:
     """What a run has to do: the clips for the plan (known, new and copies), and how many there are of each kind.
 
-    clips: rows of CLIP_SCHEMA, by path. outcomes: rows of OUTCOME_SCHEMA of all that is planned, before this run.
-    num_cut_off: planned before, never finished. num_older: not scored, and not modified since --since. num_later:
-    not scored, and left to the next run by --limit. is_settled: nothing is to be done, and the last run ended with
-    _SUCCESS.
+    clips: rows of CLIP_SCHEMA, by path. outcomes: of all that is planned, before this run, the columns of
+    `ledger.SETTLED`. num_cut_off: planned before, never finished. num_older: not scored, and not modified since
+    --since. num_later: not scored, and left to the next run by --limit. is_settled: nothing is to be done, and the last
+    run ended with _SUCCESS.
     """
 
     clips: pa.Table
@@ -129,7 +129,7 @@ def plan_night(
         return Night(clips=clips, outcomes=outcomes, is_settled=True, num_known=clips.num_rows)
     if outcomes is None:
         found = ledger.snapshot()
-        planned, outcomes = whole_clips(found.clips), found.latest
+        planned, outcomes = whole_clips(found.clips), found.latest.select(SETTLED)
     else:
         planned = whole_clips(ledger.planned())
     content, planned_content = (contents_of(each, paths_matter=paths_matter) for each in (clips, planned))

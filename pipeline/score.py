@@ -528,10 +528,8 @@ def _cut(ledger: Ledger, night: Night, *, config: ScoreConfig, extract_config: E
 
 def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) -> Run:
     """The end of a run that starts no work: what was or would be done, from the outcomes alone."""
-    states = night.outcomes["state"].to_pylist()
-    audit = Audit(
-        num_inputs=len(states), num_by_state={str(state): states.count(state.value) for state in State}, problems=()
-    )
+    count = {str(state): pc.sum(pc.equal(night.outcomes["state"], state.value)).as_py() or 0 for state in State}
+    audit = Audit(num_inputs=night.outcomes.num_rows, num_by_state=count, problems=())
     summary = {"new": night.num_new, "to_score": night.num_to_score, "same_content": night.num_copies}
     if config.dry_run:
         seconds, source = estimated_seconds(ledger, night)
