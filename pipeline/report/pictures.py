@@ -127,8 +127,9 @@ def drawn_frame(thumbnail: Thumbnail, boxes: Sequence[tuple[int, Box]], *, alt: 
         colour = PERSON_COLOURS[track_index % len(PERSON_COLOURS)]
         left, top, right, bottom = _scaled(box, scale)
         draw.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=2)
-        draw.rectangle((left, top, left + 11, top + 12), fill=colour)
-        draw.text((left + 3, top), str(track_index + 1), fill="white")
+        tag = top - 12 if top >= 12 else top  # Above the box, where there is room: a small face would lie under it.
+        draw.rectangle((left, tag, left + 11, tag + 12), fill=colour)
+        draw.text((left + 3, tag), str(track_index + 1), fill="white")
     return inlined(frame, alt=alt)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.records import State
-from pipeline.report.parts import MOST_LISTED, facts_list, listing, percent, section, short, table
+from pipeline.report.parts import MOST_LISTED, facts_list, listing, percent, section, short, table, text
 
 pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 
@@ -35,7 +35,10 @@ def run_section(summary: Mapping[str, Any], outcomes: pa.Table) -> str:
                 for state in State
             ],
         ),
-        facts_list({name: value for name, value in summary.items() if isinstance(value, str | int | float)}),
+        f"<p>{text(summary['audit'])}</p>" if "audit" in summary else "",
+        facts_list(
+            {name: each for name, each in summary.items() if isinstance(each, str | int | float) and name != "audit"}
+        ),
     )
 
 
