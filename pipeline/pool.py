@@ -38,7 +38,7 @@ from pipeline.console import is_json, say, tell
 from pipeline.corpus import Corpus
 from pipeline.fence import FenceLimits
 from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units
-from pipeline.preflight import FOLDER, check_output
+from pipeline.preflight import FOLDER, check_output, clean
 from pipeline.records import State, UsageError, clip_of, clip_table
 from pipeline.storage import Storage, StorageError, redacted, redacted_values
 from pipeline.telemetry import UnitMetrics
@@ -165,7 +165,7 @@ def check_nodes(output_url: str) -> None:
                 if fault := ray.get(task.remote(output_url, mark), timeout=NODE_SECONDS):
                     raise UsageError(f"node {node['NodeManagerAddress']}: {fault}")
     finally:
-        storage.delete(mark)
+        clean(storage, mark)
 
 
 def fault_of_node(output_url: str, mark: str) -> str | None:

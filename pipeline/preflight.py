@@ -102,7 +102,7 @@ def check_output(url: str) -> str:
         told = str(error) if isinstance(error, StorageError) else f"{url}: {error}; check the path"
         raise UsageError(f"output {told}") from None
     finally:
-        _clean(storage, name)
+        clean(storage, name)
     if not is_refused or found != b"first":
         raise UsageError(
             f"output {url}: the store ignores If-None-Match, so that two attempts at one unit could both count; use a "
@@ -122,6 +122,14 @@ def missing_decoders() -> list[str]:
     return [codec for codec, names in DECODERS.items() if not any(map(_has_decoder, names))]
 
 
+def clean(storage: Storage, name: str) -> None:
+    """Remove a small object that was written to try the output, and its folder."""
+    with contextlib.suppress(OSError):
+        storage.delete(name)
+        if storage.is_local:
+            Path(storage.path(FOLDER)).rmdir()
+
+
 def _file_of(clip: Clip) -> str:
     return archive_of(clip.url) if is_member(clip.url) else clip.url
 
@@ -131,10 +139,3 @@ def _has_decoder(name: str) -> bool:
         return av.Codec(name, "r").type == "video"
     except UnknownCodecError:
         return False
-
-
-def _clean(storage: Storage, name: str) -> None:
-    with contextlib.suppress(OSError):
-        storage.delete(name)
-        if storage.is_local:
-            Path(storage.path(FOLDER)).rmdir()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,21 @@ def s3(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     fs.mkdir(bucket)
     yield S3(s3_endpoint, bucket, fs)
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[..., bool]]]:
+    """A disk of 256 KiB, which can be made larger and read-only; unmounted in the end."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mounted(*options: str) -> bool:
+        return subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode == 0
+
+    if shutil.which("mount") is None or not mounted("-t", "tmpfs", "-o", "size=256k", "tmpfs"):
+        pytest.skip("this user may not mount a disk")
+    yield folder, mounted
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")

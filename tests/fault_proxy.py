@@ -38,8 +38,10 @@ CUTS = (
     "short_length",  # half of the body under a Content-Length of half: only the checksum tells
     "short_unsummed",  # the same from a store without checksums: only the object's size, known before, tells
     "stall",  # half of the body, then nothing
+    "slow",  # all of it, in pieces
 )
 STALL_SECONDS = 3.0
+SLOW_PIECES, SLOW_SECONDS = 8, 0.1
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Fault:
     path: str
     times: float
     skip: int
+    spreads: bool
 
 
 class FaultProxy:
@@ -64,12 +67,21 @@ class FaultProxy:
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
-    def fail(self, kind: str, *, method: str = "", path: str = "", times: float = float("inf"), skip: int = 0) -> None:
+    def fail(
+        self,
+        kind: str,
+        *,
+        method: str = "",
+        path: str = "",
+        times: float = float("inf"),
+        skip: int = 0,
+        spreads: bool = False,
+    ) -> None:
         """Break the requests of this method (any, if empty) whose path holds `path` (a regular expression): after the
-        first `skip` of them, `times` times."""
+        first `skip` of them, `times` times. spreads: once it has begun, all requests of any kind."""
         assert kind in ANSWERS or kind in CUTS
         with self._lock:
-            self._faults.append(Fault(kind, method, path, times, skip))
+            self._faults.append(Fault(kind, method, path, times, skip, spreads))
 
     def mend(self) -> None:
         """Break nothing any more, and forget the log."""
@@ -92,6 +104,8 @@ class FaultProxy:
                         continue
                     fault.times -= 1
                     found = fault.kind
+                    if fault.spreads:
+                        fault.method = fault.path = ""
                     break
             self.log.append((method, path, found))
             return found
@@ -132,6 +146,13 @@ class FaultProxy:
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
+                if kind == "slow":
+                    size = max(1, len(content) // SLOW_PIECES)
+                    for at in range(0, len(content), size):
+                        self.wfile.write(content[at : at + size])
+                        self.wfile.flush()
+                        time.sleep(SLOW_SECONDS)
+                    return None
                 self.wfile.write(half if kind in CUTS else content)
                 self.wfile.flush()
                 if kind == "stall":

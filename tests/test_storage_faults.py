@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -352,21 +351,6 @@ def test_a_job_ends_with_a_lost_store_and_goes_on_once_it_is_mended(s3, proxy, c
 
 def rows_of(ledger, shard):
     return pq.read_table(pa.BufferReader(ledger.storage.read(shard["path"]))).to_pylist()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 256 KiB, which can be made larger and read-only; unmounted in the end."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mounted(*options):
-        return subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode == 0
-
-    if shutil.which("mount") is None or not mounted("-t", "tmpfs", "-o", "size=256k", "tmpfs"):
-        pytest.skip("this user may not mount a disk")
-    yield folder, mounted
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def job(corpus, output, **options):
