@@ -2,7 +2,8 @@
 
 `ClipExtractor` runs in an actor and holds the fence. In the fenced child, the only place where foreign bytes meet a
 decoder, runs all of it (`build_work`) or, where a detector that many actors share is given, the decoding alone
-(`build_decoding`). Either way `extracted` chooses frames, boxes and crops.
+(`build_decoding`). Either way `extracted` chooses frames, boxes and crops. What the child answers is checked before it
+is believed (`example_of`, `frame_of`, `facts_of`): it names neither its clip nor the label.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, fields
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -30,9 +33,10 @@ from pipeline.detection import DETECTORS, PRECISIONS, Detector, build_detector
 from pipeline.detection.between import faces_between
 from pipeline.detection.boxes import read_boxes
 from pipeline.fence import Fence, FenceError, FenceLimits, FenceStartError
-from pipeline.records import Clip, Example, Face, Outcome, State, whole_id
+from pipeline.messages import printable
+from pipeline.records import Box, Clip, Example, Face, Outcome, State, whole_id
 from pipeline.storage import RangedFile, StorageError, StoreLostError, fetch, open_filesystem, redacted
-from pipeline.video import DECODERS, DecodeReport, Frame, Sampling, open_clip, read_image
+from pipeline.video import DECODERS, MAX_PIXELS, DecodeReport, Frame, Sampling, open_clip, read_image
 
 SCRATCH_PREFIX = "emotion-pipeline-clip-"
 MOST_TRIES = 2
@@ -44,6 +48,25 @@ RETRY_DETECTORS = ("dlib-cnn", "dlib-cnn-reference")
 MOST_DETECT_EVERY = 32
 # Frames that go to a shared detector together: 29 of 712x400, one of 3840x2160, 25 MB in any case.
 SHARED_BATCH_PX = 2**23
+
+# What a fenced child tells: its fields and their types.
+EXAMPLE_FIELDS = {
+    **dict.fromkeys(("frame_index", "face_index", "frame_width", "frame_height"), int),
+    **dict.fromkeys(("pts_seconds", "face_score"), float),
+    **dict.fromkeys(("face_jpeg", "context_jpeg"), bytes),
+}
+FACT_FIELDS = {
+    **dict.fromkeys(("num_frames", "num_faceless_frames", "num_boxes_clamped", "num_examples"), int),
+    **dict.fromkeys(("decoder", "decoder_reason", "detail"), str),
+    "decode_integrity": float,
+}
+REPORT_FIELDS = {
+    **dict.fromkeys(("num_frames", "num_decoded", "num_corrupt", "num_repeated", "num_missing"), int),
+    **dict.fromkeys(("decoder", "decoder_reason", "container", "codec"), str),
+    "decode_integrity": float,
+}
+MOST_LETTERS = 2000
+IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n")
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -181,25 +204,93 @@ def detect_of(config: ExtractConfig, *, device: str) -> Detect:
     return detect
 
 
-def build_work(config: ExtractConfig) -> Callable[..., Generator[Example, None, dict[str, Any]]]:
-    """The fenced child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome."""
+def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
+    """The fenced child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome, as
+    plain values."""
     detect = detect_of(config, device="cpu")
 
-    def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[Example, None, dict[str, Any]]:
+    def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
         # On CPU a batch is no faster than its frames one by one, and one frame is held instead of eight.
         decode = functools.partial(decoded, task, config, stage)
-        return (yield from extracted(task, config, decode=decode, detect=detect, stage=stage, batch_px=1))
+        facts: list[dict[str, Any]] = []
+        for example in _noting(extracted(task, config, decode=decode, detect=detect, stage=stage, batch_px=1), facts):
+            box = example.box
+            yield {
+                **{name: getattr(example, name) for name in EXAMPLE_FIELDS},
+                "box": [box.x_min, box.y_min, box.x_max, box.y_max],
+            }
+        return facts[0]
 
     return work
 
 
-def build_decoding(config: ExtractConfig) -> Callable[..., Generator[Frame, None, DecodeReport]]:
-    """The fenced child's work where detection is shared: a task to its sampled frames, one by one."""
+def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
+    """The fenced child's work where detection is shared: a task to its sampled frames, one by one, and how they were
+    decoded, all as plain values."""
 
-    def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[Frame, None, DecodeReport]:
-        return decoded(task, config, stage)
+    def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        reports: list[DecodeReport] = []
+        for frame in _noting(decoded(task, config, stage), reports):
+            yield {"frame_index": frame.frame_index, "pts_seconds": frame.pts_seconds, "image": frame.image}
+        return asdict(reports[0])
 
     return work
+
+
+def example_of(plain: Any, clip: Clip) -> Example:
+    """The example of this clip that the child told. Raises ValueError for what is none."""
+    given = _given(plain, {**EXAMPLE_FIELDS, "box": list})
+    width, height = given["frame_width"], given["frame_height"]
+    if len(given["box"]) != 4 or not all(type(each) is int for each in given["box"]):
+        raise ValueError(f"box is {given['box']!r}")
+    box = Box(*given.pop("box"))
+    if width * height > MAX_PIXELS or box != box.clamped(width=width, height=height):
+        raise ValueError(f"box {box} is not in a frame of {width} x {height} pixels")
+    for name in ("face_jpeg", "context_jpeg"):
+        if not given[name].startswith(IMAGE_BEGINNINGS):
+            raise ValueError(f"{name} is no JPEG or PNG")
+    return Example(clip_id=whole_id(clip.clip_id), label=clip.label, split=clip.split, box=box, **given)
+
+
+def frame_of(plain: Any) -> Frame:
+    """The frame that the child told. Raises ValueError for what is none."""
+    given = _given(plain, {"frame_index": int, "pts_seconds": float, "image": np.ndarray})
+    image = given["image"]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not 0 < image.size <= 3 * MAX_PIXELS:
+        raise ValueError(f"the image is {image.dtype} of shape {image.shape}")
+    return Frame(**given)
+
+
+def facts_of(plain: Any, *, num_examples: int) -> dict[str, Any]:
+    """The facts of the outcome that the child told. Raises ValueError for what are none."""
+    given = _given(plain, FACT_FIELDS)
+    if given["num_examples"] != num_examples or given["decode_integrity"] > 1:
+        raise ValueError(f"the facts are {given}, and {num_examples} examples came")
+    return given
+
+
+def report_of(plain: Any) -> DecodeReport:
+    """How the child decoded, as it told. Raises ValueError for what is none."""
+    given = _given(plain, {**REPORT_FIELDS, "notes": list})
+    if given["decode_integrity"] > 1 or not all(isinstance(note, str) for note in given["notes"]):
+        raise ValueError(f"the report is {given}")
+    return DecodeReport(**{**given, "notes": tuple(given["notes"])})
+
+
+def _given(plain: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The values of exactly these names and kinds, numbers in the range of their columns, texts printable."""
+    if not isinstance(plain, dict) or plain.keys() != kinds.keys():
+        raise ValueError("its fields are others")
+    given = {}
+    for name, kind in kinds.items():
+        value = plain[name]
+        if type(value) is not kind and not (name == "detail" and value is None):
+            raise ValueError(f"{name} is of type {type(value).__name__}")
+        least = -math.inf if name in ("pts_seconds", "face_score") else 0
+        if kind in (int, float) and not least <= value < 2**31:
+            raise ValueError(f"{name} is {value}")
+        given[name] = printable(value)[:MOST_LETTERS] if isinstance(value, str) else value
+    return given
 
 
 def decoded(
@@ -413,20 +504,24 @@ class ClipExtractor:
         self._film = contextlib.ExitStack()
         self._film_url: str | None = None
         self._film_path: Path | None = None
+        self._scratch: str | None = None
         sweep_scratch()
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         repository = str(Path(__file__).resolve().parents[1])
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
-        if shared_detect is None:
-            self.fence = Fence(build_work, {"config": config}, limits=limits, preload=("torch", "decord", "av"))
-        else:
-            self.fence = Fence(build_decoding, {"config": config}, limits=limits, preload=("decord", "av"))
+        build, preload = (build_work, ("torch",)) if shared_detect is None else (build_decoding, ())
+        self.fence = Fence(
+            build,
+            {"config": config},
+            limits=limits,
+            preload=(*preload, "decord", "av"),
+            readable=[config.detector_weights] if config.detector_weights else [],
+        )
 
     def facts(self) -> dict[str, Any]:
         """What the fence has seen so far: children started, how many in place of one that had grown, the most resident
-        memory of one (bytes), the wall time of each stage (seconds), and whether they were kept from the network and
-        from writing files."""
+        memory of one (bytes), the wall time of each stage (seconds), and what they were kept from (`confine`)."""
         return {
             "children_started": self.fence.num_starts,
             "children_recycled": self.fence.num_recycled,
@@ -476,11 +571,12 @@ class ClipExtractor:
     @contextlib.contextmanager
     def _fetched(self, clip: Clip) -> Iterator[Path]:
         """The clip as a local file under a neutral name. Raises ArchiveError and OSError."""
+        copies = self._copies() if local_path(clip.url) is None or is_member(clip.url) else None
         if whole_id(clip.clip_id) != clip.clip_id:
             if self._film_url != clip.url:  # The next segment of this actor is mostly one of the same film.
                 self._film.close()
                 self._film_url = None  # Should the next one not be there.
-                self._film_path = self._film.enter_context(local_file(clip))
+                self._film_path = self._film.enter_context(local_file(clip, copies=copies))
                 self._film_url = clip.url
             assert self._film_path is not None
             yield self._film_path
@@ -488,15 +584,26 @@ class ClipExtractor:
         self._film.close()
         self._film_url = None
         if not is_member(clip.url):
-            with local_file(clip) as path:
+            with local_file(clip, copies=copies) as path:
                 yield path
             return
-        with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-") as folder:
+        with tempfile.TemporaryDirectory(dir=copies) as folder:
             neutral = Path(folder) / "clip"
             self._members.copy(clip.url, neutral, content_id=clip.content_id)
             yield neutral
 
+    def _copies(self) -> str:
+        """The folder for copies of remote clips and of members of archives, which the child may read."""
+        if self._scratch is None:
+            self._scratch = tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-")
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+            self.fence.let_read(os.path.join(self._scratch, "clip"))
+        return self._scratch
+
     def _run(self, clip: Clip, path: Path, ended: Callable[..., Outcome]) -> tuple[list[Example], Outcome]:
+        local = local_path(clip.url)
+        if local is not None and not is_member(clip.url):
+            self.fence.let_read(local, name=clip.path)
         task = {"clip": clip, "path": path, "boxes": self._boxes.get(clip.path, [])}
         for attempt in range(1, MOST_TRIES_KILLED + 1):
             try:
@@ -536,12 +643,15 @@ class ClipExtractor:
     def _examples(self, task: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
         """The task's examples and facts. Raises FenceError and DetectionError."""
         if self._shared_detect is None:
-            return self.fence.run(task)
+            items, told = self.fence.run(task)
+            with _sound(self.fence):
+                examples = [example_of(item, task["clip"]) for item in items]
+                return examples, facts_of(told, num_examples=len(examples))
         stages = {"now": "start"}
         running = extracted(
             task,
             self._config,
-            decode=functools.partial(self.fence.stream, task),
+            decode=functools.partial(_frames, self.fence, task),
             detect=self._shared_detect,
             stage=functools.partial(stages.__setitem__, "now"),
             batch_px=SHARED_BATCH_PX,
@@ -559,15 +669,40 @@ class ClipExtractor:
             raise FenceError("exception", detail, stage=stages["now"], fatal=False) from error
 
 
+def _frames(fence: Fence, task: dict[str, Any]) -> Generator[Frame, None, DecodeReport]:
+    """The frames that the fenced child decodes. Raises FenceError."""
+    with contextlib.closing(fence.stream(task)) as running:
+        while True:
+            try:
+                item = next(running)
+            except StopIteration as end:
+                with _sound(fence):
+                    return report_of(end.value)
+            with _sound(fence):
+                frame = frame_of(item)
+            yield frame
+
+
 @contextlib.contextmanager
-def local_file(clip: Clip) -> Iterator[Path]:
+def _sound(fence: Fence) -> Iterator[None]:
+    """End a child whose answer proves to be none."""
+    try:
+        yield
+    except ValueError as error:
+        fence.restart()
+        detail = f"what the worker answered is not sound: {error}"[:MOST_LETTERS]
+        raise FenceError("bad_answer", detail, stage="answer", fatal=True) from None
+
+
+@contextlib.contextmanager
+def local_file(clip: Clip, *, copies: str | None) -> Iterator[Path]:
     """The clip's bytes as a local file under a neutral name: a link to a local file, a copy of a remote one.
 
-    FFmpeg reads patterns, protocols and playlists out of names; this one has none. Raises OSError; of a remote file
-    only what outlasted every try.
+    FFmpeg reads patterns, protocols and playlists out of names; this one has none. copies: the folder for copies.
+    Raises OSError; of a remote file only what outlasted every try.
     """
     local = local_path(clip.url)
-    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=copies) as folder:
         neutral = Path(folder) / "clip"
         if local is not None:
             if not stat.S_ISREG(os.stat(local).st_mode):  # Opening a FIFO would wait for ever.

@@ -3,8 +3,9 @@
 Decoders abort, spin with the GIL held and allocate gigabytes on hostile files. Inside the fence that costs one clip:
 the supervisor sees no message for `timeout_seconds` or too much resident memory, kills the child, names the signal and
 the stage, and starts a fresh child for the next task. The child has no credentials in its environment and gives up
-sockets, programs and writing before it meets a task (`confine`); it runs as its user and can read what that user can,
-`~/.aws` and other processes too, but has no way to send it.
+sockets, programs, other processes, writing, and reading all but its libraries and the clips before it meets a task
+(`confine`). What it answers is never unpickled but read as plain values (`messages`): a decoder that was taken over can
+say something wrong of its clip and of those after it, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
@@ -33,19 +35,29 @@ from pipeline.confine import (
     allow_cpu_seconds,
     confine,
     die_with_parent,
+    folder_to_read,
+    is_below,
+    is_home_or_above,
     keep_environment,
     limit_memory,
 )
+from pipeline.messages import MessageError, Receiver, printable, send
 
 POLL_SECONDS = 0.05
 # A child that has used this share of the memory between what it began with and its limit is recycled.
 RECYCLED_SHARE = 0.5
 # What a process says that asked for memory and got none; C++ then aborts.
 OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory", "MemoryError")
+# What a child may call a stage or a reason; the reasons of a fence are its own to give.
+NAME = re.compile(r"[a-z][a-z_ ]{0,39}")
+FENCE_REASONS = ("crash", "killed", "hang", "bad_answer")
+MOST_STAGES = 40
+MOST_PEAK_BYTES = 2**48
+MOST_FOLDERS = 8
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 # Builds the work of the child, once per child. The work takes a task and a function to name the stage it is in, yields
-# its items as they are ready, and returns a last value.
+# its items as they are ready, and returns a last value; both are plain values, as `messages` has them.
 Work = Callable[[Any, Callable[[str], None]], Generator[Any, None, Any]]
 
 
@@ -70,11 +82,13 @@ class FenceLimits:
 class FenceError(Exception):
     """A task that did not end well.
 
-    reason: crash, killed (from outside), hang, memory, exception, or the `reason` of the work's own error. stage: where
-    it was. fatal: whether the child is gone.
+    reason: crash, killed (from outside), hang, memory, bad_answer, exception, or the `reason` of the work's own error.
+    detail: one line. stage: where it was. fatal: whether the child is gone.
     """
 
     def __init__(self, reason: str, detail: str, *, stage: str, fatal: bool) -> None:
+        # Some of it comes from the child, and goes to terminals, pages and tables.
+        detail = printable(detail)
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
@@ -90,7 +104,8 @@ class Fence:
     """One child process that runs `build(**arguments)` once and then its work, task by task.
 
     `build` must be importable by name. `preload` names modules that the fork server imports before any child starts,
-    so that a fresh child costs a fork instead of an import of torch (0.3 s against 2 s).
+    so that a fresh child costs a fork instead of an import of torch (0.3 s against 2 s). `readable`: files and folders
+    that the child may read besides its libraries and what `let_read` adds; None: any.
     """
 
     def __init__(
@@ -100,6 +115,7 @@ class Fence:
         *,
         limits: FenceLimits | None = None,
         preload: tuple[str, ...] = (),
+        readable: Collection[str] | None = None,
     ) -> None:
         self.limits = limits or FenceLimits()
         self.num_starts = 0
@@ -109,10 +125,13 @@ class Fence:
         self.stage_seconds: defaultdict[str, float] = defaultdict(float)
         self._build = build
         self._arguments = dict(arguments)
+        self._readable = None if readable is None else {os.path.abspath(path) for path in readable}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([build.__module__, *preload])
         self._process: Any = None
         self._pipe: Connection | None = None
+        self._answers: Receiver | None = None
+        self._num_task_bytes = 0
         self._next_look = 0.0
         self._built_bytes = 0
         self._log: IO[bytes] | None = None
@@ -128,27 +147,59 @@ class Fence:
         """Process id of the child, None before the first task."""
         return self._process.pid if self._process is not None else None
 
+    def let_read(self, path: str, *, name: str = "") -> None:
+        """Let the child read the folder of `path`, or the one above it in which the file is called `name` (a/b.mp4).
+
+        The home folder and those above it are never opened so, but the file alone. A child that may not yet is
+        replaced by one that may, which costs a start: where clips come from ever other folders, the one above all.
+        """
+        if self._readable is None:
+            return
+        folder = folder_to_read(path, name=name)
+        if any(folder == each or is_below(folder, each) for each in self._readable):
+            return
+        self._readable.add(folder)
+        above = os.path.commonpath(self._readable)
+        if len(self._readable) > MOST_FOLDERS and not is_home_or_above(above):
+            self._readable.add(above)
+        self._stop()
+
     def start(self) -> None:
         """Start the child if none runs, and wait until its work is built.
 
-        Raises FenceStartError, and FenceError with reason killed where somebody killed it meanwhile.
+        A work that cannot be built where reading is limited is built where it is not: no foreign bytes have been met
+        by then, and an installation may have its libraries anywhere. Raises FenceStartError, and FenceError with reason
+        killed where somebody killed it meanwhile.
         """
         if self._process is not None and self._process.is_alive():
             return
+        try:
+            self._start()
+        except FenceStartError:
+            if self._readable is None:
+                raise
+            self._readable = None
+            self._start()
+
+    def _start(self) -> None:
         self._stop()
         self._log = _nameless_file()
         ours, theirs = self._context.Pipe()
         log = Connection(os.dup(self._log.fileno()))  # What multiprocessing can hand to a child.
-        arguments = (theirs, log, self._build, self._arguments, self.limits)
-        self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        readable = None if self._readable is None else tuple(self._readable)
+        options = {"limits": self.limits, "readable": readable}
+        arguments = (theirs, log, self._build, self._arguments)
+        self._process = self._context.Process(target=_serve, args=arguments, kwargs=options, daemon=True)
         with _without_main_module():
             self._process.start()
         theirs.close()
         log.close()
-        self._pipe = ours
+        self._pipe, self._answers = ours, Receiver(ours.fileno())
         self.num_starts += 1
         try:
-            kind, value = self._receive(stage="start", timeout_seconds=self.limits.start_seconds)
+            kind, value = self._receive(
+                kinds=("ready", "failed"), stage="start", timeout_seconds=self.limits.start_seconds
+            )
         except FenceError as error:
             if error.reason == "killed":
                 raise  # No fault of the installation: the next start may go well.
@@ -156,17 +207,25 @@ class Fence:
         if kind != "ready":
             self._stop()
             raise FenceStartError(f"the fenced worker did not start: {value}")
-        self.confinement = value
+        self.confinement = {str(name): str(word) for name, word in value.items()}
         self._built_bytes = self.memory_bytes()
 
     def run(self, task: Any) -> tuple[list[Any], Any]:
-        """Run one task: the items it yielded and its return value. Raises FenceError; the fence stays usable."""
+        """Run one task: the items it yielded and its return value. Raises FenceError; the fence stays usable.
+
+        Items of more than `memory_bytes` in all count as too much memory.
+        """
         items, running = [], self.stream(task)
-        while True:
-            try:
+        try:
+            while True:
                 items.append(next(running))
-            except StopIteration as end:
-                return items, end.value
+                if self._num_task_bytes > self.limits.memory_bytes:
+                    limit = self.limits.memory_bytes / 2**20
+                    raise FenceError("memory", f"its results have more than {limit:.0f} MiB", stage="send", fatal=True)
+        except StopIteration as end:
+            return items, end.value
+        finally:
+            running.close()
 
     def stream(self, task: Any) -> Generator[Any, None, Any]:
         """Run one task, its items one by one as the caller takes them: a child that is ahead of its caller waits.
@@ -180,6 +239,7 @@ class Fence:
         assert self._pipe is not None
         assert self._log is not None
         self._log.truncate(0)
+        self._num_task_bytes = 0
         stage, is_whole, since = "start", False, time.monotonic()
         try:
             self._pipe.send(task)
@@ -187,7 +247,11 @@ class Fence:
             raise self._crash(stage) from None
         try:
             while True:
-                kind, value = self._receive(stage=stage, timeout_seconds=self.limits.timeout_seconds)
+                kind, value = self._receive(
+                    kinds=("stage", "item", "result", "error"),
+                    stage=stage,
+                    timeout_seconds=self.limits.timeout_seconds,
+                )
                 if kind == "stage":
                     now = time.monotonic()
                     self.stage_seconds[stage] += now - since
@@ -200,7 +264,8 @@ class Fence:
                     self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
                     if kind == "result":
                         return value
-                    raise FenceError(*value, stage=stage, fatal=False)
+                    reason, detail = value
+                    raise FenceError(reason, detail, stage=stage, fatal=False)
         finally:
             self.stage_seconds[stage] += time.monotonic() - since
             if not is_whole:
@@ -226,22 +291,46 @@ class Fence:
         room = self.limits.memory_bytes - self._built_bytes
         return self.memory_bytes() > self._built_bytes + RECYCLED_SHARE * max(room, 0)
 
-    def _receive(self, *, stage: str, timeout_seconds: float) -> tuple[str, Any]:
+    def _receive(self, *, kinds: tuple[str, ...], stage: str, timeout_seconds: float) -> tuple[str, Any]:
         """The next message of the child; watches its memory and its silence, and kills it at a limit."""
-        assert self._pipe is not None
+        assert self._answers is not None
         deadline = time.monotonic() + timeout_seconds
         while True:
             self._watch_memory(stage)
             try:
-                if self._pipe.poll(POLL_SECONDS):
-                    return self._pipe.recv()
+                is_whole, message = self._answers.receive(timeout_seconds=POLL_SECONDS)
+                if is_whole:
+                    self._num_task_bytes += self._answers.num_last_bytes
+                    return self._checked(message, kinds=kinds)
             except (EOFError, ConnectionError):
                 raise self._crash(stage) from None
+            except MessageError as error:
+                self._stop()
+                detail = f"what the worker answered in {stage} cannot be read: {error}; killed"
+                raise FenceError("bad_answer", detail, stage=stage, fatal=True) from None
             if time.monotonic() > deadline:
                 self._stop()
                 raise FenceError(
                     "hang", f"no progress for {timeout_seconds:g} s in {stage}; killed", stage=stage, fatal=True
                 )
+
+    def _checked(self, message: Any, *, kinds: tuple[str, ...]) -> tuple[str, Any]:
+        """The kind and the value of a message that is one of `kinds`. Raises MessageError."""
+        match message:
+            case ["ready", dict()] | ["failed", str()] | ["item", _]:
+                holds = True
+            case ["stage", str(name)]:
+                is_known = name in self.stage_seconds or len(self.stage_seconds) < MOST_STAGES
+                holds = is_known and bool(NAME.fullmatch(name))
+            case ["result", [_, int(peak)]]:
+                holds = 0 <= peak < MOST_PEAK_BYTES
+            case ["error", [[str(reason), str()], int(peak)]]:
+                holds = bool(NAME.fullmatch(reason)) and reason not in FENCE_REASONS and 0 <= peak < MOST_PEAK_BYTES
+            case _:
+                holds = False
+        if not holds or message[0] not in kinds:
+            raise MessageError("it is not what was asked for")
+        return message[0], message[1]
 
     def _watch_memory(self, stage: str) -> None:
         """Look at the child's memory, at most every POLL_SECONDS, also while it sends without a pause."""
@@ -287,7 +376,7 @@ class Fence:
             self._process.kill()
             self._process.join()
             self._process.close()
-        self._process = self._pipe = self._log = None
+        self._process = self._pipe = self._answers = self._log = None
 
 
 @contextlib.contextmanager
@@ -316,24 +405,30 @@ def _nameless_file() -> IO[bytes]:
 
 
 def _serve(
-    pipe: Connection, log: Connection, build: Callable[..., Work], arguments: dict[str, Any], limits: FenceLimits
+    pipe: Connection,
+    log: Connection,
+    build: Callable[..., Work],
+    arguments: dict[str, Any],
+    *,
+    limits: FenceLimits,
+    readable: tuple[str, ...] | None,
 ) -> None:
     """The child: give up what it does not need, build the work, then run tasks until the pipe closes."""
     die_with_parent()
-    _let_go_of_fork_server()
+    _let_go_of_others()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     log.close()
     keep_environment(KEPT_ENVIRONMENT)  # No credentials beside a decoder of foreign bytes.
-    confinement = confine()
+    confinement = confine(readable)
     try:
         work = build(**arguments)
         limit_memory(limits.memory_bytes)
     except Exception as error:  # noqa: BLE001 - told to the supervisor, which raises it
-        pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        send(pipe.fileno(), ("failed", f"{type(error).__name__}: {error}"))
         return
-    pipe.send(("ready", confinement))
+    send(pipe.fileno(), ("ready", confinement))
     while True:
         try:
             task = pipe.recv()
@@ -342,21 +437,24 @@ def _serve(
         _run_one(pipe, work, task, limits)
 
 
-def _let_go_of_fork_server() -> None:
-    """Close the copy, which multiprocessing hands to every child, of the pipe that keeps the fork server alive.
-
-    With it, a child that hangs would outlive a killed supervisor for ever.
+def _let_go_of_others() -> None:
+    """Close what multiprocessing hands to every child: the pipe that keeps the fork server alive, with which a child
+    that hangs would outlive a killed supervisor for ever, and the one to the resource tracker, which removes what it is
+    told to.
     """
-    alive = getattr(forkserver, "_forkserver")._forkserver_alive_fd  # noqa: B009 - no public name for it
-    if alive is not None:
-        os.close(alive)
+    # None of these has a public name.
+    tracker = getattr(resource_tracker, "_resource_tracker")  # noqa: B009
+    for descriptor in (getattr(forkserver, "_forkserver")._forkserver_alive_fd, tracker._fd):  # noqa: B009
+        if descriptor is not None:
+            os.close(descriptor)
+    tracker._fd = None
 
 
 def _run_one(pipe: Connection, work: Work, task: Any, limits: FenceLimits) -> None:
     def tell(kind: str, value: Any) -> None:
         # Where the supervisor does not look, as while its caller is busy, a child that spins ends by itself.
         allow_cpu_seconds(2 * limits.timeout_seconds)
-        pipe.send((kind, value))
+        send(pipe.fileno(), (kind, value))
 
     allow_cpu_seconds(2 * limits.timeout_seconds)
     try:

@@ -69,17 +69,23 @@ def segmented(
         may_be_long = pc.and_(may_be_long, pc.is_null(clips[name]))
     parts: list[Clip] = []
     preload = ("av", "scenedetect") if at_shots else ("av",)
-    with Fence(build_probe, {}, limits=limits, preload=preload) as fence:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Fence(build_probe, {}, limits=limits, preload=preload, readable=[folder]) as fence,
+    ):
         for row in clips.filter(may_be_long).to_pylist():
             clip = clip_of(row)
-            claimed = None if is_member(clip.url) else _told(clip, fence, _ends, {})
-            if claimed is None:
+            claimed = None if is_member(clip.url) else _told(clip, fence, _ends, {}, folder=folder)
+            if not _are_times(claimed, 2):
                 parts.append(clip)
                 continue
             edges = edges_of(*claimed, segment_seconds=segment_seconds, sample_fps=sample_fps)
             if at_shots and edges:
-                shots = _told(clip, fence, _all_of, {"edges": edges, "window_seconds": _window(segment_seconds)})
-                edges = moved(edges, shots or [None] * len(edges), start_pts_seconds=claimed[0], sample_fps=sample_fps)
+                task = {"edges": edges, "window_seconds": _window(segment_seconds)}
+                shots = _told(clip, fence, _all_of, task, folder=folder)
+                if not _are_times(shots, len(edges), may_be_none=True):
+                    shots = [None] * len(edges)
+                edges = moved(edges, shots, start_pts_seconds=claimed[0], sample_fps=sample_fps)
             parts += cut(clip, edges)
     return pa.concat_tables([clips.filter(pc.invert(may_be_long)), clip_table(parts)])
 
@@ -164,10 +170,29 @@ def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _told(clip: Clip, fence: Fence, local: Callable[[Clip], AbstractContextManager[Path]], task: dict[str, Any]) -> Any:
-    """What the child says of the clip, of which `local` gives what it needs; None where it cannot tell."""
+def _are_times(told: Any, count: int, *, may_be_none: bool = False) -> bool:
+    """Whether a child told so many times."""
+    if not isinstance(told, list) or len(told) != count:
+        return False
+    return all((may_be_none and each is None) or (isinstance(each, float) and math.isfinite(each)) for each in told)
+
+
+def _told(
+    clip: Clip,
+    fence: Fence,
+    local: Callable[..., AbstractContextManager[Path]],
+    task: dict[str, Any],
+    *,
+    folder: str,
+) -> Any:
+    """What the child says of the clip, of which `local` gives what it needs; None where it cannot tell.
+
+    folder: for copies, which the child may read.
+    """
+    if (place := local_path(clip.url)) is not None:
+        fence.let_read(place, name=clip.path)
     try:
-        with local(clip) as path:
+        with local(clip, folder) as path:
             return fence.run({"path": path, **task})[1]
     except (FenceError, FileNotFoundError, PermissionError):
         return None  # Whatever it is, the actor that reads the whole clip will say it.
@@ -178,18 +203,18 @@ def _told(clip: Clip, fence: Fence, local: Callable[[Clip], AbstractContextManag
 
 
 @contextmanager
-def _all_of(clip: Clip) -> Iterator[Path]:
+def _all_of(clip: Clip, copies: str) -> Iterator[Path]:
     """The clip as a local file."""
     if (local := local_path(clip.url)) is not None:
         yield Path(local)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=copies) as folder:
         fetch(clip.url, Path(folder) / "clip", size_bytes=clip.size_bytes)
         yield Path(folder) / "clip"
 
 
 @contextmanager
-def _ends(clip: Clip) -> Iterator[Path]:
+def _ends(clip: Clip, copies: str) -> Iterator[Path]:
     """The clip as a local file; of a remote one only the beginning and the end, with a hole between."""
     if (local := local_path(clip.url)) is not None:
         yield Path(local)
@@ -198,7 +223,7 @@ def _ends(clip: Clip) -> Iterator[Path]:
     source = RangedFile(
         filesystem, place, what=f"{clip.url} cannot be read", size_bytes=clip.size_bytes, block_bytes=END_BYTES
     )
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.NamedTemporaryFile(dir=copies) as file:
         for start in sorted({0, max(0, clip.size_bytes - END_BYTES)}):
             source.seek(start)
             file.seek(start)

@@ -161,14 +161,14 @@ def test_the_child_sees_no_credentials():
 @pytest.fixture(scope="module")
 def confined():
     """A fence whose child has given up all that this system lets it give up."""
-    with Fence(build, {}, limits=LIMITS) as fence:
+    with Fence(build, {}, limits=LIMITS, readable=[]) as fence:
         fence.start()
         yield fence
 
 
 def test_the_child_says_what_it_gave_up(confined):
-    assert set(confined.confinement) == {"network", "file_writes"}
-    assert set(confined.confinement.values()) <= {"none", "allowed"}
+    assert set(confined.confinement) == {"network", "other_processes", "file_writes", "file_reads"}
+    assert set(confined.confinement.values()) <= {"none", "listed", "allowed"}
 
 
 def test_the_child_reaches_no_network(confined):
@@ -202,12 +202,144 @@ def test_the_child_writes_and_removes_no_file(confined, tmp_path):
     assert confined.run({"kind": "write", "path": os.devnull})[1] == 1
 
 
+def test_the_child_reads_its_libraries_and_what_is_listed_and_no_more(confined, tmp_path, monkeypatch):
+    if confined.confinement["file_reads"] != "listed":
+        pytest.skip("this system has no Landlock")
+    home, clips = tmp_path / "home", tmp_path / "clips"
+    for folder in (home / ".aws", clips / "train"):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("secret")
+    monkeypatch.setenv("HOME", str(home))
+    secrets = [home / ".aws" / "file", clips / "train" / "file", f"/proc/{os.getpid()}/environ", __file__]
+    for task in (*({"kind": "read", "path": path} for path in secrets), {"kind": "list", "path": tmp_path}):
+        with pytest.raises(FenceError, match="PermissionError"):
+            confined.run(task)
+    assert len(confined.run({"kind": "read", "path": os.__file__})[1]) == 20
+    confined.let_read(str(clips / "train" / "file"), name="train/file")
+    assert confined.run({"kind": "read", "path": clips / "train" / "file"})[1] == b"secret"
+    # A clip that lies in a home opens itself alone.
+    (home / "clip").write_text("a clip")
+    confined.let_read(str(home / "clip"), name="clip")
+    assert confined.run({"kind": "read", "path": home / "clip"})[1] == b"a clip"
+    for path in (home / ".aws" / "file", home / "other"):
+        (home / "other").write_text("secret")
+        with pytest.raises(FenceError, match="PermissionError"):
+            confined.run({"kind": "read", "path": path})
+
+
+def test_clips_in_ever_other_folders_open_the_one_above_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folders = [tmp_path / "clips" / f"{number:02d}" for number in range(12)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "a.mp4").write_text("a clip")
+    with Fence(build, {}, limits=LIMITS, readable=[]) as fence:
+        for folder in folders[:-1]:
+            fence.let_read(str(folder / "a.mp4"), name="a.mp4")
+        fence.start()
+        pid = fence.pid
+        fence.let_read(str(folders[-1] / "a.mp4"), name="a.mp4")
+        assert fence.run({"kind": "read", "path": folders[-1] / "a.mp4"})[1] == b"a clip"
+        assert fence.pid == pid
+
+
+def test_a_link_opens_what_it_leads_to(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.mp4").write_text("a clip")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").symlink_to(tmp_path / "elsewhere" / "a.mp4")
+    with Fence(build, {}, limits=LIMITS, readable=[]) as fence:
+        fence.let_read(str(tmp_path / "clips" / "a.mp4"), name="a.mp4")
+        assert fence.run({"kind": "read", "path": tmp_path / "clips" / "a.mp4"})[1] == b"a clip"
+
+
+def test_a_work_that_needs_other_files_is_built_where_all_can_be_read(tmp_path):
+    (tmp_path / "greeting").write_text("hello from a file")
+    with Fence(build, {"greeting_path": str(tmp_path / "greeting")}, limits=LIMITS, readable=[]) as fence:
+        assert fence.run({"kind": "echo"})[0] == ["hello from a file 0"]
+        assert (fence.confinement["file_reads"], fence.num_starts) in (("allowed", 2), ("allowed", 1))
+
+
+def test_the_child_reaches_no_other_process_and_makes_none_but_threads(confined, tmp_path):
+    if confined.confinement["other_processes"] != "none":
+        pytest.skip("this system has no seccomp")
+    for task in (
+        {"kind": "kill", "pid": os.getpid()},
+        {"kind": "kill", "pid": 0},
+        {"kind": "limit", "pid": os.getpid()},
+        {"kind": "fork"},
+        {"kind": "chmod", "path": tmp_path},
+    ):
+        with pytest.raises(FenceError, match="PermissionError"):
+            confined.run(task)
+    assert confined.run({"kind": "threads"})[1] == b"from a thread"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "told"),
+    [
+        ("pickle", "bad_answer", "cannot be read"),
+        ("pickle inside", "bad_answer", "cannot be read"),
+        ("oversize", "bad_answer", "it claims 20 and 4294967295 bytes"),
+        ("garbage", "bad_answer", "it claims"),
+        ("empty", "bad_answer", "it claims 0 and 0 bytes"),
+        ("half", "hang", "no progress for 2 s in decode"),
+    ],
+)
+def test_what_a_hostile_child_writes_is_never_run_and_ends_that_task(fence, tmp_path, name, reason, told):
+    fence.limits = IMPATIENT
+    with pytest.raises(FenceError, match=told) as caught:
+        fence.run({"kind": "answer raw", "how": {"name": name, "path": str(tmp_path / "made")}})
+    assert (caught.value.reason, caught.value.fatal) == (reason, True)
+    assert not list(tmp_path.iterdir())
+    assert fence.run({"kind": "echo"})[0] == ["hi 0"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        "item",
+        ["ready", {}],
+        ["stage", "\x1b[2J"],
+        ["stage", "x" * 100],
+        ["result", 1],
+        ["result", [1, -1]],
+        ["result", [1, 2**60]],
+        ["error", [["killed", "by nobody"], 1]],
+        ["error", [["odd", {}], 1]],
+        ["item", 1, 2],
+    ],
+)
+def test_an_answer_of_another_form_ends_that_task(fence, message):
+    with pytest.raises(FenceError, match="it is not what was asked for") as caught:
+        fence.run({"kind": "answer", "message": message})
+    assert caught.value.reason == "bad_answer"
+
+
+def test_stages_without_end_and_items_beyond_the_memory_are_refused(fence):
+    with pytest.raises(FenceError, match="it is not what was asked for"):
+        fence.run({"kind": "many stages"})
+    assert len(fence.stage_seconds) <= 41
+    fence.limits = FenceLimits(memory_bytes=100 * 2**20, start_seconds=60)
+    with pytest.raises(FenceError, match="its results have more than 100 MiB") as caught:
+        fence.run({"kind": "large items", "num_bytes": 20 * 2**20})
+    assert (caught.value.reason, caught.value.fatal) == ("memory", True)
+    assert fence.run({"kind": "echo"})[0] == ["hi 0"]
+
+
+def test_what_a_child_says_comes_as_one_printable_line(fence):
+    with pytest.raises(FenceError, match=r"^an odd  \[2J file of   a$") as caught:
+        fence.run({"kind": "odd", "text": "an odd \x1b[2J file\nof \udc80 a"})
+    assert caught.value.reason == "odd_file"
+
+
 def test_files_open_files_and_core_dumps_are_bounded(confined):
     with pytest.raises(FenceError, match="File too large"):
         confined.run({"kind": "say much", "num_bytes": 2**20})
     with pytest.raises(FenceError, match="Too many open files"):
         confined.run({"kind": "open many", "count": 300})
-    assert confined.run({"kind": "core"})[1] == (0, 0)
+    assert confined.run({"kind": "core"})[1] == [0, 0]
     assert confined.run({"kind": "echo"})[0] == ["hello 0"]
 
 
