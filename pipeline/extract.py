@@ -287,7 +287,7 @@ def _given(plain: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
         if type(value) is not kind and not (name == "detail" and value is None):
             raise ValueError(f"{name} is of type {type(value).__name__}")
         least = -math.inf if name in ("pts_seconds", "face_score") else 0
-        if kind in (int, float) and not least <= value < 2**31:
+        if isinstance(value, int | float) and not least <= value < 2**31:
             raise ValueError(f"{name} is {value}")
         given[name] = printable(value)[:MOST_LETTERS] if isinstance(value, str) else value
     return given

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,14 @@ def segmented(
     ):
         for row in clips.filter(may_be_long).to_pylist():
             clip = clip_of(row)
-            claimed = None if is_member(clip.url) else _told(clip, fence, _ends, {}, folder=folder)
+            claimed: Any = None if is_member(clip.url) else _told(clip, fence, partial(_ends, copies=folder), {})
             if not _are_times(claimed, 2):
                 parts.append(clip)
                 continue
             edges = edges_of(*claimed, segment_seconds=segment_seconds, sample_fps=sample_fps)
             if at_shots and edges:
                 task = {"edges": edges, "window_seconds": _window(segment_seconds)}
-                shots = _told(clip, fence, _all_of, task, folder=folder)
+                shots: Any = _told(clip, fence, partial(_all_of, copies=folder), task)
                 if not _are_times(shots, len(edges), may_be_none=True):
                     shots = [None] * len(edges)
                 edges = moved(edges, shots, start_pts_seconds=claimed[0], sample_fps=sample_fps)
@@ -177,22 +178,12 @@ def _are_times(told: Any, count: int, *, may_be_none: bool = False) -> bool:
     return all((may_be_none and each is None) or (isinstance(each, float) and math.isfinite(each)) for each in told)
 
 
-def _told(
-    clip: Clip,
-    fence: Fence,
-    local: Callable[..., AbstractContextManager[Path]],
-    task: dict[str, Any],
-    *,
-    folder: str,
-) -> Any:
-    """What the child says of the clip, of which `local` gives what it needs; None where it cannot tell.
-
-    folder: for copies, which the child may read.
-    """
+def _told(clip: Clip, fence: Fence, local: Callable[[Clip], AbstractContextManager[Path]], task: dict[str, Any]) -> Any:
+    """What the child says of the clip, of which `local` gives what it needs; None where it cannot tell."""
     if (place := local_path(clip.url)) is not None:
         fence.let_read(place, name=clip.path)
     try:
-        with local(clip, folder) as path:
+        with local(clip) as path:
             return fence.run({"path": path, **task})[1]
     except (FenceError, FileNotFoundError, PermissionError):
         return None  # Whatever it is, the actor that reads the whole clip will say it.
@@ -203,8 +194,8 @@ def _told(
 
 
 @contextmanager
-def _all_of(clip: Clip, copies: str) -> Iterator[Path]:
-    """The clip as a local file."""
+def _all_of(clip: Clip, *, copies: str) -> Iterator[Path]:
+    """The clip as a local file; a remote one is copied into the folder `copies`."""
     if (local := local_path(clip.url)) is not None:
         yield Path(local)
         return
@@ -214,7 +205,7 @@ def _all_of(clip: Clip, copies: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _ends(clip: Clip, copies: str) -> Iterator[Path]:
+def _ends(clip: Clip, *, copies: str) -> Iterator[Path]:
     """The clip as a local file; of a remote one only the beginning and the end, with a hole between."""
     if (local := local_path(clip.url)) is not None:
         yield Path(local)
