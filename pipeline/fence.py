@@ -189,12 +189,19 @@ class Fence:
         readable = None if self._readable is None else tuple(self._readable)
         options = {"limits": self.limits, "readable": readable}
         arguments = (theirs, log, self._build, self._arguments)
-        self._process = self._context.Process(target=_serve, args=arguments, kwargs=options, daemon=True)
-        with _without_main_module():
-            self._process.start()
-        theirs.close()
-        log.close()
+        process = self._context.Process(target=_serve, args=arguments, kwargs=options, daemon=True)
         self._pipe, self._answers = ours, Receiver(ours.fileno())
+        try:
+            with _without_main_module():
+                process.start()
+        except (EOFError, ConnectionError):
+            self._stop()
+            detail = "the fork server ended while it started the worker"
+            raise FenceError("killed", detail, stage="start", fatal=True) from None
+        finally:
+            theirs.close()
+            log.close()
+        self._process = process
         self.num_starts += 1
         try:
             kind, value = self._receive(

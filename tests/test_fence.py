@@ -1,9 +1,11 @@
 import json
+import multiprocessing.forkserver
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -375,3 +377,17 @@ def test_a_child_dies_with_a_killed_parent():
 def test_limits_must_be_positive():
     with pytest.raises(ValueError, match="timeout_seconds is 0"):
         FenceLimits(timeout_seconds=0)
+
+
+def test_a_fork_server_that_is_killed_while_it_starts_a_child_costs_one_try(fence):
+    server = getattr(multiprocessing.forkserver, "_forkserver")  # noqa: B009 - no public name for it
+    fence.run({"kind": "echo"})
+    fence.restart()
+    os.kill(server._forkserver_pid, signal.SIGSTOP)
+    killing = threading.Timer(0.5, os.kill, args=(server._forkserver_pid, signal.SIGKILL))
+    killing.start()
+    with pytest.raises(FenceError, match="the fork server ended") as caught:
+        fence.run({"kind": "echo"})
+    killing.join()
+    assert (caught.value.reason, caught.value.stage, caught.value.fatal) == ("killed", "start", True)
+    assert fence.run({"kind": "echo"})[0] == ["hi 0"]

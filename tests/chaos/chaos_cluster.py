@@ -151,12 +151,15 @@ class ChaosCluster:
 
     @contextlib.contextmanager
     def _set(self) -> Iterator[None]:
-        """The settings in this process's environment, from which Ray starts its services."""
+        """The settings in this process's environment, from which Ray starts its services. Ray, which takes SIGTERM for
+        itself there, gives it back."""
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         kept = {name: os.environ.get(name) for name in self.settings}
         os.environ.update(self.settings)
         try:
             yield
         finally:
+            signal.signal(signal.SIGTERM, on_sigterm)
             for name, value in kept.items():
                 if value is None:
                     del os.environ[name]
