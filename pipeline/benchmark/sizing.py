@@ -60,7 +60,7 @@ class PlanConfig:
     """Milliseconds of the driver for each unit it hands out."""
     plan_us: float = 15.0
     """Microseconds of the driver for each clip: plan, audit and the last files (`benchmark.py ledger`)."""
-    list_us: float = 100.0
+    list_us: float = 140.0
     """Microseconds of the driver for each clip of the listing of a bucket (`benchmark.py listing`)."""
 
     def __post_init__(self) -> None:
