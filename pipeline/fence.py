@@ -49,7 +49,7 @@ RECYCLED_SHARE = 0.5
 # What a process says that asked for memory and got none; C++ then aborts.
 OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory", "MemoryError")
 # What a child may call a stage or a reason; the reasons of a fence are its own to give.
-NAME = re.compile(r"[a-z][a-z_ ]{0,39}")
+NAME = re.compile(r"[a-z][a-z_, ]{0,39}")
 FENCE_REASONS = ("crash", "killed", "hang", "bad_answer")
 MOST_STAGES = 40
 MOST_PEAK_BYTES = 2**48
