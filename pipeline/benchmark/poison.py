@@ -26,7 +26,7 @@ from pipeline.fence import Fence, FenceLimits
 from pipeline.ledger import Ledger
 from pipeline.pool import PoolConfig
 from pipeline.preprocess import resolved
-from pipeline.records import Clip, Example
+from pipeline.records import Clip
 
 NUM_CLIPS = 400
 NUM_ACTORS = 2
@@ -153,11 +153,11 @@ class PoisonedActor(TimedActor):
         self._actor._extractor.fence = fence
 
 
-def build_crashing(config: ExtractConfig) -> Callable[..., Generator[Example, None, dict[str, Any]]]:
+def build_crashing(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
     """The fenced child's work, with a segmentation fault where a clip named so begins to decode."""
     work = build_work(config)
 
-    def crashing(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[Example, None, dict[str, Any]]:
+    def crashing(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
         def staged(name: str) -> None:
             stage(name)
             if name == "decode" and CRASH in task["clip"].path:
