@@ -1,9 +1,9 @@
-# make setup | demo | test | chaos | fuzz | lint | benchmark. Everything runs in .venv, which the first of them makes.
+# make setup | demo | test | slow | chaos | fuzz | lint | benchmark. Everything runs in .venv, which the first of them makes.
 PYTHON ?= python3
 BIN := .venv/bin
 N ?= 50
 
-.PHONY: setup demo test lint chaos fuzz benchmark clean
+.PHONY: setup demo test slow lint chaos fuzz benchmark clean
 
 setup: .venv/.ready
 
@@ -23,6 +23,9 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 20
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
 
 chaos: setup
 	PYTHONPATH=. $(BIN)/python tests/chaos/trials.py --trials $(N)

@@ -171,6 +171,7 @@ def results(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_detect_tells_time_bound_and_boxes_of_each_detector(results):
     part = results["detect"]
     detectors = {"dlib-cnn fp32", "dlib-cnn bf16", "dlib-cnn-reference", "dlib-hog"}
@@ -184,6 +185,7 @@ def test_detect_tells_time_bound_and_boxes_of_each_detector(results):
     assert part["detectors"]["dlib-cnn-reference"]["times_dlib"] == 1.0
 
 
+@pytest.mark.slow
 def test_decode_shows_decords_wrong_frames_and_none_of_ours(results):
     ways = results["decode"]["ways"]
     assert ways["auto"]["num_wrong"] == ways["auto, every frame"]["num_wrong"] == 0
@@ -195,6 +197,7 @@ def test_decode_shows_decords_wrong_frames_and_none_of_ours(results):
     assert len(clips) == results["decode"]["num_clips"] == 4 + 9
 
 
+@pytest.mark.slow
 def test_preprocess_has_every_contender_its_ratios_and_the_baselines_boxes(results):
     part = results["preprocess"]
     assert set(part["contenders"]) == {"plain loop", "two plain loops", "one actor", "two actors", "baseline script"}
@@ -212,6 +215,7 @@ def test_preprocess_has_every_contender_its_ratios_and_the_baselines_boxes(resul
     assert boxes["mean_iou"] > 0.9
 
 
+@pytest.mark.slow
 def test_everything_is_printed_as_tables(results, capsys):
     print_tables(results)
     shown = capsys.readouterr().out

@@ -114,6 +114,7 @@ def test_scoring_cuts_the_faces_out_as_preprocessing_did(way):
     assert {(row.frame_index, *row.box.values()) for row in faces.itertuples()} <= boxes
 
 
+@pytest.mark.slow
 def test_interrupting_ends_with_130_and_a_way_to_resume(way, tmp_path):
     log = tmp_path / "log"
     arguments = ("--input", str(way / "corpus"), "--output", str(tmp_path / "out"), "--detector", "dlib-hog")

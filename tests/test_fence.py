@@ -323,8 +323,8 @@ def test_stages_without_end_and_items_beyond_the_memory_are_refused(fence):
     with pytest.raises(FenceError, match="it is not what was asked for"):
         fence.run({"kind": "many stages"})
     assert len(fence.stage_seconds) <= 41
-    fence.limits = FenceLimits(memory_bytes=100 * 2**20, start_seconds=60)
-    with pytest.raises(FenceError, match="its results have more than 100 MiB") as caught:
+    fence.limits = FenceLimits(memory_bytes=400 * 2**20, start_seconds=60)
+    with pytest.raises(FenceError, match="its results have more than 400 MiB") as caught:
         fence.run({"kind": "large items", "num_bytes": 20 * 2**20})
     assert (caught.value.reason, caught.value.fatal) == ("memory", True)
     assert fence.run({"kind": "echo"})[0] == ["hi 0"]
@@ -390,4 +390,5 @@ def test_a_fork_server_that_is_killed_while_it_starts_a_child_costs_one_try(fenc
         fence.run({"kind": "echo"})
     killing.join()
     assert (caught.value.reason, caught.value.stage, caught.value.fatal) == ("killed", "start", True)
+    os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOWAIT)  # Its end is seen a moment after its silence.
     assert fence.run({"kind": "echo"})[0] == ["hi 0"]

@@ -81,6 +81,7 @@ def assert_same_training(output, undisturbed):
     assert Storage(output).exists("summary.json")
 
 
+@pytest.mark.slow
 def test_a_training_over_a_failing_store_ends_as_an_undisturbed_one(s3, proxy, trained, tmp_path):
     for path in (trained / "data").rglob("*.*"):
         s3.put(f"data/{path.relative_to(trained / 'data')}", path.read_bytes())
@@ -117,6 +118,7 @@ def test_a_training_over_a_failing_store_ends_as_an_undisturbed_one(s3, proxy, t
     assert_same_training(flags["output"], str(trained / "run"))
 
 
+@pytest.mark.slow
 def test_a_training_on_a_full_disk_goes_on_with_room(small_disk, trained, tmp_path):
     folder, mounted = small_disk
     assert mounted("-o", "remount,size=24m")  # an epoch's checkpoint has 16 MB
@@ -151,6 +153,7 @@ def save_model(url):
     write_best(url, epoch=1, top1_accuracy=0.5)
 
 
+@pytest.mark.slow
 def test_a_scoring_over_a_failing_store_ends_as_an_undisturbed_one(s3, proxy, tmp_path):
     made = make_corpus(tmp_path / "made", clips_per_class=(3, 0, 0), seed=2)
     for clip in made[-5:]:  # the last two are a broken file and one without a face

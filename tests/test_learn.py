@@ -91,6 +91,7 @@ def test_every_network_is_trained_tested_and_told_and_nothing_is_done_twice(conf
     assert "2 trainings, 2 of them done already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_leaves_no_training_behind(tmp_path: Path):
     sizes = ("--train-examples", "42", "--validation-examples", "21", "--test-examples", "21", "--px", "16")
     flags = ("--networks", "cahfw", "--epochs", "100000", "--batch-size", "16", "--processes", "2", *sizes)

@@ -69,6 +69,7 @@ def node(cluster, output, *, address, mounts):
         process.wait(timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CAN_UNSHARE, reason="this user may not mount a folder for one process alone")
 def test_a_node_without_the_output_or_that_may_not_write_it_is_named(cluster, tmp_path):
     output = tmp_path / "out"

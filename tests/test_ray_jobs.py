@@ -167,6 +167,7 @@ def test_every_job_runs_and_tells_its_submitter(submitted):
         assert (top / name).exists(), name
 
 
+@pytest.mark.slow
 def test_a_submitted_job_writes_what_a_local_one_writes(submitted, corpus, tmp_path):
     top, _ = submitted
     command = ("--input", str(corpus), "--output", str(tmp_path / "out"), *DETECT)

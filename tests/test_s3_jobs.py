@@ -83,6 +83,7 @@ def rows_by_path(output, table):
     )
 
 
+@pytest.mark.slow
 def test_the_jobs_on_s3_leave_what_they_leave_on_a_local_disk(s3, counted, tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     make_corpus(here / "corpus", clips_per_class=(3, 3, 3), seed=5)
@@ -168,6 +169,7 @@ def test_readers_find_the_shards_as_the_jobs_do(s3, tmp_path, monkeypatch, way):
         assert pq.read_table(s3.url("out/examples")).equals(table)
 
 
+@pytest.mark.slow
 def test_objects_larger_than_a_part_are_written_in_parts_and_read_back(s3):
     storage = Storage(s3.url("out"))
     data = os.urandom(2**20) * 101

@@ -19,7 +19,9 @@ def cluster():
         yield cluster
 
 
-@pytest.mark.parametrize("make", [make_preprocess, make_train], ids=["preprocess", "train"])
+@pytest.mark.parametrize(
+    "make", [make_preprocess, pytest.param(make_train, marks=pytest.mark.slow)], ids=["preprocess", "train"]
+)
 def test_a_lost_node_loses_and_repeats_nothing(cluster, tmp_path, make):
     job = make(tmp_path)
     undisturbed = undisturbed_run(job, cluster, tmp_path)
