@@ -11,6 +11,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from pipeline import video
 from pipeline.video import DecodedClip, Frame, Sampling, VideoError, open_clip, read_image
 from tests.video_zoo import (
     claim_avi_frames,
@@ -250,6 +251,15 @@ def test_decord_reads_a_long_clip_where_its_seeking_is_exact(tmp_path: Path, nam
     for frame, other in zip(frames, others, strict=True):
         assert (frame.frame_index, frame.pts_seconds) == (other.frame_index, other.pts_seconds)
         assert np.abs(frame.image.astype(int) - other.image).max() <= 2
+
+
+def test_a_large_file_is_left_to_the_decoder_that_holds_no_more_than_a_packet(tmp_path: Path, monkeypatch):
+    path = make_clip(tmp_path / "a.mp4", num_frames=1300, width=96, height=64, **H264_IN_ORDER)
+    monkeypatch.setattr(video, "_MOST_DECORD_BYTES", path.stat().st_size - 1)
+    clip = open_clip(path, EIGHT)
+    assert_numbered(frames_of(clip))
+    assert clip.report.decoder == "pyav"
+    assert clip.report.decoder_reason.startswith("too large for decord")
 
 
 def test_a_short_clip_is_decoded_in_sequence_since_that_sees_damage(tmp_path: Path):
