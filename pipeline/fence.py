@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import re
 import resource
@@ -196,6 +197,7 @@ class Fence:
                 process.start()
         except (EOFError, ConnectionError):
             self._stop()
+            _wait_for_end_of_fork_server()
             detail = "the fork server ended while it started the worker"
             raise FenceError("killed", detail, stage="start", fatal=True) from None
         finally:
@@ -384,6 +386,19 @@ class Fence:
             self._process.join()
             self._process.close()
         self._process = self._pipe = self._answers = self._log = None
+
+
+def _wait_for_end_of_fork_server(*, seconds: float = 10.0) -> None:
+    """Wait until its end can be seen: its pipes close a moment earlier, and till then it is asked for a child again."""
+    server = getattr(multiprocessing.forkserver, "_forkserver")  # noqa: B009 - no public name for it
+    deadline = time.monotonic() + seconds
+    while server._forkserver_pid is not None and time.monotonic() < deadline:
+        with contextlib.suppress(ChildProcessError):
+            # Not taken note of for good: the next start does, and makes another.
+            if os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(0.01)
+                continue
+        return
 
 
 @contextlib.contextmanager
