@@ -14,7 +14,6 @@ import contextlib
 import errno
 import fcntl
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import re
 import resource
@@ -390,15 +389,14 @@ class Fence:
 
 def _wait_for_end_of_fork_server(*, seconds: float = 10.0) -> None:
     """Wait until its end can be seen: its pipes close a moment earlier, and till then it is asked for a child again."""
-    server = getattr(multiprocessing.forkserver, "_forkserver")  # noqa: B009 - no public name for it
+    server = getattr(forkserver, "_forkserver")  # noqa: B009 - no public name for it
     deadline = time.monotonic() + seconds
-    while server._forkserver_pid is not None and time.monotonic() < deadline:
-        with contextlib.suppress(ChildProcessError):
-            # Not taken note of for good: the next start does, and makes another.
-            if os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                time.sleep(0.01)
-                continue
-        return
+    with contextlib.suppress(ChildProcessError):
+        # Not taken note of for good: the next start does, and makes another.
+        while server._forkserver_pid is not None and time.monotonic() < deadline:
+            if os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
