@@ -11,6 +11,7 @@ from pipeline.benchmark.learn import LearnConfig, learn, print_learned
 from pipeline.benchmark.ledger import LedgerConfig, ledger, print_ledger
 from pipeline.benchmark.listing import ListingConfig, listing, print_listing
 from pipeline.benchmark.nights import NightsConfig, nights, print_nights
+from pipeline.benchmark.scaling import ScalingConfig, print_scaling, scaling
 from pipeline.benchmark.sizing import PlanConfig, plan, print_plan
 
 # Studies with flags of their own: these, what is run, and what shows it.
@@ -21,6 +22,7 @@ OWN = {
     "listing": (ListingConfig, listing, print_listing),
     "nights": (NightsConfig, nights, print_nights),
     "plan": (PlanConfig, plan, print_plan),
+    "scaling": (ScalingConfig, scaling, print_scaling),
 }
 CONFIG, RUN, SHOW = OWN.get(next(iter(sys.argv[1:]), ""), (BenchmarkConfig, benchmark, print_tables))
 
@@ -36,7 +38,7 @@ if __name__ == "__main__":
         main,
         description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
         " networks learn, how fast training reads, what a ledger and a listing cost at a size, what nights and films"
-        " cost and what a cluster costs have flags of their own: learn, ingest, ledger, listing, nights or plan, and"
-        " --help.",
+        " cost, what a cluster costs and how actors are kept at work have flags of their own: learn, ingest, ledger,"
+        " listing, nights, plan or scaling, and --help.",
         positional=("study",),
     )

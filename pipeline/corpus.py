@@ -893,76 +893,131 @@ def _read_manifest(
             content = stream.read()
     else:
         content = bytes(_ask(store, "cat_file", place))
-    columns, rows = _manifest_rows(content, extension=_extension(_without_query(place)), shown=shown)
+    extension = _extension(_without_query(place))
+    columns = _manifest_columns(content, extension=extension, shown=shown)
     folder = os.path.dirname(place) if store is None else posixpath.dirname(_without_query(place))
-    files: list[_File] = []
-    seen: dict[tuple[Any, ...], str] = {}
-    for where, row in rows:
-        url = row["url"]
-        if not isinstance(url, str) or not url:
-            raise CorpusError(f"manifest {shown}, {where}: url is {url!r}; give a path or URL")
-        if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
-            row_place, row_store = _locate(url, storage_options)
-        elif store is None:
-            row_place, row_store = os.path.abspath(os.path.join(folder, url)), None
-        elif "://" in folder:
-            row_place, row_store = urljoin(f"{folder}/", url), store
-        else:
-            row_place, row_store = posixpath.join(folder, url), store
-            if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
-                row_place = posixpath.normpath(row_place)
-        start, end = (_seconds(row.get(name), f"manifest {shown}, {where}: {name}") for name in _MANIFEST_COLUMNS[3:])
-        if start is not None and end is not None and end <= start:
-            raise CorpusError(
-                f"manifest {shown}, {where}: it ends at {end} s, before it starts at {start} s; correct it"
-            )
-        key = (_url_of(row_place, row_store), start, end)
-        if (other := seen.setdefault(key, where)) != where:
-            raise CorpusError(
-                f"manifest {shown}: {other} and {where} both give {_shown(url)!r} from {start} to {end} s; remove one"
-            )
-        files.append(
-            _File(
-                path=_path_from(folder, row_place, store=store, row_store=row_store),
-                place=row_place,
-                size_bytes=0,
-                store=row_store,
-                label=_named(row.get("label"), _LABEL_NAMES, f"manifest {shown}, {where}: label"),
-                split=_named(row.get("split"), _SPLIT_NAMES, f"manifest {shown}, {where}: split"),
-                start_pts_seconds=start,
-                end_pts_seconds=end,
-            )
-        )
-    if not files:
-        raise CorpusError(f"manifest {shown} has no rows; give one row for each clip")
+
+    def files() -> Iterator[tuple[str, str, _File]]:
+        for where, row in _manifest_rows(content, columns, extension=extension, shown=shown):
+            yield where, row["url"], _file_of_row(row, f"manifest {shown}, {where}", folder, store, storage_options)
+
+    # The rows are read twice: as objects, a million of them would take a gigabyte.
+    folders = _checked_rows(files, shown=shown)
     unread = [name for name in columns if name not in _MANIFEST_COLUMNS]
     notes = [f"columns not read: {', '.join(unread)}"] if unread else []
     return _corpus(
         "manifest",
         _url_of(folder, store),
-        files=_looked_up(files),
+        files=_looked_up((file for _, _, file in files()), folders),
         ignored=[],
         split_fractions=split_fractions,
         notes=notes,
     )
 
 
-def _manifest_rows(content: bytes, *, extension: str, shown: str) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
-    """The column names, and each row with its place in the file in words."""
-    rows: list[tuple[str, dict[str, Any]]] = []
+def _file_of_row(
+    row: Mapping[str, Any],
+    thing: str,
+    folder: str,
+    store: AbstractFileSystem | None,
+    storage_options: Mapping[str, Any] | None,
+) -> _File:
+    url = row["url"]
+    if not isinstance(url, str) or not url:
+        raise CorpusError(f"{thing}: url is {url!r}; give a path or URL")
+    if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
+        row_place, row_store = _locate(url, storage_options)
+    elif store is None:
+        row_place, row_store = os.path.abspath(os.path.join(folder, url)), None
+    elif "://" in folder:
+        row_place, row_store = urljoin(f"{folder}/", url), store
+    else:
+        row_place, row_store = posixpath.join(folder, url), store
+        if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
+            row_place = posixpath.normpath(row_place)
+    start, end = (_seconds(row.get(name), f"{thing}: {name}") for name in _MANIFEST_COLUMNS[3:])
+    if start is not None and end is not None and end <= start:
+        raise CorpusError(f"{thing}: it ends at {end} s, before it starts at {start} s; correct it")
+    return _File(
+        path=_path_from(folder, row_place, store=store, row_store=row_store),
+        place=row_place,
+        size_bytes=0,
+        store=row_store,
+        label=_named(row.get("label"), _LABEL_NAMES, f"{thing}: label"),
+        split=_named(row.get("split"), _SPLIT_NAMES, f"{thing}: split"),
+        start_pts_seconds=start,
+        end_pts_seconds=end,
+    )
+
+
+def _checked_rows(
+    files: Callable[[], Iterable[tuple[str, str, _File]]], *, shown: str
+) -> set[tuple[AbstractFileSystem, str]]:
+    """The remote folders that a manifest's rows lie in; `files` gives each row's place, url and file.
+
+    Raises CorpusError for a wrong row and for one given twice.
+    """
+
+    def key_of(file: _File) -> tuple[str, float | None, float | None]:
+        return _url_of(file.place, file.store), file.start_pts_seconds, file.end_pts_seconds
+
+    folders, seen = set(), set()
+    for where, url, file in files():
+        key = key_of(file)
+        if hash(key) in seen:
+            first = next(other for other, _, earlier in files() if key_of(earlier) == key)
+            if first != where:  # else two keys have one hash
+                times = f"from {file.start_pts_seconds} to {file.end_pts_seconds} s"
+                raise CorpusError(
+                    f"manifest {shown}: {first} and {where} both give {_shown(url)!r} {times}; remove one"
+                )
+        seen.add(hash(key))
+        if file.store is not None:
+            folders.add((file.store, file.store._parent(file.place)))
+    if not seen:
+        raise CorpusError(f"manifest {shown} has no rows; give one row for each clip")
+    return folders
+
+
+@contextmanager
+def _manifest_errors(extension: str, *, shown: str) -> Iterator[None]:
     try:
+        yield
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
+        raise CorpusError(
+            f"manifest {shown} is not a readable .{extension} file: {_shown(str(error))[:200]}; "
+            "write it again as UTF-8 CSV, TSV or Parquet with a header"
+        ) from None
+
+
+def _csv_reader(content: bytes, extension: str) -> Any:
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    return csv.reader(text, delimiter="\t" if extension == "tsv" else ",", strict=True)
+
+
+def _manifest_columns(content: bytes, *, extension: str, shown: str) -> list[str]:
+    with _manifest_errors(extension, shown=shown):
         if extension == "parquet":
-            table = pq.read_table(pa.BufferReader(content))
-            columns = _columns(table.column_names, shown=shown)
-            for number, row in enumerate(table.rename_columns(columns).to_pylist(), start=1):
-                rows.append((f"row {number}", row))
-            return columns, rows
-        reader = csv.reader(
-            io.StringIO(content.decode("utf-8-sig"), newline=""),
-            delimiter="\t" if extension == "tsv" else ",",
-            strict=True,
-        )
-        columns = _columns(next(reader, []), shown=shown)
+            names = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names
+        else:
+            names = next(_csv_reader(content, extension), [])
+    return _columns(names, shown=shown)
+
+
+def _manifest_rows(
+    content: bytes, columns: Sequence[str], *, extension: str, shown: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row with its place in the file in words."""
+    with _manifest_errors(extension, shown=shown):
+        if extension == "parquet":
+            number = 0
+            for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches(_ROWS_AT_ONCE):
+                for row in batch.rename_columns(columns).to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+            return
+        reader = _csv_reader(content, extension)
+        next(reader)
         for fields in reader:
             where = f"line {reader.line_num}"
             if fields and len(fields) != len(columns):
@@ -971,13 +1026,7 @@ def _manifest_rows(content: bytes, *, extension: str, shown: str) -> tuple[list[
                     "quote fields that hold the separator"
                 )
             if fields:
-                rows.append((where, dict(zip(columns, fields, strict=True))))
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
-        raise CorpusError(
-            f"manifest {shown} is not a readable .{extension} file: {_shown(str(error))[:200]}; "
-            "write it again as UTF-8 CSV, TSV or Parquet with a header"
-        ) from None
-    return columns, rows
+                yield where, dict(zip(columns, fields, strict=True))
 
 
 def _columns(names: Sequence[str], *, shown: str) -> list[str]:
@@ -1026,15 +1075,19 @@ def _path_from(
     return _without_query(row_store.unstrip_protocol(place))
 
 
-def _looked_up(files: Sequence[_File]) -> list[_File]:
-    """Files of a manifest with their sizes and contents; one that is not there stays, marked "missing"."""
-    infos: dict[tuple[AbstractFileSystem, str], Mapping[str, Any]] = {}
-    for store, folder in {(file.store, file.store._parent(file.place)) for file in files if file.store is not None}:
+def _looked_up(files: Iterable[_File], folders: Iterable[tuple[AbstractFileSystem, str]]) -> Iterator[_File]:
+    """Files of a manifest with their sizes and contents; one that is not there stays, marked "missing".
+
+    folders: listed, where they can be, in place of a request for each file.
+    """
+    infos: dict[tuple[AbstractFileSystem, str], tuple[int, str, float | None]] = {}
+    for store, folder in folders:
         if "://" in folder:
             continue  # the web has no listings: each file is asked for
+        what = f"{_url_of(folder, store)} cannot be read"
         try:
-            for info in _ask(store, "ls", folder, detail=True):
-                infos[store, info["name"]] = info
+            for name, info in listed(store, folder, what=what, is_deep=False, num_tries=_TRIES):
+                infos[store, name] = _told(info)
         except (FileNotFoundError, StorageError):
             continue  # reading may be allowed where listing is not: each file is asked for
 
@@ -1048,21 +1101,22 @@ def _looked_up(files: Sequence[_File]) -> list[_File]:
                 return replace(file, content_id="not-a-file")
             return replace(file, size_bytes=status.st_size, modified=status.st_mtime)
         try:
-            info = infos.get((file.store, file.place)) or _ask(file.store, "info", file.place)
+            told = infos.get((file.store, file.place)) or _told(_ask(file.store, "info", file.place))
         except FileNotFoundError:
             return replace(file, content_id="missing")
         except StoreLostError as error:
             if error.errno != errno.ENOENT:  # a missing bucket
                 raise
             return replace(file, content_id="missing")
-        return replace(
-            file,
-            size_bytes=info.get("size") or 0,
-            content_id=_remote_content_id(info),
-            modified=_remote_modified(info),
-        )
+        size_bytes, content_id, modified = told
+        return replace(file, size_bytes=size_bytes, content_id=content_id, modified=modified)
 
-    return list(_in_threads(looked_up, files))
+    return _in_threads(looked_up, files)
+
+
+def _told(info: Mapping[str, Any]) -> tuple[int, str, float | None]:
+    """Size, content id and time of a remote file, out of what its store says."""
+    return info.get("size") or 0, _remote_content_id(info), _remote_modified(info)
 
 
 # --- clips -----------------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ class Units(Sequence[Unit]):
 
     def without_copies(self) -> Units:
         """Those whose results must be computed."""
-        return Units(self.clips.filter(pc.is_null(self.clips["same_as"])))
+        return Units(_only(self.clips, pc.is_null(self.clips["same_as"])))
 
     def of_copies(self) -> Units:
         """Those of clips with the bytes of others."""
@@ -171,7 +171,7 @@ class Units(Sequence[Unit]):
 
     def without(self, unit_ids: Iterable[str]) -> Units:
         """Those that are not named."""
-        return Units(self.clips.filter(pc.invert(_among(self.clips["unit"], pa.array(unit_ids, pa.string())))))
+        return Units(_only(self.clips, pc.invert(_among(self.clips["unit"], pa.array(unit_ids, pa.string())))))
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -318,7 +318,7 @@ class Snapshot:
         units = units.filter(_among(units, self.committed))
         came = _among(self.latest["unit"], units)
         joined = _whole_ids(self.segments.filter(_among(self.segments["unit"], units))["clip_id"])
-        return self.latest.filter(pc.or_(came, _among(self.latest["clip_id"], joined)) if len(joined) else came)
+        return _only(self.latest, pc.or_(came, _among(self.latest["clip_id"], joined)) if len(joined) else came)
 
     def not_planned(self, clips: pa.Table) -> list[str]:
         """What to say of inputs that the plan does not have: nothing, or one line."""
@@ -329,7 +329,7 @@ class Snapshot:
     def unaccounted(self) -> list[str]:
         """Committed units whose outcomes are not those of exactly the clips planned for them."""
         columns = ["unit", "clip_id"]
-        planned = self.plan.filter(_among(self.plan["unit"], self.committed)).select(columns)
+        planned = _only(self.plan.select(columns), _among(self.plan["unit"], self.committed))
         ended = self.outcomes.select(columns)
         if ended.equals(planned.cast(ended.schema)):
             return []
@@ -342,10 +342,10 @@ class Snapshot:
 
     def compacted(self) -> pa.Table:
         """Rows of COMPACT_SCHEMA: the outcomes, and beside the first of each unit its head."""
-        heads = dict.fromkeys(range(self.outcomes.num_rows))
+        heads: list[str | None] = [None] * self.outcomes.num_rows
         for head, run in zip(self.heads, _runs(self.outcomes["unit"]), strict=True):
             heads[run.start] = json.dumps(head)
-        return self.outcomes.append_column(COMPACT_SCHEMA.field("head"), pa.array(heads.values(), pa.large_string()))
+        return self.outcomes.append_column(COMPACT_SCHEMA.field("head"), pa.array(heads, pa.large_string()))
 
     @cached_property
     def committed(self) -> pa.Array:
@@ -353,7 +353,7 @@ class Snapshot:
 
     @cached_property
     def _waiting(self) -> pa.Table:
-        return self.plan.filter(pc.invert(_among(self.plan["unit"], self.committed)))
+        return _only(self.plan, pc.invert(_among(self.plan["unit"], self.committed)))
 
 
 class Ledger:
@@ -444,7 +444,7 @@ class Ledger:
             self.storage.delete(COMPACT)
         planned, given = found.inputs, _uncut(parts)
         # A clip stays cut as it was planned, whatever is asked now.
-        new = parts.filter(pc.invert(_among(_whole_ids(parts["clip_id"]), planned["clip_id"])))
+        new = _only(parts, pc.invert(_among(_whole_ids(parts["clip_id"]), planned["clip_id"])))
         if planned.num_rows:
             place = pc.index_in(planned["clip_id"], value_set=_whole(given["clip_id"]))
             gone = planned.filter(pc.is_null(place))
@@ -464,15 +464,13 @@ class Ledger:
                     f"{relabelled.num_rows} inputs changed label or split (the plan's are kept): "
                     f"{_some(relabelled['path'])}"
                 )
-        retryable = found.latest_parts.filter(
-            (pc.field("state") == State.RETRYABLE.value) & (pc.field("reason") != NOT_FINISHED)
-        )
-        retried = found.clips_of(retryable["clip_id"])
+        retried = found.clips_of(_to_retry(found))
         if retried.num_rows:
             num_retried = pc.count_distinct(_whole_ids(retried["clip_id"])).as_py()
             told.append(f"{num_retried} retryable inputs are tried again")
         added = self.add_generation(pa.concat_tables([new, retried]), clips_per_shard=clips_per_shard)
-        return told, replace(found, plan=pa.concat_tables([found.plan, added]))
+        # Not joined to an empty plan: that would be another copy of it all once it is read unit by unit.
+        return told, replace(found, plan=pa.concat_tables([found.plan, added]) if found.plan.num_rows else added)
 
     def add_generation(self, clips: Sequence[Clip] | pa.Table, *, clips_per_shard: int) -> pa.Table:
         """Append units for `clips` to the plan; the rows of PLAN_SCHEMA added. A clip's latest unit decides its
@@ -481,28 +479,24 @@ class Ledger:
         if not table.num_rows:
             return PLAN_SCHEMA.empty_table()
         generation = len(self._generations())
-        group = pc.if_else(pc.is_valid(table["same_as"]), COPIES, pc.fill_null(table["split"], UNSPLIT))
-        # By id, which mixes the classes; but what lies in one compressed stream is read in its order.
-        order = _ranks(table["url"])
-        # Each segment is a unit by itself, so that a film spreads over all actors; so is the clip that joins them.
-        rest = pc.if_else(pc.or_(_is_part(table["clip_id"]), _joins(table)), 0, 1)
-        table = table.append_column("group", group).append_column("rest", rest).append_column("order", order)
-        table = table.sort_by([(name, "ascending") for name in ("group", "rest", "order", "clip_id")])
+        # By id, which mixes the classes; but what lies in one compressed stream is read in its order. Each segment is a
+        # unit by itself, so that a film spreads over all actors; so is the clip that joins them.
+        keys = {
+            "group": pc.if_else(pc.is_valid(table["same_as"]), COPIES, pc.fill_null(table["split"], UNSPLIT)),
+            "rest": pc.if_else(pc.or_(_is_part(table["clip_id"]), _joins(table)), 0, 1),
+            "order": _ranks(table["url"]),
+            "clip_id": table["clip_id"],
+        }
+        place = pc.sort_indices(pa.table(keys), sort_keys=[(name, "ascending") for name in keys])
         units, num_units = [], 0
-        for group in _runs(table["group"]):
-            rest = np.cumsum(table["rest"][group.start : group.stop].to_numpy())
+        is_rest = keys["rest"].take(place)
+        for group in _runs(keys["group"].take(place)):
+            rest = np.cumsum(is_rest[group.start : group.stop].to_numpy())
             numbers = np.arange(len(group)) - rest + (rest - 1) // clips_per_shard + 1 + num_units
             num_units = int(numbers[-1]) + 1
             units.append(numbers)
-        # A signed address would be a password in a file, and is dead the day after; `pending_units` takes today's.
-        has_secret = pc.match_substring_regex(table["url"], "@|%40|^https?:|https?%3A")
-        urls = pa.array(map(without_secrets, table["url"].filter(has_secret).to_pylist()), pa.string())
-        urls = pc.replace_with_mask(_whole(table["url"]), _whole(has_secret), urls)
-        table = table.set_column(table.schema.get_field_index("url"), "url", urls)
         names = pa.array([f"g{generation:03d}-u{number:06d}" for number in range(num_units)], pa.string())
-        table = table.drop_columns(["group", "rest", "order"]).append_column(
-            PLAN_SCHEMA.field("unit"), names.take(np.concatenate(units))
-        )
+        table = _without_addresses(table).take(place).append_column(_UNIT, names.take(np.concatenate(units)))
         table = table.cast(PLAN_SCHEMA)
         self.reopen()  # First: _SUCCESS must never stand beside a plan with more to do.
         if not self.storage.create(f"plan/g{generation:03d}.arrow", _arrow(table)):
@@ -592,7 +586,7 @@ class Ledger:
         order = pc.unique(plan["unit"]).to_pylist()
         order = [unit for unit in order if unit in committed] + sorted(committed - set(order))
         compact = self._compact()
-        kept = compact.filter(_among(compact["unit"], pa.array(order, pa.string())))
+        kept = _only(compact, _among(compact["unit"], pa.array(order, pa.string())))
         heads = {head["unit"]: head for head in map(json.loads, pc.drop_null(kept["head"]).to_pylist())}
         tables = [kept.drop_columns("head")]
         missing = [unit for unit in order if unit not in heads]
@@ -658,7 +652,7 @@ class Ledger:
             num_rows = num_examples.get(head["unit"], 0)
             if head["shards"] and head["shards"][0]["rows"] != num_rows:
                 problems.append(f"unit {head['unit']} wrote {head['shards'][0]['rows']} rows for {num_rows} examples")
-        done = found.outcomes.filter(pc.field("state") == State.DONE.value)["clip_id"]
+        done = found.outcomes["clip_id"].filter(pc.equal(found.outcomes["state"], State.DONE.value))
         if pc.count_distinct(done).as_py() < len(done):
             count = pc.value_counts(done)
             twice = count.field("values").filter(pc.greater(count.field("counts"), 1))
@@ -874,6 +868,18 @@ def _tables(entries: Iterable[Mapping[str, Any]]) -> set[str]:
     return {shard["table"] for entry in entries for shard in entry["shards"]}
 
 
+def _without_addresses(clips: pa.Table) -> pa.Table:
+    """The clips with urls that may be written down: a signed address would be a password in a file, and is dead the day
+    after; `pending_units` takes today's."""
+    has_secret = pc.match_substring_regex(clips["url"], "@|%40|^https?:|https?%3A")
+    if not pc.any(has_secret).as_py():
+        return clips
+    urls = pa.array(map(without_secrets, clips["url"].filter(has_secret).to_pylist()), pa.string())
+    urls = pc.replace_with_mask(_whole(clips["url"]), _whole(has_secret), urls)
+    place = clips.schema.get_field_index("url")
+    return clips.set_column(place, clips.schema.field(place), urls)
+
+
 def _ranks(urls: pa.ChunkedArray) -> pa.Array:
     """The place of each URL by its `reading_order`; 0 for those of files, most often all."""
     is_ordered = _whole(pc.starts_with(urls, MEMBERS_START))
@@ -883,8 +889,16 @@ def _ranks(urls: pa.ChunkedArray) -> pa.Array:
     return pc.replace_with_mask(pa.repeat(pa.scalar(0, pa.int64()), len(urls)), is_ordered, found)
 
 
+def _to_retry(found: Snapshot) -> pa.ChunkedArray | pa.Array:
+    """The ids of clips and segments whose latest unit ended retryable."""
+    is_retryable = pc.field("state") == State.RETRYABLE.value
+    if not found.outcomes.filter(is_retryable).num_rows:
+        return pa.array([], pa.string())  # `latest_parts` has a row for each that is not finished: maybe millions.
+    return found.latest_parts.filter(is_retryable & (pc.field("reason") != NOT_FINISHED))["clip_id"]
+
+
 def _pending(plan: pa.Table, committed: pa.Array, given: pa.Table) -> Units:
-    waiting = plan.filter(pc.invert(_among(plan["unit"], committed)))
+    waiting = _only(plan, pc.invert(_among(plan["unit"], committed)))
     place = pc.index_in(_whole_ids(waiting["clip_id"]), value_set=_whole(_whole_ids(given["clip_id"])))
     urls = given["url"].take(place)
     place = PLAN_SCHEMA.get_field_index("url")
@@ -1023,6 +1037,11 @@ def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def _among(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     """Whether each value of `column` is one of `values`."""
     return pc.is_in(column, value_set=_whole(values))
+
+
+def _only(table: pa.Table, mask: pa.ChunkedArray | pa.Array) -> pa.Table:
+    """The rows where `mask` is true: the table itself, and no copy of it, where all are."""
+    return table if pc.all(mask, skip_nulls=False).as_py() else table.filter(mask)
 
 
 def _is_part(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -108,11 +108,11 @@ class PoolConfig:
         return FenceLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)
 
 
-def start_ray() -> str:
+def start_ray(*, least_cpus: int = 4) -> str:
     """Connect to the cluster that RAY_ADDRESS names, or start a local one; says which.
 
-    A local one gets at least 4 logical CPUs: actors that hold all of them leave none for reading, and Ray waits for
-    ever without a word.
+    A local one gets at least `least_cpus` logical CPUs: actors that hold all of them leave none for reading, and Ray
+    waits for ever without a word.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -125,7 +125,7 @@ def start_ray() -> str:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
         # Local processes only, on loopback: no token in the user's home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        options |= {"address": "local", "num_cpus": max(4, os.cpu_count() or 1), "include_dashboard": False}
+        options |= {"address": "local", "num_cpus": max(least_cpus, os.cpu_count() or 1), "include_dashboard": False}
     if not ray.is_initialized():
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
@@ -369,14 +369,18 @@ def run_units(
         for start in range(0, len(units), UNITS_AT_ONCE):
             waiting = units[start : start + UNITS_AT_ONCE]
             for _ in range(ROUNDS):
+                came = []
                 try:
                     for entry in _stream(waiting, actor=actor, arguments=arguments, config=config, num_gpus=num_gpus):
                         if "stopped_by" in entry:
                             raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
                         display.add(entry)
+                        came.append(entry["unit"])
                 except RayError as error:
                     errors.append(_first_line(error))
-                waiting = waiting.without(ledger.committed_units())
+                waiting = waiting.without(came)
+                if waiting:  # A listing of 300,000 entries takes a minute: only where some may have been lost.
+                    waiting = waiting.without(ledger.committed_units())
                 if not waiting:
                     break
     return errors

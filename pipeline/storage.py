@@ -316,9 +316,11 @@ def fetch(url: str, to: Path, *, size_bytes: int | None) -> None:
     )
 
 
-def listed(filesystem: Any, path: str, *, what: str, num_tries: int = TRIES) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def listed(
+    filesystem: Any, path: str, *, what: str, is_deep: bool = True, num_tries: int = TRIES
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every object below `path`, as it is there now: its path and what the store says of it, as fsspec's `find` gives
-    them.
+    them. is_deep: also those in folders below it.
 
     S3 is asked page by page, each of which may be tried again, and no page is kept: `find` would hold some 3 KB an
     object, and all of it would have to come within the time of one request. Raises as `call` does, and ValueError for
@@ -327,12 +329,15 @@ def listed(filesystem: Any, path: str, *, what: str, num_tries: int = TRIES) -> 
     filesystem.invalidate_cache()
     options: dict[str, Any] = {"what": what, "num_tries": num_tries}
     if not hasattr(filesystem, "call_s3"):
-        yield from call(filesystem, "find", path, detail=True, **options).items()
+        depth = {} if is_deep else {"maxdepth": 1}
+        yield from call(filesystem, "find", path, detail=True, **depth, **options).items()
         return
     bucket, key, _ = filesystem.split_path(path)
     if not bucket:
         raise ValueError("a listing needs a bucket")
     asked = {"Bucket": bucket, "Prefix": f"{key.lstrip('/')}/" if key else "", **filesystem.req_kw}
+    if not is_deep:
+        asked["Delimiter"] = "/"
     while True:
         page = call(filesystem, "call_s3", "list_objects_v2", **asked, **options)
         for found in page.get("Contents", ()):

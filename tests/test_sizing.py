@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.benchmark.ledger import LedgerConfig, ledger, made_clips
 from pipeline.benchmark.listing import ListingConfig, listing
+from pipeline.benchmark.scaling import ScalingConfig, Waited, busy_share, driver_ms, scaling
 from pipeline.benchmark.sizing import PlanConfig, clips_per_second_limits, plan, simulated_seconds
 
 SMALL = {"study": "plan", "clips": 3200, "frames": 10, "detect_ms": 50.0, "decode_ms": 1.0, "fps": 25.0}
@@ -58,3 +59,33 @@ def test_a_listing_of_made_up_keys_asks_once_a_page(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["listing.json"]
     assert {(way["keys"], way["requests"]) for way in found["ways"].values()} == {(2001, 3)}
     assert all(way["server_cpu_seconds"] > 0 for way in found["ways"].values())
+
+
+def test_actors_are_busy_from_when_all_have_begun_until_the_last_unit_is_handed_out():
+    one = [Waited(actor="1", began=0.0, ended=10.0), Waited(actor="1", began=11.0, ended=20.0)]
+    other = [Waited(actor="2", began=5.0, ended=10.0), Waited(actor="2", began=15.0, ended=99.0)]
+    # From 5 to 15 s: the first worked 5 + 4 s of them, the second 5.
+    assert busy_share([*one, *other]) == pytest.approx(14 / 20)
+    with pytest.raises(ValueError, match="every actor had one unit"):
+        busy_share([one[0], other[0]])
+
+
+def test_the_drivers_time_for_a_unit_is_what_more_units_cost():
+    rows = [{"units": 4, "driver_cpu_seconds": 3.04}, {"units": 8, "driver_cpu_seconds": 3.08}]
+    assert driver_ms(rows) == pytest.approx(10.0)
+    assert driver_ms(rows[:1]) is None
+
+
+def test_scaling_refuses_a_run_that_would_show_nothing():
+    with pytest.raises(ValueError, match="--units-per-actor is 1; give 2 or more"):
+        ScalingConfig(study="scaling", units_per_actor=1)
+
+
+@pytest.mark.slow
+def test_waiting_actors_are_kept_at_work_and_nothing_but_the_figures_stays(tmp_path):
+    config = ScalingConfig(study="scaling", actors=(1, 3), unit_seconds=1.0, units_per_actor=3, output=str(tmp_path))
+    found = scaling(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["scaling.json"]
+    assert [(row["actors"], row["units"], row["audit_holds"]) for row in found["rows"]] == [(1, 3, True), (3, 9, True)]
+    assert all(0 < row["busy"] <= 1 for row in found["rows"])
+    assert found["rows"][0]["times_one"] == 1.0
