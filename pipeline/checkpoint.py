@@ -32,6 +32,13 @@ from pipeline.records import UsageError
 from pipeline.storage import TEMPORARY, Storage, StorageError
 
 FORMAT_VERSION = 1
+# Of a run's training: what decides what is learned, so that a resumed run may not change it. Not here: where it runs,
+# where its data lies (the manifest's sha256 says whether it is the same), and for how long.
+FIXED_FIELDS = (
+    *("model", "input", "pretrained", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "flooding"),
+    *("dropout", "attention_gain", "recalibration_scale", "input_px", "flip", "augment_face", "label_smoothing"),
+    *("class_weights", "warmup_steps", "clip_grad_norm", "accumulate", "ema", "sync_batchnorm", "seed", "precision"),
+)
 Which = Literal["best", "last", "newest"] | int
 """Of a run: the epoch with the best validation top-1 accuracy, the last one, one by its number (from 1), or the newest
 state of all, which may be a resume point in the middle of an epoch."""

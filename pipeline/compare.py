@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 
 from pipeline import report
-from pipeline.checkpoint import load_checkpoint, read_checkpoint_info
+from pipeline.checkpoint import FIXED_FIELDS, load_checkpoint, read_checkpoint_info
 from pipeline.crops import encode_image
 from pipeline.dataset import ExampleDataset, read_manifest
 from pipeline.evaluate import (
@@ -49,11 +49,8 @@ from pipeline.records import EMOTIONS, UsageError
 from pipeline.storage import Storage, absolute_url
 
 SPLIT = "test"
-# Of a run's training: what does not make it another network.
-PLACE_AND_SEED = (
-    *("data", "output", "seed", "workers", "loader_processes", "cache_dir", "cache_decoded", "max_failures", "resume"),
-    *("tracking", "checkpoint_every_steps", "keep", "compile", "weights", "no_thumbnails", "blur_faces", "json_logs"),
-)
+# Of a run's training: what makes it another network than one of another seed.
+NETWORK_FIELDS = (*(name for name in FIXED_FIELDS if name != "seed"), "epochs")
 
 
 def runs_in(url: str) -> list[str]:
@@ -87,7 +84,7 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
 
     groups: dict[str, list[str]] = {}
     for run, info in infos.items():
-        training = {name: value for name, value in info["config"]["training"].items() if name not in PLACE_AND_SEED}
+        training = {name: value for name, value in info["config"]["training"].items() if name in NETWORK_FIELDS}
         described = json.dumps([network_of(info["config"]), info["config"]["model"], training], sort_keys=True)
         groups.setdefault(described, []).append(run)
     networks: list[dict[str, Any]] = []

@@ -47,6 +47,7 @@ from torch.utils.data import DataLoader
 
 from pipeline import report
 from pipeline.checkpoint import (
+    FIXED_FIELDS,
     best_of,
     drop_old_checkpoints,
     load_checkpoint,
@@ -211,15 +212,6 @@ class TrainConfig:
         require(every is None or every >= 1, "checkpoint_every_steps", "1 or more, or leave it out")
         require(self.tracking in ("none", "mlflow"), "tracking", "none or mlflow")
         require(self.precision in ("auto", "fp32", "bf16"), "precision", "auto, fp32 or bf16")
-
-
-# What a resumed run may not change. Not here: where it runs, where its data lies (the manifest's sha256 says whether
-# it is the same), and for how long.
-FIXED_FIELDS = (
-    *("model", "input", "pretrained", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "flooding"),
-    *("dropout", "attention_gain", "recalibration_scale", "input_px", "flip", "augment_face", "label_smoothing"),
-    *("class_weights", "warmup_steps", "clip_grad_norm", "accumulate", "ema", "sync_batchnorm", "seed", "precision"),
-)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
