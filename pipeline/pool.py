@@ -44,8 +44,9 @@ from pipeline.storage import Storage, StorageError, redacted, redacted_values
 from pipeline.telemetry import UnitMetrics
 
 ROUNDS = 3
-# Units that one Ray Data run is given. Each is a block: a hundred thousand of them would keep the driver busy.
-UNITS_AT_ONCE = 2000
+# Units that one Ray Data run is given, after which all actors wait for the last and new ones start. Each is a block,
+# which costs the driver 2 ms before the first of them is begun.
+LEAST_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
 LINE_SECONDS = 30.0
 NODE_SECONDS = 60.0
 
@@ -202,6 +203,11 @@ def num_actors(config: PoolConfig, num_units: int) -> int:
     return max(1, min(os.cpu_count() or 1, num_units))
 
 
+def units_at_once(actors: int) -> int:
+    """Units of one Ray Data run: so many that starting and ending it takes little of its time."""
+    return max(LEAST_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR * actors)
+
+
 def num_cluster_gpus() -> int:
     """GPUs of the Ray cluster, which this joins."""
     start_ray()
@@ -251,7 +257,7 @@ def run_corpus(
             ledger.reopen()
         if units:
             actor_arguments = {"ledger_url": ledger.storage.url, **arguments}
-            where, actors = start_ray(), num_actors(config, min(len(units), UNITS_AT_ONCE))
+            where, actors = start_ray(), num_actors(config, len(units))
             say(f"{where}: {units.num_clips} clips in {len(units)} units on {actors} actors")
             try:
                 check_nodes(ledger.storage.url)
@@ -366,8 +372,9 @@ def run_units(
     """
     errors: list[str] = []
     with _Display(units) as display:
-        for start in range(0, len(units), UNITS_AT_ONCE):
-            waiting = units[start : start + UNITS_AT_ONCE]
+        at_once = units_at_once(num_actors(config, len(units)))
+        for start in range(0, len(units), at_once):
+            waiting = units[start : start + at_once]
             for _ in range(ROUNDS):
                 came = []
                 try:

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.benchmark.tables import table
+from pipeline.pool import units_at_once
 from pipeline.storage import Storage
 
 SCALING = (1, 2, 4, 8, 16, 64, 256, 1024)
@@ -58,6 +59,8 @@ class PlanConfig:
     """Until the first actor is at work (seconds)."""
     driver_ms: float = 20.0
     """Milliseconds of the driver for each unit it hands out."""
+    block_ms: float = 2.0
+    """Milliseconds of the driver for each unit before the first is handed out."""
     plan_us: float = 15.0
     """Microseconds of the driver for each clip: plan, audit and the last files (`benchmark.py ledger`)."""
     list_us: float = 140.0
@@ -80,11 +83,11 @@ class PlanConfig:
 
 
 def plan(config: PlanConfig) -> dict[str, Any]:
-    """The calculation for the asked size and the scaling curve; writes plan.json and returns what it holds."""
+    """The calculation for the asked size, SIMULATED time and scaling curve; writes plan.json, returns what it holds."""
     actors = config.nodes * config.cpus_per_node
     limits = clips_per_second_limits(config, actors=actors)
     bottleneck = min(limits, key=lambda name: limits[name])
-    seconds = config.start_seconds + config.clips / limits[bottleneck] + config.driver_seconds
+    seconds = simulated_seconds(config, actors=actors)
     one = simulated_seconds(config, actors=1)
     found = {
         "settings": asdict(config),
@@ -115,18 +118,25 @@ def clips_per_second_limits(config: PlanConfig, *, actors: int) -> dict[str, flo
 
 
 def simulated_seconds(config: PlanConfig, *, actors: int) -> float:
-    """SIMULATED wall time: units of unequal length, handed out one after the other by one driver to free actors."""
+    """SIMULATED wall time: units of unequal length, handed out one after the other by one driver to free actors.
+
+    As in `pool`, so many units at once: then all wait for the last, the next are made into blocks, and actors start.
+    """
     num_units = -(-config.clips // config.clips_per_shard)
     # Clips differ by half their mean (as CAER's, 30 to 120 frames), units of 32 of them by a tenth.
     spread = 0.5 / np.sqrt(config.clips_per_shard)
     lengths = np.random.default_rng(0).normal(1.0, spread, num_units).clip(0.2)
     lengths *= config.clips / num_units * config.core_seconds_per_clip
-    free = [config.start_seconds] * min(actors, num_units)
-    driver = config.start_seconds
-    for length in lengths.tolist():
-        driver = max(driver, heapq.heappop(free)) + config.driver_ms / 1000
-        heapq.heappush(free, driver + length)
-    return max(free) + config.driver_seconds
+    now, at_once = 0.0, units_at_once(actors)
+    for first in range(0, num_units, at_once):
+        some = lengths[first : first + at_once].tolist()
+        driver = now + config.start_seconds + len(some) * config.block_ms / 1000
+        free = [driver] * min(actors, len(some))
+        for length in some:
+            driver = max(driver, heapq.heappop(free)) + config.driver_ms / 1000
+            heapq.heappush(free, driver + length)
+        now = max(free)
+    return now + config.driver_seconds
 
 
 def print_plan(found: Mapping[str, Any]) -> None:
