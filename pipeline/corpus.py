@@ -83,6 +83,8 @@ _MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
 _TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created")
 _THREADS = 8
 _ROWS_AT_ONCE = 2**15
+# A column of Arrow's strings holds no more, so some 50 million addresses.
+_MOST_URL_BYTES = 2**31 - 1
 _TRIES = 5  # of one request: a person waits, 4 s on average
 _FIRST_BYTES = 4096
 
@@ -1144,7 +1146,7 @@ def _corpus(
 
 def _table(files: Iterable[_File], split_fractions: Sequence[float] | None) -> tuple[pa.Table, int]:
     """Rows of CORPUS_SCHEMA, sorted, each of one clip; and how many were split by their hash."""
-    parts, num_hashed = [CORPUS_SCHEMA.empty_table()], 0
+    parts, num_hashed, num_url_bytes, num_files = [CORPUS_SCHEMA.empty_table()], 0, 0, 0
     files = iter(files)
     while batch := list(islice(files, _ROWS_AT_ONCE)):
         # Many time ranges of one large file read it once.
@@ -1153,6 +1155,13 @@ def _table(files: Iterable[_File], split_fractions: Sequence[float] | None) -> t
         rows = [_row(file, file.content_id or md5s[file.place], split_fractions) for file in batch]
         columns = zip(zip(*rows, strict=True), CORPUS_SCHEMA.types, strict=True)
         parts.append(pa.table([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA))
+        num_files += len(batch)
+        num_url_bytes += pc.sum(pc.binary_length(parts[-1]["url"])).as_py()
+        if num_url_bytes > _MOST_URL_BYTES:
+            raise CorpusError(
+                f"the input is larger than one output can hold: the addresses of its first {num_files:,} clips take "
+                f"more than {_MOST_URL_BYTES / 1e9:.1f} GB; give its sub-folders one after the other, each an --output"
+            )
         num_hashed += sum(file.split is None for file in batch) if split_fractions is not None else 0
     table = pa.concat_tables(parts)
     paths = table["path"]
