@@ -1,8 +1,8 @@
 """Measurements on this machine: clips in, `benchmark.json` and tables out. One module a study, listed in `STUDIES`.
 
 A study has `measure(clips, folder, *, config)`, which returns what goes into benchmark.json, and `tables(measured)`,
-which shows it. `timing` has what studies share: every contender runs once a round, side by side. Two have flags and an
-output of their own: `learn`, what the networks learn, and `ingest`, whether reading ever holds training up.
+which shows it. `timing` has what studies share: every contender runs once a round, side by side. Those that
+`jobs/benchmark.py` lists have flags and an output of their own, `learn` (what the networks learn) among them.
 """
 
 from __future__ import annotations
