@@ -399,38 +399,13 @@ class Ledger:
         config: Mapping[str, Any],
         versions: Mapping[str, str],
         clips_per_shard: int,
-    ) -> list[str]:
-        """Save the plan, or add to the saved one what is new. Returns what a person should be told, a line each.
-
-        clips: or a table of CLIP_SCHEMA. Raises LedgerError if the saved plan was made for another kind of job or under
-        another config.
-        """
-        job = {"kind": kind, "config": config, "versions": versions}
-        return self._planned(clip_table(clips), **job, clips_per_shard=clips_per_shard)[0]
-
-    def begin(
-        self,
-        clips: Sequence[Clip] | pa.Table,
-        *,
-        kind: str,
-        config: Mapping[str, Any],
-        versions: Mapping[str, str],
-        clips_per_shard: int,
     ) -> tuple[list[str], Units]:
-        """`plan` and then `pending_units`, from one reading of the ledger."""
-        parts, job = clip_table(clips), {"kind": kind, "config": config, "versions": versions}
-        told, found = self._planned(parts, **job, clips_per_shard=clips_per_shard)
-        return told, _pending(found.plan, found.committed, parts)
+        """Save the plan, or add to the saved one what is new; then the units without an entry, as `pending_units`.
 
-    def _planned(
-        self,
-        parts: pa.Table,
-        *,
-        kind: str,
-        config: Mapping[str, Any],
-        versions: Mapping[str, str],
-        clips_per_shard: int,
-    ) -> tuple[list[str], Snapshot]:
+        clips: or a table of CLIP_SCHEMA. Returns also what a person should be told, a line each. Raises LedgerError if
+        the saved plan was made for another kind of job or under another config.
+        """
+        parts = clip_table(clips)
         info = {"schema_version": SCHEMA_VERSION, "kind": kind, "config": dict(config), "versions": dict(versions)}
         told = []
         if not self.storage.create("plan/run.json", _json(info)):
@@ -470,7 +445,8 @@ class Ledger:
             told.append(f"{num_retried} retryable inputs are tried again")
         added = self.add_generation(pa.concat_tables([new, retried]), clips_per_shard=clips_per_shard)
         # Not joined to an empty plan: that would be another copy of it all once it is read unit by unit.
-        return told, replace(found, plan=pa.concat_tables([found.plan, added]) if found.plan.num_rows else added)
+        plan = pa.concat_tables([found.plan, added]) if found.plan.num_rows else added
+        return told, _pending(plan, found.committed, parts)
 
     def add_generation(self, clips: Sequence[Clip] | pa.Table, *, clips_per_shard: int) -> pa.Table:
         """Append units for `clips` to the plan; the rows of PLAN_SCHEMA added. A clip's latest unit decides its

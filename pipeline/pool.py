@@ -245,7 +245,7 @@ def run_corpus(
         say(f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items()))
     clips = clip_table(corpus.table if clips is None else clips)
     with ledger.lock() as lock:
-        told, pending = ledger.begin(
+        told, pending = ledger.plan(
             clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
         )
         for line in told:

@@ -131,7 +131,7 @@ def test_an_empty_unit_has_a_shard_with_the_same_columns(local):
 
 def test_planning_again_adds_nothing(local):
     local.plan(CLIPS, **PLAN)
-    assert local.plan(CLIPS, **PLAN) == []
+    assert local.plan(CLIPS, **PLAN)[0] == []
     assert len(local.units()) == 3
 
 
@@ -142,7 +142,7 @@ def test_a_run_begins_with_one_reading_of_the_ledger(s3):
     read = []
     events = ledger.storage.filesystem.s3.meta.events
     events.register("before-call.s3.GetObject", lambda params, **_: read.append(params["url_path"]))
-    told, pending = ledger.begin(CLIPS, **PLAN)
+    told, pending = ledger.plan(CLIPS, **PLAN)
     assert told == ["1 new inputs added to the plan of 3"]
     assert len(read) == len(set(read)) == 4  # run.json, g000.arrow, the entry, and the entries in one object
     assert list(pending) == list(ledger.pending_units())
@@ -150,7 +150,7 @@ def test_a_run_begins_with_one_reading_of_the_ledger(s3):
 
 def test_new_inputs_are_added_and_removed_ones_are_kept_and_told(local):
     local.plan(CLIPS, **PLAN)
-    told = local.plan([*CLIPS[1:], clip_named("e.avi")], **PLAN)
+    told, _ = local.plan([*CLIPS[1:], clip_named("e.avi")], **PLAN)
     assert told == [
         "1 new inputs added to the plan of 4",
         "1 inputs of the plan are no longer in the input (kept): a.avi",
@@ -163,8 +163,8 @@ def test_retryable_clips_are_tried_again_and_the_latest_unit_decides(local):
     local.plan(CLIPS, **PLAN)
     for unit in local.pending_units():
         commit(local, unit, state=State.RETRYABLE if unit.split == "test" else State.DONE)
-    assert local.plan(CLIPS, **PLAN) == ["1 retryable inputs are tried again"]
-    assert local.plan(CLIPS, **PLAN) == []
+    assert local.plan(CLIPS, **PLAN)[0] == ["1 retryable inputs are tried again"]
+    assert local.plan(CLIPS, **PLAN)[0] == []
     [again] = local.pending_units()
     assert [clip.path for clip in again.clips] == ["d.avi"]
     commit(local, again)
@@ -181,7 +181,7 @@ def test_another_config_is_refused_with_the_difference(ledger):
 
 def test_other_versions_are_told_not_refused(local):
     local.plan(CLIPS, **PLAN)
-    [line] = local.plan(CLIPS, **{**PLAN, "versions": {"python": "4"}})
+    ([line], _) = local.plan(CLIPS, **{**PLAN, "versions": {"python": "4"}})
     assert "python '3' -> '4'" in line
 
 

@@ -246,7 +246,7 @@ def test_the_ledger_counts_whole_clips_and_keeps_the_cut_it_planned(tmp_path):
     parts = cut(clip_of(), 0.0, 100.0, segment_seconds=30.0, sample_fps=None)
 
     def plan(clips):
-        return ledger.plan(clips, kind="examples", config={}, versions={}, clips_per_shard=32)
+        return ledger.plan(clips, kind="examples", config={}, versions={}, clips_per_shard=32)[0]
 
     plan(parts)
     assert [len(unit.clips) for unit in ledger.units()] == [1, 1, 1, 1]
@@ -376,7 +376,7 @@ def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, 
     assert labels["again.mp4"] == {**expected, "clip_id": "c" * 20, "path": "again.mp4", "same_as": film.clip_id}
     assert ledger.audit().num_by_state["done"] == ledger.audit().num_inputs == 2
     assert ledger.audit().holds
-    assert ledger.plan([film, copy], kind="labels", config={}, versions={}, clips_per_shard=32) == []
+    assert ledger.plan([film, copy], kind="labels", config={}, versions={}, clips_per_shard=32)[0] == []
     assert not ledger.pending_units()
 
 

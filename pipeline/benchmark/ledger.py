@@ -70,11 +70,11 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
     clips = timed("made-up clips", lambda: made_clips(config.clips))
     found = Ledger(str(folder))
     job: dict[str, Any] = {"kind": "examples", "config": {}, "versions": {}, "clips_per_shard": config.clips_per_shard}
-    num_units = timed("plan and pending units", lambda: len(found.begin(clips, **job)[1]))
+    num_units = timed("plan and pending units", lambda: len(found.plan(clips, **job)[1]))
     timed("made-up entries", lambda: _commit_all(found, folder))
     audit = _ended(found, timed)
     timed("read, entries in one object", lambda: found.snapshot().outcomes.num_rows)
-    timed("plan again, nothing new", lambda: len(found.begin(clips, **job)[1]))
+    timed("plan again, nothing new", lambda: len(found.plan(clips, **job)[1]))
     shutil.rmtree(folder)
     results = {
         "machine": machine(),
