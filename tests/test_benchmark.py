@@ -332,7 +332,7 @@ def test_soak_sees_driver_actors_and_fenced_children_and_draws_them(clip, tmp_pa
 @pytest.mark.timeout(600)
 def test_nights_score_what_is_new_and_films_end(tmp_path):
     clips = tmp_path / "clips"
-    make_corpus(clips, clips_per_class=(1, 0, 0), seed=4)
+    make_corpus(clips, clips_per_class=(3, 0, 0), seed=4)
     values = {"study": "nights", "clips": str(clips), "output": str(tmp_path / "out"), "px": 32}
     results = nights(NightsConfig(**values, film_minutes=(1, 2), sample_fps=0.1, frames_per_clip=2))
     first, second, third = results["nights"]

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -37,7 +38,7 @@ from pipeline.checkpoint import save_checkpoint, write_best
 from pipeline.console import say
 from pipeline.corpus import local_path
 from pipeline.models import build_model
-from pipeline.records import UsageError
+from pipeline.records import Clip, UsageError
 from pipeline.storage import Storage
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "score.py"
@@ -83,7 +84,7 @@ def nights(config: NightsConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="nights-") as folder:
         here = Path(folder)
         _save_untrained(here / "model", config, frames_per_clip=config.frames_per_clip)
-        results["nights"] = _nights([Path(local_path(clip.url) or "") for clip in clips], here, top)
+        results["nights"] = _nights(named_apart(clips, here / "clips"), here, top)
         _save_untrained(here / "film-model", config, sample_fps=config.sample_fps)
         picture = middle_frames(clips[:1])[0]
         results["films"] = []
@@ -113,6 +114,15 @@ def _nights(clips: Sequence[Path], folder: Path, top: Path) -> list[dict[str, An
         found.append({**night, "page_bytes": len(page)})
         say(f"night {number}: {night['scored']} scored in {night['seconds']:.1f} s")
     return found
+
+
+def named_apart(clips: Sequence[Clip], folder: Path) -> list[Path]:
+    """Copies of local clips under names that no two share, as those of CAER's folders do."""
+    folder.mkdir()
+    return [
+        Path(shutil.copyfile(local_path(clip.url) or "", folder / f"{number:04d}-{Path(clip.path).name}"))
+        for number, clip in enumerate(clips)
+    ]
 
 
 def upload_first(clips: Sequence[Path], uploads: Path) -> None:
