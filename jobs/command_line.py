@@ -52,7 +52,7 @@ def run_job(
     sys.excepthook = _told  # A bug's traceback may hold a store's credentials.
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
     try:
-        sys.exit(main(parse(config_class, sys.argv[1:], description=description, positional=positional)))
+        _exit(main(parse(config_class, sys.argv[1:], description=description, positional=positional)))
     except UsageError as error:
         _end(f"{name}: error: {error}", 2)
     except KeyboardInterrupt:
@@ -149,6 +149,13 @@ def _interrupt(*_: object) -> None:
 
 def _end(line: str, code: int) -> NoReturn:
     say(line, event="error")
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    # Python takes a second to end, without handlers: a signal would now make a failure of a job that is done.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 

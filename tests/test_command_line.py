@@ -1,5 +1,6 @@
 """What a user types: help, wrong flags, config files, exit codes. Every job is run as a process of its own."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -78,6 +79,38 @@ def test_a_wrong_field_in_a_config_file_is_named(tmp_path):
     file.write_text("frames_per_klip: 5\n")
     with pytest.raises(UsageError, match="frames_per_klip"):
         parsed("--config", str(file))
+
+
+ENDING = '''
+import atexit, sys, time
+sys.path.insert(0, "jobs")
+from dataclasses import dataclass
+from command_line import run_job
+
+@dataclass
+class Config:
+    output: str
+    """Where to."""
+
+def end():
+    print("ending", flush=True)
+    time.sleep(1)
+
+atexit.register(end)
+run_job(Config, lambda config: 3, description="A job that has ended.")
+'''
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_python_ends_leaves_the_exit_code_of_the_job(number, tmp_path):
+    job = tmp_path / "job.py"
+    job.write_text(ENDING)
+    command = [sys.executable, str(job), "--output", "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+        assert process.stdout.readline() == b"ending\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (3, b"")
 
 
 def run(job, *arguments):

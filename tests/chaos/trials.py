@@ -377,8 +377,11 @@ def _disturb(
             kills.append(kill)
             in_flight = job.num_in_flight(output, log=log)
             if trial.kind in CUT_OFF:
-                wanted = -signal.SIGKILL if trial.kind == "driver" else 130
-                _require(wanted, _wait(process), trial)
+                code = _wait(process)
+                if trial.kind == "SIGTERM" and code == 0:  # It came when the job had done all and was ending.
+                    kills.pop()
+                    break
+                _require(-signal.SIGKILL if trial.kind == "driver" else 130, code, trial)
                 if trial.kind == "SIGTERM":
                     trial.problems += _not_one_line(log)
                 if isinstance(job, TrainJob):
