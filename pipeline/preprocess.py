@@ -188,7 +188,7 @@ def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
     if os.environ.get("RAY_ADDRESS"):
         # Loads PyTorch before the cluster is joined: nodes that share a machine each unpack the job's folder anew then,
         # and MKL ends a process whose folder was removed before.
-        resolve_precision("auto", "cpu")
+        resolve_device("auto")
         has_gpu = num_cluster_gpus() >= 1
         if asked == "cuda" and not has_gpu:
             say("the cluster has no GPU now: asking it for one, as one that scales from zero needs")
