@@ -248,3 +248,16 @@ def crashing_work(config):
         return (yield from work(task, stage))
 
     return crash_on_poison
+
+
+def test_pytorch_is_loaded_before_a_cluster_is_joined():
+    """Nodes on one machine then replace the folder that the job runs in, and MKL does not load in one that is gone."""
+    code = (
+        "import sys, pipeline.preprocess as preprocess\n"
+        "preprocess.num_cluster_gpus = lambda: print('torch' in sys.modules) or 0\n"
+        "assert 'torch' not in sys.modules\n"
+        "preprocess.resolve_detector_device('auto', preprocess.ExtractConfig())\n"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"
