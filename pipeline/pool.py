@@ -47,6 +47,8 @@ ROUNDS = 3
 # Units that one Ray Data run is given, after which all actors wait for the last and new ones start. Each is a block,
 # which costs the driver 2 ms before the first of them is begun.
 LEAST_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
+# Logical CPUs that an actor asks Ray for.
+CPUS_PER_ACTOR, CPUS_PER_GPU_ACTOR = 0.5, 0.25
 LINE_SECONDS = 30.0
 NODE_SECONDS = 60.0
 
@@ -413,7 +415,7 @@ def _stream(
             batch_size=1,
             batch_format="pyarrow",
             compute=pool,
-            num_cpus=0.25 if num_gpus else 0.5,
+            num_cpus=CPUS_PER_GPU_ACTOR if num_gpus else CPUS_PER_ACTOR,
             num_gpus=num_gpus or None,
             max_restarts=20,
             max_task_retries=3,

@@ -24,14 +24,13 @@ from pipeline.benchmark.tables import table
 from pipeline.console import say
 from pipeline.corpus import Corpus
 from pipeline.ledger import Ledger, Unit
-from pipeline.pool import PoolConfig, run_corpus, start_ray
+from pipeline.pool import CPUS_PER_ACTOR, PoolConfig, run_corpus, start_ray
 from pipeline.records import EXAMPLE_SCHEMA, Outcome, State, table_of
 from pipeline.storage import Storage
 
 KIND = "examples"
 # Clips differ by half their mean, units of 32 of them by a tenth.
 SPREAD = 0.1
-CPUS_PER_ACTOR = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
