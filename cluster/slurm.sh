@@ -20,6 +20,14 @@ head=${hosts[0]}
 port=$((20000 + SLURM_JOB_ID % 20000)) # Jobs that share a host get ports of their own.
 cpus=${SLURM_CPUS_ON_NODE:-$(nproc)}
 export PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD" RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
+# Ray listens on the nodes' network: nobody joins without this job's token. It travels in the environment of the steps,
+# which only this user can read, never on a command line.
+export RAY_AUTH_MODE=token
+if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
+  RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+  export RAY_AUTH_TOKEN
+fi
+umask 077 # Ray's own files hold logs and sockets.
 
 # --block ties each node's Ray to its srun step, so that none outlives the allocation.
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \

@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -25,6 +26,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
+import ray._raylet
 import yaml
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
@@ -40,6 +42,7 @@ from pipeline.fence import FenceLimits
 from pipeline.ledger import NOT_FINISHED, Audit, Ledger, Snapshot, Unit, Units
 from pipeline.preflight import FOLDER, check_output, clean
 from pipeline.records import State, UsageError, clip_of, clip_table
+from pipeline.scratch import MAX_PARENT_LETTERS, ScratchFolder, sweep
 from pipeline.storage import Storage, StorageError, redacted, redacted_values
 from pipeline.telemetry import UnitMetrics
 
@@ -51,6 +54,7 @@ LEAST_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
 CPUS_PER_ACTOR, CPUS_PER_GPU_ACTOR = 0.5, 0.25
 LINE_SECONDS = 30.0
 NODE_SECONDS = 60.0
+RAY_PREFIX = "emotion-ray-"
 
 
 class Actor(Protocol):
@@ -126,9 +130,9 @@ def start_ray(*, least_cpus: int = 4) -> str:
         # Workers get the driver's script folder and its current one; the package lies beside the jobs.
         repository = str(Path(__file__).resolve().parents[1])
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
-        # Local processes only, on loopback: no token in the user's home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         options |= {"address": "local", "num_cpus": max(least_cpus, os.cpu_count() or 1), "include_dashboard": False}
+        if not ray.is_initialized():
+            options["_temp_dir"] = _closed_to_others()
     if not ray.is_initialized():
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
@@ -148,6 +152,52 @@ def start_ray(*, least_cpus: int = 4) -> str:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     told = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
     return f"Ray cluster at {address}, {told}" if address else f"local Ray, {os.cpu_count()} CPUs, {told}"
+
+
+def stop_ray() -> None:
+    """Leave the cluster; a local one ends, and its folder and its token with it."""
+    ray.shutdown()
+    if (folder := _local.pop("folder", None)) is not None:
+        for name, value in _local.pop("environment").items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        folder.close()
+
+
+# What a local Ray of this process holds: its folder, and the variables as they were before it.
+_local: dict[str, Any] = {}
+
+
+def _closed_to_others() -> str:
+    """Make the local Ray that starts next one that no other user can join or read; returns the folder for its files.
+
+    Ray listens on all interfaces, and whoever joins runs code as this user: so every connection must bring a token,
+    made for this run alone, unless RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH name one. Ray makes its own folders readable
+    and writable for all: they lie in one that only this user may enter, as the token does.
+    """
+    if "folder" not in _local:
+        sweep(RAY_PREFIX, parent=_ray_parent())
+        _local["folder"] = folder = ScratchFolder(RAY_PREFIX, parent=_ray_parent())
+        _local["environment"] = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")}
+        if not os.environ.get("RAY_AUTH_TOKEN") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            token = folder.path / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32))
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        # Whatever it was: nobody but this process has a reason to join, and one exported for a cluster would open it.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        raylet: Any = ray._raylet  # Ray read both when it was imported, and has no public way to read them again.
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+    return str(_local["folder"].path / "r")
+
+
+def _ray_parent() -> str:
+    """Where Ray's folder is made: RAY_TMPDIR or the temporary folder, if its path leaves room for those of sockets."""
+    parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return parent if len(os.fsencode(parent)) <= MAX_PARENT_LETTERS else "/tmp"
 
 
 def check_nodes(output_url: str) -> None:
@@ -269,7 +319,7 @@ def run_corpus(
                     ledger, units, actor=actor, arguments=actor_arguments, config=config, num_gpus=num_gpus
                 )
             finally:
-                ray.shutdown()
+                stop_ray()
         elif not pending:
             say("nothing is missing: every input has a state")
         lock.require()

@@ -72,7 +72,7 @@ from pipeline.metrics import confusion_matrix, metrics_of
 from pipeline.models import Reads, build_model, default_reads
 from pipeline.models.backbones import BACKBONES, Backbone, imagenet_weights, read_weights
 from pipeline.models.batch_norm import synchronised
-from pipeline.pool import check_nodes, start_ray
+from pipeline.pool import check_nodes, start_ray, stop_ray
 from pipeline.preflight import check_output
 from pipeline.records import EMOTIONS, UsageError
 from pipeline.storage import absolute_url, read_url, redacted, redacted_values
@@ -248,7 +248,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             history = saved["history"] if saved else []
             _fit(config, workers=workers, use_gpu=use_gpu, history=history)
         finally:
-            ray.shutdown()
+            stop_ray()
     else:
         say(f"run {config.output} has its {config.epochs} epochs already; nothing to do")
     saved = read_checkpoint_info(config.output, "last")
@@ -943,7 +943,7 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool, history: Sequence[
                 if tracker is not None and event["event"] == "epoch":
                     tracker.log(event)
         except KeyboardInterrupt:
-            ray.shutdown()  # ends fit(), for which the pool of this one thread would wait
+            stop_ray()  # ends fit(), for which the pool of this one thread would wait
             raise
         failure = result.exception()
         if failure is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import uuid
@@ -15,11 +16,13 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-# Read by Ray when it is imported or starts. With authentication, a local start writes a token into the home folder.
+# Read by Ray when it is imported or starts. One token for all that the tests start: a cluster of several processes, and
+# the jobs that join it.
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_worker_niceness": "0",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -14,6 +14,7 @@ ROOMS = {
     "records": set(),
     "paper": set(),
     "storage": set(),
+    "scratch": set(),
     "confine": set(),
     "messages": set(),
     "fence": {"confine", "messages"},
@@ -37,7 +38,7 @@ ROOMS = {
     "quarantine": {"ledger", "records"},
     "report": {"metrics", "paper", "records"},
     "telemetry": set(),
-    "pool": {"console", "corpus", "fence", "ledger", "preflight", "records", "storage", "telemetry"},
+    "pool": {"console", "corpus", "fence", "ledger", "preflight", "records", "scratch", "storage", "telemetry"},
     "preprocess": {
         "console", "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "preflight",
         "records", "report", "segments", "storage",

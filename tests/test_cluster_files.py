@@ -54,6 +54,7 @@ CLUSTER_SPEC = strict(
     {
         "rayVersion": TEXT,
         "enableInTreeAutoscaling": FLAG,
+        "authOptions": strict({"mode": {"enum": ["disabled", "token"]}, "secretName": TEXT}),
         "suspend": FLAG,
         "autoscalerOptions": strict(
             {
@@ -183,6 +184,28 @@ def test_the_dashboard_is_reached_from_inside_alone():
         assert "--dashboard-host=127.0.0.1" in path.read_text()
 
 
+def test_nobody_joins_a_cluster_without_its_token():
+    ((_, cluster),) = [found for found in documents() if found[1]["kind"] == "RayCluster"]
+    assert cluster["spec"]["authOptions"]["mode"] == "token"
+    for _, spec in all_pod_specs():
+        for container in spec["containers"]:
+            if "submit" in container.get("command", ()):
+                names = {entry["name"]: entry for entry in container["env"]}
+                assert names["RAY_AUTH_MODE"]["value"] == "token"
+                assert names["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {
+                    "name": cluster["metadata"]["name"],  # KubeRay's, of the cluster's own name.
+                    "key": "auth_token",
+                }
+    for name in ("ray-up-aws.yaml", "ray-up-on-premise.yaml"):
+        config = yaml.safe_load((CLUSTER / name).read_text())
+        assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+        starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+        starts = [command for command in starts if "ray start" in command]
+        assert len(starts) == 2
+        assert all("RAY_AUTH_MODE=token" in command for command in starts)
+    assert "export RAY_AUTH_MODE=token" in (CLUSTER / "slurm.sh").read_text()
+
+
 def test_versions_are_those_of_the_project():
     pinned = dict(
         line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line
@@ -256,7 +279,7 @@ def run_slurm(folder, *command):
     for path in tools.iterdir():
         path.chmod(0o755)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")},
         "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "SLURM_JOB_NODELIST": "node-[1-2]",
         "SLURM_JOB_ID": str(os.getpid()),
@@ -270,10 +293,14 @@ def run_slurm(folder, *command):
 
 
 def test_the_slurm_script_runs_a_command_on_all_nodes_and_ends_with_its_code(tmp_path):
-    code = "import ray; ray.init(logging_level='ERROR'); print('nodes', len(ray.nodes())); raise SystemExit(3)"
+    code = (
+        "import ray, ray._raylet; ray.init(logging_level='ERROR'); "
+        "has_token = ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN; "
+        "print('nodes', len(ray.nodes()), has_token); raise SystemExit(3)"
+    )
     found = run_slurm(tmp_path, "python", "-c", code)
     assert found.returncode == 3, found.stderr
-    assert "nodes 2" in found.stdout
+    assert "nodes 2 True" in found.stdout
 
 
 def test_the_slurm_script_wants_a_command(tmp_path):

@@ -34,8 +34,7 @@ CAN_UNSHARE = (
 def cluster(monkeypatch):
     """A head, in whose own folder of Ray nobody else joins it."""
     folder = tempfile.mkdtemp(prefix="nodes-")
-    for name, value in {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     # Node processes find the package as on a cluster that has it installed.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     head = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}

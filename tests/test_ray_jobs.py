@@ -39,14 +39,16 @@ class Cluster:
     dashboard: str
     metrics_ports: tuple[int, ...]
 
-    def submit(self, *command, options=()):
-        """`ray job submit ... -- python jobs/...` from a clone; the finished process, with all that reached it."""
+    def submit(self, *command, options=(), variables=None):
+        """`ray job submit ... -- python jobs/...` from a clone; the finished process, with all that reached it.
+
+        variables: of the submitter, in place of those of somebody who has the token."""
         line = [RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ".", *options, "--", "python"]
         return subprocess.run(
             [*line, *map(str, command)],
             check=False,
             cwd=harness.REPOSITORY,
-            env=environment(),
+            env=environment() if variables is None else variables,
             capture_output=True,
             text=True,
             timeout=600,
@@ -103,8 +105,9 @@ def cluster():
 
 
 def reads(url):
+    bearer = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=bearer), timeout=10) as answer:
             return answer.read().decode()
     except OSError:
         return ""
@@ -153,6 +156,19 @@ def submitted(cluster, corpus, tmp_path_factory):
         told[name] = found.stdout + found.stderr
         assert found.returncode == 0, told[name]
     return top, told
+
+
+def test_who_has_no_token_submits_nothing(cluster, tmp_path):
+    """With it the other tests submit. Without: as of a stranger, and as a user whose shell lacks the variable."""
+    stranger = {name: value for name, value in environment().items() if not name.startswith("RAY_AUTH")}
+    stranger["HOME"] = str(tmp_path)
+    (tmp_path / "empty").mkdir()
+    command = ("jobs/preprocess.py", "--input", tmp_path / "empty", "--output", tmp_path / "out")
+    for variables in (stranger, {**stranger, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a guess"}):
+        found = cluster.submit(*command, variables=variables)
+        assert found.returncode != 0
+        assert "AuthenticationError" in found.stderr, found.stderr
+        assert not (tmp_path / "out").exists()
 
 
 def test_every_job_runs_and_tells_its_submitter(submitted):

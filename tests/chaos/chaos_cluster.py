@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -51,7 +52,8 @@ class ChaosCluster:
         self.settings = {
             **HEALTH_CHECKS,
             "RAY_TMPDIR": str(self.folder),
-            "RAY_AUTH_MODE": "disabled",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_BACKEND_LOG_LEVEL": "fatal",
             "RAY_worker_niceness": "0",
