@@ -32,7 +32,7 @@ chaos: setup
 
 fuzz: N = 500
 fuzz: setup
-	FUZZ_MUTANTS=$(N) $(BIN)/python -m pytest tests/test_hostile_files.py -k mutants -s
+	FUZZ_MUTANTS=$(N) $(BIN)/python -m pytest tests/preprocess/test_hostile_files.py -k mutants -s
 
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py all

@@ -5,14 +5,14 @@ from typing import Any
 
 from command_line import run_job
 
-from pipeline.benchmark import BenchmarkConfig, benchmark, print_tables
-from pipeline.benchmark.ingest import IngestConfig, ingest, print_ingested
-from pipeline.benchmark.learn import LearnConfig, learn, print_learned
-from pipeline.benchmark.ledger import LedgerConfig, ledger, print_ledger
-from pipeline.benchmark.listing import ListingConfig, listing, print_listing
-from pipeline.benchmark.nights import NightsConfig, nights, print_nights
-from pipeline.benchmark.scaling import ScalingConfig, print_scaling, scaling
-from pipeline.benchmark.sizing import PlanConfig, plan, print_plan
+from benchmarks import BenchmarkConfig, benchmark, print_tables
+from benchmarks.ingest import IngestConfig, ingest, print_ingested
+from benchmarks.learn import LearnConfig, learn, print_learned
+from benchmarks.ledger import LedgerConfig, ledger, print_ledger
+from benchmarks.listing import ListingConfig, listing, print_listing
+from benchmarks.nights import NightsConfig, nights, print_nights
+from benchmarks.scaling import ScalingConfig, print_scaling, scaling
+from benchmarks.sizing import PlanConfig, plan, print_plan
 
 # Studies with flags of their own: these, what is run, and what shows it.
 OWN = {

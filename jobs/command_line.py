@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # A clone runs wit
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser
 
-from pipeline.console import log_as_json, say
-from pipeline.records import UsageError
+from pipeline.records.vocabulary import UsageError
+from pipeline.runtime.console import log_as_json, say
 
 EXIT_CODES = (
     "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use, or a store or disk that fails (what was "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from command_line import run_job
 
-from pipeline.synthetic import make_corpus, single_stream_bounds
+from pipeline.synthetic.corpus import make_corpus, single_stream_bounds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ With `--compare RUN RUN ...` instead of `--checkpoint`: the paper's tables and f
 
 from command_line import run_job
 
-from pipeline.compare import write_comparison
-from pipeline.evaluate import EvaluateConfig, write_evaluation
+from pipeline.evaluate.compare import write_comparison
+from pipeline.evaluate.job import EvaluateConfig, write_evaluation
 
 
 def main(config: EvaluateConfig) -> int:

@@ -2,7 +2,8 @@
 
 from command_line import run_job
 
-from pipeline.preprocess import PreprocessConfig, preprocess
+from pipeline.preprocess.config import PreprocessConfig
+from pipeline.preprocess.job import preprocess
 
 
 def main(config: PreprocessConfig) -> int:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from command_line import run_job
 
-from pipeline.ledger import Ledger
-from pipeline.quarantine import chosen, quarantined, retry
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.retry import chosen, quarantined, retry
 
 
 @dataclass(frozen=True, kw_only=True)

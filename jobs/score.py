@@ -2,7 +2,8 @@
 
 from command_line import run_job
 
-from pipeline.score import ScoreConfig, score
+from pipeline.score.config import ScoreConfig
+from pipeline.score.job import score
 
 
 def main(config: ScoreConfig) -> int:

@@ -2,7 +2,8 @@
 
 from command_line import run_job
 
-from pipeline.train import TrainConfig, print_summary, train
+from pipeline.train.config import TrainConfig
+from pipeline.train.job import print_summary, train
 
 
 def main(config: TrainConfig) -> int:

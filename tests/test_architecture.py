@@ -1,91 +1,36 @@
-"""The house rules, read from the imports: one table says which room may import which."""
+"""The structure of the package, read from its imports: one table says which folder stands on which, and on what else.
+
+A folder imports only folders above its own line, and only the third-party libraries that its line lists.
+"""
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "pipeline"
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
-# room -> rooms of the package that it may import.
-ROOMS = {
-    "records": set(),
-    "paper": set(),
-    "storage": set(),
-    "scratch": set(),
-    "confine": set(),
-    "messages": set(),
-    "fence": {"confine", "messages"},
-    "console": {"storage"},
-    "metrics": {"records"},
-    "examine": {"checkpoint", "dataset", "records", "report"},
-    "crops": {"records"},
-    "video": set(),
-    "synthetic": {"records"},
-    "archives": set(),
-    "corpus": {"archives", "records", "storage"},
-    "detection": {"records"},
-    "models": {"records"},
-    "ledger": {"archives", "records", "storage"},
-    "checkpoint": {"models", "records", "storage"},
-    "dataset": {"crops", "records", "storage"},
-    "extract": {"archives", "corpus", "crops", "detection", "fence", "messages", "records", "storage", "video"},
-    "segments": {"archives", "corpus", "fence", "records", "storage", "video"},
-    "gpu_detection": {"extract", "records"},
-    "preflight": {"archives", "corpus", "records", "storage"},
-    "quarantine": {"ledger", "records"},
-    "report": {"metrics", "paper", "records"},
-    "telemetry": set(),
-    "pool": {"console", "corpus", "fence", "ledger", "preflight", "records", "scratch", "storage", "telemetry"},
-    "preprocess": {
-        "console", "corpus", "detection", "extract", "fence", "gpu_detection", "ledger", "pool", "preflight",
-        "records", "report", "segments", "storage",
-    },
-    "tracking": {"checkpoint", "console", "pool", "records", "storage"},
-    "train": {
-        "checkpoint", "console", "dataset", "examine", "metrics", "models", "pool", "preflight", "records",
-        "report", "storage", "tracking",
-    },
-    "evaluate": {"checkpoint", "dataset", "metrics", "paper", "records", "report", "storage"},
-    "compare": {"checkpoint", "crops", "dataset", "evaluate", "metrics", "paper", "records", "report", "storage"},
-    "benchmark": {
-        "checkpoint", "console", "corpus", "crops", "dataset", "detection", "evaluate", "extract", "fence", "ledger",
-        "models", "pool", "preprocess", "records", "storage", "synthetic", "train", "video",
-    },
-    "tracks": {"detection", "records"},
-    "night": {"corpus", "ledger", "records"},
-    "score": {
-        "checkpoint", "console", "corpus", "dataset", "extract", "fence", "ledger", "night", "pool",
-        "preflight", "preprocess", "records", "report", "segments", "storage", "tracks",
-    },
-}  # fmt: skip
-
-# library -> rooms that may import it; a room not named here may not.
-LIBRARIES = {
-    "ray": {"gpu_detection", "pool", "telemetry", "train"},
-    "torch": {
-        "models",
-        "dataset",
-        "checkpoint",
-        "tracking",
-        "train",
-        "score",
-        "evaluate",
-        "detection",
-        "benchmark",
-        "examine",
-    },
-    "decord": {"video", "benchmark"},
-    "av": {"preflight", "video", "synthetic", "benchmark"},
-    "dlib": {"detection", "benchmark"},
-    "plotly": {"benchmark", "report"},
-    "jsonargparse": set(),
-    "rich": {"pool", "tracking", "evaluate", "compare", "benchmark"},
-    "scenedetect": {"segments"},
-    "tenacity": {"storage"},
-    "fsspec": {"storage", "corpus", "detection"},
+FOLDERS = {
+    "records": "pyarrow",
+    "storage": "fsspec pyarrow tenacity",
+    "video": "PIL av decord numpy",
+    "faces": "PIL dlib fsspec numpy torch",
+    "sandbox": "msgpack numpy psutil",
+    "corpus": "fsspec pyarrow",
+    "ledger": "numpy psutil pyarrow",
+    "runtime": "av numpy pyarrow ray rich yaml",
+    "report": "PIL numpy plotly pyarrow",
+    "dataset": "PIL numpy pyarrow torch",
+    "models": "numpy safetensors torch torchvision",
+    "preprocess": "numpy psutil pyarrow scenedetect",
+    "evaluate": "numpy rich torch yaml",
+    "train": "mlflow numpy ray rich torch yaml",
+    "score": "numpy pyarrow torch",
+    "synthetic": "PIL av numpy skimage",
 }
 
 
@@ -99,37 +44,52 @@ def imported_modules(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def files_of(room):
-    return [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else sorted((PACKAGE / room).rglob("*.py"))
+def sources(folder):
+    return sorted(folder.rglob("*.py"))
 
 
-def found_rooms():
-    return {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {
-        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+def test_every_folder_is_in_the_table():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(FOLDERS)
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_imports_only_what_lies_above_it(folder):
+    order = list(FOLDERS)
+    above = set(order[: order.index(folder) + 1])
+    for path in sources(PACKAGE / folder):
+        names = set(imported_modules(path))
+        assert {name.split(".")[1] for name in names if name.startswith("pipeline.")} & set(FOLDERS) <= above, path
+        assert not any(name.split(".")[0] in ("jobs", "benchmarks", "tests") for name in names), path
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_imports_only_the_libraries_of_its_line(folder):
+    """A library that no line lists fails here too, wherever it is imported."""
+    allowed = {*FOLDERS[folder].split(), "lazy_loader", "pipeline", *sys.stdlib_module_names}
+    found = {name.split(".")[0] for path in sources(PACKAGE / folder) for name in imported_modules(path)}
+    assert found - allowed == set()
+
+
+def test_the_table_lists_no_library_that_is_not_imported():
+    for folder, libraries in FOLDERS.items():
+        found = {name.split(".")[0] for path in sources(PACKAGE / folder) for name in imported_modules(path)}
+        assert set(libraries.split()) - found == set(), folder
+
+
+def test_modules_import_each_other_in_no_circle():
+    modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in sources(PACKAGE)}
+    needs = {
+        name: {needed for needed in imported_modules(path) if needed in modules and needed != name}
+        for name, path in modules.items()
+        if path.name != "__init__.py"
     }
-
-
-def test_every_room_is_in_the_table():
-    assert found_rooms() == set(ROOMS)
-
-
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_a_room_imports_only_what_the_table_allows(room):
-    names = {name for path in files_of(room) for name in imported_modules(path)}
-    rooms = {name.split(".")[1] for name in names if name.startswith("pipeline.")} & set(ROOMS)
-    assert rooms - {room} <= ROOMS[room]
-    libraries = {name.split(".")[0] for name in names}
-    forbidden = {library for library, allowed in LIBRARIES.items() if library in libraries and room not in allowed}
-    assert not forbidden
-
-
-def test_imports_have_no_cycle():
-    order, left = [], dict(ROOMS)
-    while left:
-        free = [room for room, needs in left.items() if needs <= set(order)]
-        assert free, f"a cycle among {sorted(left)}"
-        order += free
-        left = {room: needs for room, needs in left.items() if room not in free}
+    done: set[str] = set()
+    while needs:
+        free = {name for name, needed in needs.items() if needed & set(needs) <= {name}}
+        assert free, f"a circle among {sorted(needs)}"
+        done |= free
+        needs = {name: needed for name, needed in needs.items() if name not in free}
 
 
 def test_jobs_are_thin():
@@ -144,7 +104,7 @@ def test_the_configuration_library_stays_in_the_jobs():
 
 
 def test_nothing_is_ever_unpickled_from_storage():
-    for path in PACKAGE.rglob("*.py"):
+    for path in sources(PACKAGE):
         names = set(imported_modules(path))
         assert not {"pickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"} & names, path.name
         assert not re.search(r"(?<!safetensors\.)\btorch\.load\(", path.read_text()), path.name

@@ -1,63 +1,15 @@
-"""The networks by name: `build_model("cahfw")` gives a module that is called as `model(face, context)`."""
+"""Networks, their checkpoints, and predictions."""
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import Literal
-
-from torch import nn
-
-from pipeline.models.backbones import BACKBONES, Backbone
-from pipeline.models.caer_net import CAERNetS, CAHFWNetWithoutRecalibration, SingleStream
-from pipeline.models.cahfw import AttentionGain, CAHFWNet, RecalibrationScale
-from pipeline.records import UsageError
-
-Reads = Literal["pair", "face", "context"]
-
-PAIR_MODELS: tuple[str, ...] = ("cahfw", "se-ca-aa", "se-af", "caer-net-s")
-MODELS: tuple[str, ...] = (*PAIR_MODELS, *BACKBONES)
-
-
-def default_reads(name: str) -> Reads:
-    """The images that a network reads unless told otherwise: the face for a backbone, else the pair."""
-    return "face" if name in BACKBONES else "pair"
-
-
-def build_model(
-    name: str,
-    *,
-    reads: Reads | None = None,
-    attention_gain: AttentionGain = "area",
-    recalibration_scale: RecalibrationScale = "sqrt",
-    dropout: float = 0.5,
-) -> nn.Module:
-    """A new, randomly initialised network: `model(face, context)`, both `(B, 3, height, width)`, to logits `(B, 7)`.
-
-    `name` is one of MODELS: `cahfw`; `se-ca-aa`, without element recalibration (`recalibration_scale` is then unused);
-    `se-af` and `caer-net-s`, the same network, without cross-attention too; and the backbones of torchvision, which
-    see one image. reads: the images that decide, None is the pair, and the face for a backbone; `se-af` that reads one
-    is its stream of that image with a head. The other options are CAHFWNet's.
-    Raises UsageError for a name or an option that is not known, and for a network that can't read what it should.
-    """
-    if not 0.0 <= dropout < 1.0:
-        raise UsageError(f"dropout {dropout} is not a share; give a number from 0 up to, not including, 1")
-    if name not in MODELS:
-        raise UsageError(f"model {name!r} is not known; use one of {', '.join(MODELS)}")
-    match name, reads or default_reads(name):
-        case "cahfw", "pair":
-            return CAHFWNet(attention_gain=attention_gain, recalibration_scale=recalibration_scale, dropout=dropout)
-        case "se-ca-aa", "pair":
-            return CAHFWNetWithoutRecalibration(attention_gain=attention_gain, dropout=dropout)
-        case "se-af" | "caer-net-s", "pair":
-            return CAERNetS(attention_gain=attention_gain, dropout=dropout)
-        case "se-af" | "caer-net-s", ("face" | "context") as image:
-            return SingleStream(reads=image, attention_gain=attention_gain, dropout=dropout)
-        case backbone, ("face" | "context") as image if backbone in BACKBONES:
-            return Backbone(backbone, reads=image, dropout=dropout)
-        case backbone, "pair" if backbone in BACKBONES:
-            raise UsageError(f"model {name} sees one image; take --input face or --input context")
-        case _, "face" | "context":
-            raise UsageError(
-                f"model {name} is made of attention between face and context; take --input pair, or the stream of one"
-                f" image: --model se-af --input {reads}"
-            )
-    raise UsageError(f"input {reads!r} is not known; use pair, face or context")
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "build": ["MODELS", "build_model", "default_reads"],
+        "cahfw": ["CAHFWNet"],
+        "caer_net": ["CAERNetS", "CAHFWNetWithoutRecalibration", "SingleStream"],
+        "backbones": ["BACKBONES", "Backbone"],
+        "checkpoint": ["load_checkpoint", "read_checkpoint_info", "save_checkpoint"],
+        "predict": ["Predictor"],
+    },
+)

@@ -16,9 +16,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipeline.records import EMOTIONS, UsageError
+from pipeline.records.vocabulary import EMOTIONS, UsageError
 
 BACKBONES: tuple[str, ...] = ("alexnet", "vgg16", "resnet50")
+
+
 MIN_PX = {"alexnet": 63, "vgg16": 32, "resnet50": 32}  # under it a pooling has nothing left to pool
 
 

@@ -13,12 +13,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.records import EMOTIONS, UsageError
+from pipeline.records.vocabulary import EMOTIONS, UsageError
 
 AttentionGain = Literal["area", "paper"]
+
+
 RecalibrationScale = Literal["sqrt", "paper"]
 
+
 CHANNELS = 256
+
+
 STRIDE = 16  # input pixels per position of a feature map: four poolings by 2
 
 

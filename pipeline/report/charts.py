@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.records import EMOTIONS
+from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.parts import data_island, scrolled, short, table, text
 
 # Okabe and Ito's palette, which colour-blind readers tell apart, with Neutral in grey; dashes say the same again.
 COLOURS = dict(
     zip(EMOTIONS, ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8a8a8a", "#0072b2", "#56b4e9"), strict=True)
 )
+
+
 DASHES = dict(zip(EMOTIONS, ("solid", "dash", "dot", "solid", "solid", "dashdot", "dash"), strict=True))
+
+
 OURS, THEIRS, THIRD = "#0072b2", "#e69f00", "#009e73"
 
 

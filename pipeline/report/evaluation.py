@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_2, PAPER_TABLE_3
-from pipeline.records import EMOTIONS
+from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import OURS, THEIRS, THIRD, bars, chart, confusion_table
+from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_2, PAPER_TABLE_3
 from pipeline.report.parts import facts_list, flat, page, percent, section, table
 
 

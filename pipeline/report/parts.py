@@ -13,14 +13,24 @@ from plotly.offline import get_plotlyjs
 from pipeline.report.style import SCRIPT, STYLE
 
 MOST_LISTED = 20_000
+
+
 ROWS_AT_ONCE = 100
+
+
 # Of a text from outside in a list: an error of 2,000 characters in each of 13,201 rows would be 26 MB.
 MOST_CHARACTERS = 240
 
+
 CAVEAT = "Labels and probabilities are a model's guess from pictures. They do not say what a person felt."
+
+
 NONE = "–"
 
+
 Cell = str | int | float | None
+
+
 T = TypeVar("T")
 
 

@@ -14,14 +14,24 @@ from itertools import groupby
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.records import Box, Example, Thumbnail
+from pipeline.records.faces import Box, Example, Thumbnail
 from pipeline.report.parts import spread, text
 
 THUMBNAIL_PX = 112
+
+
 FRAME_PX = 176
+
+
 MOST_THUMBNAILS = 8
+
+
 BLURRED_FACE_PX = 6
+
+
 BLUR_FACTOR = 8
+
+
 # The colours that tell persons apart: outlines of their boxes, and their headings.
 PERSON_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.records import Example
+from pipeline.records.columns import pc
+from pipeline.records.faces import Example
 from pipeline.report.charts import histogram
 from pipeline.report.parts import note, page, section, spread, text
 from pipeline.report.pictures import pair_images
 from pipeline.report.run import not_done_section, outcomes_section, run_section
 
-pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 MOST_PAIRS = 60
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.records import State
+from pipeline.records.columns import pc
+from pipeline.records.outcomes import State
 from pipeline.report.parts import MOST_LISTED, facts_list, listing, percent, section, short, table, text
-
-pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 
 
 def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:

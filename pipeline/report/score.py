@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.records import EMOTIONS, Box, Thumbnail
+from pipeline.records.columns import pc
+from pipeline.records.faces import Box, Thumbnail
+from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS, DASHES, OURS, bars, chart, line
 from pipeline.report.parts import (
     CAVEAT,
@@ -31,13 +33,21 @@ from pipeline.report.parts import (
 from pipeline.report.pictures import MOST_THUMBNAILS, PERSON_COLOURS, drawn_frame
 from pipeline.report.run import counts_of, not_done_section, outcomes_section, run_section
 
-pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
 MOST_TIMELINES = 40
+
+
 MOST_TRACKS = 4
+
+
 MOST_POINTS = 300
+
+
 # Of all timelines together: each point is 250 bytes of chart and table.
 MOST_POINTS_OF_PAGE = 16_000
+
+
 _BY_PATH = [("path", "ascending"), ("clip_id", "ascending")]
+
 
 Row = Mapping[str, Any]
 

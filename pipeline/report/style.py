@@ -1,5 +1,7 @@
 """How pages look and what they do: one style and one script, which every page holds."""
 
+from __future__ import annotations
+
 STYLE = """
 :root { --text: #1b1f24; --dim: #59616b; --page: #ffffff; --panel: #f4f6f8; --line: #d0d6dc; --accent: #0072b2;
   --edge: #7a838d; --warn: #d55e00; }
@@ -48,6 +50,7 @@ th button { border: 0; background: none; padding: 0; font-weight: 600; text-alig
 th[aria-sort="ascending"] button::after { content: " ▲"; } th[aria-sort="descending"] button::after { content: " ▼"; }
 .count { color: var(--dim); margin: .5rem 0 0; } .listing .scroll { margin: .25rem 0 .5rem; }
 """
+
 
 SCRIPT = """
 "use strict";

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_3
-from pipeline.records import EMOTIONS
+from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS, DASHES, OURS, THEIRS, THIRD, bars, chart, confusion_table, line
+from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_3
 from pipeline.report.parts import facts_list, flat, number, page, section, short, table, text
 from pipeline.report.pictures import BLUR_FACTOR, BLURRED_FACE_PX, THUMBNAIL_PX, coarse, inlined, overlaid
 

@@ -23,10 +23,10 @@ def counted(actor):
 
 
 if __name__ == "__main__":
-    import pipeline.preprocess
-    import pipeline.score
+    import pipeline.preprocess.job
+    import pipeline.score.job
 
-    pipeline.preprocess.PreprocessActor = counted(pipeline.preprocess.PreprocessActor)
-    pipeline.score.ScoreActor = counted(pipeline.score.ScoreActor)
+    pipeline.preprocess.job.PreprocessActor = counted(pipeline.preprocess.job.PreprocessActor)
+    pipeline.score.job.ScoreActor = counted(pipeline.score.job.ScoreActor)
     sys.argv = [f"{sys.argv[1]}.py", *sys.argv[2:]]
     runpy.run_path(str(REPOSITORY / "jobs" / sys.argv[0]), run_name="__main__")

@@ -9,7 +9,7 @@ import time
 import harness
 import pytest
 
-from pipeline.synthetic import make_corpus
+from pipeline.synthetic.corpus import make_corpus
 
 KILLS = harness.num_kills_asked(2)
 SEED = int(os.environ.get("CHAOS_SEED", "0"))

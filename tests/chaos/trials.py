@@ -30,13 +30,13 @@ from typing import Any, Protocol
 
 import harness
 from chaos_cluster import ChaosCluster, wait_until_idle
+from example_shards import write_corpus
 
-from pipeline.checkpoint import committed_epochs, load_checkpoint, newest_checkpoint, save_checkpoint, write_best
-from pipeline.ledger import Ledger
-from pipeline.models import build_model
-from pipeline.records import EMOTIONS
-from pipeline.synthetic import make_corpus
-from tests.example_shards import write_corpus
+from pipeline.ledger.ledger import Ledger
+from pipeline.models.build import build_model
+from pipeline.models.checkpoint import committed_epochs, load_checkpoint, newest_checkpoint, save_checkpoint, write_best
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.synthetic.corpus import make_corpus
 
 ACTORS = 2
 NUM_CLIPS = 8

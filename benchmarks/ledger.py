@@ -1,0 +1,146 @@
+"""What the ledger costs at a size: made-up clips in, seconds and peak memory of planning, audit and finishing out."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from benchmarks.machine import machine
+from benchmarks.tables import table
+from pipeline.ledger.audit import Audit
+from pipeline.ledger.ledger import Ledger
+from pipeline.records.outcomes import Outcome, State
+from pipeline.records.schemas import CLIP_SCHEMA
+from pipeline.runtime.console import say
+from pipeline.storage.store import Storage
+
+T = TypeVar("T")
+CLIPS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerConfig:
+    """Plans, audits and finishes a ledger of made-up clips; no clip is read, every entry and shard is empty."""
+
+    study: str
+    """ledger."""
+    output: str = "build/ledger"
+    """Local folder of ledger.json; the ledger itself is made in it and deleted afterwards."""
+    clips: int = 1_000_000
+    """Clips (count)."""
+    clips_per_shard: int = 32
+    """Clips in one unit (count)."""
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.clips_per_shard < 1:
+            raise ValueError("--clips and --clips-per-shard: give 1 or more")
+
+
+def ledger(config: LedgerConfig) -> dict[str, Any]:
+    """Measure each step once, in order, in this process; writes ledger.json and returns what it holds."""
+    storage = Storage(config.output)
+    folder = Path(storage.path("made"))
+    shutil.rmtree(folder, ignore_errors=True)
+    steps: list[dict[str, Any]] = []
+
+    def timed(name: str, work: Callable[[], T]) -> T:
+        say(name)
+        wall, cpu = time.monotonic(), time.process_time()
+        found = work()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        steps.append(
+            {
+                "step": name,
+                "seconds": time.monotonic() - wall,
+                "cpu_seconds": time.process_time() - cpu,
+                "peak_memory_mib": peak,
+            }
+        )
+        return found
+
+    clips = timed("made-up clips", lambda: made_clips(config.clips))
+    found = Ledger(str(folder))
+    job: dict[str, Any] = {"kind": "examples", "config": {}, "versions": {}, "clips_per_shard": config.clips_per_shard}
+    num_units = timed("plan and pending units", lambda: len(found.plan(clips, **job)[1]))
+    timed("made-up entries", lambda: _commit_all(found, folder))
+    audit = _ended(found, timed)
+    timed("read, entries in one object", lambda: found.snapshot().outcomes.num_rows)
+    timed("plan again, nothing new", lambda: len(found.plan(clips, **job)[1]))
+    shutil.rmtree(folder)
+    results = {
+        "machine": machine(),
+        "clips": config.clips,
+        "units": num_units,
+        "audit": str(audit),
+        "audit_holds": audit.holds,
+        "steps": steps,
+    }
+    storage.put("ledger.json", (json.dumps(results, indent=1) + "\n").encode())
+    return results
+
+
+def _ended(found: Ledger, timed: Callable[..., Any]) -> Audit:
+    snapshot = timed("read, entry by entry", found.snapshot)
+    audit = timed("audit", lambda: found.audit(snapshot))
+    timed("finish", lambda: found.finish(audit, input_description="made-up", found=snapshot))
+    return audit
+
+
+def made_clips(count: int) -> pa.Table:
+    """Clips of one split with the ids, names and addresses of a bucket."""
+    parts = []
+    for start in range(0, count, CLIPS_AT_ONCE):
+        numbers = range(start, min(start + CLIPS_AT_ONCE, count))
+        digits = np.random.default_rng(start).bytes(26 * len(numbers)).hex()
+        ids = [digits[52 * row : 52 * row + 52] for row in range(len(numbers))]
+        columns = {
+            "clip_id": [each[:20] for each in ids],
+            "path": [f"train/Anger/{number:09d}.avi" for number in numbers],
+            "url": [f"s3://corpus/train/Anger/{number:09d}.avi" for number in numbers],
+            "size_bytes": list(numbers),
+            "content_id": [each[20:] for each in ids],
+            "label": ["Anger"] * len(numbers),
+            "split": ["train"] * len(numbers),
+        }
+        empty = [None] * len(numbers)
+        parts.append(pa.table({name: columns.get(name, empty) for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA))
+    return pa.concat_tables(parts)
+
+
+def _commit_all(found: Ledger, folder: Path) -> None:
+    """An entry and an empty shard for every unit, without the fsync of a commit: not what is measured."""
+    (folder / "ledger").mkdir()
+    (folder / "examples" / "train").mkdir(parents=True)
+    for unit in found.pending_units():
+        path = f"examples/train/{unit.unit_id}-made.parquet"
+        shard = {"path": path, "table": "examples", "split": "train", "unit": unit.unit_id, "rows": 0, "bytes": 0}
+        outcomes = [
+            asdict(Outcome(clip_id=clip.clip_id, path=clip.path, state=State.DONE, num_frames=8, seconds=0.6))
+            for clip in unit.clips
+        ]
+        entry = {"unit": unit.unit_id, "attempt": "made", "facts": {}, "shards": [{**shard, "sha256": "0" * 64}]}
+        (folder / "ledger" / f"{unit.unit_id}.json").write_text(json.dumps({**entry, "outcomes": outcomes}))
+        (folder / path).touch()
+
+
+def print_ledger(results: Mapping[str, Any]) -> None:
+    """Print a row a step."""
+    rows = [
+        [step["step"], f"{step['seconds']:.1f}", f"{step['cpu_seconds']:.1f}", f"{step['peak_memory_mib']:,}"]
+        for step in results["steps"]
+    ]
+    title = f"Ledger of {results['clips']:,} clips in {results['units']:,} units"
+    Console(width=None if sys.stdout.isatty() else 120).print(
+        table(title, ("step", "s", "CPU s", "peak memory so far, MiB"), rows)
+    )

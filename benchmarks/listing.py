@@ -1,0 +1,166 @@
+"""What listing a bucket costs: made-up keys on moto's S3 server in, seconds, requests and memory of `read_corpus` out.
+
+The server is a process of its own, reached over HTTP; it sorts all keys anew for every page, so its CPU time is told
+apart, and beside ours stands boto3's bare paginator, which makes nothing of what it lists.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from benchmarks.machine import machine
+from benchmarks.tables import table
+from pipeline.corpus.read import read_corpus
+from pipeline.records.vocabulary import EMOTIONS, SPLITS, UsageError
+from pipeline.runtime.console import say
+from pipeline.storage.remote import open_filesystem
+from pipeline.storage.store import Storage
+
+BUCKET = "made"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingConfig:
+    """Lists a bucket of made-up keys on moto's S3 server, over HTTP, as a job lists its input; no object is read."""
+
+    study: str
+    """listing."""
+    output: str = "build/listing"
+    """Folder of listing.json; a path or any fsspec URL."""
+    keys: int = 100_000
+    """Keys in the bucket (count)."""
+
+    def __post_init__(self) -> None:
+        if self.keys < 1:
+            raise ValueError(f"--keys is {self.keys}; give 1 or more")
+
+
+def listing(config: ListingConfig) -> dict[str, Any]:
+    """List the keys by `read_corpus` and by boto3's paginator; writes listing.json and returns what it holds.
+
+    Raises UsageError where moto is not installed.
+    """
+    with _serving(config.keys) as (endpoint, server):
+        options = {
+            "endpoint_url": endpoint,
+            "key": "made",
+            "secret": "made",
+            "client_kwargs": {"region_name": "us-east-1"},
+        }
+        rows = {
+            "read_corpus": _measured(lambda: _read(options), server),
+            "boto3's paginator": _measured(lambda: _paginated(endpoint), server),
+        }
+    results = {"machine": machine(), "keys": config.keys, "ways": rows}
+    Storage(config.output).put("listing.json", (json.dumps(results, indent=1) + "\n").encode())
+    return results
+
+
+def key_of(number: int) -> str:
+    """The name of a made-up key: CAER's layout, in which no file needs to be opened."""
+    return f"{SPLITS[number % 3]}/{EMOTIONS[number % 7]}/{number:09d}.avi"
+
+
+@contextmanager
+def _serving(num_keys: int) -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a server with that many keys, and its process."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(num_keys, theirs), daemon=True)
+    say(f"making {num_keys:,} keys")
+    server.start()
+    try:
+        endpoint = ours.recv()
+        if endpoint is None:
+            raise UsageError("moto is not installed; pip install 'moto[server]'")
+        assert server.pid is not None, "it has answered"
+        yield endpoint, psutil.Process(server.pid)
+    finally:
+        server.kill()
+        server.join()
+
+
+def _serve(num_keys: int, connection: Connection) -> None:
+    try:
+        from moto.backends import get_backend
+        from moto.core.models import DEFAULT_ACCOUNT_ID
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        return connection.send(None)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (a line for each request)
+    backend = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]
+    backend.create_bucket(BUCKET, "us-east-1")
+    for number in range(num_keys):
+        backend.put_object(BUCKET, key_of(number), b"", etag=f"{number:032x}", disable_notification=True)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    connection.send(f"http://{host}:{port}")
+    while True:
+        time.sleep(3600)
+
+
+def _measured(work: Callable[[], tuple[int, int]], server: psutil.Process) -> dict[str, Any]:
+    """work: gives the keys that it found and the requests that it made."""
+    wall, cpu, theirs = time.monotonic(), time.process_time(), sum(server.cpu_times()[:2])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    num_keys, num_requests = work()
+    seconds = time.monotonic() - wall
+    return {
+        "keys": num_keys,
+        "requests": num_requests,
+        "seconds": seconds,
+        "keys_per_second": num_keys / seconds,
+        "cpu_seconds": time.process_time() - cpu,
+        "server_cpu_seconds": sum(server.cpu_times()[:2]) - theirs,
+        "memory_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+    }
+
+
+def _read(options: Mapping[str, Any]) -> tuple[int, int]:
+    requests: list[str] = []
+    store = open_filesystem(f"s3://{BUCKET}", options)[0]  # the one that read_corpus takes
+    store.connect()
+    store.s3.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
+    corpus = read_corpus(f"s3://{BUCKET}", storage_options=options)
+    return corpus.table.num_rows, len(requests)
+
+
+def _paginated(endpoint: str) -> tuple[int, int]:
+    import boto3
+
+    keys = {"aws_access_key_id": "made", "aws_secret_access_key": "made"}
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+    sizes = [page["KeyCount"] for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)]
+    return sum(sizes), len(sizes)
+
+
+def print_listing(results: Mapping[str, Any]) -> None:
+    """Print a row a way of listing."""
+    rows = [
+        [
+            name,
+            f"{way['seconds']:.1f}",
+            f"{way['keys_per_second']:,.0f}",
+            f"{way['requests']:,}",
+            f"{way['cpu_seconds']:.1f}",
+            f"{way['server_cpu_seconds']:.1f}",
+            f"{way['memory_mib']:.0f}",
+        ]
+        for name, way in results["ways"].items()
+    ]
+    columns = ("", "s", "keys/s", "requests", "our CPU s", "server's CPU s", "peak memory grew by, MiB")
+    title = f"Listing of {results['keys']:,} keys on moto's S3 server"
+    Console(width=None if sys.stdout.isatty() else 120).print(table(title, columns, rows))

@@ -1,0 +1,225 @@
+"""Tells videos, images, manifests and archives from all other files, by name and first bytes."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from fsspec import AbstractFileSystem
+
+from pipeline.corpus.listing import ask_store, info_of, map_in_threads, printable_path, url_of, without_query
+from pipeline.corpus.table import md5_of
+from pipeline.corpus.types import Ignored, ListedFile, ListedFiles
+from pipeline.storage.archives.listing import list_members, listing_block_bytes
+from pipeline.storage.archives.members import Member, kind_of, member_url
+from pipeline.storage.remote import RangedFile
+
+_VIDEO_EXTENSIONS = frozenset(
+    "3g2 3gp asf avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2t m2ts m2v m4v mj2 mkv mov mp4 mpe mpeg mpg mts mxf "  # noqa: SIM905
+    "ogm ogv qt rm rmvb ts vob webm wmv y4m".split()
+)
+
+
+_IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg"})
+
+
+_MANIFEST_EXTENSIONS = frozenset({"csv", "tsv", "parquet"})
+
+
+_OTHER_ARCHIVE_EXTENSIONS = frozenset({"7z", "bz2", "gz", "rar", "tbz2", "txz", "xz", "zst"})
+
+
+# These names settle it too; a file of any other name is what its first bytes say.
+_OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
+    "aac arrow ass bmp cfg doc docx eaf flac h5 hdf5 heic htm html ini ipynb json jsonl log m3u m3u8 m4a mat md md5 "  # noqa: SIM905
+    "mp3 mpd npy npz ogg opus pdf pkl pt pth py rst safetensors sh srt svg tif tiff toml txt vtt wav webp wma xls xlsx "
+    "xml yaml yml".split()
+)
+
+
+_NAMED_EXTENSIONS = _VIDEO_EXTENSIONS | _IMAGE_EXTENSIONS | _OTHER_EXTENSIONS
+
+
+_FIRST_BYTES = 4096
+
+
+def extension_of(path: str) -> str:
+    return posixpath.splitext(path)[1].lower().removeprefix(".")
+
+
+def is_manifest(place: str, store: AbstractFileSystem | None) -> bool:
+    if extension_of(without_query(place)) not in _MANIFEST_EXTENSIONS:
+        return False
+    if store is None:
+        return os.path.isfile(place)
+    info = info_of(place, store)  # Not isfile(): it takes every fault for a no.
+    return info is not None and info["type"] == "file"
+
+
+def _first_bytes(file: ListedFile) -> bytes | OSError:
+    if file.size_bytes == 0:
+        return b""
+    if file.store is not None:
+        return bytes(ask_store(file.store, "cat_file", file.place, start=0, end=_FIRST_BYTES))
+    try:
+        with open(file.place, "rb") as stream:
+            return stream.read(_FIRST_BYTES)
+    except OSError as error:
+        return error
+
+
+def _is_video(start: bytes) -> bool:
+    """Whether the first bytes are those of a known video container."""
+    return (
+        start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+        or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
+        or start.startswith(
+            (
+                b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+                b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, WMV
+                b"\x00\x00\x01\xba",  # MPEG program stream
+                b"\x00\x00\x01\xb3",  # MPEG video
+                b"\x06\x0e\x2b\x34\x02\x05\x01\x01",  # MXF
+                b"FLV\x01",
+                b"GIF87a",
+                b"GIF89a",
+                b"OggS",
+                b".RMF",
+                b"YUV4MPEG2 ",
+                b"DKIF",
+            )
+        )
+        # A transport stream's packets of 188 bytes, or of 192 with a time code before each, begin with 0x47.
+        or any(
+            len(start) > first + 2 * step and {*start[first::step][:8]} == {0x47}
+            for first, step in ((0, 188), (4, 192))
+        )
+    )
+
+
+class SortedFiles:
+    """What the files of an input are: by the name where it tells, else by the first bytes of a loose file."""
+
+    def __init__(self, root: str, store: AbstractFileSystem | None) -> None:
+        self.videos, self.images, self._unnamed = (ListedFiles(root, store) for _ in range(3))
+        self.broken: list[ListedFile] = []  # archives that cannot be read (to their end), and archives in them
+        self.broken_videos: list[ListedFile] = []
+        self.broken_images: list[ListedFile] = []
+        self.ignored: list[Ignored] = []
+        self.num_members = 0
+
+    def read(self, items: Iterable[ListedFile | Ignored]) -> None:
+        """Sort out all that was listed, and what lies in the archives among it."""
+        archives: list[ListedFile] = []
+        for item in items:
+            if isinstance(item, Ignored):
+                self.ignored.append(item)
+            elif (extension := extension_of(item.path)) not in _NAMED_EXTENSIONS and kind_of(item.path):
+                archives.append(item)
+            else:
+                self._add(item, extension)
+        for archive, found in zip(archives, map_in_threads(_members_of, archives), strict=True):
+            if not found:
+                self.ignored.append(as_ignored(archive, "an archive that holds nothing"))
+            for member in found:
+                self._add_member(archive, member)
+        self._read_unnamed()
+
+    def _add(self, file: ListedFile, extension: str) -> None:
+        if extension in _VIDEO_EXTENSIONS:
+            (self.broken_videos if file.is_broken else self.videos).append(file)
+        elif extension in _IMAGE_EXTENSIONS:
+            (self.broken_images if file.is_broken else self.images).append(file)
+        elif extension in _OTHER_ARCHIVE_EXTENSIONS:
+            self.ignored.append(as_ignored(file, f"an archive of a kind that is not read: .{extension}"))
+        elif extension in _OTHER_EXTENSIONS or file.url is not None:
+            self.ignored.append(why_not_a_video(file))
+        else:
+            self._unnamed.append(file)
+
+    def _add_member(self, archive: ListedFile, member: Member) -> None:
+        path = f"{archive.path}!{member.name}" if member.name else archive.path
+        file = replace(
+            archive,
+            path=path,
+            size_bytes=member.size_bytes,
+            content_id=member.content_id,
+            is_broken=member.reason is not None,
+            url=member_url(url_of(archive.place, archive.store), archive.size_bytes, member),
+            tree_path="/".join([*filter(None, map(posixpath.dirname, path.split("!"))), posixpath.basename(path)]),
+        )
+        if not member.name or kind_of(member.name):
+            self.broken.append(file)
+        elif any(part.startswith(".") and part != ".." for part in re.split("[/!]", member.name)):
+            self.ignored.append(as_ignored(file, "hidden: its name begins with a dot"))
+        else:
+            self.num_members += 1
+            self._add(file, extension_of(path))
+
+    def _read_unnamed(self) -> None:
+        def first_bytes(file: ListedFile) -> tuple[ListedFile, bytes | OSError]:
+            return file, _first_bytes(file)
+
+        for file, start in map_in_threads(first_bytes, self._unnamed.taken()):
+            if isinstance(start, OSError):
+                reason = f"not a video by its name, and it cannot be read: {start.strerror}"
+                self.ignored.append(as_ignored(file, reason))
+            elif _is_video(start):
+                self.videos.append(file)
+            else:
+                self.ignored.append(as_ignored(file, "not a video: no known container in its first bytes"))
+
+
+def as_ignored(file: ListedFile, reason: str) -> Ignored:
+    return Ignored(path=printable_path(file.path), reason=reason)
+
+
+def why_not_a_video(file: ListedFile) -> Ignored:
+    return as_ignored(file, _not_a_video_reason(extension_of(file.path)))
+
+
+@cache  # A million files share a few texts.
+def _not_a_video_reason(extension: str) -> str:
+    return f"not a video by its name: .{extension}"
+
+
+def _members_of(archive: ListedFile) -> list[Member]:
+    kind = kind_of(archive.path)
+    assert kind is not None, "only archives come here"
+    content_id = archive.content_id or md5_of(archive)
+    try:
+        with _opened(archive, block_bytes=listing_block_bytes(kind)) as file:
+            return list_members(
+                file, kind, size_bytes=archive.size_bytes, content_id=content_id, is_wanted=_is_named_as_clip
+            )
+    except OSError as error:
+        if archive.store is not None:
+            raise
+        detail = f"it cannot be opened: {error.strerror}; check its rights"
+        return [
+            Member(
+                name="",
+                size_bytes=archive.size_bytes,
+                content_id=content_id,
+                steps=(),
+                reason="unreadable",
+                detail=detail,
+            )
+        ]
+
+
+def _opened(file: ListedFile, *, block_bytes: int) -> Any:
+    if file.store is None:
+        return open(file.place, "rb")
+    what = f"{url_of(file.place, file.store)} cannot be read"
+    return RangedFile(file.store, file.place, what=what, size_bytes=file.size_bytes, block_bytes=block_bytes)
+
+
+def _is_named_as_clip(name: str) -> bool:
+    extension = extension_of(name)
+    return extension in _VIDEO_EXTENSIONS or extension in _IMAGE_EXTENSIONS

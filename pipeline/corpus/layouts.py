@@ -1,0 +1,177 @@
+"""Recognises CAER, CAER-S and class folders, and gives files their labels and splits."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+
+from fsspec import AbstractFileSystem
+
+from pipeline.corpus.kinds import SortedFiles, as_ignored, why_not_a_video
+from pipeline.corpus.listing import list_input, url_of
+from pipeline.corpus.table import corpus_of
+from pipeline.corpus.types import Corpus, CorpusError, ListedFile, ListedFiles
+from pipeline.records.vocabulary import EMOTIONS, SPLITS
+
+LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
+    "angry": "Anger",
+    "disgusted": "Disgust",
+    "fearful": "Fear",
+    "happiness": "Happy",
+    "sadness": "Sad",
+    "surprised": "Surprise",
+}
+
+
+SPLIT_NAMES: dict[str, str] = {name: name for name in SPLITS} | {"val": "validation"}
+
+
+def read_files(
+    place: str,
+    store: AbstractFileSystem | None,
+    *,
+    layout: str,
+    split_fractions: Sequence[float] | None,
+    shown: str,
+) -> Corpus:
+    root, items, single = list_input(place, store, shown=shown)
+    found = SortedFiles(root, store)
+    found.read(items)
+    has_videos = bool(found.videos or found.broken_videos)
+    has_images = bool(found.images or found.broken_images)
+    takes_images = layout == "caer-s" or (layout == "auto" and not has_videos)
+    wanted = found.images if takes_images else found.videos
+    # Whatever the names of broken members are, they upset no layout.
+    broken = found.broken + (found.broken_images if takes_images else found.broken_videos)
+    move = None
+    if layout != "folder" and (found.num_members or not single):
+        move = _caer_move("" if single else posixpath.basename(root.rstrip("/")), wanted.tree_paths())
+    if layout in ("caer", "caer-s") and move is None:
+        kind = "images" if layout == "caer-s" else "videos"
+        raise CorpusError(
+            f"input {shown} is not in the layout {layout!r}: no {kind} in {{train,validation,test}}/<Class>/; "
+            "check the path, or set the layout to auto or folder"
+        )
+    ignored = found.ignored
+    if move is not None:
+        layout = "caer-s" if layout == "caer-s" or not has_videos else "caer"
+        if layout == "caer-s":
+            videos = chain(found.videos.taken(), found.broken_videos)
+            ignored += [as_ignored(file, "a video among the images of CAER-S") for file in videos]
+        else:
+            ignored += map(why_not_a_video, chain(found.images.taken(), found.broken_images))
+        strip, add = move
+        moves_root = not strip or any(file.path.startswith(strip) for file in wanted)
+        if moves_root:  # else it is a folder inside an archive
+            root = posixpath.join(root, strip) if strip else posixpath.dirname(root) if add else root
+            ignored = [replace(item, path=_moved(item.path, strip, add)) for item in ignored]
+            broken = [replace(file, path=_moved(file.path, strip, add)) for file in broken]
+        _check_caer(wanted, move, moves_root=moves_root, shown=shown)
+        rows, notes = _cut_test(wanted, move) if layout == "caer-s" else (set(), [])
+        clips = _in_caer(wanted, move, moves_root=moves_root, validation_rows=rows)
+    else:
+        layout = "folder"
+        ignored += map(why_not_a_video, chain(found.images.taken(), found.broken_images))
+        if not found.videos and not broken:
+            reasons = Counter(item.reason for item in ignored).most_common(3)
+            told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
+            cure = "images are read in the CAER-S layout only" if has_images else "check the path"
+            raise CorpusError(f"input {shown} holds no video ({told}); {cure}")
+        is_labelled = _are_labels(found.videos.tree_paths())
+        notes = [] if is_labelled or not found.videos else ["no labels"]
+        clips = map(_in_its_folder, found.videos.taken()) if is_labelled else found.videos.taken()
+    url = url_of(root.rstrip("/") or "/", store)
+    files = chain(clips, broken)
+    return corpus_of(layout, url, files=files, ignored=ignored, split_fractions=split_fractions, notes=notes)
+
+
+def _tree_path(file: ListedFile) -> str:
+    return file.path if file.tree_path is None else file.tree_path
+
+
+def _moved(path: str, strip: str, add: str) -> str:
+    if not strip:
+        return add + path
+    return path.removeprefix(strip) if path.startswith(strip) and path != strip else f"../{path}"
+
+
+def _caer_move(root_name: str, paths: Iterable[str]) -> tuple[str, str] | None:
+    """The prefixes to take from and to put before the paths, so that they are CAER's; None if they are not CAER."""
+    tops: set[str] = set()
+    is_below = is_above = False
+    for path in paths:
+        parts = path.split("/", 3)
+        if _caer_class(parts):
+            return "", ""
+        if len(tops) < 2:
+            tops.add(parts[0])
+        is_below = is_below or _caer_class(parts[1:]) is not None
+        is_above = is_above or _caer_class([root_name, *parts]) is not None
+    if len(tops) == 1 and is_below:
+        return f"{tops.pop()}/", ""
+    return ("", f"{root_name}/") if is_above else None
+
+
+def _caer_class(parts: Sequence[str]) -> tuple[str, str] | None:
+    """The split and label of a path that is split at its slashes."""
+    if len(parts) < 3 or (split := SPLIT_NAMES.get(parts[0].lower())) is None:
+        return None
+    label = LABEL_NAMES.get(parts[1].lower())
+    return None if label is None else (split, label)
+
+
+def _caer_parts(tree_path: str, move: tuple[str, str]) -> list[str]:
+    return (move[1] + tree_path.removeprefix(move[0])).split("/", 2)
+
+
+def _check_caer(files: ListedFiles, move: tuple[str, str], *, moves_root: bool, shown: str) -> None:
+    num_strays = sum(_caer_class(_caer_parts(path, move)) is None for path in files.tree_paths())
+    if num_strays:
+        strays = (file.path for file in files if _caer_class(_caer_parts(_tree_path(file), move)) is None)
+        first = min(_moved(path, *move) if moves_root else path for path in strays)
+        # Leaving them out would lose a class that is only misspelt.
+        raise CorpusError(
+            f"input {shown} is in CAER's layout, but {num_strays:,} of its {len(files):,} files are in no "
+            f"{{train,validation,test}}/<Class>/, the first {first!r}; the classes are {', '.join(EMOTIONS)}; "
+            "rename or move them, or set the layout to folder"
+        )
+
+
+def _cut_test(files: ListedFiles, move: tuple[str, str]) -> tuple[set[int], list[str]]:
+    """CAER-S as shipped has no validation: the first third of each class of its test becomes that. Which files."""
+    blocks: dict[str, list[tuple[list[str | int], int]]] = {}
+    for row, tree_path in enumerate(files.tree_paths()):
+        split, label = _caer_class(parts := _caer_parts(tree_path, move)) or ("", "")
+        if split == "validation":
+            return set(), []
+        if split == "test":
+            numbered = re.split(r"([0-9]+)", "/".join(parts))
+            number = [int(part) if i % 2 else part for i, part in enumerate(numbered)]
+            blocks.setdefault(label, []).append((number, row))
+    rows = {row for block in blocks.values() for _, row in sorted(block)[: (len(block) + 1) // 3]}  # a third, rounded
+    return rows, ["validation is the first third of each class of the official test"] if blocks else []
+
+
+def _in_caer(
+    files: ListedFiles, move: tuple[str, str], *, moves_root: bool, validation_rows: Collection[int]
+) -> Iterator[ListedFile]:
+    for row, file in enumerate(files.taken()):
+        split, label = _caer_class(_caer_parts(_tree_path(file), move)) or (None, None)
+        path = _moved(file.path, *move) if moves_root else file.path
+        yield replace(file, path=path, split="validation" if row in validation_rows else split, label=label)
+
+
+def _are_labels(tree_paths: Iterable[str]) -> bool:
+    """Whether there are direct sub-folders, and all are classes: labels for all of them, rather than for some."""
+    tops = (top.lower() for top, slash, _ in (path.partition("/") for path in tree_paths) if slash)
+    first = next(tops, None)
+    return first in LABEL_NAMES and all(top in LABEL_NAMES for top in tops)
+
+
+def _in_its_folder(file: ListedFile) -> ListedFile:
+    top, slash, _ = _tree_path(file).partition("/")
+    return replace(file, label=LABEL_NAMES[top.lower()]) if slash else file

@@ -1,0 +1,281 @@
+"""Reads a manifest (CSV, TSV or Parquet) into listed files."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import math
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import urljoin
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from pipeline.corpus.kinds import extension_of
+from pipeline.corpus.layouts import LABEL_NAMES, SPLIT_NAMES
+from pipeline.corpus.listing import (
+    NUM_TRIES,
+    ask_store,
+    locate,
+    map_in_threads,
+    remote_content_id,
+    remote_modified,
+    shown_url,
+    url_of,
+    without_query,
+)
+from pipeline.corpus.table import corpus_of
+from pipeline.corpus.types import ROWS_AT_ONCE, Corpus, CorpusError, ListedFile
+from pipeline.storage.remote import listed
+from pipeline.storage.retry import StorageError, StoreLostError
+
+_MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
+
+
+def read_manifest_file(
+    place: str,
+    store: AbstractFileSystem | None,
+    *,
+    split_fractions: Sequence[float] | None,
+    storage_options: Mapping[str, Any] | None,
+    shown: str,
+) -> Corpus:
+    if store is None:
+        with open(place, "rb") as stream:
+            content = stream.read()
+    else:
+        content = bytes(ask_store(store, "cat_file", place))
+    extension = extension_of(without_query(place))
+    columns = _manifest_columns(content, extension=extension, shown=shown)
+    folder = os.path.dirname(place) if store is None else posixpath.dirname(without_query(place))
+
+    def files() -> Iterator[tuple[str, str, ListedFile]]:
+        for where, row in _manifest_rows(content, columns, extension=extension, shown=shown):
+            yield where, row["url"], _file_of_row(row, f"manifest {shown}, {where}", folder, store, storage_options)
+
+    # The rows are read twice: as objects, a million of them would take a gigabyte.
+    folders = _checked_rows(files, shown=shown)
+    unread = [name for name in columns if name not in _MANIFEST_COLUMNS]
+    notes = [f"columns not read: {', '.join(unread)}"] if unread else []
+    return corpus_of(
+        "manifest",
+        url_of(folder, store),
+        files=_looked_up((file for _, _, file in files()), folders),
+        ignored=[],
+        split_fractions=split_fractions,
+        notes=notes,
+    )
+
+
+def _file_of_row(
+    row: Mapping[str, Any],
+    thing: str,
+    folder: str,
+    store: AbstractFileSystem | None,
+    storage_options: Mapping[str, Any] | None,
+) -> ListedFile:
+    url = row["url"]
+    if not isinstance(url, str) or not url:
+        raise CorpusError(f"{thing}: url is {url!r}; give a path or URL")
+    if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
+        row_place, row_store = locate(url, storage_options)
+    elif store is None:
+        row_place, row_store = os.path.abspath(os.path.join(folder, url)), None
+    elif "://" in folder:
+        row_place, row_store = urljoin(f"{folder}/", url), store
+    else:
+        row_place, row_store = posixpath.join(folder, url), store
+        if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
+            row_place = posixpath.normpath(row_place)
+    start, end = (_seconds(row.get(name), f"{thing}: {name}") for name in _MANIFEST_COLUMNS[3:])
+    if start is not None and end is not None and end <= start:
+        raise CorpusError(f"{thing}: it ends at {end} s, before it starts at {start} s; correct it")
+    return ListedFile(
+        path=_path_from(folder, row_place, store=store, row_store=row_store),
+        place=row_place,
+        size_bytes=0,
+        store=row_store,
+        label=_named(row.get("label"), LABEL_NAMES, f"{thing}: label"),
+        split=_named(row.get("split"), SPLIT_NAMES, f"{thing}: split"),
+        start_pts_seconds=start,
+        end_pts_seconds=end,
+    )
+
+
+def _checked_rows(
+    files: Callable[[], Iterable[tuple[str, str, ListedFile]]], *, shown: str
+) -> set[tuple[AbstractFileSystem, str]]:
+    """The remote folders that a manifest's rows lie in; `files` gives each row's place, url and file.
+
+    Raises CorpusError for a wrong row and for one given twice.
+    """
+
+    def key_of(file: ListedFile) -> tuple[str, float | None, float | None]:
+        return url_of(file.place, file.store), file.start_pts_seconds, file.end_pts_seconds
+
+    folders, seen = set(), set()
+    for where, url, file in files():
+        key = key_of(file)
+        if hash(key) in seen:
+            first = next(other for other, _, earlier in files() if key_of(earlier) == key)
+            if first != where:  # else two keys have one hash
+                times = f"from {file.start_pts_seconds} to {file.end_pts_seconds} s"
+                raise CorpusError(
+                    f"manifest {shown}: {first} and {where} both give {shown_url(url)!r} {times}; remove one"
+                )
+        seen.add(hash(key))
+        if file.store is not None:
+            folders.add((file.store, file.store._parent(file.place)))
+    if not seen:
+        raise CorpusError(f"manifest {shown} has no rows; give one row for each clip")
+    return folders
+
+
+@contextmanager
+def _manifest_errors(extension: str, *, shown: str) -> Iterator[None]:
+    try:
+        yield
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
+        raise CorpusError(
+            f"manifest {shown} is not a readable .{extension} file: {shown_url(str(error))[:200]}; "
+            "write it again as UTF-8 CSV, TSV or Parquet with a header"
+        ) from None
+
+
+def _csv_reader(content: bytes, extension: str) -> Any:
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    return csv.reader(text, delimiter="\t" if extension == "tsv" else ",", strict=True)
+
+
+def _manifest_columns(content: bytes, *, extension: str, shown: str) -> list[str]:
+    with _manifest_errors(extension, shown=shown):
+        if extension == "parquet":
+            names = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names
+        else:
+            names = next(_csv_reader(content, extension), [])
+    return _columns(names, shown=shown)
+
+
+def _manifest_rows(
+    content: bytes, columns: Sequence[str], *, extension: str, shown: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row with its place in the file in words."""
+    with _manifest_errors(extension, shown=shown):
+        if extension == "parquet":
+            number = 0
+            for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches(ROWS_AT_ONCE):
+                for row in batch.rename_columns(columns).to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+            return
+        reader = _csv_reader(content, extension)
+        next(reader)
+        for fields in reader:
+            where = f"line {reader.line_num}"
+            if fields and len(fields) != len(columns):
+                raise CorpusError(
+                    f"manifest {shown}, {where}: {len(fields)} fields, but the header has {len(columns)}; "
+                    "quote fields that hold the separator"
+                )
+            if fields:
+                yield where, dict(zip(columns, fields, strict=True))
+
+
+def _columns(names: Sequence[str], *, shown: str) -> list[str]:
+    columns = [name.strip().lower() for name in names]
+    known = f"the columns are {', '.join(_MANIFEST_COLUMNS)}"
+    for name in columns:
+        if columns.count(name) > 1:
+            raise CorpusError(f"manifest {shown}: column {name!r} is there twice; remove one")
+        # A misspelt column would silently lose all labels.
+        near = get_close_matches(name, _MANIFEST_COLUMNS, 1, 0.75)
+        if name not in _MANIFEST_COLUMNS and near and near[0] not in columns:
+            raise CorpusError(f"manifest {shown}: column {name!r} is unknown; did you mean {near[0]!r}? {known}")
+    if "url" not in columns:
+        raise CorpusError(f"manifest {shown}: no column 'url' among {', '.join(columns) or 'none'}; {known}")
+    return columns
+
+
+def _seconds(value: Any, thing: str) -> float | None:
+    if value is None or value == "" or value != value:  # noqa: PLR0124 (NaN: how pandas writes an empty number)
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise CorpusError(f"{thing} {value!r} is not a number of seconds; write it like 12.5")
+    return seconds
+
+
+def _named(value: Any, names: Mapping[str, str], thing: str) -> str | None:
+    if value is None or value != value or (text := str(value).strip()) == "":  # noqa: PLR0124 (NaN, as above)
+        return None
+    if text.lower() not in names:
+        raise CorpusError(f"{thing} {value!r} is unknown; use one of {', '.join(dict.fromkeys(names.values()))}")
+    return names[text.lower()]
+
+
+def _path_from(
+    folder: str, place: str, *, store: AbstractFileSystem | None, row_store: AbstractFileSystem | None
+) -> str:
+    """The path of a listed file from the manifest's folder, so that ids hold when both are moved together."""
+    if row_store is None:
+        return os.path.relpath(place, folder) if store is None else place
+    if row_store == store and place.startswith(f"{folder}/"):
+        return without_query(place.removeprefix(f"{folder}/"))
+    return without_query(row_store.unstrip_protocol(place))
+
+
+def _looked_up(files: Iterable[ListedFile], folders: Iterable[tuple[AbstractFileSystem, str]]) -> Iterator[ListedFile]:
+    """Files of a manifest with their sizes and contents; one that is not there stays, marked "missing".
+
+    folders: listed, where they can be, in place of a request for each file.
+    """
+    infos: dict[tuple[AbstractFileSystem, str], tuple[int, str, float | None]] = {}
+    for store, folder in folders:
+        if "://" in folder:
+            continue  # the web has no listings: each file is asked for
+        what = f"{url_of(folder, store)} cannot be read"
+        try:
+            for name, info in listed(store, folder, what=what, is_deep=False, num_tries=NUM_TRIES):
+                infos[store, name] = _told(info)
+        except (FileNotFoundError, StorageError):
+            continue  # reading may be allowed where listing is not: each file is asked for
+
+    def looked_up(file: ListedFile) -> ListedFile:
+        if file.store is None:
+            try:
+                status = os.stat(file.place)
+            except OSError:
+                return replace(file, content_id="missing")
+            if not stat.S_ISREG(status.st_mode):
+                return replace(file, content_id="not-a-file")
+            return replace(file, size_bytes=status.st_size, modified=status.st_mtime)
+        try:
+            told = infos.get((file.store, file.place)) or _told(ask_store(file.store, "info", file.place))
+        except FileNotFoundError:
+            return replace(file, content_id="missing")
+        except StoreLostError as error:
+            if error.errno != errno.ENOENT:  # a missing bucket
+                raise
+            return replace(file, content_id="missing")
+        size_bytes, content_id, modified = told
+        return replace(file, size_bytes=size_bytes, content_id=content_id, modified=modified)
+
+    return map_in_threads(looked_up, files)
+
+
+def _told(info: Mapping[str, Any]) -> tuple[int, str, float | None]:
+    """Size, content id and time of a remote file, out of what its store says."""
+    return info.get("size") or 0, remote_content_id(info), remote_modified(info)

@@ -1,0 +1,89 @@
+"""An input (folder, file, glob, manifest, CAER, CAER-S; local or any fsspec URL) in; a sorted table of clips out.
+
+Nothing vanishes: every file below the input is either a clip or an `Ignored` with a reason. Files are listed and
+hashed here, never decoded. Clip ids do not depend on where the corpus lies: see `read_corpus`. A listing streams into
+columns, some 0.4 KB a file: as objects, ten million files would not fit into memory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.corpus.kinds import is_manifest
+from pipeline.corpus.layouts import read_files
+from pipeline.corpus.listing import ask_store, locate, one_line_errors, shown_url
+from pipeline.corpus.manifest import read_manifest_file
+from pipeline.corpus.table import check_fractions
+from pipeline.corpus.types import LAYOUTS, Corpus, CorpusError
+
+
+def read_corpus(
+    input_url: str,
+    *,
+    layout: str = "auto",
+    split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2),
+    storage_options: Mapping[str, Any] | None = None,
+) -> Corpus:
+    """Every clip of a folder, file, glob or manifest, with stable ids, labels and splits.
+
+    `input_url` is a local path or an fsspec URL. A manifest is a .csv, .tsv or .parquet given itself, with a column
+    url and optionally label, split, start_seconds, end_seconds; its relative urls start at its own folder. CAER is
+    `{train,validation,test}/<Class>/*` of videos, CAER-S the same of images; auto also finds them one folder above or
+    below the input. In any other folder, direct sub-folders that are all classes give labels. Class and split names
+    are read in any case; Angry, Disgusted, Fearful, Happiness, Sadness, Surprised and val are taken too.
+
+    Splits come from the layout or the manifest. A CAER-S without validation has its official test cut 1:2 into
+    validation and test, per class, by blocks of file numbers: neighbouring files are frames of one clip, so random
+    images would leak. Clips without a split get `split_of` with `split_fractions`; None leaves them without. All time
+    ranges of one file fall into one split.
+
+    `clip_id` is from the path, size, content and time range. `content_id` is the MD5 of a local file and the store's
+    etag of a remote one: equal for S3 objects written by a single PUT, so that a copied corpus keeps its ids. It is
+    "missing", "unreadable" or "not-a-file" for clips that will fail when they are read.
+
+    Archives (.zip, .tar, .tar.gz, .tgz, .tar.zst, .tzst) that are found in a folder, glob or given themselves are
+    listed: their videos are clips with paths `archive!member`, labelled as if each were unpacked where it lies, known
+    by their names alone. A member or an archive that cannot be read is a clip too, whose reading gives the reason.
+
+    Raises CorpusError for an input that is missing, empty, forbidden or contradicts its layout or manifest.
+    """
+    if layout not in LAYOUTS:
+        raise CorpusError(f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    if split_fractions is not None:
+        check_fractions(split_fractions)
+    if not input_url:
+        raise CorpusError("the input is empty; give a folder, file, glob or manifest, local or as a URL")
+    with one_line_errors(input_url):
+        place, store = locate(input_url, storage_options)
+        if layout in ("auto", "manifest") and is_manifest(place, store):
+            return read_manifest_file(
+                place,
+                store,
+                split_fractions=split_fractions,
+                storage_options=storage_options,
+                shown=shown_url(input_url),
+            )
+        if layout == "manifest":
+            raise CorpusError(
+                f"input {shown_url(input_url)} is not a manifest; give a .csv, .tsv or .parquet file, or another layout"
+            )
+        return read_files(place, store, layout=layout, split_fractions=split_fractions, shown=shown_url(input_url))
+
+
+def require_input(input_url: str) -> None:
+    """Raise CorpusError where nothing is at the input, in one or two requests: nothing is listed or hashed."""
+    if not input_url:
+        raise CorpusError("the input is empty; give a folder, file, glob or manifest, local or as a URL")
+    with one_line_errors(input_url):
+        place, store = locate(input_url, None)
+        wildcard = re.search(r"[^/]*[*?[]", place)
+        above = (place[: wildcard.start()].rstrip("/") or "/") if wildcard else place
+        if store is None:
+            os.stat(place if os.path.lexists(place) else above)
+        elif "://" in place:
+            ask_store(store, "info", place)
+        elif place:
+            ask_store(store, "info", above)

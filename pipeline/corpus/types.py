@@ -1,0 +1,149 @@
+"""What a listing consists of: listed files, ignored ones, and the corpus that they become."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+from fsspec import AbstractFileSystem
+
+from pipeline.records.clips import Clips
+from pipeline.records.schemas import CLIP_SCHEMA
+from pipeline.records.vocabulary import UsageError
+
+CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64()))
+
+
+LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
+
+
+ROWS_AT_ONCE = 2**15
+
+
+class CorpusError(UsageError):
+    """An input that cannot be read as a corpus: one line that names the thing, the value and the cure."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ignored:
+    """A file (or, ending in "/", a folder) below the input that is not a clip, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What an input holds. `root` is what the paths of its clips are relative to.
+
+    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. table: rows of
+    CLIP_SCHEMA, sorted by path, then start. As read it has a column more, modified_seconds: when a clip's file was last
+    modified, seconds of the epoch, or null where the store does not tell.
+    """
+
+    layout: str
+    root: str
+    description: str
+    table: pa.Table
+    ignored: tuple[Ignored, ...]
+
+    @cached_property
+    def clips(self) -> Clips:
+        """The table's rows as clips."""
+        return Clips(self.table)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedFile:
+    """One listed file. `path` is relative to the root and may hold surrogates (undecodable bytes of a local name)."""
+
+    path: str
+    place: str  # absolute local path, or the name in the store
+    size_bytes: int
+    store: AbstractFileSystem | None = None  # None: a local file
+    content_id: str | None = None  # None: the MD5 of the bytes, not yet taken
+    modified: float | None = None  # seconds of the epoch
+    label: str | None = None
+    split: str | None = None
+    start_pts_seconds: float | None = None
+    end_pts_seconds: float | None = None
+    url: str | None = None  # None: `place` in `store`; else where it lies in an archive
+    is_broken: bool = False  # it is known that it cannot be read, and its url says why
+    tree_path: str | None = None  # of a member: its path if each archive were unpacked where it lies
+
+
+class ListedFiles:
+    """Files of one root, in columns; each is made again when it is asked for.
+
+    A column of nothing but None takes no memory, so a listed file costs its path, size, etag and time.
+    """
+
+    def __init__(self, root: str, store: AbstractFileSystem | None) -> None:
+        self._start, self._store = root.rstrip("/") + "/", store
+        self._rows: list[tuple[Any, ...]] = []
+        self._batches: deque[pa.RecordBatch] = deque()
+        self._num_flushed = 0
+
+    def append(self, file: ListedFile) -> None:
+        place = None if file.place == self._start + file.path else _bytes_of(file.place)
+        tree_path = None if file.tree_path is None else _bytes_of(file.tree_path)
+        self._rows.append((_bytes_of(file.path), tree_path, place, *(getattr(file, name) for name in _PLAIN_FIELDS)))
+        if len(self._rows) == ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [pa.array(column) for column in zip(*self._rows, strict=True)]
+            self._batches.append(pa.record_batch(columns, names=["path", "tree_path", "place", *_PLAIN_FIELDS]))
+            self._num_flushed += len(self._rows)
+            self._rows = []
+
+    def __len__(self) -> int:
+        return self._num_flushed + len(self._rows)
+
+    def __iter__(self) -> Iterator[ListedFile]:
+        self._flush()
+        for batch in self._batches:
+            yield from self._files_of(batch)
+
+    def taken(self) -> Iterator[ListedFile]:
+        """The files, of which none is left here then."""
+        self._flush()
+        while self._batches:
+            yield from self._files_of(self._batches.popleft())
+
+    def tree_paths(self) -> Iterator[str]:
+        """`_tree_path` of each file."""
+        self._flush()
+        for batch in self._batches:
+            for path, tree_path in zip(batch["path"].to_pylist(), batch["tree_path"].to_pylist(), strict=True):
+                yield _text_of(path if tree_path is None else tree_path)
+
+    def _files_of(self, batch: pa.RecordBatch) -> Iterator[ListedFile]:
+        for path, tree_path, place, *plain in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            text = _text_of(path)
+            yield ListedFile(
+                path=text,
+                place=self._start + text if place is None else _text_of(place),
+                tree_path=None if tree_path is None else _text_of(tree_path),
+                store=self._store,
+                **dict(zip(_PLAIN_FIELDS, plain, strict=True)),
+            )
+
+
+_PLAIN_FIELDS = tuple(
+    each.name for each in fields(ListedFile) if each.name not in ("path", "tree_path", "place", "store")
+)
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")  # A column of text may not hold the bytes of a name that is no UTF-8.
+
+
+def _text_of(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")

@@ -1,0 +1,148 @@
+"""Copies the shards of a data set to this node, checked against its manifest."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.records.schemas import EXAMPLE_SCHEMA
+from pipeline.records.vocabulary import SCHEMA_VERSION, SPLITS, UsageError
+from pipeline.storage.store import Storage
+
+COPY_THREADS = 4  # shards copied at once: hides the latency of an object store and holds 4 shards in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The trusted shards of a preprocessed corpus. sha256: of the manifest's bytes, the identity of the data set."""
+
+    data_url: str
+    sha256: str
+    config: dict[str, Any]
+    shards: tuple[dict[str, Any], ...]
+
+    def shards_of(self, split: str) -> list[dict[str, Any]]:
+        """The shards of one split that hold rows, in order. UsageError for an unknown or an empty split."""
+        if split not in SPLITS:
+            raise UsageError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        shards = [shard for shard in self.shards if shard["split"] == split and shard["rows"] > 0]
+        if not shards:
+            found = {name: sum(s["rows"] for s in self.shards if s["split"] == name) for name in (*SPLITS, None)}
+            told = ", ".join(f"{name or 'no split'} {rows}" for name, rows in found.items())
+            raise UsageError(
+                f"data {self.data_url}: split {split} holds no examples (examples by split: {told});"
+                " give the corpus that split, or set --split-fractions in jobs/preprocess.py"
+            )
+        return shards
+
+
+def read_manifest(data_url: str) -> Manifest:
+    """The manifest that preprocessing writes last. data_url: a folder, or any fsspec URL of one.
+
+    Raises UsageError where it is missing, damaged, or of something else than examples.
+    """
+    where = f"data {data_url}: manifest.json"
+    try:
+        content = Storage(data_url).read("manifest.json")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{where} is not there; point at the output of jobs/preprocess.py, and finish that run if it was cut off"
+        ) from None
+    try:
+        manifest = json.loads(content)
+        kind, version = manifest["kind"], manifest["schema_version"]
+        shards = tuple(
+            {**{key: shard[key] for key in ("path", "split", "rows", "sha256")}, "bytes": shard.get("bytes")}
+            for shard in manifest["shards"]
+        )
+        config = {**manifest["config"]}
+        face_px, context_px = config["face_px"], config["context_px"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{where} is damaged ({error!r}); run jobs/preprocess.py again") from None
+    if kind != "examples" or version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{where} is of {kind!r}, schema version {version!r}, not of 'examples', schema version {SCHEMA_VERSION};"
+            " point at the output of this version's jobs/preprocess.py"
+        )
+    if not all(isinstance(px, int) and px > 0 for px in (face_px, context_px)):
+        raise UsageError(f"{where} says face_px {face_px!r} and context_px {context_px!r}; both must be pixels above 0")
+    return Manifest(data_url=data_url, sha256=hashlib.sha256(content).hexdigest(), config=config, shards=shards)
+
+
+def default_cache_dir() -> Path:
+    """Where copies of shards rest on this node: `$XDG_CACHE_HOME`, or `~/.cache`, /emotion-pipeline."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emotion-pipeline"
+
+
+def copy_shards(manifest: Manifest, shards: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Local Arrow files of the shards, copied where this node has none yet. Ranks that start together copy once."""
+    paths = [folder / f"{shard['sha256']}.arrow" for shard in shards]
+    if all(path.exists() for path in paths):
+        return paths
+    with locked(folder):
+        missing = [(shard, path) for shard, path in zip(shards, paths, strict=True) if not path.exists()]
+        with ThreadPoolExecutor(COPY_THREADS) as threads:
+            list(threads.map(lambda pair: _copy_shard(manifest, *pair), missing))
+    return paths
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of copies, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, or its process dies
+        yield
+
+
+def require_space(folder: Path, num_bytes: int, *, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise UsageError(
+            f"cache {folder}: {free / 1e9:.1f} GB free, {num_bytes / 1e9:.1f} GB needed for {what}; free space, or"
+            " choose another folder with --cache-dir"
+        )
+
+
+def _copy_shard(manifest: Manifest, shard: dict[str, Any], path: Path) -> None:
+    name = f"data {manifest.data_url}: shard {shard['path']}"
+    try:
+        content = Storage(manifest.data_url).read(shard["path"], size_bytes=shard["bytes"])
+    except FileNotFoundError:
+        raise UsageError(f"{name} is missing, though the manifest names it; run jobs/preprocess.py again") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != shard["sha256"]:
+        raise UsageError(
+            f"{name} is damaged: its sha256 is {digest[:12]}…, the manifest says {shard['sha256'][:12]}…;"
+            " restore it, or run jobs/preprocess.py again"
+        )
+    try:
+        table = pq.read_table(io.BytesIO(content))
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{name} is not Parquet ({error}); run jobs/preprocess.py again") from None
+    if not table.schema.equals(EXAMPLE_SCHEMA) or len(table) != shard["rows"]:
+        raise UsageError(
+            f"{name} has {len(table)} rows of {', '.join(table.schema.names)}, not {shard['rows']} examples;"
+            " run jobs/preprocess.py again"
+        )
+    temporary = path.with_suffix(".tmp")
+    require_space(path.parent, table.nbytes, what="the next shard")
+    with temporary.open("wb") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,369 @@
+"""Runs come in; the paper's Tables 2, 3, 4 and Figures 1, 8, 10, 11 go out, ours beside the paper's.
+
+Every run is evaluated on one and the same test split. Runs that differ in their seed alone are one network, whose
+matrix is the sum of theirs. What no run fills stays in the tables, with the command that would fill it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+
+from pipeline import report
+from pipeline.dataset.dataset import ExampleDataset
+from pipeline.dataset.shards import read_manifest
+from pipeline.evaluate.job import EvaluateConfig, chosen_device, chosen_loader_processes, predict_examples
+from pipeline.evaluate.metrics import confusion_matrix, metrics_of
+from pipeline.evaluate.tables import CAVEAT, NONE, ResultTable, confusion_table, markdown_lines, percent, print_tables
+from pipeline.faces.crops import encode_image
+from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint, read_checkpoint_info
+from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.report.paper import (
+    PAPER_NETWORKS,
+    PAPER_TABLE_2,
+    PAPER_TABLE_3,
+    PAPER_TABLE_4,
+    PaperNetwork,
+    answered_by,
+    network_of,
+)
+from pipeline.storage.remote import absolute_url
+from pipeline.storage.store import Storage
+
+SPLIT = "test"
+
+
+# Of a run's training: what makes it another network than one of another seed.
+NETWORK_FIELDS = (*(name for name in FIXED_FIELDS if name != "seed"), "epochs")
+
+
+def runs_in(url: str) -> list[str]:
+    """The runs of jobs/train.py at `url` or anywhere under it, sorted: those that hold a checkpoint."""
+    names = Storage(url).sizes("")
+    found = {
+        match[1] for name in names if (match := re.match(r"(?:(.*)/)?checkpoints/epoch-\d+/checkpoint\.json$", name))
+    }
+    return sorted(f"{url.rstrip('/')}/{name}" if name else url for name in found)
+
+
+def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
+    """The comparison, ready for JSON, and the encoded faces of its figure 1.
+
+    networks: ours, each with its flags, runs, metrics and the paper's rows that it answers; missing: the paper's
+    networks that no run answers, with the command; tables: as people read them; figure_1: seven test faces with their
+    probabilities; warnings. Raises UsageError where a run can't be used, and where runs were trained on different data
+    and --data does not name what to compare them on.
+    """
+    runs: list[str] = []
+    warnings: list[str] = []
+    for url in config.compare:
+        runs += runs_in(absolute_url(url))
+        if not runs_in(absolute_url(url)):
+            warnings.append(f"{url}: no run in it holds a checkpoint yet")
+    infos = {run: read_checkpoint_info(run, "best") for run in dict.fromkeys(runs)}
+    data_url = _data_of(config, infos)
+    manifest = read_manifest(data_url)
+    for run, info in infos.items():
+        warnings += _warnings_of(run, info, manifest_sha256=manifest.sha256, preprocessing=manifest.config)
+
+    groups: dict[str, list[str]] = {}
+    for run, info in infos.items():
+        training = {name: value for name, value in info["config"]["training"].items() if name in NETWORK_FIELDS}
+        described = json.dumps([network_of(info["config"]), info["config"]["model"], training], sort_keys=True)
+        groups.setdefault(described, []).append(run)
+    networks: list[dict[str, Any]] = []
+    figure_1, faces = None, []
+    for members in groups.values():
+        network = network_of(infos[members[0]]["config"])
+        paper = answered_by(network)
+        probabilities, examples = {}, None
+        for run in members:
+            probabilities[run], examples = _predictions(run, data_url, config=config)
+        assert examples is not None
+        if paper and 1 in paper.figures and figure_1 is None:
+            figure_1, faces = _mixed_faces(members[0], examples, probabilities[members[0]])
+        networks.append(_network(network, paper, {run: infos[run] for run in members}, examples.labels, probabilities))
+    names = Counter(network["name"] for network in networks)
+    for network in networks:
+        if names[network["name"]] > 1:  # trained with other settings, such as epochs
+            network["name"] += f" of {network['runs'][0]['run'].rsplit('/', 1)[-1]}"
+    networks.sort(key=_order)
+    comparison: dict[str, Any] = {
+        "data": data_url,
+        "manifest_sha256": manifest.sha256,
+        "split": SPLIT,
+        "warnings": warnings,
+        "networks": networks,
+        "missing": _missing(networks, data_url=data_url, folder=_folder_of(config.compare, list(infos))),
+        "figure_1": figure_1,
+    }
+    comparison["tables"] = [asdict(table) for table in comparison_tables(comparison)]
+    return comparison, faces
+
+
+def _data_of(config: EvaluateConfig, infos: Mapping[str, Mapping[str, Any]]) -> str:
+    if config.data:
+        return absolute_url(config.data)
+    if not infos:
+        raise UsageError(f"--compare {' '.join(config.compare)}: there is no run yet; name the examples with --data")
+    manifests = {info["manifest_sha256"] for info in infos.values()}
+    data_url = next(iter(infos.values()))["config"]["training"]["data"]
+    if len(manifests) > 1 or read_manifest(data_url).sha256 not in manifests:
+        told = ", ".join(f"{run} on {info['manifest_sha256'][:12]}…" for run, info in infos.items())
+        raise UsageError(
+            f"--compare: the runs were not all trained on {data_url} as it is now ({told}); name with --data the"
+            " examples whose test split none of them was trained on"
+        )
+    return data_url
+
+
+def _warnings_of(
+    run: str, info: Mapping[str, Any], *, manifest_sha256: str, preprocessing: Mapping[str, Any]
+) -> list[str]:
+    warnings = []
+    if info["manifest_sha256"] != manifest_sha256:
+        warnings.append(
+            f"{run}: trained on other data (manifest {info['manifest_sha256'][:12]}…, here {manifest_sha256[:12]}…);"
+            " its number counts only if no clip of this test split was among it"
+        )
+    then = info["config"]["preprocessing"]
+    differences = [
+        f"{name} {then.get(name)!r} there, {preprocessing.get(name)!r} here"
+        for name in sorted({*then, *preprocessing})
+        if then.get(name) != preprocessing.get(name)
+    ]
+    if differences:
+        warnings.append(f"{run}: trained on examples that were preprocessed otherwise: {'; '.join(differences)}")
+    last, wanted = read_checkpoint_info(run, "last")["epoch"], info["config"]["training"].get("epochs")
+    if wanted and last < wanted:
+        warnings.append(f"{run}: at epoch {last} of {wanted}; its training has not ended")
+    return warnings
+
+
+def _predictions(run: str, data_url: str, *, config: EvaluateConfig) -> tuple[np.ndarray, ExampleDataset]:
+    device = chosen_device(config.device)
+    checkpoint = load_checkpoint(run, which="best")
+    described = checkpoint.config["model"]
+    examples = ExampleDataset(
+        data_url,
+        split=SPLIT,
+        face_px=described["face_px"],
+        context_px=described["context_px"],
+        cache_dir=config.cache_dir,
+    )
+    probabilities, _ = predict_examples(
+        checkpoint.model.to(device),
+        examples,
+        batch_size=config.batch_size,
+        device=device,
+        loader_processes=chosen_loader_processes(config.loader_processes, device),
+    )
+    return probabilities, examples
+
+
+def _network(
+    network: dict[str, str],
+    paper: PaperNetwork | None,
+    infos: Mapping[str, Mapping[str, Any]],
+    labels: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    matrices = {run: confusion_matrix(labels, found.argmax(axis=1)) for run, found in probabilities.items()}
+    return {
+        "name": name_of(network),
+        "network": network,
+        "table_2": paper and paper.table_2,
+        "table_4": paper and paper.table_4,
+        "figures": list(paper.figures) if paper else [],
+        "face_px": next(iter(infos.values()))["config"]["model"]["face_px"],
+        "runs": [
+            {
+                "run": run,
+                "seed": info["config"]["training"].get("seed"),
+                "epoch": info["epoch"],
+                "checkpoint_sha256": info["checkpoint_sha256"],
+                "trained_on_manifest_sha256": info["manifest_sha256"],
+                "top1_accuracy": metrics_of(matrices[run])["top1_accuracy"],
+            }
+            for run, info in infos.items()
+        ],
+        **metrics_of(np.sum(list(matrices.values()), axis=0)),
+    }
+
+
+def name_of(network: Mapping[str, str]) -> str:
+    """A network of ours in words: its --model, and what is not the default of it."""
+    default = {"input": "pair", "pretrained": "none", "attention_gain": "area", "recalibration_scale": "sqrt"}
+    told = [f"{option} {network[option]}" for option in default if network[option] != default[option]]
+    return ", ".join([network["model"], *told])
+
+
+def _order(network: Mapping[str, Any]) -> tuple[int, str]:
+    answered = [paper for paper in PAPER_NETWORKS if (paper.table_2, paper.table_4) == _rows_of(network)]
+    return (PAPER_NETWORKS.index(answered[0]) if answered else len(PAPER_NETWORKS), network["name"])
+
+
+def _rows_of(network: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    return network["table_2"], network["table_4"]
+
+
+def _mixed_faces(run: str, examples: ExampleDataset, probabilities: np.ndarray) -> tuple[dict[str, Any], list[bytes]]:
+    """Of each emotion the test face whose distribution is of median entropy: neither the surest nor the most mixed."""
+    entropies = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+    chosen = []
+    for index in range(len(EMOTIONS)):
+        rows = np.flatnonzero(examples.labels == index)
+        if len(rows):
+            chosen.append(int(rows[np.argsort(entropies[rows], kind="stable")[len(rows) // 2]]))
+    told = []
+    for row in chosen:
+        sample = examples[row]
+        told.append(
+            {
+                "clip_id": sample.clip_id,
+                "frame_index": sample.frame_index,
+                "label": EMOTIONS[sample.label],
+                "probabilities": dict(zip(EMOTIONS, probabilities[row].tolist(), strict=True)),
+            }
+        )
+    return {"run": run, "faces": told}, [_encoded_face(examples, row) for row in chosen]
+
+
+def _encoded_face(examples: ExampleDataset, row: int) -> bytes:
+    face = examples.read_batch(np.array([row])).face[0]  # (3, H, W)
+    return encode_image(np.ascontiguousarray(face.permute(1, 2, 0).numpy()))
+
+
+def _missing(networks: Sequence[Mapping[str, Any]], *, data_url: str, folder: str) -> list[dict[str, str]]:
+    there = {_rows_of(network) for network in networks}
+    missing = []
+    for paper in PAPER_NETWORKS:
+        if (paper.table_2, paper.table_4) in there:
+            continue
+        name = paper.model if paper.pretrained == "none" else f"{paper.model}-{paper.pretrained}"
+        flags = [] if paper.pretrained == "none" else ["--pretrained", paper.pretrained]
+        parts = ["python", "jobs/train.py", "--data", data_url, "--model", paper.model, *flags]
+        parts += ["--output", f"{folder}/{name}", "--resume"]
+        answers = [f"Table 2 and 3: {paper.table_2}"] * bool(paper.table_2)
+        answers += [f"Table 4: {paper.table_4}"] * bool(paper.table_4)
+        answers.append(f"Figure {', '.join(map(str, paper.figures))}")
+        missing.append({"network": name, "answers": "; ".join(answers), "command": shlex.join(parts)})
+    return missing
+
+
+def _folder_of(named: Sequence[str], runs: Sequence[str]) -> str:
+    """Where runs that are missing go: beside those that are there."""
+    first = absolute_url(named[0])
+    return first.rsplit("/", 1)[0] if first in runs else first
+
+
+def comparison_tables(comparison: Mapping[str, Any]) -> list[ResultTable]:
+    """The runs, what is missing, and the paper's Tables 2, 3, 4 with ours."""
+    networks: list[dict[str, Any]] = comparison["networks"]
+    runs = []
+    for network in networks:
+        for run in network["runs"]:
+            told = (run["seed"], run["epoch"], network["face_px"], percent(run["top1_accuracy"]))
+            runs.append([network["name"], run["run"], *map(str, told)])
+    missing = [[row["network"], row["answers"], row["command"]] for row in comparison["missing"]]
+    columns_3: dict[str, list[str]] = {}
+    for method, accuracies in PAPER_TABLE_3.items():
+        columns_3[f"{method}, paper"] = [f"{accuracy:.2f}" for accuracy in accuracies]
+        columns_3 |= _ours_by_emotion([network for network in networks if network["table_2"] == method])
+    columns_3 |= _ours_by_emotion([network for network in networks if not network["table_2"]])
+    table_3 = [[emotion, *cells] for emotion, *cells in zip(EMOTIONS, *columns_3.values(), strict=True)]
+    return [
+        ResultTable("Runs", ["network", "run", "seed", "epoch", "px", "top-1"], runs),
+        *([ResultTable("Not trained yet", ["network", "fills", "command"], missing)] if missing else []),
+        ResultTable("Table 2: top-1 accuracy of methods", *_beside(PAPER_TABLE_2, networks, key="table_2")),
+        ResultTable("Table 3: accuracy on each emotion", ["emotion", *columns_3], table_3),
+        ResultTable("Table 4: top-1 accuracy of ablations", *_beside(PAPER_TABLE_4, networks, key="table_4")),
+    ]
+
+
+def _beside(
+    paper: Mapping[str, float], networks: Sequence[Mapping[str, Any]], *, key: str
+) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for method, value in paper.items():
+        found = [network for network in networks if network[key] == method]
+        rows += [[method, f"{value:.2f}", *_ours(network)] for network in found]
+        rows += [] if found else [[method, f"{value:.2f}", NONE, NONE, NONE]]
+    rows += [[network["name"], NONE, *_ours(network)] for network in networks if not any(_rows_of(network))]
+    return ["method", "paper", "ours", "lowest and highest of the seeds", "macro-F1"], rows
+
+
+def _ours_by_emotion(networks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    return {
+        f"{network['name']}, ours": [percent(network["per_class_accuracy"][emotion]) for emotion in EMOTIONS]
+        for network in networks
+    }
+
+
+def _ours(network: Mapping[str, Any]) -> list[str]:
+    seeds = [run["top1_accuracy"] for run in network["runs"]]
+    spread = f"{percent(min(seeds))} to {percent(max(seeds))} of {len(seeds)}" if len(seeds) > 1 else NONE
+    return [percent(network["top1_accuracy"]), spread, percent(network["macro_f1"])]
+
+
+def comparison_markdown(comparison: Mapping[str, Any]) -> str:
+    """The whole comparison as one Markdown page; the figures as the numbers that they draw."""
+    lines = ["# The paper's tables, ours beside the paper's", "", CAVEAT, "", f"Data: `{comparison['data']}`."]
+    lines += [line for warning in comparison["warnings"] for line in ("", f"**Note:** {warning}.")]
+    for table in (*(ResultTable(**table) for table in comparison["tables"]), *_figure_tables(comparison)):
+        lines += markdown_lines(table)
+    return "\n".join(lines) + "\n"
+
+
+def _figure_tables(comparison: Mapping[str, Any]) -> list[ResultTable]:
+    """Figures 1 and 11 in numbers; 8 and 10 draw Table 3."""
+    tables = []
+    if comparison["figure_1"]:
+        rows = [
+            [f"{face['clip_id']} frame {face['frame_index']}", face["label"]]
+            + [percent(share) for share in face["probabilities"].values()]
+            for face in comparison["figure_1"]["faces"]
+        ]
+        tables.append(ResultTable("Figure 1: what ResNet-50 says of faces", ["face", "true", *EMOTIONS], rows))
+    return tables + [
+        confusion_table(network["confusion_matrix"], f"figure 11, {network['name']}")
+        for network in comparison["networks"]
+        if 11 in network["figures"]
+    ]
+
+
+def write_comparison(config: EvaluateConfig) -> dict[str, Any]:
+    """Compare, write comparison.md, report.html, config.yaml, comparison.json, and train-missing.sh; print the tables.
+
+    train-missing.sh trains what no run fills yet, one after the other, and compares again. Raises what `compare` does.
+    """
+    comparison, faces = compare(config)
+    output = Storage(config.output)
+    output.put("comparison.md", comparison_markdown(comparison).encode())
+    output.put("report.html", report.comparison_page(comparison, faces, title="The paper's tables").encode())
+    output.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
+    output.delete("train-missing.sh")
+    if comparison["missing"]:
+        again = ["python", "jobs/evaluate.py", "--compare", *config.compare, "--data", comparison["data"]]
+        again += ["--output", config.output]
+        commands = [*(row["command"] for row in comparison["missing"]), shlex.join(again)]
+        output.put("train-missing.sh", "".join(f"{line}\n" for line in ("set -e", *commands)).encode())
+    output.put("comparison.json", json.dumps(comparison, indent=1, allow_nan=False).encode())
+    console = Console()
+    print_tables([ResultTable(**table) for table in comparison["tables"]], console)
+    for warning in comparison["warnings"]:
+        console.print(f"note: {warning}", soft_wrap=True, markup=False, highlight=False)
+    written = "comparison.json, comparison.md, report.html"
+    if comparison["missing"]:
+        written += f"; `sh {config.output}/train-missing.sh` trains the {len(comparison['missing'])} that are missing"
+    console.print(f"Written to {config.output}: {written}", soft_wrap=True, markup=False, highlight=False)
+    return comparison

@@ -1,0 +1,243 @@
+"""A checkpoint and examples come in; metrics, beside the paper's, go out as JSON, Markdown and a page.
+
+Two levels, named apart: an *example* is one face of one frame, as the paper counts on CAER-S; a *clip* is labelled by
+the mean probability over its faces, as `score` labels clips. Where each clip is one image the two are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pipeline import report
+from pipeline.dataset.dataset import ExampleDataset
+from pipeline.evaluate.metrics import confusion_matrix, metrics_of
+from pipeline.evaluate.tables import markdown_of, print_evaluation
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.records.vocabulary import SPLITS, UsageError
+from pipeline.report.paper import network_of
+from pipeline.storage.redaction import redacted_values
+from pipeline.storage.store import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What `jobs/evaluate.py` does: one run's metrics, or the paper's tables of several runs."""
+
+    output: str
+    """Where evaluation or comparison .json and .md, report.html and config.yaml go: a folder or any fsspec URL."""
+
+    data: str | None = None
+    """Output of jobs/preprocess.py: a folder or any fsspec URL. Default with --compare: what the runs trained on."""
+
+    checkpoint: str | None = None
+    """Output of jobs/train.py, whose best checkpoint by validation top-1 accuracy is taken: a folder or fsspec URL."""
+
+    compare: tuple[str, ...] = ()
+    """Instead of --checkpoint: outputs of jobs/train.py, or folders of them, whose best checkpoints fill the paper's
+    Tables 2, 3, 4 and Figures 1, 8, 10, 11 on the test split. What no run fills is told with the command that would."""
+
+    splits: tuple[str, ...] = ("validation", "test")
+    """The splits to evaluate with --checkpoint, each by itself: any of train, validation and test."""
+
+    batch_size: int = 64
+    """Examples (pairs of face and context) in one pass through the network."""
+
+    device: str = "auto"
+    """Where the network runs: auto (a GPU if there is one), cpu, cuda, or one GPU, such as cuda:1."""
+
+    loader_processes: int | None = None
+    """Processes that decode images. 0: this process itself. None: 0 on CPU; on a GPU one per core, up to 12."""
+
+    cache_dir: str | None = None
+    """Local folder for copies of the shards, about as large as they are; None: ~/.cache/emotion-pipeline."""
+
+    def __post_init__(self) -> None:
+        if not self.output:
+            raise UsageError("output is empty; give a folder or a URL")
+        if bool(self.checkpoint) == bool(self.compare):
+            raise UsageError("give either --checkpoint, one run, or --compare, the runs of the paper's tables")
+        if self.checkpoint and not self.data:
+            raise UsageError("data is empty; give the output of jobs/preprocess.py: a folder or a URL")
+        object.__setattr__(self, "splits", tuple(self.splits))
+        object.__setattr__(self, "compare", tuple(self.compare))
+        if not self.splits or len(set(self.splits)) < len(self.splits) or set(self.splits) - set(SPLITS):
+            raise UsageError(
+                f"splits {', '.join(self.splits) or '(none)'}: name each of {', '.join(SPLITS)} at most once"
+            )
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size {self.batch_size} is not a number of examples; give 1 or more")
+        if self.loader_processes is not None and self.loader_processes < 0:
+            raise UsageError(f"loader_processes {self.loader_processes} is not a number of processes; give 0 or more")
+        chosen_device(self.device)
+
+
+def chosen_device(device: str) -> torch.device:
+    """`auto`, or a name that torch knows, as a device that is there. Raises UsageError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {device!r} is not there: {torch.cuda.device_count()} GPUs are visible; use auto or cpu"
+        )
+    return chosen
+
+
+def chosen_loader_processes(wanted: int | None, device: torch.device) -> int:
+    """`wanted`, or as many processes as the device can be fed by."""
+    if wanted is not None:
+        return wanted
+    return 0 if device.type == "cpu" else min(len(os.sched_getaffinity(0)), 12)
+
+
+def evaluate(
+    data_url: str,
+    checkpoint_url: str,
+    *,
+    splits: Sequence[str] = ("validation", "test"),
+    batch_size: int = 64,
+    device: str = "auto",
+    loader_processes: int | None = None,
+    cache_dir: str | None = None,
+) -> dict[str, Any]:
+    """The metrics of a run's best checkpoint on each of `splits`, ready for JSON.
+
+    `result["splits"][split]` is `metrics_of` the split's examples: num_examples, top1_accuracy, macro_f1,
+    per_class_accuracy, confusion_matrix; and, as "clip_level", the same of its clips, with num_clips. Beside it: data,
+    manifest_sha256, checkpoint, checkpoint_sha256, trained_on_manifest_sha256, epoch, model, network (`network_of`).
+    Raises UsageError where the checkpoint or the data can't be used, and for a split that is empty or unlabelled.
+    """
+    checkpoint = load_checkpoint(checkpoint_url, which="best")
+    chosen = chosen_device(device)
+    loader_processes = chosen_loader_processes(loader_processes, chosen)
+    model, description = checkpoint.model.to(chosen).eval(), checkpoint.config["model"]
+    datasets = {
+        split: ExampleDataset(
+            data_url,
+            split=split,
+            face_px=description["face_px"],
+            context_px=description["context_px"],
+            cache_dir=cache_dir,
+        )
+        for split in splits
+    }
+    return {
+        "data": data_url,
+        "manifest_sha256": next(iter(datasets.values())).manifest.sha256,
+        "checkpoint": checkpoint_url,
+        "checkpoint_sha256": checkpoint.info["checkpoint_sha256"],
+        "trained_on_manifest_sha256": checkpoint.info["manifest_sha256"],
+        "epoch": checkpoint.info["epoch"],
+        "model": description,
+        "network": network_of(checkpoint.config),
+        "splits": {
+            split: _split_metrics(
+                model, examples, batch_size=batch_size, device=chosen, loader_processes=loader_processes
+            )
+            for split, examples in datasets.items()
+        },
+    }
+
+
+def _split_metrics(
+    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: torch.device, loader_processes: int = 0
+) -> dict[str, Any]:
+    probabilities, clip_ids = predict_examples(
+        model, examples, batch_size=batch_size, device=device, loader_processes=loader_processes
+    )
+    predictions = probabilities.argmax(axis=1)
+    clip_labels, clip_predictions = clips_of_examples(clip_ids, examples.labels, probabilities=probabilities)
+    clip_level = metrics_of(confusion_matrix(clip_labels, clip_predictions))
+    clip_level = {"num_clips": clip_level.pop("num_examples"), **clip_level}
+    return {**metrics_of(confusion_matrix(examples.labels, predictions)), "clip_level": clip_level}
+
+
+def predict_examples(
+    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: torch.device, loader_processes: int = 0
+) -> tuple[np.ndarray, list[str]]:
+    """Probabilities `(num_examples, 7)` float64 and the clip of each example, in the order of the rows.
+
+    Raises UsageError where a probability is not finite.
+    """
+    loader = DataLoader(
+        examples,
+        batch_size=batch_size,
+        num_workers=loader_processes,
+        multiprocessing_context="forkserver" if loader_processes else None,  # torch has threads, which fork may hang
+    )
+    console = Console(stderr=True)
+    probabilities: list[np.ndarray] = []
+    clip_ids: list[str] = []
+    with torch.inference_mode():
+        for batch in track(loader, examples.split, console=console, transient=True, disable=not console.is_terminal):
+            logits = model(batch.face.to(device), batch.context.to(device))  # (B, 7)
+            probabilities.append(logits.double().softmax(dim=1).cpu().numpy())
+            clip_ids.extend(batch.clip_id)
+    all_probabilities = np.concatenate(probabilities)
+    if not np.isfinite(all_probabilities).all():
+        raise UsageError(
+            f"split {examples.split}: the network gives probabilities that are not finite; its training diverged, so"
+            " evaluate another run"
+        )
+    return all_probabilities, clip_ids
+
+
+def clips_of_examples(
+    clip_ids: Sequence[str], labels: np.ndarray, *, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of the clips, each `(num_clips,)`, sorted by clip_id.
+
+    A clip's prediction is the emotion with the largest mean probability over its examples, `probabilities`
+    `(num_examples, 7)`.
+    """
+    clips, clip_of_example = np.unique(np.asarray(clip_ids), return_inverse=True)
+    sums = np.zeros((len(clips), probabilities.shape[1]))
+    np.add.at(sums, clip_of_example, probabilities)  # the sum and the mean have one argmax
+    clip_labels = np.zeros(len(clips), dtype=np.int64)
+    clip_labels[clip_of_example] = labels  # a clip has one label
+    return clip_labels, sums.argmax(axis=1)
+
+
+def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate --checkpoint, write evaluation.md, report.html, config.yaml and last evaluation.json, print the tables.
+
+    Gives what `evaluate` gives, and raises what it raises.
+    """
+    assert config.data
+    assert config.checkpoint
+    evaluation = evaluate(
+        config.data,
+        config.checkpoint,
+        splits=config.splits,
+        batch_size=config.batch_size,
+        device=config.device,
+        loader_processes=config.loader_processes,
+        cache_dir=config.cache_dir,
+    )
+    title = f"Evaluation of {evaluation['model']['name']}"
+    output = Storage(config.output)
+    output.put("evaluation.md", markdown_of(evaluation).encode())
+    output.put("report.html", report.evaluation_page(evaluation, title=title).encode())
+    output.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
+    output.put("evaluation.json", json.dumps(evaluation, indent=1, allow_nan=False).encode())
+    console = Console()
+    print_evaluation(evaluation, console)
+    console.print(
+        f"Written to {config.output}: evaluation.json, evaluation.md, report.html", soft_wrap=True, markup=False
+    )
+    return evaluation

@@ -1,0 +1,111 @@
+"""Builds the detector that a config asks for, where it asks for it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline.faces.detector import Detect, Detector, build_detector, resolve_device, resolve_precision
+from pipeline.faces.given_boxes import read_boxes
+from pipeline.preprocess.config import PATH_FIELDS, ExtractConfig
+from pipeline.records.faces import Face
+from pipeline.records.vocabulary import UsageError
+from pipeline.runtime.cluster import num_cluster_gpus
+from pipeline.runtime.console import say
+from pipeline.runtime.shared_detector import start_detectors
+from pipeline.storage.remote import absolute_url
+
+
+def detector_of(config: ExtractConfig, *, upsample: int | None = None, device: str = "cpu") -> Detector | None:
+    """The detector that the config asks for, None where boxes are given. Raises UsageError for a wrong option.
+
+    upsample: in place of the config's.
+    """
+    if config.boxes is not None:
+        return None
+    return build_detector(
+        config.detector,
+        upsample=config.upsample if upsample is None else upsample,
+        score_threshold=config.score_threshold,
+        precision=config.detector_precision,
+        device=device,
+        weights=config.detector_weights,
+    )
+
+
+def detect_of(config: ExtractConfig, *, device: str) -> Detect:
+    """A detector in this process; the one of the second look is built at the first clip that needs it."""
+    build = functools.cache(lambda upsample: detector_of(config, upsample=upsample, device=device))
+    build(config.upsample)
+
+    def detect(images: list[np.ndarray], *, upsample: int) -> list[list[Face]]:
+        detector = build(upsample)
+        assert detector is not None, "boxes are given"
+        return detector.detect_faces(images)
+
+    return detect
+
+
+def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
+    """`cpu` or `cuda`, for --detector-device: auto is CUDA where the cluster has a GPU and the detector runs there.
+
+    Joins the cluster that RAY_ADDRESS names to ask it; one without a GPU may bring it later. Raises UsageError where
+    cuda cannot be had.
+    """
+    if asked == "cpu" or config.boxes is not None:
+        return "cpu"
+    on_cpu_alone = config.detector if config.detector != "dlib-cnn" else None
+    if config.detector_precision == "int8":
+        on_cpu_alone = "--detector-precision int8"
+    if on_cpu_alone:
+        if asked == "cuda":
+            raise UsageError(
+                f"--detector-device is cuda, but {on_cpu_alone} runs on CPU alone; give --detector dlib-cnn in bf16 or "
+                "fp32, or --detector-device cpu"
+            )
+        return "cpu"
+    if os.environ.get("RAY_ADDRESS"):
+        # Loads PyTorch before the cluster is joined: nodes that share a machine each unpack the job's folder anew then,
+        # and MKL ends a process whose folder was removed before.
+        resolve_device("auto")
+        has_gpu = num_cluster_gpus() >= 1
+        if asked == "cuda" and not has_gpu:
+            say("the cluster has no GPU now: asking it for one, as one that scales from zero needs")
+        return "cuda" if has_gpu or asked == "cuda" else "cpu"
+    return resolve_device(asked)  # A local Ray has what this machine has.
+
+
+def shared_detection(
+    config: ExtractConfig, *, device: str, num_gpus_each: float = 1.0
+) -> Callable[[], Mapping[str, Any]] | None:
+    """What starts the detectors that all actors of a run share, on CUDA; None on CPU, where each has its own."""
+    if device == "cpu":
+        return None
+    build = functools.partial(detect_of, config, device=device)
+    return lambda: {"shared_detect": start_detectors(build, device=device, num_gpus_each=num_gpus_each)}
+
+
+def resolved(config: ExtractConfig, *, device: str = "cpu") -> ExtractConfig:
+    """The config with `auto` decided here, once, so that every actor of a cluster does the same arithmetic.
+
+    device: cpu or cuda, where faces will be detected; this machine need not have it. Raises UsageError for a wrong box
+    list, weights file or option now, instead of in every actor.
+    """
+    values = asdict(config)
+    if config.detector == "dlib-cnn":
+        # Not resolve_precision(..., "cuda"): the driver of a cluster may have no GPU of its own.
+        is_bf16 = device == "cuda" and config.detector_precision == "auto"
+        values["detector_precision"] = "bf16" if is_bf16 else resolve_precision(config.detector_precision, "cpu")
+    for name in PATH_FIELDS:
+        if values[name] is not None:
+            values[name] = absolute_url(values[name])
+    if config.boxes is not None:
+        read_boxes(values["boxes"])
+    found = ExtractConfig(**values)
+    detector_of(found)
+    return found

@@ -1,0 +1,224 @@
+"""Decoded frames in, examples out: sampling, detection, interpolation, crops."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline.faces.between import faces_between
+from pipeline.faces.crops import crop_face, encode_image, make_context, select_faces
+from pipeline.faces.detector import Detect
+from pipeline.preprocess.config import ExtractConfig
+from pipeline.records.clips import Clip, whole_id
+from pipeline.records.faces import Example, Face
+from pipeline.video.frames import DecodeReport, Frame
+from pipeline.video.image import read_image
+from pipeline.video.open import open_clip
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+Item = TypeVar("Item")
+
+
+Value = TypeVar("Value")
+
+
+def decoded(
+    task: dict[str, Any], config: ExtractConfig, stage: Callable[[str], None]
+) -> Generator[Frame, None, DecodeReport]:
+    """The sampled frames of a task's clip, in order. Raises VideoError."""
+    clip: Clip = task["clip"]
+    stage("open")
+    if clip.path.lower().endswith(IMAGE_SUFFIXES):
+        opened = read_image(task["path"])
+    else:
+        opened = open_clip(
+            task["path"],
+            config.sampling,
+            start_pts_seconds=clip.start_pts_seconds,
+            end_pts_seconds=clip.end_pts_seconds,
+            decoder=config.decoder,
+        )
+    with contextlib.closing(opened):
+        stage("decode")
+        for frame in opened:
+            yield frame
+            stage("decode")
+    return opened.report
+
+
+def extracted(
+    task: dict[str, Any],
+    config: ExtractConfig,
+    *,
+    decode: Callable[[], Generator[Frame, None, DecodeReport]],
+    detect: Detect,
+    stage: Callable[[str], None],
+    batch_px: int,
+) -> Generator[Example, None, dict[str, Any]]:
+    """The examples of a task's clip, and the facts of its outcome.
+
+    decode: begins to decode the clip; a second look decodes it again, so that no frame is kept for it. batch_px:
+    frames are gathered for one call of `detect` until they have this many pixels in all.
+    """
+    look = functools.partial(_look, task, config, stage=stage, batch_px=batch_px)
+    facts = yield from look(decode(), detect=functools.partial(detect, upsample=config.upsample))
+    if config.retry_upsample and config.boxes is None and not facts["num_examples"]:
+        facts = yield from look(decode(), detect=functools.partial(detect, upsample=1))
+        facts["detail"] = join_words("looked at again with upsample 1", facts["detail"])
+    return facts
+
+
+def _look(
+    task: dict[str, Any],
+    config: ExtractConfig,
+    frames: Generator[Frame, None, DecodeReport],
+    *,
+    detect: Callable[[list[np.ndarray]], list[list[Face]]],
+    stage: Callable[[str], None],
+    batch_px: int,
+) -> Generator[Example, None, dict[str, Any]]:
+    """One pass over the clip: its examples and facts."""
+    clip: Clip = task["clip"]
+    given = [Face(box, 0.0) for box in task["boxes"]] if config.boxes is not None else None
+
+    def find(images: list[np.ndarray]) -> list[list[Face]]:
+        stage("detect")
+        return detect(images) if given is None else [given for _ in images]
+
+    num_frames = num_faceless = num_clamped = num_examples = 0
+    reports: list[DecodeReport] = []
+    with contextlib.closing(frames):
+        every = config.detect_every if given is None else 1
+        for frame, found in located(noting(frames, reports), find, detect_every=every, batch_px=batch_px):
+            stage("crop")
+            height, width = frame.image.shape[:2]
+            kept, clamped = select_faces(found, faces_kept=config.faces, width=width, height=height)
+            num_frames += 1
+            num_clamped += clamped
+            num_faceless += not kept
+            num_examples += len(kept)
+            for face_index, face in enumerate(kept):
+                crop = crop_face(frame.image, face.box, face_px=config.face_px, margin=config.box_margin)
+                context = make_context(frame.image, face.box, context_px=config.context_px)
+                yield Example(
+                    clip_id=whole_id(clip.clip_id),
+                    frame_index=frame.frame_index,
+                    pts_seconds=frame.pts_seconds,
+                    face_index=face_index,
+                    box=face.box,
+                    face_score=face.score,
+                    frame_width=width,
+                    frame_height=height,
+                    face_jpeg=encode_image(crop, image_format=config.image_format),
+                    context_jpeg=encode_image(context, image_format=config.image_format),
+                    label=clip.label,
+                    split=clip.split,
+                )
+    (report,) = reports
+    return {
+        "num_frames": num_frames,
+        "num_faceless_frames": num_faceless,
+        "num_boxes_clamped": num_clamped,
+        "num_examples": num_examples,
+        "decoder": report.decoder,
+        "decoder_reason": report.decoder_reason,
+        "decode_integrity": report.decode_integrity,
+        "detail": _damage(report),
+    }
+
+
+def _damage(report: DecodeReport) -> str | None:
+    """What did not decode whole, in words; None where all did."""
+    if report.decode_integrity == 1:
+        return None
+    num_frames = report.num_decoded + report.num_missing
+    counts = f"{report.num_missing} missing, {report.num_corrupt} corrupt, {report.num_repeated} repeated"
+    return join_words(f"of {num_frames} frames {counts}", *report.notes, between="; ")
+
+
+def join_words(*parts: str | None, between: str = ", ") -> str | None:
+    return between.join(part for part in parts if part) or None
+
+
+def noting(items: Generator[Item, None, Value], values: list[Value]) -> Iterator[Item]:
+    """The generator's items; what it returns is added to `values`."""
+    values.append((yield from items))
+
+
+def located(
+    frames: Iterable[Frame],
+    find: Callable[[list[np.ndarray]], list[list[Face]]],
+    *,
+    detect_every: int,
+    batch_px: int,
+) -> Iterator[tuple[Frame, list[Face]]]:
+    """Every frame with its faces, in order.
+
+    Faces are detected in each `detect_every`-th frame and in the last, these being the key frames, and interpolated
+    between. At most the frames of one batch (`batch_px`, and one frame) and of one gap between key frames are held.
+    """
+    return _interpolated(_found(_with_keys(frames, detect_every), find, batch_px=batch_px))
+
+
+def _with_keys(frames: Iterable[Frame], every: int) -> Iterator[tuple[Frame, bool]]:
+    """Each frame, and whether it is a key frame. One that is not waits for the next, because the last one is."""
+    waiting = None
+    for number, frame in enumerate(frames):
+        if waiting is not None:
+            yield waiting, False
+        waiting = None if number % every == 0 else frame
+        if waiting is None:
+            yield frame, True
+    if waiting is not None:
+        yield waiting, True
+
+
+def _found(
+    frames: Iterable[tuple[Frame, bool]], find: Callable[[list[np.ndarray]], list[list[Face]]], *, batch_px: int
+) -> Iterator[tuple[Frame, list[Face] | None]]:
+    """Each frame with its faces if it is a key frame, else None."""
+    batch: list[tuple[Frame, bool]] = []
+
+    def searched() -> Iterator[tuple[Frame, list[Face] | None]]:
+        images = [frame.image for frame, is_key in batch if is_key]
+        faces = iter(find(images) if images else [])
+        for frame, is_key in batch:
+            yield frame, next(faces) if is_key else None
+        batch.clear()
+
+    num_px = 0
+    for frame, is_key in frames:
+        batch.append((frame, is_key))
+        num_px += frame.image.shape[0] * frame.image.shape[1]
+        if num_px >= batch_px:
+            yield from searched()
+            num_px = 0
+    yield from searched()
+
+
+def _interpolated(frames: Iterable[tuple[Frame, list[Face] | None]]) -> Iterator[tuple[Frame, list[Face]]]:
+    """Each frame with its faces. The first and the last have faces of their own."""
+    between: list[Frame] = []
+    first: Frame | None = None
+    first_faces: list[Face] = []
+    for frame, faces in frames:
+        if faces is None:
+            between.append(frame)
+            continue
+        for each in between:
+            assert first is not None
+            if first.image.shape == each.image.shape == frame.image.shape:
+                span = frame.pts_seconds - first.pts_seconds
+                share = (each.pts_seconds - first.pts_seconds) / span if span else 0.0
+                yield each, faces_between(first_faces, faces, share=share)
+            else:
+                yield each, []  # Its pixels are not those of the key frames' boxes.
+        between.clear()
+        yield frame, faces
+        first, first_faces = frame, faces

@@ -1,0 +1,262 @@
+"""One clip in, its examples and its outcome out: decode, detect and crop.
+
+`ClipExtractor` runs in an actor and holds the fence. In the fenced child, the only place where foreign bytes meet a
+decoder, runs all of it (`build_work`) or, where a detector that many actors share is given, the decoding alone
+(`build_decoding`). Either way `extracted` chooses frames, boxes and crops. What the child answers is checked before it
+is believed (`example_of`, `frame_of`, `facts_of`): it names neither its clip nor the label.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.faces.detector import SHARED_BATCH_PX, Detect, DetectionError
+from pipeline.faces.given_boxes import read_boxes
+from pipeline.preprocess.config import ExtractConfig
+from pipeline.preprocess.examples import extracted, join_words
+from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive, sweep_scratch
+from pipeline.preprocess.sandboxed import (
+    MOST_LETTERS,
+    build_decoding,
+    build_work,
+    example_of,
+    facts_of,
+    frame_of,
+    report_of,
+)
+from pipeline.records.clips import Clip, whole_id
+from pipeline.records.faces import Example
+from pipeline.records.outcomes import Outcome, State
+from pipeline.sandbox.limits import FenceError, FenceLimits, FenceStartError
+from pipeline.sandbox.supervisor import Fence
+from pipeline.storage.archives.members import archive_of, is_member
+from pipeline.storage.archives.parts import ArchiveError
+from pipeline.storage.archives.reading import MemberReader
+from pipeline.storage.redaction import redacted
+from pipeline.storage.remote import local_path
+from pipeline.storage.retry import StoreLostError
+from pipeline.video.frames import DecodeReport, Frame
+
+MOST_TRIES = 2
+
+
+MOST_TRIES_KILLED = 3
+
+
+# Clips in a row that a store did not give after all tries, half a minute each: then it is down, not the clip.
+MOST_UNREACHED = 8
+
+
+class ClipExtractor:
+    """Extracts clips one after the other, each in the fence; whatever a clip does, it ends as an Outcome.
+
+    shared_detect: a detector outside this process, for batches of frames; then the fenced child only decodes.
+    """
+
+    def __init__(self, config: ExtractConfig, *, limits: FenceLimits, shared_detect: Detect | None = None) -> None:
+        self._config = config
+        self._shared_detect = shared_detect
+        self._num_unreached = 0
+        self._boxes = read_boxes(config.boxes) if config.boxes is not None else {}
+        self._members = MemberReader(open_archive)
+        self._film = contextlib.ExitStack()
+        self._film_url: str | None = None
+        self._film_path: Path | None = None
+        self._scratch: str | None = None
+        sweep_scratch()
+        # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        repository = str(Path(__file__).resolve().parents[2])
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
+        build, preload = (build_work, ("torch",)) if shared_detect is None else (build_decoding, ())
+        self.fence = Fence(
+            build,
+            {"config": config},
+            limits=limits,
+            preload=(*preload, "decord", "av"),
+            readable=[config.detector_weights] if config.detector_weights else [],
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What the fence has seen so far: children started, how many in place of one that had grown, the most resident
+        memory of one (bytes), the wall time of each stage (seconds), and what they were kept from (`confine`)."""
+        return {
+            "children_started": self.fence.num_starts,
+            "children_recycled": self.fence.num_recycled,
+            "peak_child_memory_bytes": self.fence.peak_memory_bytes,
+            "stage_seconds": {stage: round(each, 3) for stage, each in sorted(self.fence.stage_seconds.items())},
+            **self.fence.confinement,
+        }
+
+    def extract(self, clip: Clip) -> tuple[list[Example], Outcome]:
+        """The clip's examples in order, and how it ended. Never raises for what the clip's bytes do.
+
+        A clip that kills its child, asks for too much memory or raises something unforeseen is tried again once in a
+        fresh child, and is then quarantined. One whose child was killed from outside is tried twice more and is then
+        retryable: the next clip would have met the same. Raises StoreLostError for what every other clip would meet
+        too: nothing is known against this one.
+        """
+        started = time.monotonic()
+
+        def ended(state: State, *, detail: str | None = None, **facts: Any) -> Outcome:
+            seconds = round(time.monotonic() - started, 3)
+            detail = None if detail is None else redacted(detail)
+            return Outcome(clip_id=clip.clip_id, path=clip.path, state=state, detail=detail, seconds=seconds, **facts)
+
+        try:
+            with self._fetched(clip) as path:
+                self._num_unreached = 0
+                return self._run(clip, path, ended)
+        except ArchiveError as error:
+            return [], ended(State.QUARANTINED, reason=error.reason, stage="unpack", detail=str(error))
+        except FileNotFoundError:
+            return [], ended(State.QUARANTINED, reason="missing", stage="fetch", detail=f"no file at {clip.path}")
+        except StoreLostError as error:
+            if error.errno != errno.ENOENT or clip.content_id != "missing":
+                raise
+            # One row of a manifest named a bucket that was never there; a bucket that went away ends the run.
+            return [], ended(State.QUARANTINED, reason="missing", stage="fetch", detail=str(error))
+        except OSError as error:
+            detail = error_in_words(error)
+            url = archive_of(clip.url) if is_member(clip.url) else clip.url
+            if local_path(url) is not None and isinstance(error, PermissionError | IsADirectoryError):
+                return [], ended(State.QUARANTINED, reason="unreadable", stage="fetch", detail=detail)
+            self._num_unreached += error.errno != errno.EACCES  # This one may be forbidden and the next be not.
+            if self._num_unreached >= MOST_UNREACHED:
+                raise StoreLostError(f"{detail}; so did the {MOST_UNREACHED - 1} clips before") from None
+            return [], ended(State.RETRYABLE, reason="store_failed", stage="fetch", detail=detail)
+
+    @contextlib.contextmanager
+    def _fetched(self, clip: Clip) -> Iterator[Path]:
+        """The clip as a local file under a neutral name. Raises ArchiveError and OSError."""
+        copies = self._copies() if local_path(clip.url) is None or is_member(clip.url) else None
+        if whole_id(clip.clip_id) != clip.clip_id:
+            if self._film_url != clip.url:  # The next segment of this actor is mostly one of the same film.
+                self._film.close()
+                self._film_url = None  # Should the next one not be there.
+                self._film_path = self._film.enter_context(local_file(clip, copies=copies))
+                self._film_url = clip.url
+            assert self._film_path is not None
+            yield self._film_path
+            return
+        self._film.close()
+        self._film_url = None
+        if not is_member(clip.url):
+            with local_file(clip, copies=copies) as path:
+                yield path
+            return
+        with tempfile.TemporaryDirectory(dir=copies) as folder:
+            neutral = Path(folder) / "clip"
+            self._members.copy(clip.url, neutral, content_id=clip.content_id)
+            yield neutral
+
+    def _copies(self) -> str:
+        """The folder for copies of remote clips and of members of archives, which the child may read."""
+        if self._scratch is None:
+            self._scratch = tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-")
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+            self.fence.let_read(os.path.join(self._scratch, "clip"))
+        return self._scratch
+
+    def _run(self, clip: Clip, path: Path, ended: Callable[..., Outcome]) -> tuple[list[Example], Outcome]:
+        local = local_path(clip.url)
+        if local is not None and not is_member(clip.url):
+            self.fence.let_read(local, name=clip.path)
+        task = {"clip": clip, "path": path, "boxes": self._boxes.get(clip.path, [])}
+        for attempt in range(1, MOST_TRIES_KILLED + 1):
+            try:
+                examples, facts = self._examples(task)
+            except DetectionError as error:
+                facts = {"reason": "detector_failed", "stage": "detect", "detail": str(error)}
+                return [], ended(State.RETRYABLE, attempts=attempt, **facts)
+            except FenceError as error:
+                was_killed = error.reason == "killed"
+                may_differ = error.fatal or error.reason in ("exception", "memory")
+                if may_differ and attempt < (MOST_TRIES_KILLED if was_killed else MOST_TRIES):
+                    self.fence.restart()
+                    continue
+                facts = {"reason": error.reason, "stage": error.stage, "detail": error.detail}
+                state = State.RETRYABLE if was_killed else State.QUARANTINED
+                return [], ended(state, attempts=attempt, **facts)
+            if facts["decode_integrity"] < self._config.min_decode_integrity:
+                return [], ended(State.QUARANTINED, attempts=attempt, **self._dropped(facts))
+            if examples:
+                return examples, ended(State.DONE, attempts=attempt, **facts)
+            reason = "no_box_given" if self._config.boxes is not None else "no_face_found"
+            detail = join_words(f"no face in {facts['num_frames']} sampled frames", facts.pop("detail"))
+            return [], ended(State.NO_FACE, attempts=attempt, reason=reason, stage="detect", detail=detail, **facts)
+        raise AssertionError("unreachable")
+
+    def _dropped(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts of a clip that decoded too badly for its examples to be kept."""
+        integrity, least = facts["decode_integrity"], self._config.min_decode_integrity
+        num_dropped = facts["num_examples"]
+        detail = (
+            f"decode_integrity {integrity:.3f} is below --min-decode-integrity {least:g}: {facts['detail']}; "
+            f"{num_dropped} examples dropped"
+        )
+        counts = {"num_examples": 0, "num_examples_dropped": num_dropped}
+        return {**facts, **counts, "reason": "low_integrity", "stage": "decode", "detail": detail}
+
+    def _examples(self, task: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
+        """The task's examples and facts. Raises FenceError and DetectionError."""
+        if self._shared_detect is None:
+            items, told = self.fence.run(task)
+            with _sound(self.fence):
+                examples = [example_of(item, task["clip"]) for item in items]
+                return examples, facts_of(told, num_examples=len(examples))
+        stages = {"now": "start"}
+        running = extracted(
+            task,
+            self._config,
+            decode=functools.partial(_frames, self.fence, task),
+            detect=self._shared_detect,
+            stage=functools.partial(stages.__setitem__, "now"),
+            batch_px=SHARED_BATCH_PX,
+        )
+        examples = []
+        try:
+            while True:
+                examples.append(next(running))
+        except StopIteration as end:
+            return examples, end.value
+        except (FenceError, FenceStartError, DetectionError):
+            raise
+        except Exception as error:  # one clip's error, as the fence tells it of its child
+            detail = f"{type(error).__name__}: {error}"[:2000]
+            raise FenceError("exception", detail, stage=stages["now"], fatal=False) from error
+
+
+def _frames(fence: Fence, task: dict[str, Any]) -> Generator[Frame, None, DecodeReport]:
+    """The frames that the fenced child decodes. Raises FenceError."""
+    with contextlib.closing(fence.stream(task)) as running:
+        while True:
+            try:
+                item = next(running)
+            except StopIteration as end:
+                with _sound(fence):
+                    return report_of(end.value)
+            with _sound(fence):
+                frame = frame_of(item)
+            yield frame
+
+
+@contextlib.contextmanager
+def _sound(fence: Fence) -> Iterator[None]:
+    """End a child whose answer proves to be none."""
+    try:
+        yield
+    except ValueError as error:
+        fence.restart()
+        detail = f"what the worker answered is not sound: {error}"[:MOST_LETTERS]
+        raise FenceError("bad_answer", detail, stage="answer", fatal=True) from None

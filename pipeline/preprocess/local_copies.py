@@ -1,0 +1,63 @@
+"""A clip as a local file under a neutral name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.records.clips import Clip
+from pipeline.storage.remote import RangedFile, fetch, local_path, open_filesystem
+from pipeline.storage.retry import StorageError
+
+SCRATCH_PREFIX = "emotion-pipeline-clip-"
+
+
+@contextlib.contextmanager
+def local_file(clip: Clip, *, copies: str | None) -> Iterator[Path]:
+    """The clip's bytes as a local file under a neutral name: a link to a local file, a copy of a remote one.
+
+    FFmpeg reads patterns, protocols and playlists out of names; this one has none. copies: the folder for copies.
+    Raises OSError; of a remote file only what outlasted every try.
+    """
+    local = local_path(clip.url)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=copies) as folder:
+        neutral = Path(folder) / "clip"
+        if local is not None:
+            if not stat.S_ISREG(os.stat(local).st_mode):  # Opening a FIFO would wait for ever.
+                raise IsADirectoryError(errno.EISDIR, "not a regular file")
+            with open(local, "rb"):  # Unreadable is said here, in the clip's own name.
+                neutral.symlink_to(os.path.abspath(local))
+        else:
+            fetch(clip.url, neutral, size_bytes=clip.size_bytes or None)  # Some web servers tell no size.
+        yield neutral
+
+
+def open_archive(url: str, num_bytes: int, block_bytes: int) -> Any:
+    """An archive for reading, a block at a time and without asking the store for its size. Raises OSError."""
+    local = local_path(url)
+    if local is not None:
+        return open(local, "rb")
+    filesystem, path = open_filesystem(url)
+    what = f"{url} cannot be read"
+    return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes)
+
+
+def sweep_scratch() -> None:
+    """Remove the copies of clips that killed actors of this user left in the temporary folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
+        pid = folder.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def error_in_words(error: OSError) -> str:
+    return str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error.strerror or error}"

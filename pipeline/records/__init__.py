@@ -1,0 +1,23 @@
+"""Records passed between modules, and the Arrow schemas in which they are stored."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "vocabulary": ["EMOTIONS", "SCHEMA_VERSION", "SPLITS", "Emotion", "UsageError"],
+        "clips": ["Clip", "Clips", "clip_of", "clip_table", "segment_id", "whole_id"],
+        "outcomes": ["Outcome", "State", "outcome_of"],
+        "faces": ["Box", "ClipLabel", "Example", "Face", "Prediction", "Thumbnail", "TrackLabel"],
+        "schemas": [
+            "CLIP_LABEL_SCHEMA",
+            "CLIP_SCHEMA",
+            "EXAMPLE_SCHEMA",
+            "FRAME_SCHEMA",
+            "OUTCOME_SCHEMA",
+            "THUMBNAIL_SCHEMA",
+            "TRACK_SCHEMA",
+            "table_of",
+        ],
+    },
+)

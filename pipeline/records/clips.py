@@ -1,0 +1,151 @@
+"""Clips: the record of an input, and tables of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import eq
+from typing import Any, overload
+
+import pyarrow as pa
+
+from pipeline.records.columns import combined, pc
+from pipeline.records.schemas import CLIP_SCHEMA
+from pipeline.records.vocabulary import EMOTIONS, SPLITS
+
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """One input video (or image), or one time range of it.
+
+    clip_id: 20 hexadecimal digits, stable across runs and machines: from `path`, `size_bytes`, `content_id` and the
+    time range, never from an absolute path. `path` is relative to the input root; `url` is where the bytes are read.
+    `start_pts_seconds` and `end_pts_seconds` bound the range (half-open); None is the clip's own start or end.
+    `same_as`: the clip_id of another clip with the same bytes, whose result counts for this one too; its own, where its
+    result is joined from its segments.
+    """
+
+    clip_id: str
+    path: str
+    url: str
+    size_bytes: int
+    content_id: str
+    label: str | None = None
+    split: str | None = None
+    start_pts_seconds: float | None = None
+    end_pts_seconds: float | None = None
+    same_as: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.label is not None and self.label not in EMOTIONS:
+            raise ValueError(f"clip {self.path}: label {self.label!r} is not one of {', '.join(EMOTIONS)}")
+        if self.split is not None and self.split not in SPLITS:
+            raise ValueError(f"clip {self.path}: split {self.split!r} is not one of {', '.join(SPLITS)}")
+        start, end = self.start_pts_seconds, self.end_pts_seconds
+        if start is not None and end is not None and end <= start:
+            raise ValueError(f"clip {self.path}: it ends at {end} s, before it starts at {start} s; check the manifest")
+
+    @property
+    def joins_segments(self) -> bool:
+        """Whether its result is that of its segments, which are clips of their own."""
+        return self.same_as == self.clip_id
+
+
+def segment_id(clip_id: str, number: int) -> str:
+    """The id of a segment of a clip, from 0; sorts by its number."""
+    return f"{clip_id}.{number:04d}"
+
+
+def whole_id(clip_id: str) -> str:
+    """The id of the whole clip, given that of a segment or its own."""
+    return clip_id.partition(".")[0]
+
+
+def clip_of(row: Mapping[str, Any]) -> Clip:
+    """The Clip of one row of a table of `CLIP_SCHEMA`."""
+    return Clip(**row)
+
+
+def clip_table(clips: Sequence[Clip] | pa.Table) -> pa.Table:
+    """Clips as a table of CLIP_SCHEMA; of a table that has more columns, these."""
+    if isinstance(clips, Clips):
+        return clips.table
+    if not isinstance(clips, Sequence):
+        return clips.select(CLIP_SCHEMA.names)
+    return pa.table({name: [getattr(clip, name) for clip in clips] for name in CLIP_SCHEMA.names}, schema=CLIP_SCHEMA)
+
+
+class Clips(Sequence[Clip]):
+    """Clips as a tuple of them reads and compares; each is made when it is asked for: a Clip takes 1 KB, a row 0.2 KB.
+
+    table: rows of CLIP_SCHEMA; further columns are left out.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = clip_table(table)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Clips: ...
+    def __getitem__(self, index: int | slice) -> Clip | Clips:
+        rows = range(len(self))[index]
+        if isinstance(rows, range):
+            return Clips(self.table[rows.start : rows.stop] if rows.step == 1 else self.table.take(list(rows)))
+        return clip_of(self.table.slice(rows, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Clip]:
+        for batch in self.table.to_batches(max_chunksize=ROWS_AT_ONCE):
+            yield from map(clip_of, batch.to_pylist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Clips):
+            return self.table.equals(other.table)
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def is_segment(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each id is that of a segment."""
+    return pc.match_substring(clip_ids, ".")
+
+
+def joins_segments(clips: pa.Table) -> pa.ChunkedArray:
+    """`Clip.joins_segments` of each row."""
+    return pc.fill_null(pc.equal(clips["same_as"], clips["clip_id"]), False)
+
+
+def whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """`whole_id` of each."""
+    is_part = is_segment(clip_ids)
+    if not pc.any(is_part).as_py():
+        return clip_ids
+    ids = pa.array(map(whole_id, clip_ids.filter(is_part).to_pylist()), pa.string())
+    return pc.replace_with_mask(combined(clip_ids), combined(is_part), ids)
+
+
+def whole_clips(clips: pa.Table) -> pa.Table:
+    """The rows of CLIP_SCHEMA that are of whole clips; one that joins its segments has no `same_as` in them."""
+    is_part = is_segment(clips["clip_id"])
+    if not pc.any(is_part).as_py():
+        return clips  # Not a copy of what may be a million rows.
+    place = CLIP_SCHEMA.get_field_index("same_as")
+    same_as = pc.if_else(joins_segments(clips), pa.scalar(None, pa.string()), clips["same_as"])
+    return clips.set_column(place, CLIP_SCHEMA.field(place), same_as).filter(pc.invert(is_part))
+
+
+def uncut(clips: pa.Table) -> pa.Table:
+    """One row for each whole clip: its clip_id, path, label and split."""
+    joins, clips = joins_segments(clips), clips.select(["clip_id", "path", "label", "split"])
+    is_part = is_segment(clips["clip_id"])
+    if not pc.any(is_part).as_py():
+        return clips
+    is_whole = pc.invert(pc.or_(is_part, joins))
+    clips = clips.filter(pc.or_(is_whole, pc.ends_with(clips["clip_id"], segment_id("", 0))))
+    return clips.set_column(0, clips.schema.field(0), whole_ids(clips["clip_id"]))

@@ -1,0 +1,57 @@
+"""What a job tells while it works, on stderr: lines for people, or with --json-logs one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.storage.redaction import redacted
+
+_output = {"as_json": False}
+
+
+def log_as_json(wanted: bool = True) -> None:
+    """From now on every line of this process's stderr is one JSON object with `event` and `time` (UTC).
+
+    Python's warnings and the log records of libraries become events too.
+    """
+    _output["as_json"] = wanted
+    logging.captureWarnings(wanted)
+    if wanted:
+        logging.basicConfig(handlers=[_JsonHandler()], level=logging.WARNING, force=True)
+
+
+def is_json() -> bool:
+    return _output["as_json"]
+
+
+def say(line: str, *, event: str = "message") -> None:
+    """A line for the person who waits; without what it may hold of secrets."""
+    if is_json():
+        tell(event, text=line)
+    else:
+        print(redacted(line), file=sys.stderr, flush=True)
+
+
+def tell(event: str, **values: Any) -> None:
+    """One event for machines; nothing where people read."""
+    if is_json():
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"event": event, "time": now, **_redacted(values)}, default=str)
+        print(line, file=sys.stderr, flush=True)
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _redacted(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(each) for each in value]
+    return redacted(value) if isinstance(value, str) else value
+
+
+class _JsonHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell("log", level=record.levelname.lower(), logger=record.name, text=record.getMessage())

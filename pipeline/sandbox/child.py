@@ -1,0 +1,100 @@
+"""What runs in the child process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.sandbox.confinement import allow_cpu_seconds, confine, die_with_parent, keep_environment, limit_memory
+from pipeline.sandbox.limits import FenceLimits, Work, says_out_of_memory
+from pipeline.sandbox.messages import send
+
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+
+
+def serve(
+    pipe: Connection,
+    log: Connection,
+    build: Callable[..., Work],
+    arguments: dict[str, Any],
+    *,
+    limits: FenceLimits,
+    readable: tuple[str, ...] | None,
+) -> None:
+    """The child: give up what it does not need, build the work, then run tasks until the pipe closes."""
+    die_with_parent()
+    _let_go_of_others()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    log.close()
+    keep_environment(KEPT_ENVIRONMENT)  # No credentials beside a decoder of foreign bytes.
+    confinement = confine(readable)
+    try:
+        work = build(**arguments)
+        limit_memory(limits.memory_bytes)
+    except Exception as error:  # noqa: BLE001 - told to the supervisor, which raises it
+        send(pipe.fileno(), ("failed", f"{type(error).__name__}: {error}"))
+        return
+    send(pipe.fileno(), ("ready", confinement))
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        _run_one(pipe, work, task, limits)
+
+
+def _let_go_of_others() -> None:
+    """Close what multiprocessing hands to every child: the pipe that keeps the fork server alive, with which a child
+    that hangs would outlive a killed supervisor for ever, and the one to the resource tracker, which removes what it is
+    told to.
+    """
+    # None of these has a public name.
+    tracker = getattr(resource_tracker, "_resource_tracker")  # noqa: B009
+    for descriptor in (getattr(forkserver, "_forkserver")._forkserver_alive_fd, tracker._fd):  # noqa: B009
+        if descriptor is not None:
+            os.close(descriptor)
+    tracker._fd = None
+
+
+def _run_one(pipe: Connection, work: Work, task: Any, limits: FenceLimits) -> None:
+    def tell(kind: str, value: Any) -> None:
+        # Where the supervisor does not look, as while its caller is busy, a child that spins ends by itself.
+        allow_cpu_seconds(2 * limits.timeout_seconds)
+        send(pipe.fileno(), (kind, value))
+
+    allow_cpu_seconds(2 * limits.timeout_seconds)
+    try:
+        items = work(task, lambda stage: tell("stage", stage))
+        while True:
+            try:
+                tell("item", next(items))
+            except StopIteration as end:
+                tell("result", (end.value, _peak_memory_bytes()))
+                return
+    except Exception as error:  # noqa: BLE001 - one clip's error, told with its kind
+        reason = getattr(error, "reason", None) or "exception"
+        text = str(error) if reason != "exception" else f"{type(error).__name__}: {error}"
+        if reason == "exception" and _is_out_of_memory(error):
+            reason, text = "memory", f"asked for more than {limits.memory_bytes / 2**20:.0f} MiB: {text}"
+        tell("error", ((reason, text[:2000]), _peak_memory_bytes()))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; in C++, as of torch, dlib and decord, that is a RuntimeError that says so."""
+    is_of_c = isinstance(error, RuntimeError) and says_out_of_memory(str(error))
+    return is_of_c or isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+
+
+def _peak_memory_bytes() -> int:
+    """The most resident memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,144 @@
+"""The actor that labels units of clips."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipeline import report
+from pipeline.faces.detector import Detect
+from pipeline.ledger.files import rows_of
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.snapshot import Snapshot
+from pipeline.ledger.units import Unit
+from pipeline.models.predict import Predictor
+from pipeline.preprocess.config import ExtractConfig
+from pipeline.preprocess.extractor import ClipExtractor
+from pipeline.records.clips import whole_id
+from pipeline.records.faces import Box, Prediction, Thumbnail
+from pipeline.records.outcomes import Outcome, State, joined, outcome_of
+from pipeline.records.schemas import FRAME_SCHEMA, OUTCOME_SCHEMA, THUMBNAIL_SCHEMA, table_of
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.sandbox.limits import FenceLimits
+from pipeline.score.labels import UnitLabels
+
+# The frames of segments, before their clip is joined.
+PARTS = "segments"
+
+
+class ScoreActor:
+    """Turns one unit of clips into one committed shard each of faces, persons and clips."""
+
+    def __init__(
+        self,
+        *,
+        ledger_url: str,
+        config: ExtractConfig,
+        limits: FenceLimits,
+        checkpoint: str,
+        which: Any,
+        device: str,
+        batch_size: int,
+        abstain_below: float,
+        day: str,
+        num_pictured: int = 0,
+        pictured_every: int = 1,
+        blur_faces: bool = False,
+        shared_detect: Detect | None = None,
+    ) -> None:
+        torch.set_num_threads(1)
+        self._ledger = Ledger(ledger_url)
+        self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
+        self._predictor = Predictor(checkpoint, which=which, device=device, batch_size=batch_size)
+        self._abstain_below = abstain_below
+        self._day = day
+        self._num_pictured = num_pictured  # clips of a unit whose frames the page may show
+        self._pictured_every = pictured_every  # of so many units one
+        self._blur_faces = blur_faces
+        self._box_margin = config.box_margin
+
+    def run(self, unit: Unit) -> dict[str, Any]:
+        labels = UnitLabels(self._predictor.sha256, abstain_below=self._abstain_below, day=self._day)
+        outcomes: list[Outcome] = []
+        pictured: list[list[Thumbnail]] = []
+        num_pictured = 0 if unit.number % self._pictured_every else self._num_pictured
+        for clip in unit.clips:
+            started = time.monotonic()
+            examples, outcome = self._extractor.extract(clip)
+            labels.add(clip, outcome, examples, self._predictor.predict(examples))
+            outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
+            if examples and len(pictured) < num_pictured:
+                margin, blur = self._box_margin, self._blur_faces
+                pictured.append(report.thumbnails_of(examples, box_margin=margin, blur_faces=blur))
+        self._keep(unit, pictured)
+        facts = self._extractor.facts()
+        if unit.is_segment:  # Who is who, and the night's figures, come with the whole clip.
+            tables = {PARTS: labels.tables()["frames"]}
+        else:
+            tables, facts = labels.tables(), {**facts, **labels.night_facts()}
+        return self._ledger.commit(unit, tables=tables, outcomes=outcomes, facts=facts, partition=f"day={self._day}")
+
+    def _keep(self, unit: Unit, pictured: Sequence[Sequence[Thumbnail]]) -> None:
+        """Small frames for the page; of a segment one, under its whole clip. Not as Parquet: a query of all Parquet
+        files below the output finds labels and nothing else."""
+        if unit.is_segment:
+            pictured = [[replace(found[0], clip_id=whole_id(found[0].clip_id))] for found in pictured]
+        thumbnails = [thumbnail for found in pictured for thumbnail in found]
+        if thumbnails:
+            name = f"{thumbnails_folder(self._day)}/{unit.unit_id}.arrow"
+            self._ledger.storage.put(name, _arrow_file(table_of(thumbnails, THUMBNAIL_SCHEMA)))
+
+
+def join_segments(
+    ledger: Ledger, found: Snapshot, *, checkpoint_sha256: str, abstain_below: float, day: str
+) -> list[dict[str, Any]]:
+    """Commit the clips that were cut and of which every segment has ended; returns their entries.
+
+    found: all that is committed. Their faces are those of their segments, linked to persons over the whole clip.
+    """
+    units = {unit.clips[0].clip_id: unit for unit in found.pending.of_joins()}
+    if not units:
+        return []
+    heads = {head["unit"]: head for head in found.heads}
+    entries = []
+    # A film at a time: its rows lie beside one another.
+    for clip_id, group in groupby(rows_of(found.segments_of(units)), key=lambda row: whole_id(row["clip_id"])):
+        unit, parts = units[clip_id], list(group)
+        (outcome,) = joined(outcome_of({name: row[name] for name in OUTCOME_SCHEMA.names}) for row in parts)
+        if outcome.state is State.RETRYABLE:
+            continue  # It waits for the next run.
+        faces = [face for row in parts if row["num_examples"] for face in _faces_of(ledger, heads[row["unit"]])]
+        probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
+        labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day)
+        labels.add(unit.clips[0], outcome, faces, probabilities)
+        facts = labels.night_facts()
+        entries.append(
+            ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
+        )
+    return entries
+
+
+def _faces_of(ledger: Ledger, head: Mapping[str, Any]) -> Iterator[Prediction]:
+    """The faces of one segment, in order of time."""
+    (path,) = (shard["path"] for shard in head["shards"] if shard["table"] == PARTS)
+    for row in pq.read_table(pa.BufferReader(ledger.storage.read(path))).cast(FRAME_SCHEMA).to_pylist():
+        yield Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
+
+
+def thumbnails_folder(day: str) -> str:
+    return f"thumbnails/day={day}"
+
+
+def _arrow_file(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

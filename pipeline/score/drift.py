@@ -1,0 +1,122 @@
+"""A night's figures beside those of the nights before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.ledger.ledger import Ledger
+from pipeline.records.vocabulary import EMOTIONS
+
+DRIFT_NIGHTS = 7
+
+
+# Fewer nights have no spread, fewer clips no shares: 30 clips differ by 0.15 by chance alone.
+LEAST_NIGHTS, LEAST_CLIPS = 3, 30
+
+
+SPREADS = 3.0
+
+
+# What a figure may move by in any case.
+FLOORS = {"emotions": 0.15, "mean_entropy": 0.15, "face_rate": 0.1, "decode_integrity": 0.02}
+
+
+def unit_facts(shares: np.ndarray, entropies: np.ndarray, *, day: str) -> dict[str, Any]:
+    """What one unit adds to its night. shares: (clips with a face, 7), of their faces; entropies: (faces,), nats."""
+    return {
+        "day": day,
+        "labelled_clips": len(shares),
+        "emotion_share_sums": shares.sum(axis=0).tolist(),
+        "faces": len(entropies),
+        "entropy_sum": float(entropies.sum()),
+    }
+
+
+def night_record(facts: Sequence[Mapping[str, Any]], outcomes: pa.Table, *, day: str) -> dict[str, Any]:
+    """The figures of one night, as they are stored in nights/, from its units' facts and rows of OUTCOME_SCHEMA.
+
+    emotions: mean over the clips with a face of the share of their faces whose most probable emotion it is.
+    mean_entropy: over the faces, nats. face_rate: share of the sampled frames with a face. decode_integrity: mean over
+    the clips where it is known. Each is None where there is nothing to count.
+    """
+    num_labelled = sum(each["labelled_clips"] for each in facts)
+    num_faces = sum(each["faces"] for each in facts)
+    num_frames, num_faceless = _sum(outcomes["num_frames"]), _sum(outcomes["num_faceless_frames"])
+    integrities = outcomes["decode_integrity"].drop_null()
+    sums = np.sum([np.zeros(len(EMOTIONS)), *(each["emotion_share_sums"] for each in facts)], axis=0)
+    return {
+        "day": day,
+        "clips": outcomes.num_rows,
+        "labelled_clips": num_labelled,
+        "frames": num_frames,
+        "faces": num_faces,
+        "core_seconds": round(_sum(outcomes["seconds"]), 3),
+        "emotions": dict(zip(EMOTIONS, (sums / num_labelled).tolist(), strict=True)) if num_labelled else None,
+        "mean_entropy": sum(each["entropy_sum"] for each in facts) / num_faces if num_faces else None,
+        "face_rate": 1 - num_faceless / num_frames if num_frames else None,
+        "decode_integrity": _sum(integrities) / len(integrities) if len(integrities) else None,
+    }
+
+
+def _sum(column: pa.ChunkedArray) -> Any:
+    """In Python: Arrow's sum depends on how the rows lie in chunks, and a record is written anew for 7 nights."""
+    return sum(column.to_pylist())
+
+
+def read_nights(ledger: Ledger, *, until: str = "9999-12-31") -> list[dict[str, Any]]:
+    """The records of the last 8 nights up to that day, oldest first."""
+    names = [name for name in ledger.storage.sizes("nights") if name <= f"nights/{until}.json"][-DRIFT_NIGHTS - 1 :]
+    return [json.loads(data) for data in ledger.storage.read_many(names).values()]
+
+
+def drift(tonight: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Tonight's figures against those of earlier nights, and a line for each that jumped.
+
+    A figure jumps where it is further from the mean of the earlier nights than 3 of their standard deviations and than
+    its floor (`FLOORS`). For the emotions the distance is the total variation (half the sum of the absolute
+    differences of the shares), and the spread the root mean square of the earlier nights' own distances. Nights of
+    fewer than 30 clips with a face are not compared, nor is anything before there are 3.
+    """
+    usable = [night for night in earlier if night["labelled_clips"] >= LEAST_CLIPS]
+    found: dict[str, Any] = {"nights": len(usable), "figures": {}, "warnings": []}
+    if len(usable) < LEAST_NIGHTS or tonight["labelled_clips"] < LEAST_CLIPS:
+        return found
+    for name, floor in FLOORS.items():
+        if tonight[name] is None or any(night[name] is None for night in usable):
+            continue
+        values = np.array([_vector(night[name]) for night in usable])  # (nights, 1 or 7)
+        mean, now = values.mean(axis=0), _vector(tonight[name])
+        distance = _distance(now, mean)
+        limit = max(floor, SPREADS * float(np.sqrt(np.mean([_distance(value, mean) ** 2 for value in values]))))
+        found["figures"][name] = {
+            "tonight": tonight[name],
+            "before": dict(zip(EMOTIONS, mean.tolist(), strict=True)) if name == "emotions" else float(mean[0]),
+            "distance": distance,
+            "limit": limit,
+            "jumped": distance > limit,
+        }
+        if distance > limit:
+            found["warnings"].append(_jump(name, now, mean, distance=distance, limit=limit, num_nights=len(usable)))
+    return found
+
+
+def _vector(value: Any) -> np.ndarray:
+    return np.array([value[emotion] for emotion in EMOTIONS] if isinstance(value, Mapping) else [value], np.float64)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).sum() / (2 if len(a) > 1 else 1))
+
+
+def _jump(name: str, now: np.ndarray, mean: np.ndarray, *, distance: float, limit: float, num_nights: int) -> str:
+    if len(now) == 1:
+        what = f"{name} is {now[0]:.3f}, {mean[0]:.3f}"
+    else:
+        index = int(np.abs(now - mean).argmax())
+        what = f"the share of {EMOTIONS[index]} is {now[index]:.2f}, {mean[index]:.2f}"
+    return f"drift: {what} in {num_nights} nights before (distance {distance:.3f}, limit {limit:.3f})"

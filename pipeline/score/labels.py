@@ -1,0 +1,144 @@
+"""Probabilities of faces in, rows of faces, persons and clips out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.records.clips import Clip
+from pipeline.records.faces import ClipLabel, Example, Prediction, TrackLabel
+from pipeline.records.outcomes import Outcome, State
+from pipeline.records.schemas import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA, table_of
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.score.drift import unit_facts
+from pipeline.score.tracks import emotion_of, entropies, linked, num_changes, summarised
+
+
+class UnitLabels:
+    """The rows of one unit, clip by clip."""
+
+    def __init__(self, checkpoint_sha256: str, *, abstain_below: float, day: str) -> None:
+        self._sha256, self._abstain_below, self._day = checkpoint_sha256, abstain_below, day
+        self._faces: list[Prediction] = []
+        self._tracks: list[TrackLabel] = []
+        self._clips: list[ClipLabel] = []
+        self._shares: list[np.ndarray] = []
+
+    def add(
+        self, clip: Clip, outcome: Outcome, faces: Sequence[Example | Prediction], probabilities: np.ndarray
+    ) -> None:
+        """Label one clip. faces: all of it, in order of time. probabilities: (len(faces), 7)."""
+        found = predictions_of(faces, probabilities, abstain_below=self._abstain_below)
+        persons = track_labels_of(found, abstain_below=self._abstain_below)
+        self._faces += found
+        self._tracks += persons
+        if outcome.state is not State.RETRYABLE:  # Its row comes with the try that ends it.
+            self._clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
+        if faces:
+            self._shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
+
+    def tables(self) -> dict[str, pa.Table]:
+        found = {
+            "frames": table_of(self._faces, FRAME_SCHEMA),
+            "tracks": table_of(self._tracks, TRACK_SCHEMA),
+            "clips": table_of(self._clips, CLIP_LABEL_SCHEMA),
+        }
+        sha256 = {b"checkpoint_sha256": self._sha256.encode()}
+        return {
+            name: table.replace_schema_metadata({**(table.schema.metadata or {}), **sha256})
+            for name, table in found.items()
+        }
+
+    def night_facts(self) -> dict[str, Any]:
+        shares = np.array(self._shares).reshape(-1, len(EMOTIONS))
+        return unit_facts(shares, np.array([face.entropy for face in self._faces]), day=self._day)
+
+
+def predictions_of(
+    examples: Sequence[Example | Prediction], probabilities: np.ndarray, *, abstain_below: float
+) -> list[Prediction]:
+    """The rows of one clip's faces. probabilities: (len(examples), 7), rows summing to 1."""
+    found = []
+    for example, row, track_index, entropy in zip(
+        examples, probabilities, linked(examples), entropies(probabilities), strict=True
+    ):
+        emotion, reason = emotion_of(row, abstain_below=abstain_below)
+        found.append(
+            Prediction(
+                clip_id=example.clip_id,
+                frame_index=example.frame_index,
+                pts_seconds=example.pts_seconds,
+                face_index=example.face_index,
+                box=example.box,
+                face_score=example.face_score,
+                track_index=track_index,
+                probabilities=tuple(row.tolist()),
+                emotion=emotion,
+                reason=reason,
+                entropy=float(entropy),
+            )
+        )
+    return found
+
+
+def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> list[TrackLabel]:
+    """The rows of one clip's persons, in order of appearance. faces: all of the clip, in order of time."""
+    tracks, persons = [], defaultdict(list)
+    for face in faces:
+        persons[face.track_index].append(face)
+    for track_index, own in sorted(persons.items()):
+        summary = summarised(np.array([face.probabilities for face in own]), abstain_below=abstain_below)
+        tracks.append(
+            TrackLabel(
+                clip_id=own[0].clip_id,
+                track_index=track_index,
+                first_pts_seconds=own[0].pts_seconds,
+                last_pts_seconds=own[-1].pts_seconds,
+                num_faces=len(own),
+                probabilities=summary.probabilities,
+                emotion=summary.emotion,
+                reason=summary.reason,
+                emotion_shares=summary.emotion_shares,
+                num_changes=num_changes([face.emotion for face in own]),
+                mean_entropy=summary.mean_entropy,
+                agreement=summary.agreement,
+            )
+        )
+    return tracks
+
+
+def clip_label_of(
+    clip: Clip,
+    outcome: Outcome,
+    faces: Sequence[Prediction],
+    tracks: Sequence[TrackLabel],
+    *,
+    abstain_below: float,
+) -> ClipLabel:
+    """The row of one clip: each face of each frame counts alike; changes are those of its persons."""
+    facts = {
+        "clip_id": clip.clip_id,
+        "path": clip.path,
+        "content_id": clip.content_id,
+        "state": outcome.state,
+        "num_frames": outcome.num_frames,
+    }
+    if not faces:
+        return ClipLabel(**facts, reason=outcome.reason)
+    summary = summarised(np.array([face.probabilities for face in faces]), abstain_below=abstain_below)
+    return ClipLabel(
+        **facts,
+        reason=summary.reason,
+        num_faces=len(faces),
+        num_tracks=len(tracks),
+        probabilities=summary.probabilities,
+        emotion=summary.emotion,
+        emotion_shares=summary.emotion_shares,
+        num_changes=sum(track.num_changes for track in tracks),
+        mean_entropy=summary.mean_entropy,
+        agreement=summary.agreement,
+    )

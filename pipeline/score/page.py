@@ -1,0 +1,101 @@
+"""What the page of a night shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import report
+from pipeline.records.columns import pc
+from pipeline.records.faces import Thumbnail
+from pipeline.records.schemas import CLIP_LABEL_SCHEMA
+from pipeline.runtime.console import say
+from pipeline.runtime.run import Run
+from pipeline.score.actor import thumbnails_folder
+from pipeline.score.config import ScoreConfig
+from pipeline.storage.store import Storage
+
+# Of a night's rows, what its page reads.
+PAGE_CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("content_id", "state", "emotion_shares")]
+
+
+PAGE_FRAME_COLUMNS = ["frame_index", "pts_seconds", "track_index", "box", "probabilities"]
+
+
+SHARDS_AT_ONCE = 256
+
+
+# Units that keep small frames of their clips: twice as many as the page has room for, since some find no face.
+MOST_PICTURED_UNITS = 2 * report.MOST_TIMELINES
+
+
+def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
+    """report.html of the night: totals, drift, labels, people over time, and what has no label.
+
+    Of a night of any size only the columns and rows that the page shows are kept.
+    """
+    storage, found = run.ledger.storage, run.found or run.ledger.snapshot()
+    paths = [
+        {shard["table"]: shard["path"] for shard in head["shards"] if f"/day={day}/" in shard["path"]}
+        for head in found.heads
+    ]
+    paths = [each for each in paths if "clips" in each]
+    pictures: dict[str, list[Thumbnail]] = {}
+    if not config.no_thumbnails:
+        for thumbnail in _thumbnails_of(storage, day=day):
+            pictures.setdefault(thumbnail.clip_id, []).append(thumbnail)
+    labels = _night_labels(storage, [each["clips"] for each in paths])
+    shown = []
+    for label in report.shown_clips(labels, pictures.keys()):
+        own = pc.field("clip_id") == label["clip_id"]
+        frames, tracks = (
+            pq.read_table(pa.BufferReader(storage.read(paths[label["shard"]][name])), columns=columns, filters=own)
+            for name, columns in (("frames", PAGE_FRAME_COLUMNS), ("tracks", None))
+        )
+        shown.append(report.shown_clip(label, frames, tracks, pictures.get(label["clip_id"], [])))
+    page = report.score_page(
+        run.summary,
+        found.latest,
+        labels,
+        shown,
+        title=f"Labels of {day}",
+        no_thumbnails=config.no_thumbnails,
+        blur_faces=config.blur_faces,
+    )
+    storage.put("report.html", page.encode())
+    say(f"page: {storage.url}/report.html")
+
+
+def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
+    """`report.labels_of` the clips in these shards but copies, and in `shard` the number of each one's."""
+    number, tables = 0, [report.labels_of(CLIP_LABEL_SCHEMA.empty_table().select(PAGE_CLIP_COLUMNS))]
+    tables[0] = tables[0].append_column("shard", pa.array([], pa.int32()))
+    for start in range(0, len(paths), SHARDS_AT_ONCE):
+        read = []
+        for data in storage.read_many(paths[start : start + SHARDS_AT_ONCE]).values():
+            rows = pq.read_table(
+                pa.BufferReader(data), columns=PAGE_CLIP_COLUMNS, filters=pc.field("same_as").is_null()
+            )
+            shard = pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows)
+            read.append(report.labels_of(rows.replace_schema_metadata(None)).append_column("shard", shard))
+            number += 1
+        tables.append(pa.concat_tables(read).combine_chunks())
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _thumbnails_of(storage: Storage, *, day: str) -> Iterator[Thumbnail]:
+    names = list(storage.sizes(thumbnails_folder(day)))
+    few = names[:: -(-len(names) // MOST_PICTURED_UNITS) or 1]
+    for data in storage.read_many(few).values():
+        yield from (Thumbnail(**row) for row in pa.ipc.open_file(data).read_all().to_pylist())
+
+
+def picture_options(config: ScoreConfig, num_clips: int) -> dict[str, int]:
+    """Of how many clips of which units frames are kept small: together enough for the page and few more."""
+    if config.no_thumbnails or not config.page:
+        return {"num_pictured": 0}
+    num_units = max(1, -(-num_clips // config.clips_per_shard))
+    every = max(1, num_units // MOST_PICTURED_UNITS)
+    return {"num_pictured": -(-report.MOST_TIMELINES * every // num_units), "pictured_every": every}

@@ -1,0 +1,162 @@
+"""Reads files at any URL, whole or by ranges."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import fsspec
+
+from pipeline.storage.retry import TRIES, TruncatedError, call, checked
+
+
+def local_path(url: str) -> str | None:
+    """The local path of a clip's url, or None where the url is in a remote store.
+
+    A local url is the path as it is, except for a name that is not valid UTF-8, which is a percent-encoded `file:` URL.
+    """
+    if not (match := re.match(r"([A-Za-z][\w+.-]*)://", url)):
+        return url
+    if match[1] not in ("file", "local"):
+        return None
+    path = url[match.end() :]
+    return path if os.path.lexists(path) else os.fsdecode(unquote_to_bytes(path))
+
+
+def absolute_url(url: str) -> str:
+    """The URL as it reads from any folder: a relative local path becomes absolute. Ray's workers sit elsewhere."""
+    return url.rstrip("/") if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
+def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """The file system of a URL and the path in it. Raises ImportError, TypeError or ValueError where there is none.
+
+    Not fsspec's `url_to_fs`: it takes "::" inside a name for a chain of stores.
+    """
+    if "://" not in url:
+        return fsspec.filesystem("file"), url
+    protocol = url.partition("://")[0]
+    kind: Any = fsspec.get_filesystem_class(protocol)
+    if protocol in ("s3", "s3a"):
+        # botocore's 4 retries inside the 5 of s3fs inside ours would be 160 requests for one object. Those of s3fs
+        # stay: they are over in 2 s, and go on with a body where it was cut. Concurrency within one object would ask
+        # for its size first (HEAD), whose answer cannot say why it is refused.
+        own = {"config_kwargs": {"retries": {"total_max_attempts": 1}}, "max_concurrency": 1}
+        options = {**own, **(options or {})}
+    return kind(**{**kind._get_kwargs_from_urls(url), **(options or {})}), kind._strip_protocol(url)
+
+
+def read_url(url: str) -> bytes:
+    """All bytes of one file at any fsspec URL. Raises FileNotFoundError, and StorageError for a fault that lasts."""
+    filesystem, path = open_filesystem(absolute_url(url))
+    return bytes(call(filesystem, "cat_file", path, what=f"{url} cannot be read"))
+
+
+def fetch(url: str, to: Path, *, size_bytes: int | None) -> None:
+    """Copy a remote file to the local path `to`, `size_bytes` of it where that is known.
+
+    One GET: range reads made 10 to 300 requests a clip. Raises FileNotFoundError, and StorageError for a fault that
+    lasts.
+    """
+    filesystem, path = open_filesystem(url)
+
+    def check(_: Any) -> None:
+        if size_bytes is not None and (found := to.stat().st_size) != size_bytes:
+            raise TruncatedError(f"{found} bytes came instead of {size_bytes}")
+
+    call(
+        filesystem,
+        "get_file",
+        path,
+        str(to),
+        what=f"{url} cannot be copied to {to.parent}",
+        then=check,
+        size_bytes=size_bytes or 2**33,
+    )
+
+
+def listed(
+    filesystem: Any, path: str, *, what: str, is_deep: bool = True, num_tries: int = TRIES
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every object below `path`, as it is there now: its path and what the store says of it, as fsspec's `find` gives
+    them. is_deep: also those in folders below it.
+
+    S3 is asked page by page, each of which may be tried again, and no page is kept: `find` would hold some 3 KB an
+    object, and all of it would have to come within the time of one request. Raises as `call` does, and ValueError for
+    what has no listing.
+    """
+    filesystem.invalidate_cache()
+    options: dict[str, Any] = {"what": what, "num_tries": num_tries}
+    if not hasattr(filesystem, "call_s3"):
+        depth = {} if is_deep else {"maxdepth": 1}
+        yield from call(filesystem, "find", path, detail=True, **depth, **options).items()
+        return
+    bucket, key, _ = filesystem.split_path(path)
+    if not bucket:
+        raise ValueError("a listing needs a bucket")
+    asked = {"Bucket": bucket, "Prefix": f"{key.lstrip('/')}/" if key else "", **filesystem.req_kw}
+    if not is_deep:
+        asked["Delimiter"] = "/"
+    while True:
+        page = call(filesystem, "call_s3", "list_objects_v2", **asked, **options)
+        for found in page.get("Contents", ()):
+            found |= {"type": "file", "size": found["Size"]}
+            yield f"{bucket}/{found['Key']}", found
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+class RangedFile:
+    """A remote file of `size_bytes`, read by ranges of `block_bytes` and more, each asked for like any other request.
+
+    Reading raises FileNotFoundError, and StorageError for a fault that lasts.
+    """
+
+    def __init__(self, filesystem: Any, path: str, *, what: str, size_bytes: int, block_bytes: int) -> None:
+        self._filesystem = filesystem
+        self._path = path
+        self._what = what
+        self._size_bytes = size_bytes
+        self._block_bytes = block_bytes
+        self._at = 0
+        self._start, self._block = 0, b""
+
+    def seek(self, offset: int) -> int:
+        self._at = offset
+        return offset
+
+    def read(self, num_bytes: int) -> bytes:
+        """Up to `num_bytes` from here: fewer at the end of the block that is held, none at the end of the file."""
+        if not self._start <= self._at < self._start + len(self._block):
+            end = min(self._size_bytes, self._at + max(num_bytes, self._block_bytes))
+            self._block = b""  # else both would be held
+            self._start, self._block = self._at, self._range(end) if self._at < end else b""
+        data = self._block[self._at - self._start : self._at - self._start + num_bytes]
+        self._at += len(data)
+        return data
+
+    def _range(self, end: int) -> bytes:
+        return call(
+            self._filesystem,
+            "cat_file",
+            self._path,
+            start=self._at,
+            end=end,
+            what=self._what,
+            then=lambda data: checked(bytes(data), end - self._at),
+            size_bytes=end - self._at,
+        )
+
+    def close(self) -> None:
+        """Nothing is held open between ranges."""
+
+    def __enter__(self) -> RangedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,245 @@
+"""One output folder: objects that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.storage.remote import absolute_url, listed, open_filesystem
+from pipeline.storage.retry import ABSENT_OR_THERE, TRIES, call, checked, raise_storage_error
+
+TEMPORARY = ".writing-"
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class Storage:
+    """The folder at `url`, with names relative to it and forward slashes. Pickles as its URL.
+
+    num_tries: of every request to a remote store. All methods raise StorageError for a fault that lasts.
+    """
+
+    def __init__(self, url: str, *, num_tries: int = TRIES) -> None:
+        self.url = absolute_url(url)
+        self._num_tries = num_tries
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_num_tries": self._num_tries}
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        return open_filesystem(self.url)
+
+    @property
+    def filesystem(self) -> Any:
+        return self._opened[0]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def path(self, name: str = "") -> str:
+        """The path of `name` as the file system knows it."""
+        root = self._opened[1]
+        return f"{root.rstrip('/')}/{name}" if name else root
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write `data` under `name`, replacing what was there, at once."""
+
+        def replace() -> None:
+            os.replace(self._write_temporary(name, data), self.path(name))
+            _sync_folder(Path(self.path(name)).parent)
+
+        self._do(name, "written", "pipe_file", data, local=replace, size_bytes=len(data))
+
+    def put_stream(self, name: str, parts: Iterable[bytes]) -> None:
+        """Write `parts`, one after the other, as one object, at once. On their way they lie on a local disk, not in
+        memory."""
+        if self.is_local:
+
+            def replace() -> None:
+                os.replace(self._write_temporary(name, parts), self.path(name))
+                _sync_folder(Path(self.path(name)).parent)
+
+            self._do(name, "written", "", local=replace)
+            return
+        with tempfile.NamedTemporaryFile(prefix="emotion-pipeline-") as spool:
+            spool.writelines(parts)
+            spool.flush()
+            what = f"{self.url}/{name} cannot be written"
+            call(
+                self.filesystem,
+                "put_file",
+                spool.name,
+                self.path(name),
+                what=what,
+                size_bytes=spool.tell(),
+                num_tries=self._num_tries,
+            )
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write `data` under `name` if nothing is there; False if something else is."""
+        try:
+            self._do(
+                name,
+                "written",
+                "pipe_file",
+                data,
+                mode="create",
+                local=lambda: self._link(name, data),
+                size_bytes=len(data),
+            )
+        except FileExistsError:
+            # The answer to a write that took effect may be lost, and the next try (which the HTTP library may make by
+            # itself) then meets its own object.
+            return not self.is_local and self.read(name) == data
+        return True
+
+    def read(self, name: str, *, size_bytes: int | None = None) -> bytes:
+        """All bytes of `name`, `size_bytes` of them where that is known. Raises FileNotFoundError."""
+
+        def whole(data: Any) -> bytes:
+            return checked(bytes(data), size_bytes)
+
+        return self._do(
+            name,
+            "read",
+            "cat_file",
+            local=lambda: whole(Path(self.path(name)).read_bytes()),
+            then=whole,
+            size_bytes=size_bytes or 0,
+        )
+
+    def exists(self, name: str) -> bool:
+        self.filesystem.invalidate_cache()
+        try:
+            self._do(name, "looked up", "info", local=lambda: os.stat(self.path(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Every object under `folder` (recursively) with its size in bytes, sorted by name; {} if there is none."""
+        if self.is_local:
+            found = self._do(folder, "listed", "", local=lambda: _local_sizes(self.path(folder)))
+        else:
+            what = f"{self.url}/{folder} cannot be listed"
+            listing = listed(self.filesystem, self.path(folder), what=what, num_tries=self._num_tries)
+            found = ((path, int(info["size"] or 0)) for path, info in listing)
+        start = len(self.path().rstrip("/")) + 1
+        names = {path[start:]: num_bytes for path, num_bytes in found}
+        return {name: names[name] for name in sorted(names) if TEMPORARY not in name}
+
+    def read_many(self, names: Collection[str] | Mapping[str, int]) -> dict[str, bytes]:
+        """All bytes of each of `names`, fetched side by side where the store can. Raises on the first failure.
+
+        names: may map each name to its size in bytes, which is then checked.
+        """
+        num_bytes = names if isinstance(names, Mapping) else {}
+        # Not filesystem.cat(list): it expands names with brackets as patterns.
+        with ThreadPoolExecutor(max_workers=16) as threads:
+            found = threads.map(lambda name: self.read(name, size_bytes=num_bytes.get(name)), names)
+            return dict(zip(names, found, strict=True))
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; nothing happens if it is absent."""
+        try:
+            self._do(name, "deleted", "rm_file", local=lambda: os.unlink(self.path(name)))
+        except FileNotFoundError:
+            return
+
+    def _do(
+        self,
+        name: str,
+        verb: str,
+        method: str,
+        *arguments: Any,
+        local: Callable[[], Any],
+        then: Callable[[Any], Any] = lambda found: found,
+        size_bytes: int = 0,
+        **options: Any,
+    ) -> Any:
+        """Call `local()` on a local disk, else the file system's `method` on the path of `name`, as often as needed."""
+        what = f"{self.url}/{name} cannot be {verb}"
+        if self.is_local:
+            try:
+                return local()
+            except ABSENT_OR_THERE:
+                raise
+            except OSError as error:
+                raise_storage_error(error, what, num_tries=1)
+        return call(
+            self.filesystem,
+            method,
+            self.path(name),
+            *arguments,
+            what=what,
+            then=then,
+            size_bytes=size_bytes,
+            num_tries=self._num_tries,
+            **options,
+        )
+
+    def _link(self, name: str, data: bytes) -> None:
+        temporary = self._write_temporary(name, data)
+        try:
+            os.link(temporary, self.path(name))
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # exFAT and some network mounts have no hard links; there two writers at one instant could both win.
+            if os.path.exists(self.path(name)):
+                raise FileExistsError(name) from None
+            os.rename(temporary, self.path(name))
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        _sync_folder(Path(self.path(name)).parent)
+
+    def _write_temporary(self, name: str, data: bytes | Iterable[bytes]) -> str:
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            with open(temporary, "xb") as file:
+                file.writelines([data] if isinstance(data, bytes) else data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return str(temporary)
+
+
+def _local_sizes(folder: str) -> list[tuple[str, int]]:
+    """Every file below a folder with its size in bytes. A folder that cannot be listed is an error: fsspec's `find`
+    leaves it out, and what is in it would then count as not there."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+
+    found = []
+    for parent, _, names in os.walk(folder, onerror=fail):
+        for path in (os.path.join(parent, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                found.append((path, os.stat(path).st_size))
+    return found
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

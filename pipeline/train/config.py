@@ -1,0 +1,138 @@
+"""The settings of training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.dataset.dataset import AUGMENTATIONS
+from pipeline.models.backbones import BACKBONES
+from pipeline.models.build import Reads
+from pipeline.records.vocabulary import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a network on preprocessed examples; one checkpoint per epoch, the best by validation top-1 accuracy."""
+
+    data: str
+    """Output of jobs/preprocess.py with labelled train and validation splits: a folder, or any fsspec URL."""
+    output: str
+    """RUN: a folder, or any fsspec URL, for checkpoints, metrics and logs. Several nodes must share it."""
+    model: str = "cahfw"
+    """Network: cahfw, se-ca-aa, se-af (caer-net-s is the same), or a backbone: alexnet, vgg16 or resnet50."""
+    input: Reads | None = None
+    """Images that decide: the pair, the face or the context. None: the pair, and for a backbone, which sees one, the
+    face. se-af with one is that stream of it alone."""
+    pretrained: Literal["none", "frozen", "finetune"] = "none"
+    """ImageNet's weights for a backbone: none, frozen (only the new head of seven is trained), or finetune (all is)."""
+    weights: str | None = None
+    """safetensors file or URL of those weights, in torchvision's names. None: torchvision's own, from its server."""
+    epochs: int = 50
+    """Passes over the training examples."""
+    batch_size: int = 128
+    """Examples of one optimizer step, over all workers together."""
+    lr: float = 0.01
+    """Learning rate of the first step; a cosine anneals it to 0 over the whole run, step by step."""
+    momentum: float = 0.9
+    """Momentum of SGD, 0 up to 1 (exclusive)."""
+    nesterov: bool = True
+    """Nesterov's form of momentum."""
+    weight_decay: float = 0.0
+    """L2 penalty on all parameters."""
+    flooding: float = 0.05
+    """Level b of |loss - b| + b, in nats: the training loss is kept from falling under it. 0 turns it off."""
+    dropout: float = 0.5
+    """Share of features that dropout zeroes, 0 up to 1 (exclusive)."""
+    attention_gain: Literal["area", "paper"] = "area"
+    """Gain of the context attention: area multiplies by its number of positions, paper is Eq. 7 to the letter."""
+    recalibration_scale: Literal["sqrt", "paper"] = "sqrt"
+    """Scale before the softmax of element recalibration: sqrt is 1/sqrt(positions), paper is Eq. 13 to the letter."""
+    input_px: int | None = None
+    """Side of the face and context squares that the network reads, pixels. None: as they are stored."""
+    flip: bool = True
+    """Mirror half of the training pairs left to right, the face and its context together."""
+    augment_face: tuple[str, ...] = ()
+    """Changes of the training faces, not of their context: crop (70 to 100 % of the area) and colour."""
+    label_smoothing: float = 0.0
+    """Share of the training target that is spread over all seven classes, 0 up to 1 (exclusive)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the training loss. balanced: each class counts as much as any other, however many examples it has."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate grows to --lr before the cosine begins."""
+    clip_grad_norm: float | None = None
+    """Largest norm of the gradient of a step; a larger one is scaled down to it. None: any."""
+    accumulate: int = 1
+    """Parts that a worker cuts its share of a batch into, one forward and backward pass each, to save memory."""
+    ema: float | None = None
+    """Decay per step of an exponential moving average of the weights, such as 0.999, which then is what is evaluated
+    and saved. None: the weights themselves."""
+    sync_batchnorm: bool = False
+    """Statistics of batch norm over all workers' examples instead of each worker's own."""
+    seed: int = 0
+    """Seed of the order, the augmentation, dropout and the initial weights; 0 or more."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass. auto: bf16 on CUDA, fp32 on CPU. Weights are always fp32."""
+    compile: bool = False
+    """Compile the network with torch.compile: a minute or so more at the start, faster steps on a GPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs. auto: on CUDA if the cluster has a GPU. cuda: also where the GPUs only come when asked
+    for, as on a cluster that scales from zero."""
+    workers: int = 0
+    """Training processes. 0: one per GPU of the cluster, 1 where there is none."""
+    loader_processes: int | None = None
+    """Processes per worker that decode images. 0: the worker itself. None: 0 on CPU; on CUDA its share of cores."""
+    cache_dir: str | None = None
+    """Folder on each node for copies of the shards, about as large as they are. None: ~/.cache/emotion-pipeline."""
+    cache_decoded: bool = False
+    """Keep the decoded images in --cache-dir too, 0.3 MB an example at 224 px: epochs then decode nothing. Worth it
+    where they fit in the node's memory and decoding is what training waits for."""
+    checkpoint_every_steps: int | None = None
+    """Steps between two resume points within an epoch. None: a run that was cut off repeats its last epoch."""
+    keep: int = 2
+    """Checkpoints of the last epochs to keep; the best one and the newest resume point are kept besides."""
+    no_thumbnails: bool = False
+    """Put no picture of a person into report.html."""
+    blur_faces: bool = False
+    """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
+    json_logs: bool = False
+    """For machines: nothing but one JSON object a line on stderr (event, time, counts)."""
+    tracking: Literal["none", "mlflow"] = "none"
+    """Where epochs are logged besides RUN. mlflow: to MLFLOW_TRACKING_URI, if mlflow is installed."""
+    max_failures: int = 2
+    """Lost workers after which training gives up; before, it goes on from the last checkpoint by itself."""
+    resume: bool = False
+    """Go on from the last checkpoint of --output. --epochs may grow: the cosine is then that of the longer run."""
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, name: str, wanted: str) -> None:
+            if not holds:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: give {wanted}")
+
+        require(bool(self.data), "data", "the output of jobs/preprocess.py")
+        require(bool(self.output), "output", "a folder or URL to write to")
+        object.__setattr__(self, "augment_face", tuple(self.augment_face))  # a list where it comes from JSON
+        for name in ("epochs", "batch_size", "accumulate", "keep"):
+            require(getattr(self, name) >= 1, name, "1 or more")
+        for name in ("weight_decay", "flooding"):
+            require(0 <= getattr(self, name) < math.inf, name, "0 or more")
+        for name in ("workers", "max_failures", "seed", "warmup_steps"):
+            require(getattr(self, name) >= 0, name, "0 or more")
+        for name in ("momentum", "dropout", "label_smoothing"):
+            require(0 <= getattr(self, name) < 1, name, "a number from 0 up to 1 (exclusive)")
+        require(0 < self.lr < math.inf, "lr", "a number above 0")
+        require(self.momentum > 0 or not self.nesterov, "momentum", "a number above 0, or --nesterov false")
+        require(self.input_px is None or self.input_px >= 1, "input_px", "1 or more pixels, or leave it out")
+        require(self.loader_processes is None or self.loader_processes >= 0, "loader_processes", "0 or more")
+        require(self.pretrained in ("none", "frozen", "finetune"), "pretrained", "none, frozen or finetune")
+        require(self.pretrained == "none" or self.model in BACKBONES, "pretrained", f"none with --model {self.model}")
+        require(self.weights is None or self.pretrained != "none", "weights", "--pretrained frozen or finetune too")
+        require(set(self.augment_face) <= set(AUGMENTATIONS), "augment_face", f"some of {', '.join(AUGMENTATIONS)}")
+        require(self.class_weights in ("none", "balanced"), "class_weights", "none or balanced")
+        require(self.clip_grad_norm is None or self.clip_grad_norm > 0, "clip_grad_norm", "a number above 0")
+        require(self.ema is None or 0 < self.ema < 1, "ema", "a number between 0 and 1, such as 0.999")
+        every = self.checkpoint_every_steps
+        require(every is None or every >= 1, "checkpoint_every_steps", "1 or more, or leave it out")
+        require(self.tracking in ("none", "mlflow"), "tracking", "none or mlflow")
+        require(self.precision in ("auto", "fp32", "bf16"), "precision", "auto, fp32 or bf16")

@@ -1,0 +1,78 @@
+"""A run's best checkpoint and its validation split in; what it looked at and where it was most wrong, for the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.dataset.dataset import ExampleDataset, normalised
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.report.training import Examined
+
+# CPU-seconds at 224 px, where a pair costs 2.8 GMAC: about 10. The page comes after the training, not instead of it.
+MOST_EXAMINED = 128
+
+
+MOST_WRONG = 12
+
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """metrics: of the whole validation split after the best epoch. attended: the first example of each emotion.
+    wrong: the most wrong first, of `num_examined` examples spread over the split."""
+
+    metrics: dict[str, Any]
+    attended: list[Examined]
+    wrong: list[Examined]
+    num_examined: int
+
+
+@torch.inference_mode()
+def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictures: bool = True) -> Examination:
+    """Look at up to 128 validation examples with the best checkpoint, on CPU; at none without `pictures`."""
+    checkpoint = load_checkpoint(run_url, which="best")
+    metrics = checkpoint.info["metrics"]
+    if not pictures:
+        return Examination(metrics=metrics, attended=[], wrong=[], num_examined=0)
+    model, described = checkpoint.model.eval(), checkpoint.config["model"]
+    sizes = {"face_px": described["face_px"], "context_px": described["context_px"]}
+    examples = ExampleDataset(data_url, split="validation", cache_dir=cache_dir, **sizes)
+    rows = np.unique(np.linspace(0, len(examples) - 1, min(MOST_EXAMINED, len(examples))).round().astype(int))
+    parts = [
+        model(normalised(batch.face), normalised(batch.context)).softmax(dim=1).numpy()  # (B, 7)
+        for start in range(0, len(rows), BATCH_SIZE)
+        for batch in (examples.read_batch(rows[start : start + BATCH_SIZE]),)
+    ]
+    probabilities = np.concatenate(parts)  # (N, 7)
+    labels = examples.labels[rows]  # (N,)
+    of_truth = probabilities[np.arange(len(rows)), labels]
+    wrong = [index for index in np.argsort(of_truth, kind="stable") if probabilities[index].argmax() != labels[index]]
+    first = [int(np.flatnonzero(labels == emotion)[0]) for emotion in range(len(EMOTIONS)) if emotion in labels]
+
+    attend: Any = getattr(model, "context_attention", None)
+
+    def examined(index: int) -> Examined:
+        row = int(rows[index])
+        batch, sample = examples.read_batch(rows[index : index + 1]), examples[row]
+        return Examined(
+            where=f"clip {sample.clip_id}, frame {sample.frame_index}",
+            label=EMOTIONS[labels[index]],
+            face=batch.face[0].permute(1, 2, 0).numpy(),
+            context=batch.context[0].permute(1, 2, 0).numpy(),
+            attention=attend(normalised(batch.context))[0].numpy() if attend else None,  # (H, W)
+            probabilities=probabilities[index],
+        )
+
+    return Examination(
+        metrics=metrics,
+        attended=[examined(index) for index in first],
+        wrong=[examined(int(index)) for index in wrong[:MOST_WRONG]],
+        num_examined=len(rows),
+    )

@@ -1,0 +1,222 @@
+"""One network and its optimizer: a step of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline.dataset.dataset import Batch
+from pipeline.evaluate.validation import move_batch
+from pipeline.models.batch_norm import synchronised
+from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.train.config import TrainConfig
+
+
+class TrainingStopped(UsageError):
+    """Every worker agreed to stop, for the reason in the message. Trying again would end the same way."""
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """Where a run is. losses: of every step so far, nats. training_state: the last checkpoint's, or nothing."""
+
+    model: nn.Module
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds_of_epoch: float = 0.0
+    pretrained_from: str | None = None
+    training_state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Learner:
+    """The network of one worker and its optimizer: `learn` does one step on this worker's share of a global batch."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunState,
+        *,
+        labels: np.ndarray,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._config, self._run, self._device, self._rank, self._world_size = config, run, device, rank, world_size
+        self._layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.autocast = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self._average = None
+        if config.ema is not None:
+            self._average = AveragedModel(run.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            self._resume_average(self._average)
+        model = run.model
+        if config.sync_batchnorm and world_size > 1:
+            model = synchronised(model, device=device)
+        self._optimizer = _optimizer(config, model)
+        _load_optimizer_state(self._optimizer, model, run.training_state)
+        for network in (model, self._average):
+            if network is not None:
+                network.to(device, memory_format=self._layout)  # pyright: ignore[reportCallIssue]
+        _move_optimizer_state(self._optimizer)
+        if config.compile:
+            model.compile()
+        self._model = model
+        # Running statistics are averaged over the ranks once an epoch instead of being sent by rank 0 at every step.
+        self._parallel = DistributedDataParallel(model, forward_sync_buffers=False) if world_size > 1 else model
+        self._weights = class_weights(labels).to(device) if config.class_weights == "balanced" else None
+        self._new_losses: list[Tensor] = []
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and saved: the average of the weights where there is one."""
+        return self._model if self._average is None else self._average.module
+
+    def learn(self, batch: Batch, *, lr: float) -> Tensor:
+        """One optimizer step; the loss of the global batch before it, without flooding."""
+        config, run = self._config, self._run
+        self._optimizer.param_groups[0]["lr"] = lr
+        # Dropout's masks then need no saved generator: they follow from (seed, step, rank).
+        key = np.random.SeedSequence([config.seed, run.step, self._rank])
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+        self._parallel.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        face, context, labels = move_batch(batch, device=self._device, layout=self._layout)
+        parts = list(zip(*(tensor.chunk(config.accumulate) for tensor in (face, context, labels)), strict=True))
+        loss = torch.zeros((), device=self._device)
+        for i, (face_part, context_part, labels_part) in enumerate(parts):
+            with self._without_sync() if i + 1 < len(parts) else nullcontext():
+                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.autocast):
+                    logits = self._parallel(face_part, context_part)
+                sum_of_part = cross_entropy(
+                    logits.float(),
+                    labels_part,
+                    weight=self._weights,
+                    label_smoothing=config.label_smoothing,
+                    reduction="sum",
+                )
+                # Divided by the number of examples, not by their weights: then the mean over workers is the mean.
+                part_of_loss = sum_of_part / len(labels)
+                part_of_loss.backward()  # DDP averages the gradients over ranks of equal shares
+                loss += part_of_loss.detach()
+        if self._world_size > 1:
+            dist.all_reduce(loss)
+            loss /= self._world_size
+        flood_gradients(self._model.parameters(), loss, level=config.flooding)
+        if config.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), config.clip_grad_norm)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
+        self._new_losses.append(loss)
+        return loss
+
+    def note_losses(self) -> None:
+        """Bring the losses of the steps since the last call into the run. TrainingStopped if one is not finite."""
+        first = len(self._run.losses) + 1
+        values = torch.stack(self._new_losses).tolist()
+        self._new_losses.clear()
+        for step, loss in enumerate(values, first):
+            if not math.isfinite(loss):
+                raise TrainingStopped(
+                    f"the loss is {loss} at step {step}: the training diverged; lower --lr (now {self._config.lr}) or"
+                    " take --precision fp32, in another --output; checkpoints up to then are kept"
+                )
+        self._run.losses.extend(values)
+
+    def average_buffers(self) -> None:
+        """Batch norm's running statistics as the mean over the ranks, on all of them."""
+        if self._world_size > 1:
+            for model in (self._model, *([] if self._average is None else [self._average.module])):
+                for buffer in model.buffers():
+                    if buffer.is_floating_point():
+                        dist.all_reduce(buffer)
+                        buffer.div_(self._world_size)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs besides the weights: momentum, losses, and the weights where their average is it."""
+        tensors = _optimizer_state(self._optimizer, self._model)
+        tensors["losses"] = torch.tensor(self._run.losses)
+        if self._average is not None:
+            tensors["average/num_steps"] = self._average.n_averaged
+            tensors |= {f"weights/{name}": tensor for name, tensor in self._model.state_dict().items()}
+        return tensors
+
+    def _resume_average(self, average: AveragedModel) -> None:
+        """Of a checkpoint the model is the average, and the weights lie beside it."""
+        state = self._run.training_state
+        if "average/num_steps" in state:
+            average.n_averaged.copy_(state["average/num_steps"])
+            prefix = "weights/"
+            self._run.model.load_state_dict(
+                {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+            )
+
+    def _without_sync(self) -> AbstractContextManager[Any]:
+        parallel = self._parallel
+        return parallel.no_sync() if isinstance(parallel, DistributedDataParallel) else nullcontext()
+
+
+def cosine_lr(step: int, total_steps: int, lr: float, *, warmup_steps: int = 0) -> float:
+    """The learning rate of a step: it grows evenly to `lr` at `warmup_steps`, then half a cosine takes it to 0."""
+    if step < warmup_steps:
+        return lr * (step + 1) / (warmup_steps + 1)
+    return lr * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
+
+
+def flood_gradients(parameters: Iterable[nn.Parameter], mean_loss: Tensor, *, level: float) -> None:
+    """Make the gradients of the loss L those of |L - b| + b (flooding): turned round where L is under the level b.
+
+    mean_loss: L, averaged over all ranks. One sign then holds on every rank, so that the average of the ranks'
+    gradients is the gradient of the flooded L, whatever the number of workers.
+    """
+    if level:
+        sign = torch.sign(mean_loss - level)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(sign)
+
+
+def class_weights(labels: np.ndarray) -> Tensor:
+    """A weight for each class, inverse to its share of `labels`; their mean over the labels is 1."""
+    counts = np.bincount(labels, minlength=len(EMOTIONS))
+    return torch.from_numpy(len(labels) / (len(EMOTIONS) * counts)).float()
+
+
+def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        (parameter for parameter in model.parameters() if parameter.requires_grad),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """SGD's momentum by parameter name; a parameter that had no gradient yet has none."""
+    buffers = {name: optimizer.state[parameter].get("momentum_buffer") for name, parameter in model.named_parameters()}
+    return {f"momentum/{name}": buffer for name, buffer in buffers.items() if buffer is not None}
+
+
+def _load_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if f"momentum/{name}" in state:
+            optimizer.state[parameter]["momentum_buffer"] = state[f"momentum/{name}"]
+
+
+def _move_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Momentum onto the device and into the layout of its parameter."""
+    for parameter, state in optimizer.state.items():
+        if "momentum_buffer" in state:
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])

@@ -1,0 +1,71 @@
+"""Builds the network that a config asks for, and loads pretrained weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.dataset.dataset import ExampleDataset
+from pipeline.dataset.shards import Manifest
+from pipeline.models.backbones import Backbone, imagenet_weights, read_weights
+from pipeline.models.build import build_model, default_reads
+from pipeline.records.vocabulary import UsageError
+from pipeline.storage.redaction import redacted_values
+from pipeline.storage.remote import absolute_url, read_url
+from pipeline.train.config import TrainConfig
+
+
+def _model_options(config: TrainConfig) -> dict[str, Any]:
+    options = {name: getattr(config, name) for name in ("attention_gain", "recalibration_scale", "dropout")}
+    return {"reads": config.input or default_reads(config.model), **options}
+
+
+def new_model(config: TrainConfig) -> nn.Module:
+    model = build_model(config.model, **_model_options(config))
+    if config.pretrained == "frozen" and isinstance(model, Backbone):
+        model.freeze()
+    return model
+
+
+def load_pretrained(model: nn.Module, config: TrainConfig) -> str:
+    """ImageNet's weights into a backbone: the first worker's, from which DDP sends them to the others; their origin."""
+    assert isinstance(model, Backbone)  # --pretrained is refused for any other
+    if config.weights is None:
+        model.load_pretrained(imagenet_weights(config.model), source="of torchvision")
+        return "torchvision IMAGENET1K_V1"
+    try:
+        content = read_url(absolute_url(config.weights))
+    except OSError as error:
+        raise UsageError(f"--weights {config.weights}: it can't be read ({error}); give a safetensors file") from None
+    model.load_pretrained(read_weights(content, source=config.weights), source=config.weights)
+    return f"sha256 {hashlib.sha256(content).hexdigest()}"
+
+
+def check_model(config: TrainConfig, manifest: Manifest) -> None:
+    """Raise UsageError, before any process starts, where the model's name, options or input size are wrong."""
+    face_px, context_px = (config.input_px or manifest.config[name] for name in ("face_px", "context_px"))
+    try:
+        model = new_model(config).eval()
+        if config.pretrained != "none":
+            load_pretrained(model, config)
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, face_px, face_px), torch.zeros(1, 3, context_px, context_px))
+    except ValueError as error:
+        raise UsageError(f"--model {config.model}, --input-px {config.input_px}: {error}") from None
+
+
+def checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[str, Any]:
+    return {
+        "model": {
+            "name": config.model,
+            "options": _model_options(config),
+            "face_px": examples.face_px,
+            "context_px": examples.context_px,
+        },
+        "training": redacted_values(asdict(config)),
+        "preprocessing": examples.manifest.config,
+    }

@@ -1,0 +1,308 @@
+"""The training loop of one worker."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from pipeline.dataset.batches import EvaluationBatches, TrainingBatches
+from pipeline.dataset.dataset import Batch, ExampleDataset
+from pipeline.evaluate.validation import evaluate
+from pipeline.models.checkpoint import (
+    FIXED_FIELDS,
+    drop_old_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    read_checkpoint_info,
+    save_checkpoint,
+)
+from pipeline.records.vocabulary import UsageError
+from pipeline.storage.redaction import redacted
+from pipeline.train.config import TrainConfig
+from pipeline.train.learner import Learner, RunState, TrainingStopped, cosine_lr
+from pipeline.train.network import checkpoint_config, load_pretrained, new_model
+from pipeline.train.training_log import RunLogs
+
+T = TypeVar("T")
+
+
+LOSS_CHECK_STEPS = 50  # a GPU is waited for once in so many steps to see whether the loss is still finite
+
+
+def train_worker(
+    config: TrainConfig,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | None = None,
+    loader_processes: int = 0,
+    announce: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> None:
+    """The loop of one worker, from the last checkpoint of RUN to the last epoch; without Ray it is a whole training.
+
+    With world_size above 1 a torch process group must be there. Rank 0 writes RUN and announces its start and every
+    epoch. Raises TrainingStopped on every rank where data, RUN or loss don't allow to go on.
+    """
+    device = device or torch.device("cpu")
+    share = {"rank": rank, "world_size": world_size}
+
+    def opened() -> tuple[TrainingBatches, EvaluationBatches, dict[str, Any] | None]:
+        train_set, validation_set = (
+            ExampleDataset(
+                config.data,
+                split=split,
+                face_px=config.input_px,
+                context_px=config.input_px,
+                cache_dir=config.cache_dir,
+                cache_decoded=config.cache_decoded,
+            )
+            for split in ("train", "validation")
+        )
+        train_set.require_every_class()
+        batches = TrainingBatches(
+            train_set,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            flip=config.flip,
+            augment_face=config.augment_face,
+            **share,
+        )
+        _require_possible(config, batches)
+        return (
+            batches,
+            EvaluationBatches(validation_set, batch_size=max(1, config.batch_size // world_size), **share),
+            saved_run(config, train_set.manifest.sha256),
+        )
+
+    batches, validation_batches, saved = _together(opened, world_size=world_size)
+    steps_per_epoch = batches.steps_per_epoch
+    total_steps = config.epochs * steps_per_epoch
+
+    def lr_of(step: int) -> float:
+        return cosine_lr(step, total_steps, config.lr, warmup_steps=config.warmup_steps)
+
+    run = _together(lambda: _started(config, saved, rank=rank), world_size=world_size)
+    learner = Learner(config, run, labels=batches.examples.labels, device=device, rank=rank, world_size=world_size)
+    if rank == 0:
+        first = {"epoch": run.step // steps_per_epoch + 1, "step": run.step, "steps_per_epoch": steps_per_epoch}
+        announce({"event": "start", "world_size": world_size, "device": device.type, **first})
+    logs = RunLogs(config.output, first_step=run.step, lr_of=lr_of) if rank == 0 else None
+
+    def commit(after: Literal["epoch", "step"], metrics: Mapping[str, Any], seconds: float) -> None:
+        if logs is None:
+            return
+        save_checkpoint(
+            config.output,
+            epoch=run.step // steps_per_epoch,
+            step=run.step,
+            model=learner.evaluated,
+            optimizer_state=learner.state(),
+            config=checkpoint_config(config, batches.examples),
+            info={
+                "metrics": dict(metrics),
+                "temperature": metrics.get("temperature", 1.0),
+                "manifest_sha256": batches.examples.manifest.sha256,
+                "pretrained_from": run.pretrained_from,
+                "seconds_of_epoch": seconds,
+                "history": run.history,
+            },
+            after=after,
+        )
+        if after == "epoch":
+            logs.write_epoch(run.history, run.losses)
+        else:
+            logs.write_steps(run.losses)
+        drop_old_checkpoints(config.output, keep=config.keep)
+
+    if logs is not None and saved is not None:
+        logs.write_tables(run.history, run.losses)  # a kill may have come between the checkpoint and these
+    progress = _Progress(config, first_step=run.step, total_steps=total_steps)
+    training = _loader(batches, range(run.step, total_steps), processes=loader_processes, device=device)
+    for epoch in range(run.step // steps_per_epoch + 1, config.epochs + 1):
+        started = time.perf_counter() - run.seconds_of_epoch
+        while run.step < epoch * steps_per_epoch:
+            loss = learner.learn(next(training), lr=lr_of(run.step))
+            run.step += 1
+            every = config.checkpoint_every_steps
+            ends, commits = run.step == epoch * steps_per_epoch, bool(every) and run.step % (every or 1) == 0
+            if ends or commits or run.step % LOSS_CHECK_STEPS == 0:
+                learner.note_losses()
+            if commits and not ends:
+                learner.average_buffers()
+                seconds = time.perf_counter() - started
+                _together(lambda seconds=seconds: commit("step", {}, seconds), world_size=world_size)
+            if rank == 0 and progress.is_due():
+                announce(progress.event(run.step, epoch=epoch, loss=float(loss)))
+        train_loss = float(np.mean(run.losses[(epoch - 1) * steps_per_epoch :]))
+        train_seconds = time.perf_counter() - started
+
+        learner.average_buffers()
+        validation = _loader(
+            validation_batches, range(len(validation_batches)), processes=loader_processes, device=device
+        )
+        metrics = evaluate(
+            learner.evaluated, validation, device=device, autocast=learner.autocast, world_size=world_size
+        )
+        metrics |= {"train_loss": train_loss, "lr": lr_of(run.step - 1)}
+        metrics |= {"train_examples_per_second": steps_per_epoch * config.batch_size / train_seconds}
+        metrics |= {"seconds": time.perf_counter() - started, "world_size": world_size}
+        run.history.append({"epoch": epoch, "step": run.step, **_row(metrics)})
+        run.seconds_of_epoch = 0.0
+        _together(lambda metrics=metrics: commit("epoch", metrics, 0.0), world_size=world_size)
+        if rank == 0:
+            announce({"event": "epoch", "epochs": config.epochs, **run.history[-1]})
+    if logs is not None:
+        logs.close()
+
+
+def _started(config: TrainConfig, saved: Mapping[str, Any] | None, *, rank: int) -> RunState:
+    """A run at its first step, or where `saved`, its newest checkpoint, left it."""
+    torch.manual_seed(config.seed)
+    model = new_model(config)
+    if saved is None:
+        origin = load_pretrained(model, config) if rank == 0 and config.pretrained != "none" else None
+        return RunState(model=model, pretrained_from=origin)
+    checkpoint = load_checkpoint(config.output, "newest")
+    model.load_state_dict(checkpoint.model.state_dict())
+    unknown = torch.full((saved["step"],), math.nan)  # of a checkpoint that has no losses
+    return RunState(
+        model=model,
+        step=saved["step"],
+        losses=checkpoint.training_state.get("losses", unknown).tolist(),
+        history=saved["history"],
+        seconds_of_epoch=saved.get("seconds_of_epoch", 0.0),
+        pretrained_from=saved.get("pretrained_from"),
+        training_state=checkpoint.training_state,
+    )
+
+
+class _Progress:
+    """When to tell how far a training is, and what: once a second at most, since the loss is fetched for it."""
+
+    def __init__(self, config: TrainConfig, *, first_step: int, total_steps: int) -> None:
+        self._epochs, self._batch_size = config.epochs, config.batch_size
+        self._first_step, self._total_steps = first_step, total_steps
+        self._started = self._told_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._told_at >= 1
+
+    def event(self, step: int, *, epoch: int, loss: float) -> dict[str, Any]:
+        self._told_at = time.monotonic()
+        steps_per_second = (step - self._first_step) / (self._told_at - self._started)  # validation's time is in it
+        return {
+            "event": "step",
+            "step": step,
+            "total_steps": self._total_steps,
+            "epoch": epoch,
+            "epochs": self._epochs,
+            "loss": loss,
+            "examples_per_second": steps_per_second * self._batch_size,
+            "seconds_left": (self._total_steps - step) / steps_per_second,
+        }
+
+
+def saved_run(config: TrainConfig, manifest_sha256: str) -> dict[str, Any] | None:
+    """The last checkpoint's JSON of RUN; None where there is none yet.
+
+    Raises UsageError where it was trained with another config or on other data, naming each difference.
+    """
+    if newest_checkpoint(config.output) is None:
+        return None
+    saved = read_checkpoint_info(config.output, "newest")
+    then, now = saved["config"]["training"], json.loads(json.dumps(asdict(config)))  # tuples as lists
+    # A field that is younger than RUN had its default there.
+    defaults = json.loads(
+        json.dumps({one.name: one.default for one in fields(TrainConfig) if one.name in FIXED_FIELDS})
+    )
+    differences = [
+        f"--{name.replace('_', '-')} is {now[name]!r} here and {then.get(name)!r} there"
+        for name in FIXED_FIELDS
+        if then.get(name, defaults[name]) != now[name]
+    ]
+    if saved["manifest_sha256"] != manifest_sha256:
+        differences.append(
+            f"the data's manifest is {manifest_sha256[:12]}… here and {saved['manifest_sha256'][:12]}… there"
+        )
+    if differences:
+        raise UsageError(
+            f"run {config.output} was trained otherwise: {'; '.join(differences)}; go on with what it had, or choose"
+            " another --output"
+        )
+    return saved
+
+
+def _row(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """One epoch's metrics as flat numbers: a row of metrics.csv."""
+    return {
+        "train_loss": metrics["train_loss"],
+        "validation_loss": metrics["loss"],
+        "validation_top1_accuracy": metrics["top1_accuracy"],
+        "validation_macro_f1": metrics["macro_f1"],
+        **{f"validation_accuracy_{name}": value for name, value in metrics["per_class_accuracy"].items()},
+        "validation_examples": metrics["num_examples"],
+        "temperature": metrics["temperature"],
+        **{name: metrics[name] for name in ("lr", "train_examples_per_second", "seconds", "world_size")},
+    }
+
+
+def _together(action: Callable[[], T], *, world_size: int) -> T:
+    """Do `action` on every rank; if a UsageError or a fault of storage ends it on any, raise TrainingStopped on all.
+
+    Otherwise the other ranks would wait for the failed one, and Ray would start everything again, to the same end.
+    """
+    value, error = None, None
+    try:
+        value = action()
+    except (UsageError, OSError) as failure:  # Storage has tried again what may pass.
+        error = redacted(str(failure))
+    errors: list[str | None] = [error]
+    if world_size > 1:
+        errors = [None] * world_size
+        dist.all_gather_object(errors, error)
+    for message in errors:
+        if message is not None:
+            raise TrainingStopped(message)
+    return value  # pyright: ignore[reportReturnType]
+
+
+def _require_possible(config: TrainConfig, batches: TrainingBatches) -> None:
+    """Raise UsageError for what only a worker can know to be impossible."""
+    share, total_steps = config.batch_size // batches.world_size, config.epochs * batches.steps_per_epoch
+    if share % config.accumulate:
+        raise UsageError(
+            f"--accumulate {config.accumulate}: a worker's share of {share} examples can't be cut into equal parts;"
+            " give a divisor of it"
+        )
+    if config.warmup_steps >= total_steps:
+        raise UsageError(f"--warmup-steps {config.warmup_steps}: the run has {total_steps} steps; give fewer")
+    if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise UsageError("--compile: this machine has no C++ compiler; install g++, or leave it out")
+
+
+def _loader(
+    batches: TrainingBatches | EvaluationBatches, steps: range, *, processes: int, device: torch.device
+) -> Iterator[Batch]:
+    return iter(
+        DataLoader(
+            batches,
+            sampler=steps,
+            batch_size=None,  # a batch is one item: the data set decodes it whole
+            num_workers=processes,
+            prefetch_factor=4 if processes else None,
+            pin_memory=device.type == "cuda",
+            # Ray's worker has threads, and a fork beside threads may hold one of their locks for ever.
+            multiprocessing_context="forkserver" if processes else None,
+        )
+    )

@@ -1,0 +1,145 @@
+"""What a decoder gives: sampled frames, a report, errors; and which frames are sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+DECODERS = ("auto", "decord", "pyav")
+
+
+MAX_PIXELS = 4096 * 4096  # 50 MB as RGB; a 772 KB file can claim 16384 x 16000 and want 7 to 12 GB
+
+
+MAX_BYTES = 8 * 2**30
+
+
+MAX_PACKETS = 2_000_000  # 18 hours at 30 frames/s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which frames of the range to take: exactly one way is set, the others are None or False.
+
+    frames_per_clip: k evenly spaced frames, the i-th at index floor((i + 0.5) * n / k) of the n frames in the range;
+    all frames where n < k. sample_fps: the first frame at or after t0 + i / sample_fps for i = 0, 1, ..., where t0 is
+    the start of the range (or the first frame); no frame twice. every_frame: all of them. Raises ValueError.
+    """
+
+    frames_per_clip: int | None = 8
+    sample_fps: float | None = None
+    every_frame: bool = False
+
+    def __post_init__(self) -> None:
+        ways = (self.frames_per_clip is not None) + (self.sample_fps is not None) + self.every_frame
+        if ways != 1:
+            raise ValueError(
+                f"{self} sets {ways} ways to sample: set exactly one of frames_per_clip, sample_fps and every_frame "
+                "(frames_per_clip=None clears the default)"
+            )
+        if self.frames_per_clip is not None and self.frames_per_clip < 1:
+            raise ValueError(f"frames_per_clip is {self.frames_per_clip}; it must be at least 1")
+        if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
+            raise ValueError(f"sample_fps is {self.sample_fps}; it must be a number above 0, in frames per second")
+
+    def choose(self, seconds: np.ndarray, *, start_pts_seconds: float | None = None) -> np.ndarray:
+        """Positions, increasing, to take of frames shown at `seconds` (sorted, the range only)."""
+        num = len(seconds)
+        if self.every_frame or num == 0:
+            return np.arange(num)
+        if self.frames_per_clip is not None:
+            k = self.frames_per_clip
+            return np.arange(num) if num < k else np.array([(2 * i + 1) * num // (2 * k) for i in range(k)])
+        assert self.sample_fps is not None
+        start = seconds[0] if start_pts_seconds is None else start_pts_seconds
+        # A frame is taken when a target lies after the frame before it and not after the frame itself. The allowance
+        # keeps a frame whose pts, as a binary fraction, falls a hair before its target.
+        targets_passed = np.floor((seconds - start) * self.sample_fps + 1e-6)
+        return np.flatnonzero(np.diff(targets_passed, prepend=-1) > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One sampled frame: `image` is RGB uint8 (height, width, 3), upright.
+
+    frame_index counts the frames of the file in presentation order from 0, by the container's timestamps, so that it
+    is the same after a damaged stretch. pts_seconds is in the file's own timeline. Alpha is dropped, interlaced
+    frames stay woven, pixels stay as stored where they are not square.
+    """
+
+    frame_index: int
+    pts_seconds: float
+    image: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeReport:
+    """How one clip was decoded, and how whole it was.
+
+    num_frames: frames of the whole file by its packets, without those that an edit list hides. The other counts are of
+    the frames that were decoded to get the samples: with PyAV every frame of the range, sampled or not; with decord
+    the sampled ones, since it conceals damage. num_missing: frames that the packets promise and the decoder did not
+    give. num_repeated: frames with the timestamp of the frame before. decode_integrity: the share of
+    num_decoded + num_missing that is neither corrupt nor repeated, 0 to 1.
+    """
+
+    decoder: str
+    decoder_reason: str
+    container: str
+    codec: str
+    num_frames: int
+    num_decoded: int
+    num_corrupt: int
+    num_repeated: int
+    num_missing: int
+    decode_integrity: float
+    notes: tuple[str, ...] = ()
+
+
+class VideoError(Exception):
+    """A file that gives no frames: `reason` is a short stable word, the message is for people.
+
+    Reasons: unreadable, not_a_file, empty_file, too_large, playlist, image, not_a_video, undecodable,
+    no_video_stream, unsupported_codec, encrypted, too_many_pixels, no_frames, range_past_end.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.args[1]
+
+
+class DecodedClip:
+    """The sampled frames of one clip, once, in order of time; `report` is there when they have all been read.
+
+    Iterating streams: one frame is held at a time, however long the film. Raises VideoError where no frame at all
+    comes out. Leaving early is safe after `close()`, or as a context manager.
+    """
+
+    def __init__(self, frames: Generator[Frame, None, DecodeReport]) -> None:
+        self._frames = frames
+        self._report: DecodeReport | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        report = yield from self._frames
+        self._report = self._report or report
+
+    @property
+    def report(self) -> DecodeReport:
+        """How the decode went. Raises ValueError before the last frame was read."""
+        if self._report is None:
+            raise ValueError("the report of a clip is complete only after its last frame: iterate to the end first")
+        return self._report
+
+    def close(self) -> None:
+        self._frames.close()
+
+    def __enter__(self) -> DecodedClip:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

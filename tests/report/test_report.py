@@ -1,0 +1,579 @@
+"""Pages: what they say, that names from outside cannot act in them, and what a reader does with them in Chromium."""
+
+import base64
+import io
+import re
+import shutil
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from pipeline import report
+from pipeline.records.faces import Box, Example
+from pipeline.records.outcomes import Outcome, State
+from pipeline.records.schemas import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, OUTCOME_SCHEMA, TRACK_SCHEMA
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.report.evaluation import evaluation_page
+from pipeline.report.pictures import thumbnails_of
+from pipeline.report.training import Examined, training_page
+
+SCRIPT_NAME = "<script>alert(1)</script>.mp4"
+HOSTILE = "</script><script>console.error('ran')</script>\u202e<img src=x onerror=console.error(1)>&\udcff.avi"
+VOID = {"meta", "img", "br", "input"}
+
+
+class Outline(HTMLParser):
+    """The elements of a page, and whether every one is closed in its order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.words = [], [], []
+        self.feed(page)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def encoded(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def stripes(px):
+    """A face that only sharp eyes see: 14 columns, black and white."""
+    return (
+        np.repeat(np.where(np.arange(px) * 14 // px % 2, 255, 0)[None, :, None], px, axis=0)
+        .repeat(3, axis=2)
+        .astype("u1")
+    )
+
+
+def picture(colour):
+    return encoded(np.full((224, 224, 3), colour, np.uint8))
+
+
+def outcome(number, state=State.DONE, **fields):
+    fields = {"clip_id": f"{number:020x}", "path": f"train/Happy/{number:04d}.avi", "num_frames": 8, **fields}
+    return Outcome(**{"reason": None if state is State.DONE else "decode_error", **fields, "state": state})
+
+
+def example(number, **fields):
+    fields = {"frame_index": 3, "pts_seconds": 0.12, "face_index": 0, "face_score": 1.0, "label": "Happy", **fields}
+    sizes = {"box": Box(200, 100, 400 + number, 300), "frame_width": 712, "frame_height": 400}
+    images = {"face_jpeg": encoded(stripes(224)), "context_jpeg": picture(90)}
+    return Example(clip_id=f"{number:020x}", **fields, **sizes, **images)
+
+
+def metrics():
+    matrix = np.full((7, 7), 2) + 28 * np.eye(7, dtype=int)
+    per_class = dict.fromkeys(EMOTIONS, 30 / 42) | {"Fear": None}
+    return {
+        "top1_accuracy": 0.714,
+        "macro_f1": 0.7,
+        "per_class_accuracy": per_class,
+        "confusion_matrix": matrix.tolist(),
+    }
+
+
+def probabilities(happy):
+    return dict.fromkeys(EMOTIONS, (1 - happy) / 6) | {"Happy": happy}
+
+
+def face_row(clip_id, time, *, happy=0.4, track=0):
+    return {
+        "clip_id": clip_id,
+        "frame_index": round(time * 25),
+        "pts_seconds": time,
+        "face_index": track,
+        "track_index": track,
+        "box": {"x_min": 200 + 220 * track, "y_min": 100, "x_max": 400 + 220 * track, "y_max": 300},
+        "probabilities": probabilities(happy),
+    }
+
+
+def track_row(clip_id, track=0, *, num_faces=6, emotion="Happy"):
+    figures = {"num_changes": 1, "mean_entropy": 1.5, "agreement": 0.5, "reason": None if emotion else "abstained"}
+    shares = dict.fromkeys(EMOTIONS, 0.0) | {"Happy": 0.75, "Sad": 0.25}
+    return {
+        "clip_id": clip_id,
+        "track_index": track,
+        "num_faces": num_faces,
+        "probabilities": probabilities(0.4),
+        "emotion": emotion,
+        "emotion_shares": shares,
+        **figures,
+    }
+
+
+def clip_row(clip_id, path, *, emotion="Happy", has_face=True):
+    figures = {"num_changes": 1, "mean_entropy": 1.5, "agreement": 0.5} if has_face else {}
+    return {
+        "clip_id": clip_id,
+        "path": path,
+        "emotion": emotion,
+        "reason": None if emotion else "no_face",
+        "probabilities": probabilities(0.4) if has_face else None,
+        "num_faces": 6,
+        "num_tracks": 1,
+        "num_frames": 6,
+        **dict.fromkeys(("num_changes", "mean_entropy", "agreement")),
+        **figures,
+    }
+
+
+NIGHT = {"day": "2026-11-22", "clips": 40, "labelled_clips": 38, "mean_entropy": 1.2, "emotions": probabilities(0.4)}
+DRIFT = {
+    "nights": 3,
+    "figures": {
+        "emotions": {"tonight": probabilities(0.4), "before": probabilities(0.1), "distance": 0.3, "limit": 0.15}
+        | {"jumped": True},
+        "mean_entropy": {"tonight": 1.2, "before": 1.25, "distance": 0.05, "limit": 0.15, "jumped": False},
+    },
+    "warnings": ["drift: the share of Happy is 0.40, 0.10 in 3 nights before (distance 0.300, limit 0.150)"],
+}
+
+
+def table_of(rows, schema):
+    """Rows as a table of those columns of the schema that they have; broken UTF-8 as the ledger writes it."""
+    names = rows[0].keys() if rows else schema.names
+    clean = [
+        {n: v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for n, v in row.items()}
+        for row in rows
+    ]
+    return pa.Table.from_pylist(clean, schema=pa.schema([field for field in schema if field.name in names]))
+
+
+def preprocess_page(summary, outcomes, examples, **options):
+    return report.preprocess_page(summary, table_of(list(map(asdict, outcomes)), OUTCOME_SCHEMA), examples, **options)
+
+
+def score_page(summary, outcomes, frames, tracks, clips, *, thumbnails=(), **options):
+    """The page as a night makes it of these rows."""
+    labels = report.labels_of(table_of(clips, CLIP_LABEL_SCHEMA))
+    thumbnails = () if options.get("no_thumbnails") else thumbnails
+    shown = []
+    for label in report.shown_clips(labels, {each.clip_id for each in thumbnails}):
+        own = [[row for row in rows if row["clip_id"] == label["clip_id"]] for rows in (frames, tracks)]
+        pictures = [each for each in thumbnails if each.clip_id == label["clip_id"]]
+        shown.append(report.shown_clip(label, table_of(own[0], FRAME_SCHEMA), table_of(own[1], TRACK_SCHEMA), pictures))
+    outcomes = table_of(list(map(asdict, outcomes)), OUTCOME_SCHEMA)
+    return report.score_page(summary, outcomes, labels, shown, **options)
+
+
+def examined(number, attention=None):
+    probability = np.full(7, 0.1)
+    probability[number % 7] = 0.4
+    image = np.full((32, 32, 3), 120, np.uint8)
+    return Examined(
+        where=f"clip {number}", label="Anger", face=stripes(32), context=image, attention=attention,
+        probabilities=probability,
+    )  # fmt: skip
+
+
+def scored(**options):
+    """A page of three clips: two persons with pictures, a hostile name, and a clip without a face."""
+    outcomes = [
+        outcome(0, num_examples=12),
+        outcome(1, path=SCRIPT_NAME),
+        outcome(8, State.QUARANTINED, path=HOSTILE, stage="decode", detail=HOSTILE),
+        outcome(9, State.NO_FACE, reason="no_face"),
+    ]
+    ids = [each.clip_id for each in outcomes]
+    examples = [example(0, frame_index=round(n / 5 * 25), pts_seconds=n / 5) for n in range(6)]
+    return score_page(
+        {"inputs": 4, "audit": "audit holds", "night": NIGHT, "drift": DRIFT},
+        outcomes,
+        [
+            face_row(ids[n], t / 5, track=track, happy=0.4 + t / 10)
+            for n in (0, 1)
+            for track in (0, 1)
+            for t in range(6)
+        ],
+        [track_row(ids[n], track) for n in (0, 1) for track in (0, 1)],
+        [
+            clip_row(ids[0], outcomes[0].path),
+            clip_row(ids[1], SCRIPT_NAME),
+            clip_row(ids[3], outcomes[3].path, emotion=None, has_face=False),
+        ],
+        title="Labels",
+        thumbnails=thumbnails_of(examples, box_margin=0.0, blur_faces=False),
+        **options,
+    )
+
+
+def preprocessed(**options):
+    outcomes = [
+        *(outcome(number, num_examples=8) for number in range(8)),
+        outcome(8, State.QUARANTINED, path=HOSTILE, stage="decode", detail=HOSTILE),
+        outcome(9, State.NO_FACE, reason="no_face"),
+    ]
+    outcomes[0] = replace(outcomes[0], path=SCRIPT_NAME)
+    summary = {"inputs": 10, "done": 8, "audit": "audit holds"}
+    return preprocess_page(summary, outcomes, [example(n) for n in range(6)], title=HOSTILE, **options)
+
+
+def trained(**options):
+    epochs = [
+        {"epoch": n, "train_loss": 2 / n, "validation_loss": 2.1 / n, "validation_top1_accuracy": n / 4}
+        | {"validation_macro_f1": n / 5, "lr": 0.01, **{f"validation_accuracy_{e}": n / 6 for e in EMOTIONS}}
+        for n in (1, 2, 3)
+    ]
+    attention = np.zeros((2, 2))
+    attention[0, 1] = 1.0
+    return training_page(
+        {"model": "cahfw", "best": {"top1": 0.75}},
+        epochs,
+        title="Training",
+        best=metrics(),
+        attended=[examined(0, attention)],
+        wrong=[replace(examined(3), where=SCRIPT_NAME)],
+        num_examined=64,
+        **options,
+    )
+
+
+def evaluated():
+    split = {"num_examples": 294, **metrics(), "clip_level": {"num_clips": 42, **metrics()}}
+    splits = {"validation": split, "test": split}
+    return evaluation_page({"data": HOSTILE, "model": {"name": "cahfw"}, "splits": splits}, title="Evaluation")
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return {"preprocess": preprocessed(), "train": trained(), "evaluate": evaluated(), "score": scored()}
+
+
+NAMES = ("preprocess", "train", "evaluate", "score")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_one_whole_file_that_asks_nobody(pages, name):
+    outline = Outline(pages[name])
+    assert len(pages[name].encode()) < 6_000_000
+    sources = [attrs[key] for _, attrs in outline.elements for key in ("src", "href") if key in attrs]
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert any("default-src 'none'" in attrs.get("content", "") for attrs in outline.all("meta"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_can_be_read_by_keyboard_and_screen_reader(pages, name):
+    outline = Outline(pages[name])
+    tags = [tag for tag, _ in outline.elements]
+    assert tags.count("h1") == tags.count("main") == tags.count("header") == tags.count("footer") == 1
+    assert outline.all("html")[0]["lang"] == "en"
+    assert any(attrs.get("name") == "viewport" for attrs in outline.all("meta"))
+    assert all(attrs.get("alt") for attrs in outline.all("img"))
+    assert tags.count("table") == tags.count("caption") > 0
+    assert all("scope" in attrs for attrs in outline.all("th"))
+    assert all(attrs.get("aria-label") for attrs in outline.all("nav") + outline.all("form"))
+    charts = [attrs for attrs in outline.all("div") if attrs.get("class") == "chart"]
+    assert charts
+    assert all(attrs["aria-label"] for attrs in charts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_from_outside_are_text_and_nothing_else(pages, name):
+    outline = Outline(pages[name])
+    islands = [attrs for attrs in outline.all("script") if attrs.get("type") == "application/json"]
+    assert len(outline.all("script")) == len(islands) + 2
+    assert not any("onerror" in attrs for _, attrs in outline.elements)
+    assert SCRIPT_NAME not in pages[name]
+    if name != "evaluate":
+        assert SCRIPT_NAME in outline.text
+    if name != "train":
+        assert "\u202e" not in pages[name]
+        assert "</script><script>console.error('ran')</script>\\u202e" in outline.text
+
+
+def test_the_preprocess_page_counts_states_and_lists_what_is_not_done(pages):
+    text = Outline(pages["preprocess"]).text
+    assert "done 8 80.00 %" in text
+    assert "quarantined 1 10.00 %" in text
+    assert "train/Happy/0009.avi no_face no_face" in text
+    assert "audit holds" in text
+    assert len(Outline(pages["preprocess"]).all("img")) == 12
+    assert "Box size of the examples" in text
+    assert "Faces kept per sampled frame" in text
+
+
+@pytest.fixture(scope="module")
+def large_page():
+    """A run of as many clips as CAER has, none of them done: the longest page there is of it."""
+    detail = "moov atom not found, " * 100
+    outcomes = [
+        outcome(n, State.QUARANTINED, reason="undecodable" if n % 2 else "timeout", stage="decode", detail=detail)
+        for n in range(13_201)
+    ]
+    return preprocess_page({}, outcomes, [example(n) for n in range(90)], title="Large")
+
+
+def test_a_large_run_has_every_clip_in_a_page_of_less_than_20_mb(large_page):
+    text = Outline(large_page).text
+    assert "60 of 90 of the examples" in text
+    assert "All 13,201 rows are in this page" in text
+    assert "train/Happy/13200.avi" in large_page
+    assert len(large_page.encode()) < 20_000_000
+
+
+def test_a_large_night_shows_some_people_and_every_label_in_less_than_20_mb():
+    outcomes = [outcome(n) for n in range(13_201)]
+    labels = [clip_row(each.clip_id, each.path) for each in outcomes]
+    frames = [face_row(each.clip_id, t, track=track) for each in outcomes[:60] for t in range(900) for track in (0, 1)]
+    tracks = [track_row(each.clip_id, track) for each in outcomes[:60] for track in range(6)]
+    pictures = thumbnails_of([example(0, frame_index=n) for n in range(90)], box_margin=0.0, blur_faces=False)
+    page = score_page({}, outcomes, frames, tracks, labels, title="Night", thumbnails=pictures)
+    outline = Outline(page)
+    assert "40 of 13,201 of the clips with a face" in outline.text
+    assert "4 of 6 persons" in outline.text
+    assert len(outline.all("img")) == 8
+    assert len(page.encode()) < 20_000_000
+
+
+def test_an_empty_run_has_a_page():
+    assert "nothing to count" in Outline(preprocess_page({}, [], [], title="Empty")).text
+    text = Outline(score_page({}, [], [], [], [], title="Empty")).text
+    assert "Every clip is done" in text
+    assert "nothing to compare" in text
+
+
+def test_curves_are_read_from_the_text_of_a_csv_and_survive_what_is_not_finite():
+    row = {"epoch": "1", "train_loss": "nan", "validation_loss": "1.5", "validation_accuracy_Fear": ""}
+    page = training_page({}, [row], title="Training")
+    assert '"y":[null]' in page
+    assert '"y":[1.5]' in page
+
+
+def test_the_training_page_has_the_best_epoch_its_attention_and_its_worst_examples(pages):
+    outline = Outline(pages["train"])
+    assert "Confusion matrix on validation" in outline.text
+    assert "CAHFW-Net, paper" in outline.text
+    assert "Of 64 validation examples" in outline.text
+    assert "true Anger (10%); said Happy (40%)" in outline.text
+    context, overlay, face, _ = [decoded(image) for image in outline.all("img")]
+    assert "row 1 of 2, column 2 of 2" in outline.all("img")[1]["alt"]
+    assert np.ptp(context) < 10
+    corners = overlay[8, -8], overlay[8, 8], overlay[-8, -8]
+    assert corners[0][0] > corners[0][2] + 100  # orange where the attention is
+    assert all(np.ptp(corner) < 40 for corner in corners[1:])  # grey where it is not
+    assert np.ptp(face[:, :, 0]) > 200
+
+
+def test_the_evaluation_page_stands_beside_the_paper(pages):
+    text = Outline(pages["evaluate"]).text
+    assert "CAHFW-Net 83.76" in text
+    assert "ours, test 71.40" in text
+    assert "Anger 71.43 82.73 77.93" in text
+    assert "Fear – 94.61 86.4" in text
+    assert "Anger 30 71% 2 5%" in text
+
+
+def test_a_timeline_is_of_one_person():
+    rows = [face_row("a", 0.5, happy=0.9), face_row("a", 0.0, happy=0.4), face_row("a", 0.0, happy=0.6, track=1)]
+    tracks = [track_row("a", 0, num_faces=2), track_row("a", 1, num_faces=1, emotion=None)]
+    page = score_page({}, [outcome(1)], rows, tracks, [clip_row("a", "a.mp4")], title="Labels")
+    assert '"x":[0.0,0.5],"y":[0.4,0.9],"name":"Happy"' in page
+    assert '"x":[0.0],"y":[0.6],"name":"Happy"' in page
+    text = Outline(page).text
+    assert "Person 1: Happy, 40%" in text
+    assert "Person 2: abstained, 40%" in text
+    assert "Happy 75.00 %, Sad 25.00 % of the time" in text
+
+
+def test_the_score_page_tells_the_drift_and_warns(pages):
+    outline = Outline(pages["score"])
+    assert "Warning: drift: the share of Happy is 0.40, 0.10 in 3 nights before" in outline.text
+    assert "emotions – – 0.300 0.150 jumped" in outline.text
+    assert "share of Happy 0.400 0.100" in outline.text
+    assert "mean entropy 1.200 1.250 0.050 0.150 steady" in outline.text
+    assert "labelled clips 38" in outline.text
+
+
+def decoded(attrs):
+    """The pixels of an img element."""
+    kind, data = attrs["src"].split(",", 1)
+    assert kind == "data:image/jpeg;base64"
+    return np.array(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+
+
+def sharpness(pixels):
+    """The mean difference of neighbours in a row, of 255: over 15 for the stripes."""
+    return np.abs(np.diff(pixels[:, :, 0], axis=1)).mean()
+
+
+def test_frames_are_put_together_with_the_face_at_its_place(pages):
+    frames = [decoded(attrs) for attrs in Outline(pages["score"]).all("img")]
+    assert len(frames) == 6
+    assert all(frame.shape == (99, 176, 3) for frame in frames)
+    face, elsewhere = frames[0][45:70, 55:95], frames[0][:20, 110:]
+    assert sharpness(face) > 15
+    assert sharpness(elsewhere) < 3
+    assert abs(elsewhere.mean() - 90) < 3
+
+
+@pytest.mark.parametrize("make", [preprocessed, trained, scored])
+def test_faces_are_blurred_in_the_pixels_of_the_page(make):
+    clear = [attrs for attrs in Outline(make()).all("img") if "Face" in attrs["alt"] or "Frame" in attrs["alt"]]
+    blurred = [attrs for attrs in Outline(make(blur_faces=True)).all("img") if attrs["alt"] in
+               {each["alt"] for each in clear}]  # fmt: skip
+    assert len(clear) == len(blurred) > 0
+    for sharp, soft in zip(clear, blurred, strict=True):
+        part = np.s_[45:70, 57:93] if make is scored else np.s_[:, :]
+        assert sharpness(decoded(sharp)[part]) > 15
+        assert sharpness(decoded(soft)[part]) < 6
+        assert np.ptp(decoded(soft)[part][:, :, 0]) < 90
+
+
+def test_kept_frames_are_blurred_before_anything_is_written():
+    (clear,) = thumbnails_of([example(0)], box_margin=0.0, blur_faces=False)
+    (soft,) = thumbnails_of([example(0)], box_margin=0.0, blur_faces=True)
+    part = np.s_[30:70, 55:95]
+    sharp_pixels, soft_pixels = (
+        np.array(Image.open(io.BytesIO(each.jpeg)).convert("RGB")).astype(int)[part] for each in (clear, soft)
+    )
+    assert sharpness(sharp_pixels) > 15
+    assert sharpness(soft_pixels) < 6
+
+
+@pytest.mark.parametrize("make", [preprocessed, trained, scored])
+def test_without_thumbnails_there_is_no_picture_of_a_person(make):
+    page = make(no_thumbnails=True)
+    assert not Outline(page).all("img")
+    assert "data:image/jpeg" not in page
+    assert "eft out by --no-thumbnails" in Outline(page).text
+
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(chromium, tmp_path):
+    """Opens a page as a reader does; the test fails if anything is said on its console."""
+    said, contexts = [], []
+
+    def open_page(text, **options):
+        file = tmp_path / "page.html"
+        file.write_text(text)
+        contexts.append(chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, **options}))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.goto(file.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not said
+
+
+def draw_all(page):
+    """Scroll through the page, as charts are drawn when they come into view."""
+    for chart in page.locator(".chart").all():
+        chart.scroll_into_view_if_needed()
+        page.wait_for_function("node => node.classList.contains('js-plotly-plot')", arg=chart.element_handle())
+
+
+@in_browser
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_on_a_phone_by_day_and_night(pages, name, show):
+    page = show(pages[name], viewport={"width": 375, "height": 800}, color_scheme="light")
+    draw_all(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    background = "getComputedStyle(document.body).backgroundColor"
+    axis = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    by_day = page.evaluate(background), page.evaluate(axis)
+    assert by_day == ("rgb(255, 255, 255)", "rgb(27, 31, 36)")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"() => {axis} === 'rgb(232, 234, 237)'")
+    assert page.evaluate(background) == "rgb(20, 23, 26)"
+
+
+@in_browser
+def test_the_timeline_tells_its_probabilities_under_the_mouse(pages, show):
+    page = show(pages["score"])
+    chart = page.locator("article .chart").first
+    chart.scroll_into_view_if_needed()
+    plot = chart.locator(".nsewdrag").first
+    plot.wait_for(state="attached")
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 - 40, box["y"] + 40)
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 40)
+    hover = chart.locator(".hoverlayer .legend")
+    hover.wait_for(state="attached")
+    text = " ".join(hover.all_text_contents())
+    assert "Happy : 0.6" in text
+    assert all(emotion in text for emotion in EMOTIONS)
+
+
+def shown_rows(listing):
+    return [row.inner_text().split("\t")[0] for row in listing.locator("tbody tr").all() if row.is_visible()]
+
+
+@in_browser
+def test_a_table_is_filtered_by_text_and_state_sorted_and_paged(pages, large_page, show):
+    page = show(pages["preprocess"])
+    clips = page.locator(".listing").last
+    assert len(shown_rows(clips)) == 10
+    clips.get_by_label("text").fill("HAPPY/000")
+    assert shown_rows(clips) == [f"train/Happy/000{n}.avi" for n in (1, 2, 3, 4, 5, 6, 7, 9)]
+    assert clips.get_by_role("status").inner_text() == "1 to 8 of 8 that match, of 10"
+    clips.get_by_label("state").select_option("no_face")
+    assert shown_rows(clips) == ["train/Happy/0009.avi"]
+    clips.get_by_label("text").fill("<script>")
+    assert shown_rows(clips) == []
+    clips.get_by_label("state").select_option("done")
+    assert shown_rows(clips) == [SCRIPT_NAME]
+    clips.get_by_label("text").fill("")
+    head = clips.locator("thead th").first
+    assert head.get_attribute("aria-sort") == "none"
+    for way, first in (("ascending", SCRIPT_NAME), ("descending", "train/Happy/0007.avi")):
+        head.get_by_role("button").press("Enter")
+        assert head.get_attribute("aria-sort") == way
+        assert shown_rows(clips)[0] == first
+
+    page = show(large_page)
+    clips = page.locator(".listing").last
+    assert clips.locator("tbody tr").count() == 100
+    clips.get_by_role("button", name="next").click()
+    assert clips.get_by_role("status").inner_text() == "101 to 200 of 13,201"
+    assert clips.locator("tbody th").first.inner_text() == "train/Happy/0100.avi"
+    clips.get_by_label("text").fill("happy/13200")
+    assert clips.locator("tbody th").all_inner_texts() == ["train/Happy/13200.avi"]
+
+
+def test_the_style_has_no_network_address(pages):
+    assert not re.search(r"@import|url\(", pages["train"].split("</style>")[0])

@@ -1,0 +1,159 @@
+"""Persons over time on drawn boxes, and every figure against one worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.records.faces import Box, Example
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.score.labels import predictions_of, track_labels_of
+from pipeline.score.tracks import ABSTAINED, emotion_of, entropies, linked, num_changes, summarised
+
+STEP_SECONDS = 0.4
+
+
+def faces_of(*frames, step=STEP_SECONDS):
+    """Examples of frames that are lists of (x, y) or (x, y, px): the left upper corner and side of each face."""
+    found = []
+    for number, frame in enumerate(frames):
+        for face_index, (x, y, *px) in enumerate(frame):
+            side = px[0] if px else 100
+            found.append(
+                Example(
+                    clip_id="a",
+                    frame_index=number * 10,
+                    pts_seconds=number * step,
+                    face_index=face_index,
+                    box=Box(x, y, x + side, y + side),
+                    face_score=1.0,
+                    frame_width=1000,
+                    frame_height=500,
+                    face_jpeg=b"",
+                    context_jpeg=b"",
+                )
+            )
+    return found
+
+
+def test_one_person_who_moves_is_one_track():
+    assert linked(faces_of([(100, 100)], [(170, 110)], [(240, 90)], [(250, 100)])) == [0, 0, 0, 0]
+
+
+def test_no_face_is_no_track():
+    assert linked([]) == []
+
+
+def test_two_people_keep_their_numbers_whatever_the_order_of_their_faces():
+    assert linked(faces_of([(100, 100), (600, 100)], [(590, 100), (110, 100)], [(120, 100), (580, 100)])) == [
+        *(0, 1),
+        *(1, 0),
+        *(0, 1),
+    ]
+
+
+def test_two_people_who_cross_keep_their_numbers():
+    frames = [[(100 + 60 * t, 100), (520 - 60 * t, 130)] for t in range(8)]
+    assert linked(faces_of(*frames)) == [0, 1] * 8
+    swapped = [frame[::-1] if t > 3 else frame for t, frame in enumerate(frames)]
+    assert linked(faces_of(*swapped)) == [0, 1] * 4 + [1, 0] * 4
+
+
+def test_a_person_hidden_behind_another_while_they_cross_is_found_again():
+    frames = [[(100 + 60 * t, 100), (520 - 60 * t, 130)] for t in range(8)]
+    frames[3], frames[4] = frames[3][:1], frames[4][:1]
+    assert linked(faces_of(*frames)) == [0, 1, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 1]
+
+
+def test_who_leaves_ends_and_who_comes_elsewhere_is_new():
+    frames = [[(100, 100), (600, 100)], [(100, 100), (600, 100)], [(100, 100)], [(100, 100), (350, 300)]]
+    assert linked(faces_of(*frames)) == [0, 1, 0, 1, 0, 0, 2]
+
+
+def test_a_face_missed_in_two_frames_is_the_same_person_and_in_three_a_new_one():
+    def away(num_frames):
+        return faces_of([(100, 100), (600, 100)], *[[(600, 100)]] * num_frames, [(100, 100), (600, 100)])
+
+    assert linked(away(2)) == [0, 1, 1, 1, 0, 1]
+    assert linked(away(3)) == [0, 1, 1, 1, 1, 2, 1]
+
+
+def test_in_a_dense_clip_a_second_counts_and_not_frames():
+    frames = [[(100, 100), (600, 100)], *[[(600, 100)]] * 20, [(100, 100), (600, 100)]]
+    assert linked(faces_of(*frames, step=0.04))[-2:] == [0, 1]
+
+
+def test_between_frames_that_are_close_a_jump_is_somebody_else():
+    near = faces_of([(100, 100)], [(210, 100)], step=0.04)
+    assert linked(near) == [0, 1]
+    assert linked(faces_of([(100, 100)], [(210, 100)], step=0.5)) == [0, 0]
+
+
+def test_a_face_of_another_size_is_somebody_else():
+    assert linked(faces_of([(100, 100, 200)], [(175, 175, 50)])) == [0, 1]
+
+
+def test_equal_overlaps_go_to_the_older_track_then_to_the_earlier_face():
+    assert linked(faces_of([(100, 100), (200, 100)], [(150, 100)])) == [0, 1, 0]
+    assert linked(faces_of([(150, 100)], [(100, 100), (200, 100)])) == [0, 0, 1]
+
+
+def row(**probabilities):
+    """Seven probabilities: those named, the rest shared alike."""
+    rest = (1 - sum(probabilities.values())) / (7 - len(probabilities))
+    return [probabilities.get(emotion, rest) for emotion in EMOTIONS]
+
+
+CALM, GLAD, TORN = row(Neutral=0.8), row(Happy=0.7, Neutral=0.2), row(Happy=0.4, Neutral=0.3)
+
+
+def test_shares_agreement_and_mean_are_those_worked_out_by_hand():
+    summary = summarised(np.array([CALM, CALM, GLAD, TORN]), abstain_below=0.0)
+    assert dict(zip(EMOTIONS, summary.emotion_shares, strict=True)) == dict.fromkeys(EMOTIONS, 0.0) | {
+        "Neutral": 0.5,
+        "Happy": 0.5,
+    }
+    assert (summary.emotion, summary.reason) == ("Neutral", None)
+    mean = dict(zip(EMOTIONS, summary.probabilities, strict=True))
+    assert mean["Neutral"] == pytest.approx((0.8 + 0.8 + 0.2 + 0.3) / 4)
+    assert mean["Happy"] == pytest.approx((0.2 / 6 * 2 + 0.7 + 0.4) / 4)
+    assert summary.agreement == 0.5
+    assert summary.mean_entropy == pytest.approx(np.mean([hand_entropy(p) for p in (CALM, CALM, GLAD, TORN)]))
+
+
+def hand_entropy(probabilities):
+    return -sum(p * math.log(p) for p in probabilities)
+
+
+def test_entropy_runs_from_nothing_to_ln_7():
+    assert entropies(np.array([[1, 0, 0, 0, 0, 0, 0], [1 / 7] * 7, [0.5, 0.5, 0, 0, 0, 0, 0]])) == pytest.approx(
+        [0, math.log(7), math.log(2)]
+    )
+
+
+def test_what_is_not_sure_abstains_and_keeps_its_probabilities():
+    summary = summarised(np.array([CALM, GLAD, TORN]), abstain_below=0.5)
+    assert (summary.emotion, summary.reason) == (None, ABSTAINED)  # Neutral's mean is 0.43.
+    assert sum(summary.emotion_shares) == pytest.approx(2 / 3)
+    assert max(summary.probabilities) == pytest.approx(1.3 / 3)
+    assert summary.agreement == pytest.approx(1 / 3)
+    assert emotion_of(np.array(GLAD), abstain_below=0.7) == ("Happy", None)
+    assert emotion_of(np.array(GLAD), abstain_below=0.71) == (None, ABSTAINED)
+
+
+def test_changes_are_counted_along_a_track_and_abstaining_is_none():
+    assert num_changes([]) == num_changes(["Sad"]) == num_changes([None, "Sad", None, "Sad"]) == 0
+    assert num_changes(["Sad", "Happy", "Happy", "Sad"]) == 2
+    assert num_changes(["Sad", None, "Happy"]) == 1
+
+
+def test_two_persons_of_a_clip_have_a_row_each():
+    examples = faces_of([(100, 100), (600, 100)], [(600, 100), (100, 100)], [(100, 100)])
+    faces = predictions_of(examples, np.array([CALM, GLAD, GLAD, GLAD, CALM]), abstain_below=0.0)
+    first, second = track_labels_of(faces, abstain_below=0.0)
+    assert [face.track_index for face in faces] == [0, 1, 1, 0, 0]
+    assert (first.num_faces, first.num_changes, first.emotion) == (3, 2, "Neutral")
+    assert (first.first_pts_seconds, first.last_pts_seconds) == (0.0, 2 * STEP_SECONDS)
+    assert (second.num_faces, second.num_changes, second.emotion, second.agreement) == (2, 0, "Happy", 1.0)
+    assert second.last_pts_seconds == STEP_SECONDS
+    assert second.mean_entropy == pytest.approx(hand_entropy(GLAD))
