@@ -25,7 +25,7 @@ from benchmarks.config import BenchmarkConfig
 from benchmarks.core_hours import core_hours_table, corpus_core_hours
 from benchmarks.machine import machine
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import FACELESS_PATH, make_corpus
 
@@ -37,7 +37,7 @@ STUDIES: dict[str, ModuleType] = {
     "poison": poison,
     "soak": soak,
 }
-MOST_DISTINCT = 20
+MAX_DISTINCT = 20
 ALL = ("detect", "decode", "preprocess")  # what `all` runs
 
 
@@ -52,19 +52,19 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         source = config.clips
         if source is None:
-            say("making a SYNTHETIC corpus")
+            log_status("making a SYNTHETIC corpus")
             source = str(Path(folder) / "corpus")
             make_corpus(source, clips_per_class=(3, 0, 0))
             (Path(source) / FACELESS_PATH).unlink()
-        clips = usable_clips(source, most=config.num_clips or MOST_DISTINCT)
+        clips = usable_clips(source, most=config.num_clips or MAX_DISTINCT)
         for study in chosen:
-            say(study)
+            log_status(study)
             before = os.getloadavg()
             measured = STUDIES[study].measure(clips, Path(folder), config=config)
             results[study] = {**measured, "load_average": {"before": before[0], "after": os.getloadavg()[0]}}
     results["core_hours"] = corpus_core_hours(results)
     storage.put("benchmark.json", (json.dumps(results, indent=1) + "\n").encode())
-    say(f"output: {storage.path('benchmark.json')}")
+    log_status(f"output: {storage.path('benchmark.json')}")
     return results
 
 

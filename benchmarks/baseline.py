@@ -1,6 +1,6 @@
 """The script that one would write today for the same work: decord, dlib's CNN, a pool of processes, crops as files.
 
-`preprocess` is measured against it: same frames, same detector, same crops. It has no ledger, no fence and no resume;
+`preprocess` is measured against it: same frames, same detector, same crops. It has no ledger, no sandbox and no resume;
 a clip that aborts decord makes it wait for ever. It runs as a file, so that its workers hold only what it imports:
 `python -P baseline.py --output FOLDER --weights FILE CLIP ...`, one line of JSON a clip.
 """

@@ -1,4 +1,4 @@
-"""The clips that are measured on: those given that decode, read in a fence."""
+"""The clips that are measured on: those given that decode, read in a sandbox."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.corpus.read import read_corpus
 from pipeline.preprocess.examples import IMAGE_SUFFIXES
 from pipeline.records.clips import Clip
 from pipeline.records.vocabulary import UsageError
-from pipeline.sandbox.limits import FenceError
-from pipeline.sandbox.supervisor import Fence
+from pipeline.sandbox.limits import SandboxError
+from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.remote import local_path
 from pipeline.video.frames import Sampling
 from pipeline.video.open import open_clip
@@ -25,14 +25,14 @@ from pipeline.video.open import open_clip
 def usable_clips(source: str, *, most: int) -> list[Clip]:
     """Up to `most` local videos of the input that decode. Raises UsageError if there is none."""
     clips = []
-    with Fence(build_middle_frame, {}) as fence:
+    with Sandbox(build_middle_frame, {}) as sandbox:
         for clip in read_corpus(source, split_fractions=None).clips:
             if clip.path.lower().endswith(IMAGE_SUFFIXES):
                 continue
             if local_path(clip.url) is None:
                 raise UsageError(f"--clips: {clip.url} is not on this machine; copy the clips here first")
-            with contextlib.suppress(FenceError):
-                fence.run(local_path(clip.url))
+            with contextlib.suppress(SandboxError):
+                sandbox.run(local_path(clip.url))
                 clips.append(clip)
             if len(clips) == most:
                 break
@@ -56,12 +56,12 @@ def repeated(clips: Sequence[Clip], folder: Path, *, num: int) -> list[Clip]:
 
 def middle_frames(clips: Sequence[Clip]) -> list[np.ndarray]:
     """The middle frame of each clip, which decodes: (H, W, 3) uint8 RGB."""
-    with Fence(build_middle_frame, {}) as fence:
-        return [fence.run(local_path(clip.url))[1] for clip in clips]
+    with Sandbox(build_middle_frame, {}) as sandbox:
+        return [sandbox.run(local_path(clip.url))[1] for clip in clips]
 
 
 def build_middle_frame() -> Callable[..., Generator[Any, None, np.ndarray]]:
-    """The fenced child's work: a path to the middle frame of its clip."""
+    """The sandboxed child's work: a path to the middle frame of its clip."""
 
     def work(path: str, stage: Callable[[str], None]) -> Generator[Any, None, np.ndarray]:
         stage("decode")

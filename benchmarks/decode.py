@@ -16,8 +16,8 @@ from benchmarks.tables import shown, table
 from benchmarks.timing import spread
 from pipeline.corpus.read import read_corpus
 from pipeline.records.clips import Clip
-from pipeline.sandbox.limits import FenceError
-from pipeline.sandbox.supervisor import Fence
+from pipeline.sandbox.limits import SandboxError
+from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.remote import local_path
 from pipeline.video.frames import Sampling
 from pipeline.video.open import open_clip
@@ -38,31 +38,31 @@ ENCODINGS = {  # name: (codec, options)
 def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
     """Our decoding and decord's over the clips: CPU seconds, and frames that are not the one they should be.
 
-    Each decode runs in the fence, since decord aborts on some files; the seconds are the child's, without the pipe.
+    Each decode runs in the sandbox, since decord aborts on some files; the seconds are the child's, without the pipe.
     """
     if config.clips is None:
         clips = [*clips, *other_encodings(clips, folder)]
-    with Fence(build_work, {}) as fence:
-        return _measure(clips, fence, config=config)
+    with Sandbox(build_work, {}) as sandbox:
+        return _measure(clips, sandbox, config=config)
 
 
-def _measure(clips: Sequence[Clip], fence: Fence, *, config: BenchmarkConfig) -> dict[str, Any]:
+def _measure(clips: Sequence[Clip], sandbox: Sandbox, *, config: BenchmarkConfig) -> dict[str, Any]:
     num_frames = config.frames_per_clip
     taken: dict[str, list[dict[str, float]]] = {way: [] for way in _TIMED}
     rows: dict[str, dict[str, Any]] = {}
     without_reference: dict[str, str] = {}
     for clip in clips:
         try:
-            reference = _decode(fence, "reference", clip, num_frames=num_frames)["small"]
-        except FenceError as error:
+            reference = _decode(sandbox, "reference", clip, num_frames=num_frames)["small"]
+        except SandboxError as error:
             without_reference[clip.path] = f"{error.reason}: {error.detail}"
             continue
         row: dict[str, Any] = {"num_frames": len(reference), "decoders": {}}
         rows[clip.path] = row
         for way in _TIMED:
             try:
-                found = _decode(fence, way, clip, num_frames=num_frames)
-            except FenceError as error:
+                found = _decode(sandbox, way, clip, num_frames=num_frames)
+            except SandboxError as error:
                 row["decoders"][way] = {"failed": f"{error.reason}: {error.detail}"}
                 continue
             pairs = zip(found["indexes"], found["small"], strict=True)
@@ -76,7 +76,7 @@ def _measure(clips: Sequence[Clip], fence: Fence, *, config: BenchmarkConfig) ->
         seconds: dict[str, dict[str, float]] = {way: {"cpu_seconds": 0.0, "wall_seconds": 0.0} for way in _TIMED}
         for clip in timed:
             for way in _TIMED:
-                found = _decode(fence, way, clip, num_frames=num_frames)
+                found = _decode(sandbox, way, clip, num_frames=num_frames)
                 for key in seconds[way]:
                     seconds[way][key] += found[key]
         for way in _TIMED:
@@ -175,7 +175,8 @@ def _sequential(path: Path) -> Iterator[np.ndarray]:
 
 
 def build_work() -> Callable[..., Generator[Any, None, dict[str, Any]]]:
-    """The fenced child's work: a task (way, path, num_frames) to the seconds it took and small copies of its frames."""
+    """The sandboxed child's work: a task (way, path, num_frames) to the seconds it took and small copies of its
+    frames."""
 
     def work(task: Mapping[str, Any], stage: Callable[[str], None]) -> Generator[Any, None, dict[str, Any]]:
         way, path, num_frames = task["way"], task["path"], task["num_frames"]
@@ -192,8 +193,8 @@ def build_work() -> Callable[..., Generator[Any, None, dict[str, Any]]]:
     return work
 
 
-def _decode(fence: Fence, way: str, clip: Clip, *, num_frames: int) -> dict[str, Any]:
-    return fence.run({"way": way, "path": Path(local_path(clip.url) or ""), "num_frames": num_frames})[1]
+def _decode(sandbox: Sandbox, way: str, clip: Clip, *, num_frames: int) -> dict[str, Any]:
+    return sandbox.run({"way": way, "path": Path(local_path(clip.url) or ""), "num_frames": num_frames})[1]
 
 
 def tables(part: Mapping[str, Any]) -> list[Table]:

@@ -37,7 +37,7 @@ from pipeline.dataset.dataset import Batch, ExampleDataset
 from pipeline.evaluate.job import chosen_device, chosen_loader_processes
 from pipeline.models.build import build_model
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.storage.remote import absolute_url
 from pipeline.storage.store import Storage
 from pipeline.train import worker as training_room
@@ -144,7 +144,7 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         found: dict[str, list[float]] = {name: [] for name in loops}
         before = os.getloadavg()[0]
         for number in range(config.rounds):
-            say(f"ingest: round {number + 1} of {config.rounds}")
+            log_status(f"ingest: round {number + 1} of {config.rounds}")
             # The order turns, so that no loop always runs on the machine that another has warmed.
             names = list(loops)[number % len(loops) :] + list(loops)[: number % len(loops)]
             for name in names:
@@ -176,12 +176,12 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     }
     storage = Storage(config.output)
     storage.put("ingest.json", (json.dumps(results, indent=1) + "\n").encode())
-    say(f"output: {storage.path('ingest.json')}")
+    log_status(f"output: {storage.path('ingest.json')}")
     return results
 
 
 def _made(folder: str, config: IngestConfig) -> str:
-    say("drawing a SYNTHETIC corpus")
+    log_status("drawing a SYNTHETIC corpus")
     counts = {"train": config.examples // NUM_PAIRS, "validation": 1, "test": 0}
     write_made_examples(folder, frames_per_pair=counts, num_people=4, places_per_scene=2, px=config.px, seed=0)
     return folder

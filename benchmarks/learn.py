@@ -29,7 +29,7 @@ from benchmarks.made_examples import NUM_PAIRS, write_made_examples
 from benchmarks.tables import table
 from pipeline.evaluate.job import chosen_device, evaluate
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import single_stream_bounds
 from pipeline.train.config import TrainConfig
@@ -127,7 +127,7 @@ def learn(config: LearnConfig) -> dict[str, Any]:
     parts = ("train", "validation", "test")
     data = f"{storage.path()}/examples-{'-'.join(str(settings[f'{part}_examples']) for part in parts)}"
     data += f"-{config.people}-{config.places_per_scene}-{config.px}px"
-    say("drawing the SYNTHETIC corpus, where it is not there yet")
+    log_status("drawing the SYNTHETIC corpus, where it is not there yet")
     manifest_sha256 = write_made_examples(
         data,
         frames_per_pair={part: settings[f"{part}_examples"] // NUM_PAIRS for part in parts},
@@ -140,7 +140,7 @@ def learn(config: LearnConfig) -> dict[str, Any]:
     # Seed by seed: a study that is cut off has every network at the seeds that it has.
     wanted = [(name, seed) for seed in range(config.seeds) for name in NETWORKS if name in config.networks]
     missing = [job for job in wanted if _saved(storage, *job, settings) is None]
-    say(f"{len(wanted)} trainings, {len(wanted) - len(missing)} of them done already")
+    log_status(f"{len(wanted)} trainings, {len(wanted) - len(missing)} of them done already")
     gpu = settings["device"] == "cuda"
     processes = config.processes or (1 if gpu else _cores())
     loaders = config.loader_processes if config.loader_processes is not None else (min(_cores(), 12) if gpu else 0)
@@ -154,7 +154,7 @@ def learn(config: LearnConfig) -> dict[str, Any]:
             run = job.result()
             storage.put(_path(run["network"], run["seed"]), (json.dumps(run, indent=1) + "\n").encode())
             left = (time.monotonic() - started) / done * (len(missing) - done)
-            say(
+            log_status(
                 f"{done}/{len(missing)}  {run['network']} seed {run['seed']}: test top-1 {run['top1_accuracy']:.1%},"
                 f" {run['seconds']:.0f} s; about {left / 60:.0f} min left"
             )
@@ -265,7 +265,7 @@ def _written(storage: Storage, config: LearnConfig, settings: dict[str, Any]) ->
     results = {"settings": settings, "chance": 1 / 7, "rows": rows, "config": asdict(config)}
     storage.put("learn.json", (json.dumps(results, indent=1) + "\n").encode())
     storage.put("learn.md", learn_markdown(results).encode())
-    say(f"output: {storage.path('learn.json')}, learn.md")
+    log_status(f"output: {storage.path('learn.json')}, learn.md")
     return results
 
 

@@ -22,7 +22,7 @@ from pipeline.ledger.audit import Audit
 from pipeline.ledger.ledger import Ledger
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.schemas import CLIP_SCHEMA
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
 
     def timed(name: str, work: Callable[[], T]) -> T:
-        say(name)
+        log_status(name)
         wall, cpu = time.monotonic(), time.process_time()
         found = work()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -25,7 +25,7 @@ from benchmarks.machine import machine
 from benchmarks.tables import table
 from pipeline.corpus.read import read_corpus
 from pipeline.records.vocabulary import EMOTIONS, SPLITS, UsageError
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.storage.remote import open_filesystem
 from pipeline.storage.store import Storage
 
@@ -79,7 +79,7 @@ def _serving(num_keys: int) -> Iterator[tuple[str, psutil.Process]]:
     """The address of a server with that many keys, and its process."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     server = multiprocessing.get_context("spawn").Process(target=_serve, args=(num_keys, theirs), daemon=True)
-    say(f"making {num_keys:,} keys")
+    log_status(f"making {num_keys:,} keys")
     server.start()
     try:
         endpoint = ours.recv()

@@ -38,13 +38,13 @@ from pipeline.models.build import build_model
 from pipeline.models.checkpoint import save_checkpoint, write_best
 from pipeline.records.clips import Clip
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.storage.remote import local_path
 from pipeline.storage.store import Storage
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "score.py"
 OPTIONS = {"attention_gain": "area", "recalibration_scale": "sqrt", "dropout": 0.5}
-WATCHED = ("driver", "actor", "fenced child")
+WATCHED = ("driver", "actor", "sandboxed child")
 FILM_FPS = 5
 
 
@@ -95,9 +95,9 @@ def nights(config: NightsConfig) -> dict[str, Any]:
             flags = ["--segment-seconds", config.segment_seconds]
             found = _scored(film.parent, here / "film-model", here / f"film-labels-{minutes}", *flags)
             results["films"].append({"minutes": minutes, **found})
-            say(f"a film of {minutes} minutes: {found['seconds']:.1f} s")
+            log_status(f"a film of {minutes} minutes: {found['seconds']:.1f} s")
     Storage(config.output).put("nights.json", (json.dumps(results, indent=1) + "\n").encode())
-    say(f"output: {top}")
+    log_status(f"output: {top}")
     return results
 
 
@@ -113,7 +113,7 @@ def _nights(clips: Sequence[Path], folder: Path, top: Path) -> list[dict[str, An
         if upload is not None:
             (top / f"night-{number}.html").write_bytes(page)
         found.append({**night, "page_bytes": len(page)})
-        say(f"night {number}: {night['scored']} scored in {night['seconds']:.1f} s")
+        log_status(f"night {number}: {night['scored']} scored in {night['seconds']:.1f} s")
     return found
 
 

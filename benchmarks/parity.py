@@ -17,7 +17,7 @@ from benchmarks.tables import table
 from pipeline.faces.detector import build_detector, cpu_has_int8
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Face, iou
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 
 CASES = (  # (width and height in pixels, or None for the clip's own; whether grey; upsample)
     (None, False, 0),
@@ -31,7 +31,7 @@ CASES = (  # (width and height in pixels, or None for the clip's own; whether gr
     ((270, 480), False, 1),
 )
 # dlib takes 7.5 s for each 1e6 pixels at upsample 0, and four times that at 1.
-MOST_PX_UPSAMPLED = 640 * 480
+MAX_PX_UPSAMPLED = 640 * 480
 PRECISIONS = ("fp32", "bf16", *(["int8"] if cpu_has_int8() else []))
 
 
@@ -43,10 +43,10 @@ def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) ->
     torch.set_num_threads(1)
     try:
         for size, is_grey, upsample in CASES:
-            say(f"    {_size(size)}, {'grey' if is_grey else 'colour'}, upsample {upsample}")
+            log_status(f"    {_size(size)}, {'grey' if is_grey else 'colour'}, upsample {upsample}")
             images = [seen(frame, size=size, is_grey=is_grey) for frame in frames]
             if upsample and size is None:
-                images = [image for image in images if image.shape[0] * image.shape[1] <= MOST_PX_UPSAMPLED]
+                images = [image for image in images if image.shape[0] * image.shape[1] <= MAX_PX_UPSAMPLED]
             rows.append(
                 {"size": _size(size), "grey": is_grey, "upsample": upsample, **compared(images, upsample=upsample)}
             )

@@ -25,10 +25,10 @@ from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import resolved
 from pipeline.preprocess.sandboxed import build_work
 from pipeline.records.clips import Clip
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.runtime.pool import PoolConfig
-from pipeline.sandbox.limits import FenceLimits
-from pipeline.sandbox.supervisor import Fence
+from pipeline.sandbox.limits import SandboxLimits
+from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.remote import local_path
 
 NUM_CLIPS = 400
@@ -39,7 +39,7 @@ CRASH = "-crash."  # in the name of a clip that shall crash its child
 MAX_WORKER_MEMORY_MIB = 1024
 SIDE_PX = 4096  # the largest that is decoded
 NUM_MEMORY_FRAMES = 4
-LEAST_SECONDS_PER_FRAME = 0.0015  # of decoding a still frame of that size; under 4 ms measured
+MIN_SECONDS_PER_FRAME = 0.0015  # of decoding a still frame of that size; under 4 ms measured
 
 
 def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     rows = []
     for share in config.poison_shares:
         num_poison = round(share * num)
-        say(f"    {num_poison} of {num} clips are poison")
+        log_status(f"    {num_poison} of {num} clips are poison")
         corpus, output = folder / f"poison-{share}", folder / f"poison-{share}-output"
         link_corpus(corpus, good, poison, num=num, num_poison=num_poison)
         run_on_ray(
@@ -108,7 +108,7 @@ def make_poison(folder: Path, good: Path, *, config: BenchmarkConfig) -> dict[st
     text = folder / "undecodable.mp4"
     text.write_bytes(good.read_bytes()[:4096])  # its index, or most of its first frame, is gone
     # Before the first frame that is sampled lie 1/2 of the frames between two: enough to pass the timeout.
-    num_stalling = math.ceil(2 * config.frames_per_clip * config.poison_timeout / LEAST_SECONDS_PER_FRAME)
+    num_stalling = math.ceil(2 * config.frames_per_clip * config.poison_timeout / MIN_SECONDS_PER_FRAME)
     return {
         "crash": good,
         "hang": _write_still(folder / "hang.avi", num_frames=num_stalling),
@@ -150,14 +150,14 @@ def link_corpus(folder: Path, good: Sequence[Path], poison: Mapping[str, Path], 
 class PoisonedActor(TimedActor):
     """A `TimedActor` whose child crashes at the clips that are named so."""
 
-    def __init__(self, *, config: ExtractConfig, limits: FenceLimits, **arguments: Any) -> None:
+    def __init__(self, *, config: ExtractConfig, limits: SandboxLimits, **arguments: Any) -> None:
         super().__init__(config=config, limits=limits, **arguments)
-        fence = Fence(build_crashing, {"config": config}, limits=limits, preload=("torch", "decord", "av"))
-        self._actor._extractor.fence = fence
+        sandbox = Sandbox(build_crashing, {"config": config}, limits=limits, preload=("torch", "decord", "av"))
+        self._actor._extractor.sandbox = sandbox
 
 
 def build_crashing(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
-    """The fenced child's work, with a segmentation fault where a clip named so begins to decode."""
+    """The sandboxed child's work, with a segmentation fault where a clip named so begins to decode."""
     work = build_work(config)
 
     def crashing(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:

@@ -35,7 +35,7 @@ from pipeline.records.faces import Box, iou
 from pipeline.records.outcomes import State
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import start_ray
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.runtime.pool import PoolConfig
 from pipeline.runtime.run import run_corpus
 from pipeline.storage.remote import local_path
@@ -64,7 +64,8 @@ MEASURED = (
 class TimedActor:
     """A `PreprocessActor` that also writes, for each unit, a `Timing` and its memory beside the ledger.
 
-    Processes of the worker are the actor, the fork server and the fenced child; of the job, `job_pid` and all below it:
+    Processes of the worker are the actor, the fork server and the sandboxed child; of the job, `job_pid` and all below
+    it:
     the driver, which starts the plain loops or all of a local Ray.
     """
 
@@ -138,7 +139,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     for number in range(config.rounds):
         rounds.append({})
         for name, contender in contenders.items():
-            say(f"    round {number + 1}: {name}")
+            log_status(f"    round {number + 1}: {name}")
             rounds[-1][name] = contender(folder / f"round-{number}-{name.replace(' ', '-')}")
     boxes = rounds[0][BASELINE]["boxes"]
     summaries: dict[str, dict[str, Any]] = {

@@ -27,7 +27,7 @@ from pipeline.ledger.units import Unit
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
 from pipeline.runtime.cluster import start_ray
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.runtime.pool import CPUS_PER_ACTOR, PoolConfig
 from pipeline.runtime.run import run_corpus
 from pipeline.storage.store import Storage
@@ -98,7 +98,7 @@ def scaling(config: ScalingConfig) -> dict[str, Any]:
     storage = Storage(config.output)
     rows = []
     for actors in config.actors:
-        say(f"{actors} actors")
+        log_status(f"{actors} actors")
         rows.append(_measured(actors, Path(storage.path("made")), config=config))
     results = {
         "machine": machine(),

@@ -23,12 +23,12 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import resolved
 from pipeline.records.clips import Clip
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.runtime.pool import PoolConfig
 from pipeline.storage.store import Storage
 
 NUM_CLIPS = 2000
-ROLES = ("driver", "actor", "fork server", "fenced child", "ray")
+ROLES = ("driver", "actor", "fork server", "sandboxed child", "ray")
 # Imports, models and first frames are growth of another kind.
 WARM_UP_SHARE = 0.2
 
@@ -70,7 +70,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     }
     storage = Storage(config.output)
     storage.put("soak.html", plot(measured).to_html(include_plotlyjs=True).encode())
-    say(f"plot: {storage.path('soak.html')}")
+    log_status(f"plot: {storage.path('soak.html')}")
     return measured
 
 
@@ -108,7 +108,7 @@ def memory_by_role(driver: psutil.Process) -> dict[str, list[float]]:
 
 def _role(process: psutil.Process, parent: str) -> str:
     if parent == "fork server":
-        return "fenced child"
+        return "sandboxed child"
     if parent == "actor":
         return "fork server" if "forkserver" in " ".join(process.cmdline()) else "ray"
     return "actor" if "_UnitActor" in " ".join(process.cmdline()) else "ray"

@@ -24,7 +24,7 @@ from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser
 
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import log_as_json, say
+from pipeline.runtime.console import log_as_json, log_status
 
 EXIT_CODES = (
     "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use, or a store or disk that fails (what was "
@@ -148,7 +148,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _end(line: str, code: int) -> NoReturn:
-    say(line, event="error")
+    log_status(line, event="error")
     _exit(code)
 
 
@@ -160,4 +160,4 @@ def _exit(code: int) -> NoReturn:
 
 
 def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    say("".join(traceback.format_exception(kind, error, trace)).rstrip(), event="bug")
+    log_status("".join(traceback.format_exception(kind, error, trace)).rstrip(), event="bug")

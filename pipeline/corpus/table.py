@@ -19,7 +19,7 @@ from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.redaction import redacted
 
 # A column of Arrow's strings holds no more, so some 50 million addresses.
-_MOST_URL_BYTES = 2**31 - 1
+_MAX_URL_BYTES = 2**31 - 1
 
 
 def split_of(clip_id: str, split_fractions: Sequence[float]) -> str:
@@ -73,10 +73,10 @@ def _table(files: Iterable[ListedFile], split_fractions: Sequence[float] | None)
         parts.append(pa.table([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA))
         num_files += len(batch)
         num_url_bytes += pc.sum(pc.binary_length(parts[-1]["url"])).as_py()
-        if num_url_bytes > _MOST_URL_BYTES:
+        if num_url_bytes > _MAX_URL_BYTES:
             raise CorpusError(
                 f"the input is larger than one output can hold: the addresses of its first {num_files:,} clips take "
-                f"more than {_MOST_URL_BYTES / 1e9:.1f} GB; give its sub-folders one after the other, each an --output"
+                f"more than {_MAX_URL_BYTES / 1e9:.1f} GB; give its sub-folders one after the other, each an --output"
             )
         num_hashed += sum(file.split is None for file in batch) if split_fractions is not None else 0
     table = pa.concat_tables(parts)

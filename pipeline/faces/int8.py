@@ -16,7 +16,7 @@ from pipeline.faces.dlib_weights import ConvLayer
 from pipeline.records.vocabulary import UsageError
 
 # The largest activation after each layer but the last, whose output stays fp32.
-MOST_ACTIVATIONS = (5.1, 7.8, 4.5, 4.6, 6.7)
+MAX_ACTIVATIONS = (5.1, 7.8, 4.5, 4.6, 6.7)
 
 
 # A pixel less its mean, over 256, as a byte: half a step of the pixel itself, and between the levels, where it is 0, no
@@ -25,14 +25,14 @@ INPUT_SCALE, INPUT_ZERO = 0.6 / 127, 128
 
 
 class Int8Body:
-    """Convolutions with ReLU, on CPU. layers: six, as `MOST_ACTIVATIONS` has it. Raises UsageError without oneDNN."""
+    """Convolutions with ReLU, on CPU. layers: six, as `MAX_ACTIVATIONS` has it. Raises UsageError without oneDNN."""
 
     def __init__(self, layers: Sequence[ConvLayer]) -> None:
         if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
             raise UsageError("detector precision int8: this PyTorch has no oneDNN; use fp32")
         scale, zero = INPUT_SCALE, INPUT_ZERO
         self._layers = []
-        for layer, most in zip(layers, (*MOST_ACTIVATIONS, None), strict=True):
+        for layer, most in zip(layers, (*MAX_ACTIVATIONS, None), strict=True):
             weight = torch.from_numpy(np.ascontiguousarray(layer.weight))  # (out, in, height, width)
             scales = weight.abs().amax(dim=(1, 2, 3)) / 127
             weight = (weight / scales[:, None, None, None]).round().to(torch.int8)

@@ -18,7 +18,7 @@ POINTS = (0, 1 / 3, -1 / 3, 3 / 4, -3 / 4, 4 / 3, -4 / 3, 2, -2)
 
 
 # Numbers in the transformed rows that are at work together: what fits a cache, and what bounds the memory.
-MOST_AT_ONCE = 2**21
+MAX_AT_ONCE = 2**21
 
 
 def transforms(num_rows: int, num_taps: int, points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ class RowWinograd:
         padded[top + height :] = 0
         windows = padded.unfold(0, num_points, num_rows).transpose(1, 2)  # (groups, points, W * in), overlapping
         out = image.new_empty(num_groups, num_rows, width * self._num_out)
-        step = max(1, MOST_AT_ONCE // (num_points * width * num_in))
+        step = max(1, MAX_AT_ONCE // (num_points * width * num_in))
         for first in range(0, num_groups, step):
             found = out[first : first + step]
             size = found.shape[0]

@@ -18,7 +18,7 @@ from pipeline.video.frames import DECODERS, Sampling
 RETRY_DETECTORS = ("dlib-cnn", "dlib-cnn-reference")
 
 
-MOST_DETECT_EVERY = 32
+MAX_DETECT_EVERY = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class ExtractConfig:
         _one_of("--upsample", self.upsample, (0, 1))
         _at_least("--frames-per-clip", self.frames_per_clip, 1)
         # The frames between two key frames are held in memory until the second is known.
-        _one_of("--detect-every", self.detect_every, tuple(range(1, MOST_DETECT_EVERY + 1)))
+        _one_of("--detect-every", self.detect_every, tuple(range(1, MAX_DETECT_EVERY + 1)))
         _at_least("--face-px", self.face_px, 8)
         _at_least("--context-px", self.context_px, 8)
         _at_least("--box-margin", self.box_margin, 0)

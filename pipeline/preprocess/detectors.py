@@ -16,7 +16,7 @@ from pipeline.preprocess.config import PATH_FIELDS, ExtractConfig
 from pipeline.records.faces import Face
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import num_cluster_gpus
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.runtime.shared_detector import start_detectors
 from pipeline.storage.remote import absolute_url
 
@@ -75,7 +75,7 @@ def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
         resolve_device("auto")
         has_gpu = num_cluster_gpus() >= 1
         if asked == "cuda" and not has_gpu:
-            say("the cluster has no GPU now: asking it for one, as one that scales from zero needs")
+            log_status("the cluster has no GPU now: asking it for one, as one that scales from zero needs")
         return "cuda" if has_gpu or asked == "cuda" else "cpu"
     return resolve_device(asked)  # A local Ray has what this machine has.
 

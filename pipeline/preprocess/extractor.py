@@ -1,6 +1,7 @@
 """One clip in, its examples and its outcome out: decode, detect and crop.
 
-`ClipExtractor` runs in an actor and holds the fence. In the fenced child, the only place where foreign bytes meet a
+`ClipExtractor` runs in an actor and holds the sandbox. In the sandboxed child, the only place where foreign bytes meet
+a
 decoder, runs all of it (`build_work`) or, where a detector that many actors share is given, the decoding alone
 (`build_decoding`). Either way `extracted` chooses frames, boxes and crops. What the child answers is checked before it
 is believed (`example_of`, `frame_of`, `facts_of`): it names neither its clip nor the label.
@@ -26,7 +27,7 @@ from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.examples import extracted, join_words
 from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive, sweep_scratch
 from pipeline.preprocess.sandboxed import (
-    MOST_LETTERS,
+    MAX_LETTERS,
     build_decoding,
     build_work,
     example_of,
@@ -37,8 +38,8 @@ from pipeline.preprocess.sandboxed import (
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.faces import Example
 from pipeline.records.outcomes import Outcome, State
-from pipeline.sandbox.limits import FenceError, FenceLimits, FenceStartError
-from pipeline.sandbox.supervisor import Fence
+from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError
+from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import archive_of, is_member
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
@@ -47,23 +48,23 @@ from pipeline.storage.remote import local_path
 from pipeline.storage.retry import StoreLostError
 from pipeline.video.frames import DecodeReport, Frame
 
-MOST_TRIES = 2
+MAX_TRIES = 2
 
 
-MOST_TRIES_KILLED = 3
+MAX_TRIES_KILLED = 3
 
 
 # Clips in a row that a store did not give after all tries, half a minute each: then it is down, not the clip.
-MOST_UNREACHED = 8
+MAX_UNREACHED = 8
 
 
 class ClipExtractor:
-    """Extracts clips one after the other, each in the fence; whatever a clip does, it ends as an Outcome.
+    """Extracts clips one after the other, each in the sandbox; whatever a clip does, it ends as an Outcome.
 
-    shared_detect: a detector outside this process, for batches of frames; then the fenced child only decodes.
+    shared_detect: a detector outside this process, for batches of frames; then the sandboxed child only decodes.
     """
 
-    def __init__(self, config: ExtractConfig, *, limits: FenceLimits, shared_detect: Detect | None = None) -> None:
+    def __init__(self, config: ExtractConfig, *, limits: SandboxLimits, shared_detect: Detect | None = None) -> None:
         self._config = config
         self._shared_detect = shared_detect
         self._num_unreached = 0
@@ -79,7 +80,7 @@ class ClipExtractor:
         repository = str(Path(__file__).resolve().parents[2])
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
         build, preload = (build_work, ("torch",)) if shared_detect is None else (build_decoding, ())
-        self.fence = Fence(
+        self.sandbox = Sandbox(
             build,
             {"config": config},
             limits=limits,
@@ -88,14 +89,15 @@ class ClipExtractor:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What the fence has seen so far: children started, how many in place of one that had grown, the most resident
+        """What the sandbox has seen so far: children started, how many in place of one that had grown, the most
+        resident
         memory of one (bytes), the wall time of each stage (seconds), and what they were kept from (`confine`)."""
         return {
-            "children_started": self.fence.num_starts,
-            "children_recycled": self.fence.num_recycled,
-            "peak_child_memory_bytes": self.fence.peak_memory_bytes,
-            "stage_seconds": {stage: round(each, 3) for stage, each in sorted(self.fence.stage_seconds.items())},
-            **self.fence.confinement,
+            "children_started": self.sandbox.num_starts,
+            "children_recycled": self.sandbox.num_recycled,
+            "peak_child_memory_bytes": self.sandbox.peak_memory_bytes,
+            "stage_seconds": {stage: round(each, 3) for stage, each in sorted(self.sandbox.stage_seconds.items())},
+            **self.sandbox.confinement,
         }
 
     def extract(self, clip: Clip) -> tuple[list[Example], Outcome]:
@@ -132,8 +134,8 @@ class ClipExtractor:
             if local_path(url) is not None and isinstance(error, PermissionError | IsADirectoryError):
                 return [], ended(State.QUARANTINED, reason="unreadable", stage="fetch", detail=detail)
             self._num_unreached += error.errno != errno.EACCES  # This one may be forbidden and the next be not.
-            if self._num_unreached >= MOST_UNREACHED:
-                raise StoreLostError(f"{detail}; so did the {MOST_UNREACHED - 1} clips before") from None
+            if self._num_unreached >= MAX_UNREACHED:
+                raise StoreLostError(f"{detail}; so did the {MAX_UNREACHED - 1} clips before") from None
             return [], ended(State.RETRYABLE, reason="store_failed", stage="fetch", detail=detail)
 
     @contextlib.contextmanager
@@ -165,25 +167,25 @@ class ClipExtractor:
         if self._scratch is None:
             self._scratch = tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-")
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-            self.fence.let_read(os.path.join(self._scratch, "clip"))
+            self.sandbox.let_read(os.path.join(self._scratch, "clip"))
         return self._scratch
 
     def _run(self, clip: Clip, path: Path, ended: Callable[..., Outcome]) -> tuple[list[Example], Outcome]:
         local = local_path(clip.url)
         if local is not None and not is_member(clip.url):
-            self.fence.let_read(local, name=clip.path)
+            self.sandbox.let_read(local, name=clip.path)
         task = {"clip": clip, "path": path, "boxes": self._boxes.get(clip.path, [])}
-        for attempt in range(1, MOST_TRIES_KILLED + 1):
+        for attempt in range(1, MAX_TRIES_KILLED + 1):
             try:
                 examples, facts = self._examples(task)
             except DetectionError as error:
                 facts = {"reason": "detector_failed", "stage": "detect", "detail": str(error)}
                 return [], ended(State.RETRYABLE, attempts=attempt, **facts)
-            except FenceError as error:
+            except SandboxError as error:
                 was_killed = error.reason == "killed"
                 may_differ = error.fatal or error.reason in ("exception", "memory")
-                if may_differ and attempt < (MOST_TRIES_KILLED if was_killed else MOST_TRIES):
-                    self.fence.restart()
+                if may_differ and attempt < (MAX_TRIES_KILLED if was_killed else MAX_TRIES):
+                    self.sandbox.restart()
                     continue
                 facts = {"reason": error.reason, "stage": error.stage, "detail": error.detail}
                 state = State.RETRYABLE if was_killed else State.QUARANTINED
@@ -209,17 +211,17 @@ class ClipExtractor:
         return {**facts, **counts, "reason": "low_integrity", "stage": "decode", "detail": detail}
 
     def _examples(self, task: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
-        """The task's examples and facts. Raises FenceError and DetectionError."""
+        """The task's examples and facts. Raises SandboxError and DetectionError."""
         if self._shared_detect is None:
-            items, told = self.fence.run(task)
-            with _sound(self.fence):
+            items, told = self.sandbox.run(task)
+            with _sound(self.sandbox):
                 examples = [example_of(item, task["clip"]) for item in items]
                 return examples, facts_of(told, num_examples=len(examples))
         stages = {"now": "start"}
         running = extracted(
             task,
             self._config,
-            decode=functools.partial(_frames, self.fence, task),
+            decode=functools.partial(_frames, self.sandbox, task),
             detect=self._shared_detect,
             stage=functools.partial(stages.__setitem__, "now"),
             batch_px=SHARED_BATCH_PX,
@@ -230,33 +232,33 @@ class ClipExtractor:
                 examples.append(next(running))
         except StopIteration as end:
             return examples, end.value
-        except (FenceError, FenceStartError, DetectionError):
+        except (SandboxError, SandboxStartError, DetectionError):
             raise
-        except Exception as error:  # one clip's error, as the fence tells it of its child
+        except Exception as error:  # one clip's error, as the sandbox tells it of its child
             detail = f"{type(error).__name__}: {error}"[:2000]
-            raise FenceError("exception", detail, stage=stages["now"], fatal=False) from error
+            raise SandboxError("exception", detail, stage=stages["now"], fatal=False) from error
 
 
-def _frames(fence: Fence, task: dict[str, Any]) -> Generator[Frame, None, DecodeReport]:
-    """The frames that the fenced child decodes. Raises FenceError."""
-    with contextlib.closing(fence.stream(task)) as running:
+def _frames(sandbox: Sandbox, task: dict[str, Any]) -> Generator[Frame, None, DecodeReport]:
+    """The frames that the sandboxed child decodes. Raises SandboxError."""
+    with contextlib.closing(sandbox.stream(task)) as running:
         while True:
             try:
                 item = next(running)
             except StopIteration as end:
-                with _sound(fence):
+                with _sound(sandbox):
                     return report_of(end.value)
-            with _sound(fence):
+            with _sound(sandbox):
                 frame = frame_of(item)
             yield frame
 
 
 @contextlib.contextmanager
-def _sound(fence: Fence) -> Iterator[None]:
+def _sound(sandbox: Sandbox) -> Iterator[None]:
     """End a child whose answer proves to be none."""
     try:
         yield
     except ValueError as error:
-        fence.restart()
-        detail = f"what the worker answered is not sound: {error}"[:MOST_LETTERS]
-        raise FenceError("bad_answer", detail, stage="answer", fatal=True) from None
+        sandbox.restart()
+        detail = f"what the worker answered is not sound: {error}"[:MAX_LETTERS]
+        raise SandboxError("bad_answer", detail, stage="answer", fatal=True) from None

@@ -33,19 +33,19 @@ from pipeline.preprocess.segments import check_shots, segmented
 from pipeline.records.clips import clip_table
 from pipeline.records.faces import Box, Example
 from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
-from pipeline.runtime.console import log_as_json, say
+from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, output_for, print_summary, run_corpus
-from pipeline.sandbox.limits import FenceLimits
+from pipeline.sandbox.limits import SandboxLimits
 
-MOST_EXAMPLES_SHOWN = 60
+MAX_EXAMPLES_SHOWN = 60
 
 
 class PreprocessActor:
     """Turns one unit of clips into one committed shard of examples."""
 
     def __init__(
-        self, *, ledger_url: str, config: ExtractConfig, limits: FenceLimits, shared_detect: Detect | None = None
+        self, *, ledger_url: str, config: ExtractConfig, limits: SandboxLimits, shared_detect: Detect | None = None
     ) -> None:
         self._ledger = Ledger(ledger_url)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
@@ -74,7 +74,7 @@ def preprocess(config: PreprocessConfig) -> Run:
     device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=device)
     for line in preflight(input_url=config.input, output_url=config.output):
-        say(line)
+        log_status(line)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
     check_clips(corpus.table)
     plan_config = {**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)}
@@ -105,7 +105,7 @@ def preprocess(config: PreprocessConfig) -> Run:
     )
     if config.page:
         found = run.found or run.ledger.snapshot()
-        examples = list(sample_examples(run.ledger, found, most=MOST_EXAMPLES_SHOWN))
+        examples = list(sample_examples(run.ledger, found, most=MAX_EXAMPLES_SHOWN))
         page = report.preprocess_page(
             run.summary,
             found.latest,
@@ -115,7 +115,7 @@ def preprocess(config: PreprocessConfig) -> Run:
             blur_faces=config.blur_faces,
         )
         run.ledger.storage.put("report.html", page.encode())
-        say(f"page: {run.ledger.storage.url}/report.html")
+        log_status(f"page: {run.ledger.storage.url}/report.html")
     print_summary(run)
     return run
 

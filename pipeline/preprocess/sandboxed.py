@@ -18,7 +18,7 @@ from pipeline.records.faces import Box, Example
 from pipeline.sandbox.messages import printable
 from pipeline.video.frames import MAX_PIXELS, DecodeReport, Frame
 
-# What a fenced child tells: its fields and their types.
+# What a sandboxed child tells: its fields and their types.
 EXAMPLE_FIELDS = {
     **dict.fromkeys(("frame_index", "face_index", "frame_width", "frame_height"), int),
     **dict.fromkeys(("pts_seconds", "face_score"), float),
@@ -40,14 +40,15 @@ REPORT_FIELDS = {
 }
 
 
-MOST_LETTERS = 2000
+MAX_LETTERS = 2000
 
 
 IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n")
 
 
 def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
-    """The fenced child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome, as
+    """The sandboxed child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome,
+    as
     plain values."""
     detect = detect_of(config, device="cpu")
 
@@ -67,7 +68,7 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
 
 
 def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
-    """The fenced child's work where detection is shared: a task to its sampled frames, one by one, and how they were
+    """The sandboxed child's work where detection is shared: a task to its sampled frames, one by one, and how they were
     decoded, all as plain values."""
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
@@ -131,5 +132,5 @@ def _given(plain: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
         least = -math.inf if name in ("pts_seconds", "face_score") else 0
         if isinstance(value, int | float) and not least <= value < 2**31:
             raise ValueError(f"{name} is {value}")
-        given[name] = printable(value)[:MOST_LETTERS] if isinstance(value, str) else value
+        given[name] = printable(value)[:MAX_LETTERS] if isinstance(value, str) else value
     return given

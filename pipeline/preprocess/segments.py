@@ -26,8 +26,8 @@ import pyarrow.compute
 from pipeline.records.clips import Clip, clip_of, clip_table, segment_id
 from pipeline.records.columns import pc
 from pipeline.records.vocabulary import UsageError
-from pipeline.sandbox.limits import FenceError, FenceLimits
-from pipeline.sandbox.supervisor import Fence
+from pipeline.sandbox.limits import SandboxError, SandboxLimits
+from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import is_member
 from pipeline.storage.remote import RangedFile, fetch, local_path, open_filesystem
 from pipeline.storage.retry import StorageError
@@ -62,7 +62,7 @@ def segmented(
     *,
     segment_seconds: float,
     sample_fps: float | None,
-    limits: FenceLimits,
+    limits: SandboxLimits,
     at_shots: bool = False,
 ) -> pa.Table:
     """The clips (rows of CLIP_SCHEMA), and in place of each that claims to be longer than `segment_seconds` its
@@ -82,18 +82,18 @@ def segmented(
     preload = ("av", "scenedetect") if at_shots else ("av",)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Fence(build_probe, {}, limits=limits, preload=preload, readable=[folder]) as fence,
+        Sandbox(build_probe, {}, limits=limits, preload=preload, readable=[folder]) as sandbox,
     ):
         for row in clips.filter(may_be_long).to_pylist():
             clip = clip_of(row)
-            claimed: Any = None if is_member(clip.url) else _told(clip, fence, partial(_ends, copies=folder), {})
+            claimed: Any = None if is_member(clip.url) else _told(clip, sandbox, partial(_ends, copies=folder), {})
             if not _are_times(claimed, 2):
                 parts.append(clip)
                 continue
             edges = edges_of(*claimed, segment_seconds=segment_seconds, sample_fps=sample_fps)
             if at_shots and edges:
                 task = {"edges": edges, "window_seconds": _window(segment_seconds)}
-                shots: Any = _told(clip, fence, partial(_all_of, copies=folder), task)
+                shots: Any = _told(clip, sandbox, partial(_all_of, copies=folder), task)
                 if not _are_times(shots, len(edges), may_be_none=True):
                     shots = [None] * len(edges)
                 edges = moved(edges, shots, start_pts_seconds=claimed[0], sample_fps=sample_fps)
@@ -137,7 +137,7 @@ def cut(clip: Clip, edges: Sequence[float]) -> list[Clip]:
 
 
 def build_probe() -> Callable[..., Generator[None, None, Any]]:
-    """The fenced child's work: a local path to the first and last time that its header claims (seconds), or None.
+    """The sandboxed child's work: a local path to the first and last time that its header claims (seconds), or None.
 
     With `edges` and `window_seconds`: to the beginning of the last shot in the window before each edge, or None.
     """
@@ -188,14 +188,16 @@ def _are_times(told: Any, count: int, *, may_be_none: bool = False) -> bool:
     return all((may_be_none and each is None) or (isinstance(each, float) and math.isfinite(each)) for each in told)
 
 
-def _told(clip: Clip, fence: Fence, local: Callable[[Clip], AbstractContextManager[Path]], task: dict[str, Any]) -> Any:
+def _told(
+    clip: Clip, sandbox: Sandbox, local: Callable[[Clip], AbstractContextManager[Path]], task: dict[str, Any]
+) -> Any:
     """What the child says of the clip, of which `local` gives what it needs; None where it cannot tell."""
     if (place := local_path(clip.url)) is not None:
-        fence.let_read(place, name=clip.path)
+        sandbox.let_read(place, name=clip.path)
     try:
         with local(clip) as path:
-            return fence.run({"path": path, **task})[1]
-    except (FenceError, FileNotFoundError, PermissionError):
+            return sandbox.run({"path": path, **task})[1]
+    except (SandboxError, FileNotFoundError, PermissionError):
         return None  # Whatever it is, the actor that reads the whole clip will say it.
     except StorageError as error:
         if error.errno != errno.EACCES:  # This one may be forbidden and the next be not.

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from pipeline.report.comparison import comparison_page
 from pipeline.report.evaluation import evaluation_page
-from pipeline.report.pictures import MOST_THUMBNAILS, thumbnails_of
+from pipeline.report.pictures import MAX_THUMBNAILS, thumbnails_of
 from pipeline.report.preprocess import preprocess_page
-from pipeline.report.score import MOST_TIMELINES, labels_of, score_page, shown_clip, shown_clips
+from pipeline.report.score import MAX_TIMELINES, labels_of, score_page, shown_clip, shown_clips
 from pipeline.report.training import Examined, training_page
 
 __all__ = [
-    "MOST_THUMBNAILS",
-    "MOST_TIMELINES",
+    "MAX_THUMBNAILS",
+    "MAX_TIMELINES",
     "Examined",
     "comparison_page",
     "evaluation_page",

@@ -12,14 +12,14 @@ from plotly.offline import get_plotlyjs
 
 from pipeline.report.style import SCRIPT, STYLE
 
-MOST_LISTED = 20_000
+MAX_LISTED = 20_000
 
 
 ROWS_AT_ONCE = 100
 
 
 # Of a text from outside in a list: an error of 2,000 characters in each of 13,201 rows would be 26 MB.
-MOST_CHARACTERS = 240
+MAX_CHARACTERS = 240
 
 
 CAVEAT = "Labels and probabilities are a model's guess from pictures. They do not say what a person felt."
@@ -59,7 +59,7 @@ def listing(
     choose: name of that column. All rows travel as JSON (at most 20,000, the first ones); the first hundred are there
     without a script too. num_rows: how many there are, where `rows` are the first of them.
     """
-    shown = [[_cut(cell) for cell in row] for row in rows[:MOST_LISTED]]
+    shown = [[_cut(cell) for cell in row] for row in rows[:MAX_LISTED]]
     values = sorted({str(row[columns.index(choose)] or "") for row in shown} - {""})
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{text(column)}</button></th>' for column in columns
@@ -89,8 +89,8 @@ def data_island(data: Any) -> str:
 def _cut(cell: Cell) -> Cell:
     if isinstance(cell, float) and not math.isfinite(cell):
         return None
-    if isinstance(cell, str) and len(cell) > MOST_CHARACTERS:
-        return cell[:MOST_CHARACTERS] + "…"
+    if isinstance(cell, str) and len(cell) > MAX_CHARACTERS:
+        return cell[:MAX_CHARACTERS] + "…"
     return cell
 
 

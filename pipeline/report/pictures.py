@@ -23,7 +23,7 @@ THUMBNAIL_PX = 112
 FRAME_PX = 176
 
 
-MOST_THUMBNAILS = 8
+MAX_THUMBNAILS = 8
 
 
 BLURRED_FACE_PX = 6
@@ -84,9 +84,7 @@ def thumbnails_of(examples: Iterable[Example], *, box_margin: float, blur_faces:
     examples: of one clip, in order of time. box_margin: share of the box that its crop has on each side.
     """
     frames = [list(faces) for _, faces in groupby(examples, key=lambda example: example.frame_index)]
-    return [
-        _thumbnail(faces, box_margin=box_margin, blur_faces=blur_faces) for faces in spread(frames, MOST_THUMBNAILS)
-    ]
+    return [_thumbnail(faces, box_margin=box_margin, blur_faces=blur_faces) for faces in spread(frames, MAX_THUMBNAILS)]
 
 
 def _thumbnail(faces: Sequence[Example], *, box_margin: float, blur_faces: bool) -> Thumbnail:

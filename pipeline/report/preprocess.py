@@ -16,7 +16,7 @@ from pipeline.report.parts import note, page, section, spread, text
 from pipeline.report.pictures import pair_images
 from pipeline.report.run import not_done_section, outcomes_section, run_section
 
-MOST_PAIRS = 60
+MAX_PAIRS = 60
 
 
 def preprocess_page(
@@ -33,7 +33,7 @@ def preprocess_page(
     summary: as in summary.json. outcomes: rows of OUTCOME_SCHEMA. examples: those to show; at most 60 are, spread over
     what is given.
     """
-    shown = [] if no_thumbnails else spread(examples, MOST_PAIRS)
+    shown = [] if no_thumbnails else spread(examples, MAX_PAIRS)
     named = outcomes.filter(pc.field("clip_id").isin(pa.array([example.clip_id for example in shown], pa.string())))
     paths = dict(zip(named["clip_id"].to_pylist(), named["path"].to_pylist(), strict=True))
     read = outcomes.filter(pc.field("num_frames") > 0)

@@ -13,7 +13,7 @@ import pyarrow.compute
 
 from pipeline.records.columns import pc
 from pipeline.records.outcomes import State
-from pipeline.report.parts import MOST_LISTED, facts_list, listing, percent, section, short, table, text
+from pipeline.report.parts import MAX_LISTED, facts_list, listing, percent, section, short, table, text
 
 
 def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:
@@ -64,7 +64,7 @@ def not_done_section(outcomes: pa.Table, *, heading: str = "Not done") -> str:
             ["path", "state", "reason", "stage", "tries", "detail"],
             [
                 [row[name] for name in ("path", "state", "reason", "stage", "attempts", "detail")]
-                for row in urgent[:MOST_LISTED].to_pylist()
+                for row in urgent[:MAX_LISTED].to_pylist()
             ],
             choose="reason",
             num_rows=urgent.num_rows,
@@ -73,7 +73,7 @@ def not_done_section(outcomes: pa.Table, *, heading: str = "Not done") -> str:
 
 
 def outcomes_section(outcomes: pa.Table) -> str:
-    shown = outcomes.sort_by([("path", "ascending"), ("clip_id", "ascending")])[:MOST_LISTED]
+    shown = outcomes.sort_by([("path", "ascending"), ("clip_id", "ascending")])[:MAX_LISTED]
     return section(
         "All clips",
         listing(

@@ -16,7 +16,7 @@ from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS, DASHES, OURS, bars, chart, line
 from pipeline.report.parts import (
     CAVEAT,
-    MOST_LISTED,
+    MAX_LISTED,
     NONE,
     counted,
     facts_list,
@@ -30,20 +30,20 @@ from pipeline.report.parts import (
     table,
     text,
 )
-from pipeline.report.pictures import MOST_THUMBNAILS, PERSON_COLOURS, drawn_frame
+from pipeline.report.pictures import MAX_THUMBNAILS, PERSON_COLOURS, drawn_frame
 from pipeline.report.run import counts_of, not_done_section, outcomes_section, run_section
 
-MOST_TIMELINES = 40
+MAX_TIMELINES = 40
 
 
-MOST_TRACKS = 4
+MAX_TRACKS = 4
 
 
-MOST_POINTS = 300
+MAX_POINTS = 300
 
 
 # Of all timelines together: each point is 250 bytes of chart and table.
-MOST_POINTS_OF_PAGE = 16_000
+MAX_POINTS_OF_PAGE = 16_000
 
 
 _BY_PATH = [("path", "ascending"), ("clip_id", "ascending")]
@@ -84,20 +84,20 @@ def shown_clips(labels: pa.Table, pictured: Collection[str]) -> list[Row]:
     """
     labelled = labels.filter(pc.is_valid(labels["probability"])).sort_by(_BY_PATH)
     has_pictures = pc.is_in(labelled["clip_id"], value_set=pa.array(sorted(pictured), pa.string()))
-    seen = _spread_rows(labelled.filter(has_pictures), MOST_TIMELINES)
-    unseen = _spread_rows(labelled.filter(pc.invert(has_pictures)), MOST_TIMELINES - seen.num_rows)
+    seen = _spread_rows(labelled.filter(has_pictures), MAX_TIMELINES)
+    unseen = _spread_rows(labelled.filter(pc.invert(has_pictures)), MAX_TIMELINES - seen.num_rows)
     return pa.concat_tables([seen, unseen]).sort_by(_BY_PATH).to_pylist()
 
 
 def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequence[Thumbnail]) -> ShownClip:
     """What the page shows of one clip. frames, tracks: its rows of FRAME_SCHEMA and TRACK_SCHEMA. pictures: all that
     there are of it."""
-    pictures = spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MOST_THUMBNAILS)
-    most = tracks.sort_by([("num_faces", "descending"), ("track_index", "ascending")])[:MOST_TRACKS].to_pylist()
+    pictures = spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MAX_THUMBNAILS)
+    most = tracks.sort_by([("num_faces", "descending"), ("track_index", "ascending")])[:MAX_TRACKS].to_pylist()
     faces = {}
     for person in most:
         own = frames.filter(pc.field("track_index") == person["track_index"]).sort_by("pts_seconds")
-        faces[person["track_index"]] = _spread_rows(own, MOST_POINTS).to_pylist()
+        faces[person["track_index"]] = _spread_rows(own, MAX_POINTS).to_pylist()
     boxes: defaultdict[int, list[tuple[int, Box]]] = defaultdict(list)
     pictured = pa.array([picture.frame_index for picture in pictures], pa.int64())
     for row in frames.filter(pc.field("frame_index").isin(pictured)).to_pylist():
@@ -131,7 +131,7 @@ def score_page(
     outcomes: rows of OUTCOME_SCHEMA. labels: of `labels_of`. shown: of `shown_clips`, each by `shown_clip`.
     """
     num_charts = sum(len(clip.persons) for clip in shown)
-    most_points = max(2, min(MOST_POINTS, MOST_POINTS_OF_PAGE // max(1, num_charts)))
+    most_points = max(2, min(MAX_POINTS, MAX_POINTS_OF_PAGE // max(1, num_charts)))
     num_labelled = labels.num_rows - labels["probability"].null_count
     return page(
         title,
@@ -212,7 +212,7 @@ def _labels_section(labels: pa.Table) -> str:
                     *(row["path"], row["emotion"] or row["reason"], row["probability"]),
                     *(row[name] for name in ("num_faces", "num_tracks", "num_changes", "mean_entropy", "agreement")),
                 ]
-                for row in labels.sort_by(_BY_PATH)[:MOST_LISTED].to_pylist()
+                for row in labels.sort_by(_BY_PATH)[:MAX_LISTED].to_pylist()
             ],
             choose="emotion",
             num_rows=labels.num_rows,

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "run": ["Run", "run_corpus"],
         "pool": ["PoolConfig"],
         "cluster": ["start_ray", "stop_ray"],
-        "console": ["log_as_json", "say", "tell"],
+        "console": ["log_as_json", "log_status", "log_event"],
         "preflight": ["preflight"],
     },
 )

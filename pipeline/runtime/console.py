@@ -28,15 +28,15 @@ def is_json() -> bool:
     return _output["as_json"]
 
 
-def say(line: str, *, event: str = "message") -> None:
+def log_status(line: str, *, event: str = "message") -> None:
     """A line for the person who waits; without what it may hold of secrets."""
     if is_json():
-        tell(event, text=line)
+        log_event(event, text=line)
     else:
         print(redacted(line), file=sys.stderr, flush=True)
 
 
-def tell(event: str, **values: Any) -> None:
+def log_event(event: str, **values: Any) -> None:
     """One event for machines; nothing where people read."""
     if is_json():
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -54,4 +54,4 @@ def _redacted(value: Any) -> Any:
 
 class _JsonHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tell("log", level=record.levelname.lower(), logger=record.name, text=record.getMessage())
+        log_event("log", level=record.levelname.lower(), logger=record.name, text=record.getMessage())

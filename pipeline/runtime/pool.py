@@ -26,7 +26,7 @@ from pipeline.records.clips import clip_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.telemetry import UnitMetrics
-from pipeline.sandbox.limits import FenceLimits
+from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage.redaction import redacted
 from pipeline.storage.retry import StorageError
 
@@ -35,7 +35,7 @@ ROUNDS = 3
 
 # Units that one Ray Data run is given, after which all actors wait for the last and new ones start. Each is a block,
 # which costs the driver 2 ms before the first of them is begun.
-LEAST_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
+MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
 
 
 # Logical CPUs that an actor asks Ray for.
@@ -84,8 +84,8 @@ class PoolConfig:
             raise ValueError(f"--clip-timeout is {self.clip_timeout}; give more than 0 seconds")
 
     @property
-    def limits(self) -> FenceLimits:
-        return FenceLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)
+    def limits(self) -> SandboxLimits:
+        return SandboxLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)
 
 
 def num_actors(config: PoolConfig, num_units: int) -> int:
@@ -99,7 +99,7 @@ def num_actors(config: PoolConfig, num_units: int) -> int:
 
 def units_at_once(actors: int) -> int:
     """Units of one Ray Data run: so many that starting and ending it takes little of its time."""
-    return max(LEAST_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR * actors)
+    return max(MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR * actors)
 
 
 def run_units(

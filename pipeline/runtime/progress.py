@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from pipeline.ledger.units import Units
-from pipeline.runtime.console import is_json, say, tell
+from pipeline.runtime.console import is_json, log_event, log_status
 
 LINE_SECONDS = 30.0
 
@@ -41,7 +41,7 @@ class ProgressDisplay:
         self._live = Live(console=terminal, get_renderable=self._picture, refresh_per_second=4)
 
     def __enter__(self) -> ProgressDisplay:
-        tell("start", clips=self._num_clips)
+        log_event("start", clips=self._num_clips)
         if self._is_live:
             self._live.start()
         return self
@@ -72,8 +72,8 @@ class ProgressDisplay:
             return
         self._last_told = now
         if not is_json():
-            say(f"{done} of {self._num_clips} {self._what}: {self._words}, about {seconds_left:.0f} s left")
-        tell(
+            log_status(f"{done} of {self._num_clips} {self._what}: {self._words}, about {seconds_left:.0f} s left")
+        log_event(
             "progress",
             clips=done,
             clips_in_all=self._num_clips,

@@ -20,7 +20,7 @@ from pipeline.ledger.units import Units
 from pipeline.records.clips import clip_table
 from pipeline.records.outcomes import State
 from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
-from pipeline.runtime.console import is_json, say, tell
+from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.pool import Actor, PoolConfig, num_actors, run_units
 from pipeline.storage.redaction import redacted_values
 
@@ -62,17 +62,19 @@ def run_corpus(
     """
     started = time.monotonic()
     ledger = Ledger(output_for(output, kind=kind, plan_config=plan_config, force_new=config.force_new))
-    say(corpus.description)
+    log_status(corpus.description)
     if corpus.ignored:
         reasons = Counter(ignored.reason for ignored in corpus.ignored)
-        say(f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items()))
+        log_status(
+            f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+        )
     clips = clip_table(corpus.table if clips is None else clips)
     with ledger.lock() as lock:
         told, pending = ledger.plan(
             clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
         )
         for line in told:
-            say(line)
+            log_status(line)
         ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
         units = pending.without_copies()
         errors: list[str] = []
@@ -81,7 +83,7 @@ def run_corpus(
         if units:
             actor_arguments = {"ledger_url": ledger.storage.url, **arguments}
             where, actors = start_ray(), num_actors(config, len(units))
-            say(f"{where}: {units.num_clips} clips in {len(units)} units on {actors} actors")
+            log_status(f"{where}: {units.num_clips} clips in {len(units)} units on {actors} actors")
             try:
                 check_nodes(ledger.storage.url)
                 if start_shared is not None:
@@ -92,7 +94,7 @@ def run_corpus(
             finally:
                 stop_ray()
         elif not pending:
-            say("nothing is missing: every input has a state")
+            log_status("nothing is missing: every input has a state")
         lock.require()
         closing = close(ledger) if close is not None else {}
         found = ledger.snapshot()
@@ -113,26 +115,26 @@ def print_summary(run: Run) -> None:
     """The end of a run in words: counts, reasons, speed, the audit, and where everything is."""
     summary = run.summary
     if is_json():
-        tell("summary", **summary, output=run.ledger.storage.url, exit_code=run.exit_code)
+        log_event("summary", **summary, output=run.ledger.storage.url, exit_code=run.exit_code)
         return
-    say(
+    log_status(
         f"{summary['inputs']} inputs: {summary['done']} done, {summary['no_face']} without a face, "
         f"{summary['quarantined']} quarantined, {summary['retryable']} retryable"
     )
     for reason, count in summary["reasons"].items():
-        say(f"    {count:6d}  {reason}")
-    say(
+        log_status(f"    {count:6d}  {reason}")
+    log_status(
         f"{summary['frames']} frames, {summary['examples']} examples; this run: {summary['processed']} clips in "
         f"{summary['seconds']:.1f} s ({summary['clips_per_second']:.2f} clips/s)"
     )
     if summary["peak_worker_memory_mib"]:
-        say(f"peak memory of a worker: {summary['peak_worker_memory_mib']} MiB")
+        log_status(f"peak memory of a worker: {summary['peak_worker_memory_mib']} MiB")
     for error in summary["errors"]:
-        say(f"warning: a part of the run was tried again: {error}")
+        log_status(f"warning: a part of the run was tried again: {error}")
     if summary["quarantined"] or summary["retryable"]:
-        say(f"warning: not every clip is done: python jobs/quarantine.py list {run.ledger.storage.url}")
-    say(str(run.audit))
-    say(f"output: {run.ledger.storage.url}")
+        log_status(f"warning: not every clip is done: python jobs/quarantine.py list {run.ledger.storage.url}")
+    log_status(str(run.audit))
+    log_status(f"output: {run.ledger.storage.url}")
 
 
 def _summary(found: Snapshot, audit: Audit, *, kind: str, units: Units, seconds: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pipeline.sandbox.confinement import allow_cpu_seconds, confine, die_with_parent, keep_environment, limit_memory
-from pipeline.sandbox.limits import FenceLimits, Work, says_out_of_memory
+from pipeline.sandbox.limits import SandboxLimits, Work, says_out_of_memory
 from pipeline.sandbox.messages import send
 
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
@@ -25,7 +25,7 @@ def serve(
     build: Callable[..., Work],
     arguments: dict[str, Any],
     *,
-    limits: FenceLimits,
+    limits: SandboxLimits,
     readable: tuple[str, ...] | None,
 ) -> None:
     """The child: give up what it does not need, build the work, then run tasks until the pipe closes."""
@@ -65,7 +65,7 @@ def _let_go_of_others() -> None:
     tracker._fd = None
 
 
-def _run_one(pipe: Connection, work: Work, task: Any, limits: FenceLimits) -> None:
+def _run_one(pipe: Connection, work: Work, task: Any, limits: SandboxLimits) -> None:
     def tell(kind: str, value: Any) -> None:
         # Where the supervisor does not look, as while its caller is busy, a child that spins ends by itself.
         allow_cpu_seconds(2 * limits.timeout_seconds)

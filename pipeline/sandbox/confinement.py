@@ -22,11 +22,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 # What the log of last words may hold. Python ignores SIGXFSZ, so a write beyond it fails with EFBIG.
-MOST_FILE_BYTES = 2**20
+MAX_FILE_BYTES = 2**20
 
 
 # 8 are open in a child that waits.
-MOST_OPEN_FILES = 256
+MAX_OPEN_FILES = 256
 
 
 # For what is mapped and never resident. Over 100 real and broken clips the address space of a child grew by at most
@@ -109,8 +109,8 @@ def confine(readable: Collection[str] | None = None) -> dict[str, str]:
     Call it while the process has one thread: others that run already keep their rights.
     """
     _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, MOST_FILE_BYTES)
-    _lower(resource.RLIMIT_NOFILE, MOST_OPEN_FILES)
+    _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
+    _lower(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     is_alone = is_without_files = False
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)

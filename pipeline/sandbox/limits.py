@@ -18,7 +18,7 @@ Work = Callable[[Any, Callable[[str], None]], Generator[Any, None, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FenceLimits:
+class SandboxLimits:
     """What a child may use before it is killed.
 
     timeout_seconds: longest time without a sign of progress. memory_bytes: resident memory of the child; by so much
@@ -35,7 +35,7 @@ class FenceLimits:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be more than 0")
 
 
-class FenceError(Exception):
+class SandboxError(Exception):
     """A task that did not end well.
 
     reason: crash, killed (from outside), hang, memory, bad_answer, exception, or the `reason` of the work's own error.
@@ -52,7 +52,7 @@ class FenceError(Exception):
         self.fatal = fatal
 
 
-class FenceStartError(RuntimeError):
+class SandboxStartError(RuntimeError):
     """The child could not even be built: a fault of the installation, not of a clip."""
 
 

@@ -18,11 +18,11 @@ import msgpack
 import numpy as np
 
 # Read value by value, a byte may become 64 (an empty list); all else is taken as it is.
-MOST_PLAIN_BYTES = 2**20
+MAX_PLAIN_BYTES = 2**20
 
 
 # A frame of 4096 x 4096 pixels has 48 MiB.
-MOST_BYTES = 2**27
+MAX_BYTES = 2**27
 
 
 _LENGTHS = struct.Struct("<II")
@@ -48,7 +48,7 @@ def send(descriptor: int, value: Any) -> None:
     parts: list[Any] = []
     plain: Any = msgpack.packb(_packed(value, parts), unicode_errors="surrogatepass")
     num_bytes = sum(len(part) for part in parts)
-    if len(plain) > MOST_PLAIN_BYTES or num_bytes > MOST_BYTES:
+    if len(plain) > MAX_PLAIN_BYTES or num_bytes > MAX_BYTES:
         raise MessageError(f"a message of {len(plain) + num_bytes} bytes is too large")
     left = [memoryview(part) for part in (_LENGTHS.pack(len(plain), num_bytes) + plain, *parts) if len(part)]
     while left:
@@ -106,7 +106,7 @@ class Receiver:
                 self._begin()
                 return True, _unpacked(whole, num_plain)
             self._num_plain, num_bytes = _LENGTHS.unpack(self._wanted)
-            if not 0 < self._num_plain <= MOST_PLAIN_BYTES or num_bytes > MOST_BYTES:
+            if not 0 < self._num_plain <= MAX_PLAIN_BYTES or num_bytes > MAX_BYTES:
                 raise MessageError(f"it claims {self._num_plain} and {num_bytes} bytes")
             self._wanted, self._num_read = bytearray(self._num_plain + num_bytes), 0
         return False, None

@@ -1,6 +1,6 @@
-"""A supervised child process: in go tasks, out come results or a `FenceError` that names what happened.
+"""A supervised child process: in go tasks, out come results or a `SandboxError` that names what happened.
 
-Decoders abort, spin with the GIL held and allocate gigabytes on hostile files. Inside the fence that costs one clip:
+Decoders abort, spin with the GIL held and allocate gigabytes on hostile files. Inside the sandbox that costs one clip:
 the supervisor sees no message for `timeout_seconds` or too much resident memory, kills the child, names the signal and
 the stage, and starts a fresh child for the next task. The child has no credentials in its environment and gives up
 sockets, programs, other processes, writing, and reading all but its libraries and the clips before it meets a task
@@ -28,8 +28,8 @@ from typing import IO, Any
 import psutil
 
 from pipeline.sandbox.child import serve
-from pipeline.sandbox.confinement import MOST_FILE_BYTES, folder_to_read, is_below, is_home_or_above
-from pipeline.sandbox.limits import FenceError, FenceLimits, FenceStartError, Work, says_out_of_memory
+from pipeline.sandbox.confinement import MAX_FILE_BYTES, folder_to_read, is_below, is_home_or_above
+from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError, Work, says_out_of_memory
 from pipeline.sandbox.messages import MessageError, Receiver
 
 POLL_SECONDS = 0.05
@@ -39,23 +39,23 @@ POLL_SECONDS = 0.05
 RECYCLED_SHARE = 0.5
 
 
-# What a child may call a stage or a reason; the reasons of a fence are its own to give.
+# What a child may call a stage or a reason; the reasons of a sandbox are its own to give.
 NAME = re.compile(r"[a-z][a-z_, ]{0,39}")
 
 
-FENCE_REASONS = ("crash", "killed", "hang", "bad_answer")
+SANDBOX_REASONS = ("crash", "killed", "hang", "bad_answer")
 
 
-MOST_STAGES = 40
+MAX_STAGES = 40
 
 
-MOST_PEAK_BYTES = 2**48
+MAX_PEAK_BYTES = 2**48
 
 
-MOST_FOLDERS = 8
+MAX_FOLDERS = 8
 
 
-class Fence:
+class Sandbox:
     """One child process that runs `build(**arguments)` once and then its work, task by task.
 
     `build` must be importable by name. `preload` names modules that the fork server imports before any child starts,
@@ -68,11 +68,11 @@ class Fence:
         build: Callable[..., Work],
         arguments: Mapping[str, Any],
         *,
-        limits: FenceLimits | None = None,
+        limits: SandboxLimits | None = None,
         preload: tuple[str, ...] = (),
         readable: Collection[str] | None = None,
     ) -> None:
-        self.limits = limits or FenceLimits()
+        self.limits = limits or SandboxLimits()
         self.num_starts = 0
         self.num_recycled = 0
         self.peak_memory_bytes = 0
@@ -91,7 +91,7 @@ class Fence:
         self._built_bytes = 0
         self._log: IO[bytes] | None = None
 
-    def __enter__(self) -> Fence:
+    def __enter__(self) -> Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,7 +115,7 @@ class Fence:
             return
         self._readable.add(folder)
         above = os.path.commonpath(self._readable)
-        if len(self._readable) > MOST_FOLDERS and not is_home_or_above(above):
+        if len(self._readable) > MAX_FOLDERS and not is_home_or_above(above):
             self._readable.add(above)
         self._stop()
 
@@ -123,14 +123,15 @@ class Fence:
         """Start the child if none runs, and wait until its work is built.
 
         A work that cannot be built where reading is limited is built where it is not: no foreign bytes have been met
-        by then, and an installation may have its libraries anywhere. Raises FenceStartError, and FenceError with reason
+        by then, and an installation may have its libraries anywhere. Raises SandboxStartError, and SandboxError with
+        reason
         killed where somebody killed it meanwhile.
         """
         if self._process is not None and self._process.is_alive():
             return
         try:
             self._start()
-        except FenceStartError:
+        except SandboxStartError:
             if self._readable is None:
                 raise
             self._readable = None
@@ -153,7 +154,7 @@ class Fence:
             self._stop()
             _wait_for_end_of_fork_server()
             detail = "the fork server ended while it started the worker"
-            raise FenceError("killed", detail, stage="start", fatal=True) from None
+            raise SandboxError("killed", detail, stage="start", fatal=True) from None
         finally:
             theirs.close()
             log.close()
@@ -163,18 +164,18 @@ class Fence:
             kind, value = self._receive(
                 kinds=("ready", "failed"), stage="start", timeout_seconds=self.limits.start_seconds
             )
-        except FenceError as error:
+        except SandboxError as error:
             if error.reason == "killed":
                 raise  # No fault of the installation: the next start may go well.
-            raise FenceStartError(f"the fenced worker did not start: {error.detail}") from error
+            raise SandboxStartError(f"the sandboxed worker did not start: {error.detail}") from error
         if kind != "ready":
             self._stop()
-            raise FenceStartError(f"the fenced worker did not start: {value}")
+            raise SandboxStartError(f"the sandboxed worker did not start: {value}")
         self.confinement = {str(name): str(word) for name, word in value.items()}
         self._built_bytes = self.memory_bytes()
 
     def run(self, task: Any) -> tuple[list[Any], Any]:
-        """Run one task: the items it yielded and its return value. Raises FenceError; the fence stays usable.
+        """Run one task: the items it yielded and its return value. Raises SandboxError; the sandbox stays usable.
 
         Items of more than `memory_bytes` in all count as too much memory.
         """
@@ -184,7 +185,9 @@ class Fence:
                 items.append(next(running))
                 if self._num_task_bytes > self.limits.memory_bytes:
                     limit = self.limits.memory_bytes / 2**20
-                    raise FenceError("memory", f"its results have more than {limit:.0f} MiB", stage="send", fatal=True)
+                    raise SandboxError(
+                        "memory", f"its results have more than {limit:.0f} MiB", stage="send", fatal=True
+                    )
         except StopIteration as end:
             return items, end.value
         finally:
@@ -193,7 +196,7 @@ class Fence:
     def stream(self, task: Any) -> Generator[Any, None, Any]:
         """Run one task, its items one by one as the caller takes them: a child that is ahead of its caller waits.
 
-        Returns the task's value. Raises FenceError; the fence stays usable, also where the caller stops half way.
+        Returns the task's value. Raises SandboxError; the sandbox stays usable, also where the caller stops half way.
         """
         if self._has_grown():
             self._stop()
@@ -228,7 +231,7 @@ class Fence:
                     if kind == "result":
                         return value
                     reason, detail = value
-                    raise FenceError(reason, detail, stage=stage, fatal=False)
+                    raise SandboxError(reason, detail, stage=stage, fatal=False)
         finally:
             self.stage_seconds[stage] += time.monotonic() - since
             if not is_whole:
@@ -270,10 +273,10 @@ class Fence:
             except MessageError as error:
                 self._stop()
                 detail = f"what the worker answered in {stage} cannot be read: {error}; killed"
-                raise FenceError("bad_answer", detail, stage=stage, fatal=True) from None
+                raise SandboxError("bad_answer", detail, stage=stage, fatal=True) from None
             if time.monotonic() > deadline:
                 self._stop()
-                raise FenceError(
+                raise SandboxError(
                     "hang", f"no progress for {timeout_seconds:g} s in {stage}; killed", stage=stage, fatal=True
                 )
 
@@ -283,12 +286,12 @@ class Fence:
             case ["ready", dict()] | ["failed", str()] | ["item", _]:
                 holds = True
             case ["stage", str(name)]:
-                is_known = name in self.stage_seconds or len(self.stage_seconds) < MOST_STAGES
+                is_known = name in self.stage_seconds or len(self.stage_seconds) < MAX_STAGES
                 holds = is_known and bool(NAME.fullmatch(name))
             case ["result", [_, int(peak)]]:
-                holds = 0 <= peak < MOST_PEAK_BYTES
+                holds = 0 <= peak < MAX_PEAK_BYTES
             case ["error", [[str(reason), str()], int(peak)]]:
-                holds = bool(NAME.fullmatch(reason)) and reason not in FENCE_REASONS and 0 <= peak < MOST_PEAK_BYTES
+                holds = bool(NAME.fullmatch(reason)) and reason not in SANDBOX_REASONS and 0 <= peak < MAX_PEAK_BYTES
             case _:
                 holds = False
         if not holds or message[0] not in kinds:
@@ -305,16 +308,16 @@ class Fence:
         if memory > self.limits.memory_bytes:
             self._stop()
             limit = self.limits.memory_bytes / 2**20
-            raise FenceError(
+            raise SandboxError(
                 "memory", f"used more than {limit:.0f} MiB while in {stage}; killed", stage=stage, fatal=True
             )
 
-    def _crash(self, stage: str) -> FenceError:
+    def _crash(self, stage: str) -> SandboxError:
         self._process.join(timeout=10)
         code = self._process.exitcode
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         assert self._log is not None
-        said = os.pread(self._log.fileno(), MOST_FILE_BYTES, 0).decode(errors="replace")
+        said = os.pread(self._log.fileno(), MAX_FILE_BYTES, 0).decode(errors="replace")
         last_words = said.strip().splitlines()[-1:]
         self._stop()
         detail = f"the worker ended with {name} in {stage}" + "".join(f": {line.strip()[:300]}" for line in last_words)
@@ -327,7 +330,7 @@ class Fence:
         elif says_out_of_memory(said):
             reason = "memory"
             detail = f"asked for more than {self.limits.memory_bytes / 2**20:.0f} MiB; {detail}"
-        return FenceError(reason, detail, stage=stage, fatal=True)
+        return SandboxError(reason, detail, stage=stage, fatal=True)
 
     def _stop(self) -> None:
         if self._pipe is not None:
@@ -372,7 +375,7 @@ def _without_main_module() -> Iterator[None]:
 def _nameless_file() -> IO[bytes]:
     """A file for appending that no folder holds, so that nobody who is killed can leave it behind."""
     if hasattr(os, "memfd_create"):
-        file = os.fdopen(os.memfd_create("fence"), "rb+", buffering=0)
+        file = os.fdopen(os.memfd_create("sandbox"), "rb+", buffering=0)
     else:
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by _stop
     fcntl.fcntl(file, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)

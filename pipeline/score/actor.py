@@ -27,7 +27,7 @@ from pipeline.records.faces import Box, Prediction, Thumbnail
 from pipeline.records.outcomes import Outcome, State, joined, outcome_of
 from pipeline.records.schemas import FRAME_SCHEMA, OUTCOME_SCHEMA, THUMBNAIL_SCHEMA, table_of
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.sandbox.limits import FenceLimits
+from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.labels import UnitLabels
 
 # The frames of segments, before their clip is joined.
@@ -42,7 +42,7 @@ class ScoreActor:
         *,
         ledger_url: str,
         config: ExtractConfig,
-        limits: FenceLimits,
+        limits: SandboxLimits,
         checkpoint: str,
         which: Any,
         device: str,

@@ -16,7 +16,7 @@ DRIFT_NIGHTS = 7
 
 
 # Fewer nights have no spread, fewer clips no shares: 30 clips differ by 0.15 by chance alone.
-LEAST_NIGHTS, LEAST_CLIPS = 3, 30
+MIN_NIGHTS, MIN_CLIPS = 3, 30
 
 
 SPREADS = 3.0
@@ -82,9 +82,9 @@ def drift(tonight: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> d
     differences of the shares), and the spread the root mean square of the earlier nights' own distances. Nights of
     fewer than 30 clips with a face are not compared, nor is anything before there are 3.
     """
-    usable = [night for night in earlier if night["labelled_clips"] >= LEAST_CLIPS]
+    usable = [night for night in earlier if night["labelled_clips"] >= MIN_CLIPS]
     found: dict[str, Any] = {"nights": len(usable), "figures": {}, "warnings": []}
-    if len(usable) < LEAST_NIGHTS or tonight["labelled_clips"] < LEAST_CLIPS:
+    if len(usable) < MIN_NIGHTS or tonight["labelled_clips"] < MIN_CLIPS:
         return found
     for name, floor in FLOORS.items():
         if tonight[name] is None or any(night[name] is None for night in usable):

@@ -29,7 +29,7 @@ from pipeline.records.outcomes import State
 from pipeline.records.schemas import CLIP_SCHEMA
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import num_cluster_gpus
-from pipeline.runtime.console import log_as_json, say
+from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, exit_code_of, output_for, print_summary, run_corpus
 from pipeline.score.actor import ScoreActor, join_segments
@@ -75,7 +75,7 @@ def score(config: ScoreConfig) -> Run:
     ledger.check(kind=KIND, config=plan_config)
     if not config.dry_run:
         for line in preflight(input_url=config.input, output_url=output):
-            say(line)
+            log_status(line)
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
     night = plan_night(
         ledger,
@@ -84,7 +84,7 @@ def score(config: ScoreConfig) -> Run:
         limit=config.limit,
         paths_matter=config.boxes is not None,
     )
-    say(f"model {info['checkpoint_sha256'][:12]}: {night}")
+    log_status(f"model {info['checkpoint_sha256'][:12]}: {night}")
     if config.dry_run or night.is_settled:
         return _told(ledger, night, config=config, started=started)
     check_clips(corpus.table)
@@ -126,7 +126,7 @@ def score(config: ScoreConfig) -> Run:
         write_page(run, day=day, config=config)
     print_summary(run)
     for line in run.summary.get("drift", {}).get("warnings", ()):
-        say(f"warning: {line}", event="warning")
+        log_status(f"warning: {line}", event="warning")
     return run
 
 
@@ -153,16 +153,16 @@ def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) 
     if config.dry_run:
         seconds, source = estimated_seconds(ledger, night)
         summary |= {"dry_run": True, "core_hours": round(seconds / 3600, 4)}
-        say(f"dry run: {night.num_to_score} clips to score, about {seconds / 3600:.2f} core-hours ({source})")
+        log_status(f"dry run: {night.num_to_score} clips to score, about {seconds / 3600:.2f} core-hours ({source})")
         return Run(ledger=ledger, summary=summary, audit=audit, exit_code=0)
     with ledger.lock():
         seconds = round(time.monotonic() - started, 3)
         this_run = {"processed": 0, "scored": 0, "same_content": 0, "seconds": seconds, "clips_per_second": 0.0}
         summary = {**json.loads(ledger.storage.read("summary.json")), **this_run, "errors": []}
         ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-    say(f"nothing is missing: every input has a state ({seconds:.1f} s)")
-    say(str(audit))
-    say(f"output: {ledger.storage.url}")
+    log_status(f"nothing is missing: every input has a state ({seconds:.1f} s)")
+    log_status(str(audit))
+    log_status(f"output: {ledger.storage.url}")
     return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code_of(summary, audit, config))
 
 

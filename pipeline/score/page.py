@@ -11,7 +11,7 @@ from pipeline import report
 from pipeline.records.columns import pc
 from pipeline.records.faces import Thumbnail
 from pipeline.records.schemas import CLIP_LABEL_SCHEMA
-from pipeline.runtime.console import say
+from pipeline.runtime.console import log_status
 from pipeline.runtime.run import Run
 from pipeline.score.actor import thumbnails_folder
 from pipeline.score.config import ScoreConfig
@@ -28,7 +28,7 @@ SHARDS_AT_ONCE = 256
 
 
 # Units that keep small frames of their clips: twice as many as the page has room for, since some find no face.
-MOST_PICTURED_UNITS = 2 * report.MOST_TIMELINES
+MAX_PICTURED_UNITS = 2 * report.MAX_TIMELINES
 
 
 def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
@@ -65,7 +65,7 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
         blur_faces=config.blur_faces,
     )
     storage.put("report.html", page.encode())
-    say(f"page: {storage.url}/report.html")
+    log_status(f"page: {storage.url}/report.html")
 
 
 def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
@@ -87,7 +87,7 @@ def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
 
 def _thumbnails_of(storage: Storage, *, day: str) -> Iterator[Thumbnail]:
     names = list(storage.sizes(thumbnails_folder(day)))
-    few = names[:: -(-len(names) // MOST_PICTURED_UNITS) or 1]
+    few = names[:: -(-len(names) // MAX_PICTURED_UNITS) or 1]
     for data in storage.read_many(few).values():
         yield from (Thumbnail(**row) for row in pa.ipc.open_file(data).read_all().to_pylist())
 
@@ -97,5 +97,5 @@ def picture_options(config: ScoreConfig, num_clips: int) -> dict[str, int]:
     if config.no_thumbnails or not config.page:
         return {"num_pictured": 0}
     num_units = max(1, -(-num_clips // config.clips_per_shard))
-    every = max(1, num_units // MOST_PICTURED_UNITS)
-    return {"num_pictured": -(-report.MOST_TIMELINES * every // num_units), "pictured_every": every}
+    every = max(1, num_units // MAX_PICTURED_UNITS)
+    return {"num_pictured": -(-report.MAX_TIMELINES * every // num_units), "pictured_every": every}

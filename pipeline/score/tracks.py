@@ -21,7 +21,7 @@ from pipeline.records.vocabulary import EMOTIONS
 ABSTAINED = "abstained"
 
 
-LEAST_IOU = 0.2
+MIN_IOU = 0.2
 
 
 # A box is widened on each side by this share of itself for each second, within these bounds. At 0.5 and an IoU of 0.2
@@ -33,14 +33,14 @@ ALLOWANCE = (0.1, 0.5)
 
 
 # A person who was not found is waited for so long: two sampled frames without the face, or a second.
-MOST_STEPS_AWAY = 3
+MAX_STEPS_AWAY = 3
 
 
-MOST_SECONDS_AWAY = 1.0
+MAX_SECONDS_AWAY = 1.0
 
 
 # A speed from two boxes is not trusted for more than this many widths of the face.
-MOST_WIDTHS_AHEAD = 1.5
+MAX_WIDTHS_AHEAD = 1.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +106,7 @@ class _Track:
             return self.boxes[-1]
         before, last = self.boxes[-2:]
         span = (pts_seconds - self.times[-1]) / (self.times[-1] - self.times[-2])
-        most = MOST_WIDTHS_AHEAD * last.width
+        most = MAX_WIDTHS_AHEAD * last.width
 
         def step(old: int, new: int) -> int:
             return round(float(np.clip((new - old) / 2 * span, -most, most)))
@@ -126,7 +126,7 @@ def linked(examples: Sequence[Example | Prediction]) -> list[int]:
     frames = [list(group) for _, group in groupby(examples, key=lambda example: example.frame_index)]
     times = [frame[0].pts_seconds for frame in frames]
     step = min((b - a for a, b in pairwise(times) if b > a), default=0.0)
-    longest = max((MOST_STEPS_AWAY + 0.5) * step, MOST_SECONDS_AWAY)
+    longest = max((MAX_STEPS_AWAY + 0.5) * step, MAX_SECONDS_AWAY)
     tracks: list[_Track] = []
     recent: list[int] = []  # A film of hours has thousands of tracks that nobody comes back to.
     found: list[int] = []
@@ -158,7 +158,7 @@ def _pairs(
         allowance = min(max(ALLOWANCE[0], ALLOWANCE_PER_SECOND * (now - tracks[index].times[-1])), ALLOWANCE[1])
         for number, box in enumerate(boxes):
             overlap = iou(_widened(place, allowance), _widened(box, allowance))
-            if number not in taken and overlap >= LEAST_IOU:
+            if number not in taken and overlap >= MIN_IOU:
                 overlaps.append((-overlap, index, number))
     pairs: dict[int, int] = {}
     for _, index, number in sorted(overlaps):

@@ -14,10 +14,10 @@ from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.training import Examined
 
 # CPU-seconds at 224 px, where a pair costs 2.8 GMAC: about 10. The page comes after the training, not instead of it.
-MOST_EXAMINED = 128
+MAX_EXAMINED = 128
 
 
-MOST_WRONG = 12
+MAX_WRONG = 12
 
 
 BATCH_SIZE = 16
@@ -44,7 +44,7 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     model, described = checkpoint.model.eval(), checkpoint.config["model"]
     sizes = {"face_px": described["face_px"], "context_px": described["context_px"]}
     examples = ExampleDataset(data_url, split="validation", cache_dir=cache_dir, **sizes)
-    rows = np.unique(np.linspace(0, len(examples) - 1, min(MOST_EXAMINED, len(examples))).round().astype(int))
+    rows = np.unique(np.linspace(0, len(examples) - 1, min(MAX_EXAMINED, len(examples))).round().astype(int))
     parts = [
         model(normalised(batch.face), normalised(batch.context)).softmax(dim=1).numpy()  # (B, 7)
         for start in range(0, len(rows), BATCH_SIZE)
@@ -73,6 +73,6 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     return Examination(
         metrics=metrics,
         attended=[examined(index) for index in first],
-        wrong=[examined(int(index)) for index in wrong[:MOST_WRONG]],
+        wrong=[examined(int(index)) for index in wrong[:MAX_WRONG]],
         num_examined=len(rows),
     )

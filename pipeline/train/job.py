@@ -40,7 +40,7 @@ from pipeline.dataset.shards import read_manifest
 from pipeline.models.checkpoint import best_of, put, read_checkpoint_info
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
-from pipeline.runtime.console import is_json, log_as_json, say, tell
+from pipeline.runtime.console import is_json, log_as_json, log_event, log_status
 from pipeline.runtime.preflight import check_output
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url
@@ -75,13 +75,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
             " add --resume to go on from there, or choose another --output"
         )
     if saved is None or saved["epoch"] < config.epochs:
-        say(f"checked: {check_output(config.output)}")
+        log_status(f"checked: {check_output(config.output)}")
         put(
             config.output,
             "config.yaml",
             content=yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode(),
         )
-        say(start_ray())
+        log_status(start_ray())
         check_nodes(config.output)
         workers, use_gpu = _workers(config)
         try:
@@ -90,7 +90,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         finally:
             stop_ray()
     else:
-        say(f"run {config.output} has its {config.epochs} epochs already; nothing to do")
+        log_status(f"run {config.output} has its {config.epochs} epochs already; nothing to do")
     saved = read_checkpoint_info(config.output, "last")
     summary, history = summary_of(saved), saved["history"]
     write_history(config.output, history)  # A worker that was killed just after its last commit has not.
@@ -131,14 +131,14 @@ def summary_of(saved: Mapping[str, Any]) -> dict[str, Any]:
 def print_summary(run_url: str, summary: Mapping[str, Any]) -> None:
     """The end of a training in words."""
     if is_json():
-        tell("summary", **summary, output=run_url)
+        log_event("summary", **summary, output=run_url)
         return
-    say(
+    log_status(
         f"best epoch {summary['best_epoch']} of {summary['epochs']}: validation top-1"
         f" {summary['best']['validation_top1_accuracy']:.2%}, macro-F1 {summary['best']['validation_macro_f1']:.3f};"
         f" {summary['seconds']:.1f} s, {summary['train_examples_per_second']:.1f} examples/s"
     )
-    say(f"output: {run_url}")
+    log_status(f"output: {run_url}")
 
 
 def _workers(config: TrainConfig) -> tuple[int, bool]:
@@ -151,7 +151,7 @@ def _workers(config: TrainConfig) -> tuple[int, bool]:
     workers = config.workers or max(gpus if use_gpu else 1, 1)
     room = gpus if use_gpu else int(cpus // 0.5)
     if workers > room and config.device == "cuda":
-        say(f"the cluster has {gpus} GPUs now: asking it for {workers}")
+        log_status(f"the cluster has {gpus} GPUs now: asking it for {workers}")
     elif workers > room:
         raise UsageError(
             f"--workers {workers}: the cluster has room for {room} ({gpus} GPUs, {cpus:g} CPUs); give {room} or fewer"

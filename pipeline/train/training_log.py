@@ -24,7 +24,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipeline.models.checkpoint import best_of, put, write_best
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import is_json, say, tell
+from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.storage.store import Storage
 
 LINE_SECONDS = 60  # between two lines on the progress where there is no terminal for a bar
@@ -171,10 +171,10 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
         if is_json():
             if event["event"] != "step" or time.monotonic() - self._told_at > JSON_SECONDS:
                 self._told_at = time.monotonic()
-                tell(**event)
+                log_event(**event)
             return
         if event["event"] != "step":
-            say(_line(event))
+            log_status(_line(event))
             return
         minutes, seconds = divmod(math.ceil(event["seconds_left"]), 60)
         left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
@@ -186,7 +186,7 @@ class TrainingDisplay(AbstractContextManager["TrainingDisplay"]):
             self._bar.update(self._task, description=description, completed=event["step"], told=told)
         elif time.monotonic() - self._told_at > LINE_SECONDS:
             self._told_at = time.monotonic()
-            say(f"step {event['step']}/{event['total_steps']}  {told}")
+            log_status(f"step {event['step']}/{event['total_steps']}  {told}")
 
 
 def _line(event: Mapping[str, Any]) -> str:

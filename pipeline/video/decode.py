@@ -35,7 +35,7 @@ _WORTH_FRAMES = 1000
 
 
 # decord 0.6.0 took 140 MiB more than PyAV for a film of 122 MB, and gave them back at its end.
-_MOST_DECORD_BYTES = 2**26
+_MAX_DECORD_BYTES = 2**26
 
 
 def _is_worth_it(index: FrameIndex, wanted: np.ndarray, *, high: int) -> bool:
@@ -76,7 +76,7 @@ def decode_frames(
             reason = index.why_not_decord
         elif decoder == "auto" and not _is_worth_it(index, wanted, high=high):
             reason = "short enough to decode in sequence, which sees damage"
-        elif decoder == "auto" and path.stat().st_size > _MOST_DECORD_BYTES:
+        elif decoder == "auto" and path.stat().st_size > _MAX_DECORD_BYTES:
             reason = "too large for decord, which holds all packets of a file at once"
         else:
             used, reason = (

@@ -308,7 +308,7 @@ def test_growth_is_the_slope_after_the_warm_up():
     assert growth(samples, "actor", num_clips=1000) is None
 
 
-def test_soak_sees_driver_actors_and_fenced_children_and_draws_them(clip, tmp_path):
+def test_soak_sees_driver_actors_and_sandboxed_children_and_draws_them(clip, tmp_path):
     config = BenchmarkConfig(
         study="soak",
         output=str(tmp_path / "out"),
@@ -321,8 +321,8 @@ def test_soak_sees_driver_actors_and_fenced_children_and_draws_them(clip, tmp_pa
     assert part["num_ended_well"] == part["num_clips"] == 8
     most = {role: max(max(each["mib"][role], default=0) for each in part["samples"]) for role in soak.ROLES}
     assert all(mib > 20 for mib in most.values()), most
-    assert any(len(each["mib"]["actor"]) == len(each["mib"]["fenced child"]) == 2 for each in part["samples"])
-    assert "fenced child" in (tmp_path / "out" / "soak.html").read_text()
+    assert any(len(each["mib"]["actor"]) == len(each["mib"]["sandboxed child"]) == 2 for each in part["samples"])
+    assert "sandboxed child" in (tmp_path / "out" / "soak.html").read_text()
     shown = io.StringIO()
     Console(file=shown, width=160).print(*soak.tables(part))
     assert "8 of 8 clips" in shown.getvalue()

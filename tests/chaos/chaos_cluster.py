@@ -104,7 +104,7 @@ class ChaosCluster:
         return found
 
     def at_work(self) -> list[psutil.Process]:
-        """What could still compute or write: actors, fork servers, fenced children, drivers; no service, no idle
+        """What could still compute or write: actors, fork servers, sandboxed children, drivers; no service, no idle
         worker."""
         return [process for process in self.processes() if works(process)]
 
@@ -115,7 +115,7 @@ class ChaosCluster:
         found = [process for process in self.processes() if is_actor(process)]
         return _killing([chance.choice(found)]) if found else None
 
-    def fenced_child(self, chance: random.Random) -> Callable[[], None] | None:
+    def sandboxed_child(self, chance: random.Random) -> Callable[[], None] | None:
         """A decoding child of an actor, or the fork server that it came from."""
         found = self.at_work()
         servers = {process.pid for process in found if harness.is_fork_server(process)}

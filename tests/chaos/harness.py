@@ -55,7 +55,7 @@ def workers(process: subprocess.Popen) -> set[psutil.Process]:
     return {each for each in descendants(process) if "agent" not in command_of(each).lower()}
 
 
-def fenced_children(process: subprocess.Popen) -> list[psutil.Process]:
+def sandboxed_children(process: subprocess.Popen) -> list[psutil.Process]:
     """The decoding children of a job's actors: children of a fork server."""
     found = descendants(process)
     servers = {each.pid for each in found if is_fork_server(each)}

@@ -1,4 +1,4 @@
-"""SIGKILL of driver, actor and fenced child at random moments; the resumed output equals the undisturbed one."""
+"""SIGKILL of driver, actor and sandboxed child at random moments; the resumed output equals the undisturbed one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(corpus, undisturbed, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("victims", "pause"), [("actors", (2.0, 5.0)), ("fenced_children", (2.0, 4.0))], ids=["actor", "fenced child"]
+    ("victims", "pause"), [("actors", (2.0, 5.0)), ("sandboxed_children", (2.0, 4.0))], ids=["actor", "sandboxed child"]
 )
 def test_a_killed_part_loses_and_repeats_nothing(corpus, undisturbed, tmp_path, victims, pause):
     kills = trial = 0

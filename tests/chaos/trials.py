@@ -43,8 +43,8 @@ NUM_CLIPS = 8
 NUM_EPOCHS = 3
 LONGEST_SECONDS = 900  # of a job, on a machine that is busy with other things; longer is a hang
 KINDS = {
-    "preprocess": ("driver", "actor", "fenced child", "raylet", "node", "object store", "SIGTERM"),
-    "score": ("driver", "actor", "fenced child", "raylet", "node", "object store", "SIGTERM"),
+    "preprocess": ("driver", "actor", "sandboxed child", "raylet", "node", "object store", "SIGTERM"),
+    "score": ("driver", "actor", "sandboxed child", "raylet", "node", "object store", "SIGTERM"),
     "train": ("driver", "actor", "raylet", "node", "object store", "SIGTERM"),
 }
 CUT_OFF = ("driver", "SIGTERM")  # the job must be started again

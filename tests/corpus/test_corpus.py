@@ -103,9 +103,9 @@ def test_an_input_beyond_one_output_is_refused_before_anything_is_lost(
 ) -> None:
     write_all(tmp_path, "a.mp4", "b.mp4")
     num_bytes = 2 * len(str(tmp_path / "a.mp4"))
-    monkeypatch.setattr("pipeline.corpus.table._MOST_URL_BYTES", num_bytes)
+    monkeypatch.setattr("pipeline.corpus.table._MAX_URL_BYTES", num_bytes)
     assert len(read_corpus(str(tmp_path)).clips) == 2
-    monkeypatch.setattr("pipeline.corpus.table._MOST_URL_BYTES", num_bytes - 1)
+    monkeypatch.setattr("pipeline.corpus.table._MAX_URL_BYTES", num_bytes - 1)
     with pytest.raises(CorpusError, match="larger than one output can hold"):
         read_corpus(str(tmp_path))
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from fence_work import build
 from PIL import Image
+from sandbox_work import build
 from skimage.data import astronaut
 from video_zoo import make_clip, remux, with_bytes
 
@@ -34,11 +34,11 @@ from pipeline.runtime.cluster import start_ray
 from pipeline.runtime.pool import PoolConfig
 from pipeline.runtime.run import run_corpus
 from pipeline.runtime.shared_detector import DetectorActor, SharedDetectors, start_detectors
-from pipeline.sandbox.limits import FenceError, FenceLimits
-from pipeline.sandbox.supervisor import Fence
+from pipeline.sandbox.limits import SandboxError, SandboxLimits
+from pipeline.sandbox.supervisor import Sandbox
 from pipeline.video.frames import Frame
 
-LIMITS = FenceLimits(start_seconds=120)
+LIMITS = SandboxLimits(start_seconds=120)
 
 
 def face(x_min, y_min, x_max, y_max, score=1.0):
@@ -261,7 +261,7 @@ def extracted(folder, names, config, **options):
     try:
         found = [extractor.extract(clip_at(folder / name)) for name in names]
     finally:
-        extractor.fence.close()
+        extractor.sandbox.close()
     return [(examples, {**asdict(outcome), "seconds": 0}) for examples, outcome in found]
 
 
@@ -324,7 +324,7 @@ def test_a_clip_whose_frames_found_no_detector_is_retryable_and_the_next_is_done
     assert [example.frame_index for example in examples] == list(range(12))
 
 
-def test_what_is_unforeseen_after_decoding_costs_one_clip_as_in_the_fence(clips):
+def test_what_is_unforeseen_after_decoding_costs_one_clip_as_in_the_sandbox(clips):
     config = ExtractConfig(detector="dlib-hog", frames_per_clip=2)
 
     def wrong(images, **_):
@@ -373,14 +373,14 @@ def test_without_a_least_integrity_a_damaged_clip_is_done_and_says_what_it_lacks
     assert outcome["detail"].startswith("of 24 frames 4 missing, 0 corrupt, 0 repeated; packet 12 does not decode")
 
 
-# The fence
+# The sandbox
 
 
-def test_what_the_fence_did_is_told_as_facts(damaged):
+def test_what_the_sandbox_did_is_told_as_facts(damaged):
     extractor = ClipExtractor(ExtractConfig(boxes=str(damaged / "boxes.csv")), limits=LIMITS)
     extractor.extract(clip_at(damaged / "whole.mp4"))
     facts = extractor.facts()
-    extractor.fence.close()
+    extractor.sandbox.close()
     assert (facts["children_started"], facts["children_recycled"]) == (1, 0)
     assert {facts["network"], facts["file_writes"]} <= {"none", "allowed"}
 
@@ -389,7 +389,7 @@ def test_a_clip_that_wants_too_much_memory_is_quarantined_as_such_and_the_next_i
     monkeypatch.setattr("pipeline.preprocess.extractor.build_work", hungry_work)
     extractor = ClipExtractor(ExtractConfig(boxes=str(damaged / "boxes.csv")), limits=LIMITS)
     outcomes = [extractor.extract(clip_at(damaged / name))[1] for name in ("damaged.mp4", "whole.mp4")]
-    extractor.fence.close()
+    extractor.sandbox.close()
     hungry, fed = outcomes
     assert (hungry.state, hungry.reason, hungry.stage, hungry.attempts) == (State.QUARANTINED, "memory", "decode", 2)
     assert "asked for more than 4096 MiB: MemoryError" in hungry.detail
@@ -409,27 +409,27 @@ def hungry_work(config):
 
 
 def test_a_task_left_half_way_says_nothing_to_the_next():
-    with Fence(build, {"greeting": "hi"}, limits=LIMITS) as fence:
-        running = fence.stream({"kind": "echo", "count": 1000})
+    with Sandbox(build, {"greeting": "hi"}, limits=LIMITS) as sandbox:
+        running = sandbox.stream({"kind": "echo", "count": 1000})
         assert [next(running), next(running)] == ["hi 0", "hi 1"]
         running.close()
-        assert fence.run({"kind": "echo", "count": 2})[0] == ["hi 0", "hi 1"]
-        assert fence.num_starts == 2
+        assert sandbox.run({"kind": "echo", "count": 2})[0] == ["hi 0", "hi 1"]
+        assert sandbox.num_starts == 2
 
 
 def test_the_peak_memory_of_a_child_is_known_after_one_quick_task():
-    with Fence(build, {}, limits=LIMITS) as fence:
-        fence.run({"kind": "echo"})
-        assert 5 * 2**20 < fence.peak_memory_bytes < 2**30
+    with Sandbox(build, {}, limits=LIMITS) as sandbox:
+        sandbox.run({"kind": "echo"})
+        assert 5 * 2**20 < sandbox.peak_memory_bytes < 2**30
 
 
 def test_a_child_that_never_pauses_is_watched_too():
-    limits = FenceLimits(memory_bytes=5 * 2**20, start_seconds=60)
-    with Fence(build, {}, limits=FenceLimits(start_seconds=60)) as fence:
-        fence.start()
-        fence.limits = limits
-        with pytest.raises(FenceError, match="more than 5 MiB"):
-            fence.run({"kind": "echo", "count": 10_000_000})
+    limits = SandboxLimits(memory_bytes=5 * 2**20, start_seconds=60)
+    with Sandbox(build, {}, limits=SandboxLimits(start_seconds=60)) as sandbox:
+        sandbox.start()
+        sandbox.limits = limits
+        with pytest.raises(SandboxError, match="more than 5 MiB"):
+            sandbox.run({"kind": "echo", "count": 10_000_000})
 
 
 # The detector that actors share
@@ -485,7 +485,7 @@ def test_a_run_with_shared_detectors_gives_the_rows_that_workers_of_their_own_gi
     extractor = ClipExtractor(config, limits=LIMITS)
     own = [extractor.extract(clip)[0] for clip in corpus.clips]
     assert extractor.facts()["peak_child_memory_bytes"] > run.summary["peak_worker_memory_mib"] * 2**20
-    extractor.fence.close()
+    extractor.sandbox.close()
     expected = table_of([example for examples in own for example in examples], EXAMPLE_SCHEMA).to_pylist()
     assert len(expected) == 9
     found = [

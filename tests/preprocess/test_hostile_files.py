@@ -1,4 +1,5 @@
-"""Hostile and odd files through the real job and the real fence: each ends in a state with a reason, and costs itself.
+"""Hostile and odd files through the real job and the real sandbox: each ends in a state with a reason, and costs
+itself.
 
 So does a decoder that was taken over and answers what it likes. `make fuzz N=2000` tries more mutants than the suite
 does, and prints how they ended.
@@ -15,7 +16,7 @@ import av
 import harness
 import numpy as np
 import pytest
-from fence_work import answer_raw
+from sandbox_work import answer_raw
 from video_zoo import claim_avi_frames, cut, flip_bits, make_clip, remux
 
 from pipeline.ledger.ledger import Ledger
@@ -24,7 +25,7 @@ from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.sandboxed import build_work, example_of, facts_of, frame_of, report_of
 from pipeline.records.clips import Clip
 from pipeline.records.outcomes import State
-from pipeline.sandbox.limits import FenceLimits
+from pipeline.sandbox.limits import SandboxLimits
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -261,7 +262,7 @@ def test_mutants_of_five_containers_cost_themselves_alone(tmp_path):
     rng = np.random.default_rng(11)
     ends, unforeseen = Counter(), []
     for decoder in ("auto", "decord"):  # the second wherever a mutant still looks as if decord were exact on it
-        extractor = ClipExtractor(ExtractConfig(**{**vars(config), "decoder": decoder}), limits=FenceLimits())
+        extractor = ClipExtractor(ExtractConfig(**{**vars(config), "decoder": decoder}), limits=SandboxLimits())
         for _ in range(NUM_MUTANTS // 2):
             kind, data = mutant_of(sources, rng)
             path.write_bytes(data)
@@ -272,8 +273,8 @@ def test_mutants_of_five_containers_cost_themselves_alone(tmp_path):
             ends[decoder, str(outcome.state), outcome.reason or f"by {outcome.decoder}"] += 1
             if outcome.reason in ("crash", "hang", "memory", "exception", "killed"):
                 unforeseen.append((kind, outcome.reason, outcome.stage, outcome.detail))
-        assert extractor.fence.num_starts <= 1 + 2 * len(unforeseen)
-        extractor.fence.close()
+        assert extractor.sandbox.num_starts <= 1 + 2 * len(unforeseen)
+        extractor.sandbox.close()
     print(f"\n{ends.total()} mutants")
     for end, count in sorted(ends.items()):
         print(f"{count:6d}  {' '.join(end)}")
@@ -376,12 +377,12 @@ def test_a_decoder_that_was_taken_over_costs_its_clip_and_runs_nothing_in_its_ac
         make_clip(tmp_path / name, num_frames=12, width=96, height=64)
     (tmp_path / "boxes.csv").write_text("".join(f"{name},Happy,10,10,50,50\n" for name in names))
     config = ExtractConfig(boxes=str(tmp_path / "boxes.csv"), frames_per_clip=2, face_px=16, context_px=16)
-    extractor = ClipExtractor(config, limits=FenceLimits())
+    extractor = ClipExtractor(config, limits=SandboxLimits())
     outcomes = []
     for name in names:
         clip = Clip(clip_id="0" * 20, path=name, url=str(tmp_path / name), size_bytes=1, content_id="x")
         outcomes.append(extractor.extract(clip)[1])
-    extractor.fence.close()
+    extractor.sandbox.close()
     assert [(each.state, each.reason, each.attempts) for each in outcomes] == [
         (State.QUARANTINED, "bad_answer", 2),
         (State.QUARANTINED, "bad_answer", 2),

@@ -27,7 +27,7 @@ from pipeline.records.clips import Clip
 from pipeline.records.faces import Box
 from pipeline.records.outcomes import State
 from pipeline.records.schemas import EXAMPLE_SCHEMA
-from pipeline.sandbox.limits import FenceLimits
+from pipeline.sandbox.limits import SandboxLimits
 from pipeline.synthetic.corpus import BROKEN_PATH, FACELESS_PATH, make_corpus
 
 pytestmark = pytest.mark.timeout(600)
@@ -184,9 +184,9 @@ def test_a_corpus_on_s3_gives_a_dataset_on_s3(s3, corpus):
 @pytest.fixture(scope="module")
 def extractor():
     config = ExtractConfig(detector="dlib-hog", frames_per_clip=2)
-    extractor = ClipExtractor(config, limits=FenceLimits())
+    extractor = ClipExtractor(config, limits=SandboxLimits())
     yield extractor
-    extractor.fence.close()
+    extractor.sandbox.close()
 
 
 def clip_at(path):
@@ -225,13 +225,13 @@ def test_odd_names_are_read(extractor, tmp_path, corpus, name):
 
 def test_a_clip_that_kills_its_child_costs_itself_alone(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr("pipeline.preprocess.extractor.build_work", crashing_work)
-    extractor = ClipExtractor(ExtractConfig(detector="dlib-hog"), limits=FenceLimits())
+    extractor = ClipExtractor(ExtractConfig(detector="dlib-hog"), limits=SandboxLimits())
     good = sorted((corpus / "train" / "Happy").glob("*.avi"))[0]
     names = ("good-1.avi", "SIGSEGV.avi", "good-2.avi", "SIGKILL.avi", "good-3.avi")
     for name in names:
         shutil.copy(good, tmp_path / name)
     outcomes = [extractor.extract(clip_at(tmp_path / name))[1] for name in names]
-    extractor.fence.close()
+    extractor.sandbox.close()
     assert [outcome.state for outcome in outcomes[::2]] == [State.DONE] * 3
     poison, killed = outcomes[1::2]
     assert (poison.state, poison.reason, poison.stage, poison.attempts) == ("quarantined", "crash", "decode", 2)

@@ -25,7 +25,7 @@ from pipeline.records.clips import clip_of as clip_of_row
 from pipeline.records.outcomes import Outcome, State, joined
 from pipeline.records.schemas import EXAMPLE_SCHEMA, FRAME_SCHEMA, table_of
 from pipeline.records.vocabulary import UsageError
-from pipeline.sandbox.limits import FenceLimits
+from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.actor import ScoreActor, join_segments
 from pipeline.score.config import ScoreConfig
 from pipeline.score.job import score
@@ -78,7 +78,7 @@ def cut(clip, start, end, **options):
 
 def segmented(clips, *, known=(), **options):
     """The clips as a plan would have them."""
-    options = {"limits": FenceLimits(), **options}
+    options = {"limits": SandboxLimits(), **options}
     return list(
         map(clip_of_row, room.segmented(clip_table(clips), pa.array(known, pa.string()), **options).to_pylist())
     )
@@ -89,11 +89,11 @@ def config_of(films, **changes):
 
 
 def extracted(clips, config):
-    extractor = ClipExtractor(config, limits=FenceLimits())
+    extractor = ClipExtractor(config, limits=SandboxLimits())
     try:
         found = [extractor.extract(clip) for clip in clips]
     finally:
-        extractor.fence.close()
+        extractor.sandbox.close()
     return [example for examples, _ in found for example in examples], joined([outcome for _, outcome in found])
 
 
@@ -310,14 +310,14 @@ def actor_of(films, checkpoint):
 
     def build(ledger):
         config = ExtractConfig(**config_of(films, detector="dlib-hog", sample_fps=2.0, faces="all"))
-        limits, values = FenceLimits(), {"which": "last", "device": "cpu", "batch_size": 1, "abstain_below": 0.0}
+        limits, values = SandboxLimits(), {"which": "last", "device": "cpu", "batch_size": 1, "abstain_below": 0.0}
         where = {"ledger_url": ledger.storage.url, "checkpoint": checkpoint[0]}
         actors.append(ScoreActor(config=config, limits=limits, day=DAY, **where, **values))
         return actors[-1]
 
     yield build
     for actor in actors:
-        actor._extractor.fence.close()
+        actor._extractor.sandbox.close()
 
 
 def planned(folder, clips):

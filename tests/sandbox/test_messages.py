@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from pipeline.sandbox.messages import MOST_BYTES, MOST_PLAIN_BYTES, MessageError, Receiver, send
+from pipeline.sandbox.messages import MAX_BYTES, MAX_PLAIN_BYTES, MessageError, Receiver, send
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_is_no_plain_value_and_what_is_too_large_is_not_sent(ends):
         with pytest.raises((TypeError, ValueError, OverflowError)):
             send(ends[0], value)
     with pytest.raises(MessageError, match="is too large"):
-        send(ends[0], "x" * (MOST_PLAIN_BYTES + 1))
+        send(ends[0], "x" * (MAX_PLAIN_BYTES + 1))
     assert ends[1].receive(timeout_seconds=0) == (False, None)
 
 
@@ -73,7 +73,7 @@ ARRAY = msgpack.ExtType(2, msgpack.packb(["|u1", [4]]))
         framed(b"\x91" * 5000),
         framed(b"\xc0\xc0"),
         framed(b"\xdd\xff\xff\xff\xff"),
-        framed(b"\xc0", num_bytes=MOST_BYTES + 1),
+        framed(b"\xc0", num_bytes=MAX_BYTES + 1),
         framed(b"\xc0", rest=b"belongs to nothing"),
         framed(msgpack.packb(ARRAY), rest=b"abc"),
         framed(msgpack.packb(ARRAY), rest=b"abcde"),
@@ -84,7 +84,7 @@ ARRAY = msgpack.ExtType(2, msgpack.packb(["|u1", [4]]))
         framed(msgpack.packb(msgpack.ExtType(2, msgpack.packb(["|u1", [1] * 100]))), rest=bytes(1)),
         framed(msgpack.packb(msgpack.ExtType(2, msgpack.packb(["<u8", [2**62, 2**62]]))), rest=bytes(8)),
         framed(msgpack.packb(msgpack.ExtType(2, msgpack.packb({"a": 1}))), rest=bytes(8)),
-        struct.pack("<II", MOST_PLAIN_BYTES + 1, 0),
+        struct.pack("<II", MAX_PLAIN_BYTES + 1, 0),
     ],
 )
 def test_what_is_no_message_is_told_and_nothing_else(ends, data):

@@ -24,14 +24,14 @@ from pipeline.ledger.units import Unit
 from pipeline.models.build import build_model
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.preprocess.config import ExtractConfig, PreprocessConfig
-from pipeline.preprocess.extractor import MOST_UNREACHED, ClipExtractor
+from pipeline.preprocess.extractor import MAX_UNREACHED, ClipExtractor
 from pipeline.preprocess.job import preprocess
 from pipeline.records.clips import Clip
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.pool import _UnitActor
-from pipeline.sandbox.limits import FenceLimits
+from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage import retry as room
 from pipeline.storage.redaction import redacted, without_secrets
 from pipeline.storage.remote import fetch
@@ -217,9 +217,9 @@ def test_a_run_whose_store_is_gone_ends_with_the_store_s_own_line(storage, proxy
 
 @pytest.fixture
 def extractor(proxy):  # noqa: ARG001 (the way to the store)
-    extractor = ClipExtractor(ExtractConfig(detector="dlib-hog"), limits=FenceLimits())
+    extractor = ClipExtractor(ExtractConfig(detector="dlib-hog"), limits=SandboxLimits())
     yield extractor
-    extractor.fence.close()
+    extractor.sandbox.close()
 
 
 def test_a_clip_is_lost_its_store_is_lost_or_it_was_never_there(s3, storage, proxy, extractor):
@@ -243,9 +243,9 @@ def test_a_store_that_stays_out_of_reach_ends_the_run(s3, proxy, extractor, monk
     monkeypatch.setattr(room.call, "__kwdefaults__", {**room.call.__kwdefaults__, "num_tries": 1})
     proxy.fail("bad_gateway")
     clip = clip_at(s3.url("out/a.mp4"))
-    for _ in range(MOST_UNREACHED - 1):
+    for _ in range(MAX_UNREACHED - 1):
         assert extractor.extract(clip)[1].reason == "store_failed"
-    with pytest.raises(StoreLostError, match=f"so did the {MOST_UNREACHED - 1} clips before"):
+    with pytest.raises(StoreLostError, match=f"so did the {MAX_UNREACHED - 1} clips before"):
         extractor.extract(clip)
 
 

@@ -257,7 +257,7 @@ def test_decord_reads_a_long_clip_where_its_seeking_is_exact(tmp_path: Path, nam
 
 def test_a_large_file_is_left_to_the_decoder_that_holds_no_more_than_a_packet(tmp_path: Path, monkeypatch):
     path = make_clip(tmp_path / "a.mp4", num_frames=1300, width=96, height=64, **H264_IN_ORDER)
-    monkeypatch.setattr(decode, "_MOST_DECORD_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(decode, "_MAX_DECORD_BYTES", path.stat().st_size - 1)
     clip = open_clip(path, EIGHT)
     assert_numbered(frames_of(clip))
     assert clip.report.decoder == "pyav"

@@ -1,4 +1,4 @@
-"""Work for the fence's tests: each task says what the child shall do."""
+"""Work for the sandbox's tests: each task says what the child shall do."""
 
 import ctypes
 import multiprocessing.connection

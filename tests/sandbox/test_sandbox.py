@@ -10,145 +10,145 @@ import time
 
 import psutil
 import pytest
-from fence_work import build
+from sandbox_work import build
 
-from pipeline.sandbox.limits import FenceError, FenceLimits, FenceStartError
-from pipeline.sandbox.supervisor import Fence
+from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError
+from pipeline.sandbox.supervisor import Sandbox
 
-LIMITS = FenceLimits(timeout_seconds=60, memory_bytes=500 * 2**20, start_seconds=60)
-IMPATIENT = FenceLimits(timeout_seconds=2.0, memory_bytes=500 * 2**20, start_seconds=60)
+LIMITS = SandboxLimits(timeout_seconds=60, memory_bytes=500 * 2**20, start_seconds=60)
+IMPATIENT = SandboxLimits(timeout_seconds=2.0, memory_bytes=500 * 2**20, start_seconds=60)
 
 
 @pytest.fixture
-def fence():
-    with Fence(build, {"greeting": "hi"}, limits=LIMITS) as fence:
-        yield fence
+def sandbox():
+    with Sandbox(build, {"greeting": "hi"}, limits=LIMITS) as sandbox:
+        yield sandbox
 
 
-def test_items_and_the_last_value_come_back(fence):
-    items, pid = fence.run({"kind": "echo", "count": 3})
+def test_items_and_the_last_value_come_back(sandbox):
+    items, pid = sandbox.run({"kind": "echo", "count": 3})
     assert items == ["hi 0", "hi 1", "hi 2"]
-    assert pid == fence.pid != os.getpid()
+    assert pid == sandbox.pid != os.getpid()
 
 
-def test_one_child_serves_many_tasks(fence):
-    pids = {fence.run({"kind": "echo"})[1] for _ in range(5)}
+def test_one_child_serves_many_tasks(sandbox):
+    pids = {sandbox.run({"kind": "echo"})[1] for _ in range(5)}
     assert len(pids) == 1
-    assert fence.num_starts == 1
+    assert sandbox.num_starts == 1
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS"])
-def test_a_crash_names_its_signal_stage_and_last_words_and_the_next_task_runs(fence, name):
-    with pytest.raises(FenceError, match=rf"{name} in decode: about to go") as caught:
-        fence.run({"kind": "signal", "name": name})
+def test_a_crash_names_its_signal_stage_and_last_words_and_the_next_task_runs(sandbox, name):
+    with pytest.raises(SandboxError, match=rf"{name} in decode: about to go") as caught:
+        sandbox.run({"kind": "signal", "name": name})
     reason = "killed" if name == "SIGKILL" else "crash"
     assert (caught.value.reason, caught.value.stage, caught.value.fatal) == (reason, "decode", True)
-    assert fence.run({"kind": "echo"})[0] == ["hi 0"]
-    assert fence.num_starts == 2
+    assert sandbox.run({"kind": "echo"})[0] == ["hi 0"]
+    assert sandbox.num_starts == 2
 
 
-def test_an_exit_is_a_crash(fence):
-    with pytest.raises(FenceError, match="exit code 7"):
-        fence.run({"kind": "exit"})
+def test_an_exit_is_a_crash(sandbox):
+    with pytest.raises(SandboxError, match="exit code 7"):
+        sandbox.run({"kind": "exit"})
 
 
-def test_a_hang_is_killed_and_names_the_stage(fence):
-    fence.limits = IMPATIENT
-    fence.start()
-    child = psutil.Process(fence.pid)
-    with pytest.raises(FenceError, match="no progress for 2 s in detect") as caught:
-        fence.run({"kind": "hang"})
+def test_a_hang_is_killed_and_names_the_stage(sandbox):
+    sandbox.limits = IMPATIENT
+    sandbox.start()
+    child = psutil.Process(sandbox.pid)
+    with pytest.raises(SandboxError, match="no progress for 2 s in detect") as caught:
+        sandbox.run({"kind": "hang"})
     assert (caught.value.reason, caught.value.stage) == ("hang", "detect")
     assert not child.is_running()
 
 
-def test_slow_progress_is_no_hang(fence):
-    fence.limits = IMPATIENT
-    assert fence.run({"kind": "slow", "seconds": 0.8})[0] == ["still here"] * 4
+def test_slow_progress_is_no_hang(sandbox):
+    sandbox.limits = IMPATIENT
+    assert sandbox.run({"kind": "slow", "seconds": 0.8})[0] == ["still here"] * 4
 
 
-def test_a_memory_hog_is_killed(fence):
-    with pytest.raises(FenceError, match="more than 500 MiB") as caught:
-        fence.run({"kind": "memory"})
+def test_a_memory_hog_is_killed(sandbox):
+    with pytest.raises(SandboxError, match="more than 500 MiB") as caught:
+        sandbox.run({"kind": "memory"})
     assert caught.value.reason == "memory"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-def test_an_allocation_past_the_limit_fails_at_once_and_is_named(fence):
-    with pytest.raises(FenceError, match="asked for more than 500 MiB: MemoryError") as caught:
-        fence.run({"kind": "burst", "num_bytes": 8 * 2**30})
+def test_an_allocation_past_the_limit_fails_at_once_and_is_named(sandbox):
+    with pytest.raises(SandboxError, match="asked for more than 500 MiB: MemoryError") as caught:
+        sandbox.run({"kind": "burst", "num_bytes": 8 * 2**30})
     assert (caught.value.reason, caught.value.stage, caught.value.fatal) == ("memory", "allocate", False)
-    assert fence.peak_memory_bytes < 500 * 2**20
-    assert fence.run({"kind": "burst", "num_bytes": 100 * 2**20})[1] == 100 * 2**20
-    assert fence.num_starts == 1
+    assert sandbox.peak_memory_bytes < 500 * 2**20
+    assert sandbox.run({"kind": "burst", "num_bytes": 100 * 2**20})[1] == 100 * 2**20
+    assert sandbox.num_starts == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-def test_an_abort_for_want_of_memory_is_named_memory(fence):
-    with pytest.raises(FenceError, match=r"more than 500 MiB; .* SIGABRT in decode: .*bad_alloc") as caught:
-        fence.run({"kind": "abort for memory", "num_bytes": 8 * 2**30})
+def test_an_abort_for_want_of_memory_is_named_memory(sandbox):
+    with pytest.raises(SandboxError, match=r"more than 500 MiB; .* SIGABRT in decode: .*bad_alloc") as caught:
+        sandbox.run({"kind": "abort for memory", "num_bytes": 8 * 2**30})
     assert (caught.value.reason, caught.value.fatal) == ("memory", True)
 
 
-def test_a_child_that_keeps_memory_is_recycled_between_tasks_and_no_task_is_lost(fence):
-    pids = [fence.run({"kind": "leak", "num_bytes": 60 * 2**20})[1] for _ in range(12)]
+def test_a_child_that_keeps_memory_is_recycled_between_tasks_and_no_task_is_lost(sandbox):
+    pids = [sandbox.run({"kind": "leak", "num_bytes": 60 * 2**20})[1] for _ in range(12)]
     # How many depends on what a fresh child weighs, which the fork server's imports decide.
-    assert 1 < len(set(pids)) == fence.num_starts == fence.num_recycled + 1 < 12
-    assert fence.peak_memory_bytes < 500 * 2**20
+    assert 1 < len(set(pids)) == sandbox.num_starts == sandbox.num_recycled + 1 < 12
+    assert sandbox.peak_memory_bytes < 500 * 2**20
 
 
-def test_a_child_that_keeps_nothing_is_not_recycled(fence):
+def test_a_child_that_keeps_nothing_is_not_recycled(sandbox):
     for _ in range(5):
-        fence.run({"kind": "burst", "num_bytes": 300 * 2**20})
-    assert (fence.num_starts, fence.num_recycled) == (1, 0)
+        sandbox.run({"kind": "burst", "num_bytes": 300 * 2**20})
+    assert (sandbox.num_starts, sandbox.num_recycled) == (1, 0)
 
 
-def test_a_child_that_spins_while_nobody_looks_ends_by_itself_as_a_hang(fence):
-    fence.limits = FenceLimits(timeout_seconds=0.5, start_seconds=60)
-    running = fence.stream({"kind": "spin"})
+def test_a_child_that_spins_while_nobody_looks_ends_by_itself_as_a_hang(sandbox):
+    sandbox.limits = SandboxLimits(timeout_seconds=0.5, start_seconds=60)
+    running = sandbox.stream({"kind": "spin"})
     assert next(running) == "spins from here"
-    _, alive = psutil.wait_procs([psutil.Process(fence.pid)], timeout=60)
+    _, alive = psutil.wait_procs([psutil.Process(sandbox.pid)], timeout=60)
     assert not alive
-    with pytest.raises(FenceError, match=r"no progress in detect for 1 s of CPU time") as caught:
+    with pytest.raises(SandboxError, match=r"no progress in detect for 1 s of CPU time") as caught:
         next(running)
     assert (caught.value.reason, caught.value.stage) == ("hang", "detect")
 
 
 @pytest.mark.parametrize("kind", ["spin", "sleep with the GIL"])
-def test_a_spin_and_a_sleep_with_the_gil_held_are_hangs(fence, kind):
-    fence.limits = IMPATIENT
-    with pytest.raises(FenceError, match="no progress for 2 s in detect") as caught:
-        fence.run({"kind": kind})
+def test_a_spin_and_a_sleep_with_the_gil_held_are_hangs(sandbox, kind):
+    sandbox.limits = IMPATIENT
+    with pytest.raises(SandboxError, match="no progress for 2 s in detect") as caught:
+        sandbox.run({"kind": kind})
     assert caught.value.reason == "hang"
 
 
-def test_an_error_of_the_work_keeps_its_reason_and_its_child(fence):
-    with pytest.raises(FenceError, match=r"^an odd file$") as caught:
-        fence.run({"kind": "odd"})
+def test_an_error_of_the_work_keeps_its_reason_and_its_child(sandbox):
+    with pytest.raises(SandboxError, match=r"^an odd file$") as caught:
+        sandbox.run({"kind": "odd"})
     assert (caught.value.reason, caught.value.fatal) == ("odd_file", False)
-    with pytest.raises(FenceError, match="KeyError: 'bug'") as caught:
-        fence.run({"kind": "bug"})
+    with pytest.raises(SandboxError, match="KeyError: 'bug'") as caught:
+        sandbox.run({"kind": "bug"})
     assert caught.value.reason == "exception"
-    assert fence.num_starts == 1
+    assert sandbox.num_starts == 1
 
 
 def test_a_child_that_cannot_be_built_is_a_fault_of_the_installation():
-    with Fence(build, {"fail": True}, limits=LIMITS) as fence, pytest.raises(FenceStartError, match="no weights"):
-        fence.run({"kind": "echo"})
+    with Sandbox(build, {"fail": True}, limits=LIMITS) as sandbox, pytest.raises(SandboxStartError, match="no weights"):
+        sandbox.run({"kind": "echo"})
 
 
 def test_a_child_that_is_killed_while_it_starts_is_no_fault_of_the_installation():
-    with Fence(build, {"killed": True}, limits=LIMITS) as fence, pytest.raises(FenceError) as caught:
-        fence.run({"kind": "echo"})
+    with Sandbox(build, {"killed": True}, limits=LIMITS) as sandbox, pytest.raises(SandboxError) as caught:
+        sandbox.run({"kind": "echo"})
     assert (caught.value.reason, caught.value.stage) == ("killed", "start")
 
 
 _READ_ENVIRONMENT = """
 import json, sys; sys.path[:0] = [".", "tests/support"]
-from fence_work import build
-from pipeline.sandbox.supervisor import Fence
-with Fence(build, {}) as fence:
-    print(json.dumps(fence.run({"kind": "environment"})[1]))
+from sandbox_work import build
+from pipeline.sandbox.supervisor import Sandbox
+with Sandbox(build, {}) as sandbox:
+    print(json.dumps(sandbox.run({"kind": "environment"})[1]))
 """
 
 
@@ -163,10 +163,10 @@ def test_the_child_sees_no_credentials():
 
 @pytest.fixture(scope="module")
 def confined():
-    """A fence whose child has given up all that this system lets it give up."""
-    with Fence(build, {}, limits=LIMITS, readable=[]) as fence:
-        fence.start()
-        yield fence
+    """A sandbox whose child has given up all that this system lets it give up."""
+    with Sandbox(build, {}, limits=LIMITS, readable=[]) as sandbox:
+        sandbox.start()
+        yield sandbox
 
 
 def test_the_child_says_what_it_gave_up(confined):
@@ -179,7 +179,7 @@ def test_the_child_reaches_no_network(confined):
         pytest.skip("this system has no seccomp")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0)
-        with pytest.raises(FenceError, match="PermissionError"):
+        with pytest.raises(SandboxError, match="PermissionError"):
             confined.run({"kind": "connect", "address": server.getsockname()})
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -188,7 +188,7 @@ def test_the_child_reaches_no_network(confined):
 def test_the_child_runs_no_program(confined, tmp_path):
     if confined.confinement["network"] != "none":
         pytest.skip("this system has no seccomp")
-    with pytest.raises(FenceError, match="PermissionError"):
+    with pytest.raises(SandboxError, match="PermissionError"):
         confined.run({"kind": "shell", "command": f"touch {tmp_path}/made"})
     assert not list(tmp_path.iterdir())
 
@@ -199,7 +199,7 @@ def test_the_child_writes_and_removes_no_file(confined, tmp_path):
     kept = tmp_path / "kept"
     kept.write_text("kept")
     for task in ({"kind": "write", "path": tmp_path / "new"}, {"kind": "write", "path": kept}, {"kind": "remove"}):
-        with pytest.raises(FenceError, match="PermissionError"):
+        with pytest.raises(SandboxError, match="PermissionError"):
             confined.run({"path": kept, **task})
     assert [path.read_text() for path in tmp_path.iterdir()] == ["kept"]
     assert confined.run({"kind": "write", "path": os.devnull})[1] == 1
@@ -215,7 +215,7 @@ def test_the_child_reads_its_libraries_and_what_is_listed_and_no_more(confined, 
     monkeypatch.setenv("HOME", str(home))
     secrets = [home / ".aws" / "file", clips / "train" / "file", f"/proc/{os.getpid()}/environ", __file__]
     for task in (*({"kind": "read", "path": path} for path in secrets), {"kind": "list", "path": tmp_path}):
-        with pytest.raises(FenceError, match="PermissionError"):
+        with pytest.raises(SandboxError, match="PermissionError"):
             confined.run(task)
     assert len(confined.run({"kind": "read", "path": os.__file__})[1]) == 20
     confined.let_read(str(clips / "train" / "file"), name="train/file")
@@ -226,7 +226,7 @@ def test_the_child_reads_its_libraries_and_what_is_listed_and_no_more(confined, 
     assert confined.run({"kind": "read", "path": home / "clip"})[1] == b"a clip"
     for path in (home / ".aws" / "file", home / "other"):
         (home / "other").write_text("secret")
-        with pytest.raises(FenceError, match="PermissionError"):
+        with pytest.raises(SandboxError, match="PermissionError"):
             confined.run({"kind": "read", "path": path})
 
 
@@ -236,14 +236,14 @@ def test_clips_in_ever_other_folders_open_the_one_above_all(tmp_path, monkeypatc
     for folder in folders:
         folder.mkdir(parents=True)
         (folder / "a.mp4").write_text("a clip")
-    with Fence(build, {}, limits=LIMITS, readable=[]) as fence:
+    with Sandbox(build, {}, limits=LIMITS, readable=[]) as sandbox:
         for folder in folders[:-1]:
-            fence.let_read(str(folder / "a.mp4"), name="a.mp4")
-        fence.start()
-        pid = fence.pid
-        fence.let_read(str(folders[-1] / "a.mp4"), name="a.mp4")
-        assert fence.run({"kind": "read", "path": folders[-1] / "a.mp4"})[1] == b"a clip"
-        assert fence.pid == pid
+            sandbox.let_read(str(folder / "a.mp4"), name="a.mp4")
+        sandbox.start()
+        pid = sandbox.pid
+        sandbox.let_read(str(folders[-1] / "a.mp4"), name="a.mp4")
+        assert sandbox.run({"kind": "read", "path": folders[-1] / "a.mp4"})[1] == b"a clip"
+        assert sandbox.pid == pid
 
 
 def test_a_link_opens_what_it_leads_to(tmp_path):
@@ -251,16 +251,16 @@ def test_a_link_opens_what_it_leads_to(tmp_path):
     (tmp_path / "elsewhere" / "a.mp4").write_text("a clip")
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.mp4").symlink_to(tmp_path / "elsewhere" / "a.mp4")
-    with Fence(build, {}, limits=LIMITS, readable=[]) as fence:
-        fence.let_read(str(tmp_path / "clips" / "a.mp4"), name="a.mp4")
-        assert fence.run({"kind": "read", "path": tmp_path / "clips" / "a.mp4"})[1] == b"a clip"
+    with Sandbox(build, {}, limits=LIMITS, readable=[]) as sandbox:
+        sandbox.let_read(str(tmp_path / "clips" / "a.mp4"), name="a.mp4")
+        assert sandbox.run({"kind": "read", "path": tmp_path / "clips" / "a.mp4"})[1] == b"a clip"
 
 
 def test_a_work_that_needs_other_files_is_built_where_all_can_be_read(tmp_path):
     (tmp_path / "greeting").write_text("hello from a file")
-    with Fence(build, {"greeting_path": str(tmp_path / "greeting")}, limits=LIMITS, readable=[]) as fence:
-        assert fence.run({"kind": "echo"})[0] == ["hello from a file 0"]
-        assert (fence.confinement["file_reads"], fence.num_starts) in (("allowed", 2), ("allowed", 1))
+    with Sandbox(build, {"greeting_path": str(tmp_path / "greeting")}, limits=LIMITS, readable=[]) as sandbox:
+        assert sandbox.run({"kind": "echo"})[0] == ["hello from a file 0"]
+        assert (sandbox.confinement["file_reads"], sandbox.num_starts) in (("allowed", 2), ("allowed", 1))
 
 
 def test_the_child_reaches_no_other_process_and_makes_none_but_threads(confined, tmp_path):
@@ -273,7 +273,7 @@ def test_the_child_reaches_no_other_process_and_makes_none_but_threads(confined,
         {"kind": "fork"},
         {"kind": "chmod", "path": tmp_path},
     ):
-        with pytest.raises(FenceError, match="PermissionError"):
+        with pytest.raises(SandboxError, match="PermissionError"):
             confined.run(task)
     assert confined.run({"kind": "threads"})[1] == b"from a thread"
 
@@ -289,13 +289,13 @@ def test_the_child_reaches_no_other_process_and_makes_none_but_threads(confined,
         ("half", "hang", "no progress for 2 s in decode"),
     ],
 )
-def test_what_a_hostile_child_writes_is_never_run_and_ends_that_task(fence, tmp_path, name, reason, told):
-    fence.limits = IMPATIENT
-    with pytest.raises(FenceError, match=told) as caught:
-        fence.run({"kind": "answer raw", "how": {"name": name, "path": str(tmp_path / "made")}})
+def test_what_a_hostile_child_writes_is_never_run_and_ends_that_task(sandbox, tmp_path, name, reason, told):
+    sandbox.limits = IMPATIENT
+    with pytest.raises(SandboxError, match=told) as caught:
+        sandbox.run({"kind": "answer raw", "how": {"name": name, "path": str(tmp_path / "made")}})
     assert (caught.value.reason, caught.value.fatal) == (reason, True)
     assert not list(tmp_path.iterdir())
-    assert fence.run({"kind": "echo"})[0] == ["hi 0"]
+    assert sandbox.run({"kind": "echo"})[0] == ["hi 0"]
 
 
 @pytest.mark.parametrize(
@@ -314,33 +314,33 @@ def test_what_a_hostile_child_writes_is_never_run_and_ends_that_task(fence, tmp_
         ["item", 1, 2],
     ],
 )
-def test_an_answer_of_another_form_ends_that_task(fence, message):
-    with pytest.raises(FenceError, match="it is not what was asked for") as caught:
-        fence.run({"kind": "answer", "message": message})
+def test_an_answer_of_another_form_ends_that_task(sandbox, message):
+    with pytest.raises(SandboxError, match="it is not what was asked for") as caught:
+        sandbox.run({"kind": "answer", "message": message})
     assert caught.value.reason == "bad_answer"
 
 
-def test_stages_without_end_and_items_beyond_the_memory_are_refused(fence):
-    with pytest.raises(FenceError, match="it is not what was asked for"):
-        fence.run({"kind": "many stages"})
-    assert len(fence.stage_seconds) <= 41
-    fence.limits = FenceLimits(memory_bytes=400 * 2**20, start_seconds=60)
-    with pytest.raises(FenceError, match="its results have more than 400 MiB") as caught:
-        fence.run({"kind": "large items", "num_bytes": 20 * 2**20})
+def test_stages_without_end_and_items_beyond_the_memory_are_refused(sandbox):
+    with pytest.raises(SandboxError, match="it is not what was asked for"):
+        sandbox.run({"kind": "many stages"})
+    assert len(sandbox.stage_seconds) <= 41
+    sandbox.limits = SandboxLimits(memory_bytes=400 * 2**20, start_seconds=60)
+    with pytest.raises(SandboxError, match="its results have more than 400 MiB") as caught:
+        sandbox.run({"kind": "large items", "num_bytes": 20 * 2**20})
     assert (caught.value.reason, caught.value.fatal) == ("memory", True)
-    assert fence.run({"kind": "echo"})[0] == ["hi 0"]
+    assert sandbox.run({"kind": "echo"})[0] == ["hi 0"]
 
 
-def test_what_a_child_says_comes_as_one_printable_line(fence):
-    with pytest.raises(FenceError, match=r"^an odd  \[2J file of   a$") as caught:
-        fence.run({"kind": "odd", "text": "an odd \x1b[2J file\nof \udc80 a"})
+def test_what_a_child_says_comes_as_one_printable_line(sandbox):
+    with pytest.raises(SandboxError, match=r"^an odd  \[2J file of   a$") as caught:
+        sandbox.run({"kind": "odd", "text": "an odd \x1b[2J file\nof \udc80 a"})
     assert caught.value.reason == "odd_file"
 
 
 def test_files_open_files_and_core_dumps_are_bounded(confined):
-    with pytest.raises(FenceError, match="File too large"):
+    with pytest.raises(SandboxError, match="File too large"):
         confined.run({"kind": "say much", "num_bytes": 2**20})
-    with pytest.raises(FenceError, match="Too many open files"):
+    with pytest.raises(SandboxError, match="Too many open files"):
         confined.run({"kind": "open many", "count": 300})
     assert confined.run({"kind": "core"})[1] == [0, 0]
     assert confined.run({"kind": "echo"})[0] == ["hello 0"]
@@ -349,9 +349,9 @@ def test_files_open_files_and_core_dumps_are_bounded(confined):
 def test_a_killed_supervisor_leaves_no_file_behind(tmp_path):
     script = (
         "import os, signal, sys; sys.path[:0] = ['.', 'tests/support']\n"
-        "from fence_work import build\nfrom pipeline.sandbox import supervisor as fence\n"
-        "fence.Connection = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "fence.Fence(build, {}).start()"
+        "from sandbox_work import build\nfrom pipeline.sandbox import supervisor as sandbox\n"
+        "sandbox.Connection = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sandbox.Sandbox(build, {}).start()"
     )
     killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -361,8 +361,8 @@ def test_a_killed_supervisor_leaves_no_file_behind(tmp_path):
 def test_a_child_dies_with_a_killed_parent():
     script = (
         "import sys; sys.path[:0] = ['.', 'tests/support']\n"
-        "from fence_work import build\nfrom pipeline.sandbox.supervisor import Fence\n"
-        "fence = Fence(build, {}); fence.start(); print(fence.pid, flush=True); fence.run({'kind': 'hang'})"
+        "from sandbox_work import build\nfrom pipeline.sandbox.supervisor import Sandbox\n"
+        "sandbox = Sandbox(build, {}); sandbox.start(); print(sandbox.pid, flush=True); sandbox.run({'kind': 'hang'})"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -377,18 +377,18 @@ def test_a_child_dies_with_a_killed_parent():
 
 def test_limits_must_be_positive():
     with pytest.raises(ValueError, match="timeout_seconds is 0"):
-        FenceLimits(timeout_seconds=0)
+        SandboxLimits(timeout_seconds=0)
 
 
-def test_a_fork_server_that_is_killed_while_it_starts_a_child_costs_one_try(fence):
+def test_a_fork_server_that_is_killed_while_it_starts_a_child_costs_one_try(sandbox):
     server = getattr(multiprocessing.forkserver, "_forkserver")  # noqa: B009 - no public name for it
-    fence.run({"kind": "echo"})
-    fence.restart()
+    sandbox.run({"kind": "echo"})
+    sandbox.restart()
     os.kill(server._forkserver_pid, signal.SIGSTOP)
     killing = threading.Timer(0.5, os.kill, args=(server._forkserver_pid, signal.SIGKILL))
     killing.start()
-    with pytest.raises(FenceError, match="the fork server ended") as caught:
-        fence.run({"kind": "echo"})
+    with pytest.raises(SandboxError, match="the fork server ended") as caught:
+        sandbox.run({"kind": "echo"})
     killing.join()
     assert (caught.value.reason, caught.value.stage, caught.value.fatal) == ("killed", "start", True)
-    assert fence.run({"kind": "echo"})[0] == ["hi 0"]
+    assert sandbox.run({"kind": "echo"})[0] == ["hi 0"]
