@@ -20,8 +20,8 @@ from benchmarks.machine import machine
 from benchmarks.tables import table
 from pipeline.ledger.audit import Audit
 from pipeline.ledger.ledger import Ledger
+from pipeline.records.clips import CLIP_SCHEMA
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import CLIP_SCHEMA
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pipeline.faces.crops import crop_face, encode_image, make_context
 from pipeline.ledger.ledger import Ledger
 from pipeline.records.clips import Clip
-from pipeline.records.faces import Example
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA, Example
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
 from pipeline.records.vocabulary import SPLITS
 from pipeline.synthetic.corpus import EXPRESSIONS, MadeFrame, draw_frames
 from pipeline.synthetic.scenes import SCENES

@@ -24,8 +24,9 @@ from benchmarks.tables import table
 from pipeline.corpus.types import Corpus
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Unit
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
 from pipeline.runtime.cluster import start_ray
 from pipeline.runtime.console import log_status
 from pipeline.runtime.pool import CPUS_PER_ACTOR, PoolConfig

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from pipeline.corpus.listing import map_in_threads, printable_path, shown_url, url_of
 from pipeline.corpus.types import CORPUS_SCHEMA, ROWS_AT_ONCE, Corpus, CorpusError, Ignored, ListedFile
+from pipeline.records.arrow import pc
 from pipeline.records.clips import Clips
-from pipeline.records.columns import pc
 from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.redaction import redacted
 

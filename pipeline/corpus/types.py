@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 from fsspec import AbstractFileSystem
 
-from pipeline.records.clips import Clips
-from pipeline.records.schemas import CLIP_SCHEMA
+from pipeline.records.clips import CLIP_SCHEMA, Clips
 from pipeline.records.vocabulary import UsageError
 
 CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64()))

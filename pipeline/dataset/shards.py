@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.records.schemas import EXAMPLE_SCHEMA
+from pipeline.records.faces import EXAMPLE_SCHEMA
 from pipeline.records.vocabulary import SCHEMA_VERSION, SPLITS, UsageError
 from pipeline.storage.store import Storage
 

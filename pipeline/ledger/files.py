@@ -13,8 +13,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipeline.ledger.units import ROWS_AT_ONCE
-from pipeline.records.outcomes import Outcome, outcome_of
-from pipeline.records.schemas import OUTCOME_SCHEMA
+from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, outcome_of
 
 ROWS_PER_GROUP = 256
 

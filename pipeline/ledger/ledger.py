@@ -38,8 +38,8 @@ from pipeline.ledger.planning import (
 )
 from pipeline.ledger.snapshot import COMPACT_SCHEMA, Snapshot, in_unit_order, outcome_table
 from pipeline.ledger.units import PLAN_SCHEMA, UNIT_FIELD, Unit, Units, each_once, pending_of, some_of
+from pipeline.records.arrow import combined, is_among, only_rows, pc, runs_of
 from pipeline.records.clips import Clip, clip_table, is_segment, joins_segments, uncut, whole_ids
-from pipeline.records.columns import combined, is_among, only_rows, pc, runs_of
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import SCHEMA_VERSION
 from pipeline.storage.store import Storage

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
-from pipeline.records.columns import combined, pc
+from pipeline.records.arrow import combined, pc
 from pipeline.records.outcomes import State
 from pipeline.storage.archives.members import MEMBERS_START, reading_order
 from pipeline.storage.redaction import without_secrets

@@ -9,8 +9,8 @@ import pyarrow.compute
 
 from pipeline.ledger.files import outcomes_of, rows_of
 from pipeline.ledger.ledger import Ledger
+from pipeline.records.arrow import pc
 from pipeline.records.clips import clip_of, whole_id
-from pipeline.records.columns import pc
 from pipeline.records.outcomes import NOT_THERE, Outcome, State
 from pipeline.records.vocabulary import UsageError
 

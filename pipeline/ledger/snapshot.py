@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.ledger.units import UNIT_FIELD, Units, each_once, repeated_ids, some_of
+from pipeline.records.arrow import combined, is_among, only_rows, pc, runs_of
 from pipeline.records.clips import is_segment, uncut, whole_id, whole_ids
-from pipeline.records.columns import combined, is_among, only_rows, pc, runs_of
-from pipeline.records.outcomes import State, joined, outcome_of
-from pipeline.records.schemas import OUTCOME_SCHEMA
+from pipeline.records.outcomes import OUTCOME_SCHEMA, State, joined, outcome_of
 
 UNIT_OUTCOME_SCHEMA = OUTCOME_SCHEMA.append(UNIT_FIELD)
 

@@ -8,9 +8,8 @@ from typing import overload
 
 import pyarrow as pa
 
-from pipeline.records.clips import Clip, clip_of, is_segment, joins_segments, whole_id, whole_ids
-from pipeline.records.columns import combined, is_among, only_rows, pc, runs_of
-from pipeline.records.schemas import CLIP_SCHEMA
+from pipeline.records.arrow import combined, is_among, only_rows, pc, runs_of
+from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_of, is_segment, joins_segments, whole_id, whole_ids
 
 UNIT_FIELD = pa.field("unit", pa.string(), nullable=False)
 

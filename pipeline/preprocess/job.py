@@ -31,8 +31,8 @@ from pipeline.preprocess.detectors import resolve_detector_device, resolved, sha
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.segments import check_shots, segmented
 from pipeline.records.clips import clip_table
-from pipeline.records.faces import Box, Example
-from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, output_for, print_summary, run_corpus

@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from pipeline.records.arrow import pc
 from pipeline.records.clips import Clip, clip_of, clip_table, segment_id
-from pipeline.records.columns import pc
 from pipeline.records.vocabulary import UsageError
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox

@@ -9,8 +9,8 @@ from typing import Any, overload
 
 import pyarrow as pa
 
-from pipeline.records.columns import combined, pc
-from pipeline.records.schemas import CLIP_SCHEMA
+from pipeline.records.arrow import combined, pc
+from pipeline.records.columns import column, schema_of
 from pipeline.records.vocabulary import EMOTIONS, SPLITS
 
 ROWS_AT_ONCE = 4096
@@ -20,23 +20,21 @@ ROWS_AT_ONCE = 4096
 class Clip:
     """One input video (or image), or one time range of it.
 
-    clip_id: 20 hexadecimal digits, stable across runs and machines: from `path`, `size_bytes`, `content_id` and the
-    time range, never from an absolute path. `path` is relative to the input root; `url` is where the bytes are read.
-    `start_pts_seconds` and `end_pts_seconds` bound the range (half-open); None is the clip's own start or end.
-    `same_as`: the clip_id of another clip with the same bytes, whose result counts for this one too; its own, where its
-    result is joined from its segments.
+    clip_id is stable across runs and machines: it is made from `path`, `size_bytes`, `content_id` and the time range,
+    never from an absolute path. The range is half-open; None is the clip's own start or end. `same_as` is the clip's
+    own id where its result is joined from its segments.
     """
 
-    clip_id: str
-    path: str
-    url: str
-    size_bytes: int
-    content_id: str
-    label: str | None = None
-    split: str | None = None
-    start_pts_seconds: float | None = None
-    end_pts_seconds: float | None = None
-    same_as: str | None = None
+    clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
+    path: str = column("path relative to the input root")
+    url: str = column("where the bytes are read")
+    size_bytes: int = column("size of the file, bytes")
+    content_id: str = column("the store's etag, or the MD5 of the bytes")
+    label: str | None = column("true emotion, or null", default=None)
+    split: str | None = column("train, validation or test, or null", default=None)
+    start_pts_seconds: float | None = column("start of the range, seconds, or null", default=None)
+    end_pts_seconds: float | None = column("end of the range (exclusive), seconds, or null", default=None)
+    same_as: str | None = column("clip_id of a clip with the same bytes, or null", default=None)
 
     def __post_init__(self) -> None:
         if self.label is not None and self.label not in EMOTIONS:
@@ -51,6 +49,9 @@ class Clip:
     def joins_segments(self) -> bool:
         """Whether its result is that of its segments, which are clips of their own."""
         return self.same_as == self.clip_id
+
+
+CLIP_SCHEMA = schema_of(Clip, "one row per input clip: the plan")
 
 
 def segment_id(clip_id: str, number: int) -> str:

@@ -1,31 +1,96 @@
-"""Small steps on Arrow columns that several modules take."""
+"""Declares the columns of a table as the fields of a record: each once, with its meaning and its rules.
+
+A record is a frozen dataclass whose fields are made by `column`. From it follow the Arrow schema of its table
+(`schema_of`), the rows (`table_of`), what an output that is older than a column counts as (`evolution`), and for
+outcomes how segments add up to their clip, what the sandboxed child reports and what the summary counts.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import types
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, asdict, field, fields
+from enum import StrEnum
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.json
 
-pc: Any = pyarrow.compute  # Its functions are made when it is imported, where no type checker sees them.
+from pipeline.records.vocabulary import EMOTIONS, SCHEMA_VERSION
 
+# How the values of a clip's segments become the clip's: of the first segment in the state that decides, their sum,
+# the largest, or their mean weighted by sampled frames.
+SegmentRule = Literal["first", "sum", "max", "mean"]
 
-def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def is_among(column: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-    """Whether each value of `column` is one of `values`."""
-    return pc.is_in(column, value_set=combined(values))
+BOX_TYPE = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("x_min", "y_min", "x_max", "y_max")])
+PROBABILITIES_TYPE = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in EMOTIONS])
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
 
 
-def only_rows(table: pa.Table, mask: pa.ChunkedArray | pa.Array) -> pa.Table:
-    """The rows where `mask` is true: the table itself, and no copy of it, where all are."""
-    return table if pc.all(mask, skip_nulls=False).as_py() else table.filter(mask)
+def column(
+    meaning: str,
+    *,
+    default: Any = MISSING,
+    arrow: pa.DataType | None = None,
+    segments: SegmentRule = "first",
+    from_child: bool = False,
+) -> Any:
+    """Declare one field of a record as a column of its table.
+
+    Args:
+        meaning: what the value is, with its unit, for the reader of the table.
+        default: value of rows that do not give one, and of every output that is older than the column.
+        arrow: type of the column; by default that of the annotation (int64, float64, string, binary).
+        segments: how the values of segments combine into their clip's (outcomes only).
+        from_child: whether the sandboxed child reports the value (outcomes only).
+    """
+    metadata = {"meaning": meaning, "arrow": arrow, "segments": segments, "from_child": from_child}
+    return field(default=default, metadata=metadata) if default is not MISSING else field(metadata=metadata)
 
 
-def runs_of(column: pa.ChunkedArray) -> list[range]:
-    """The ranges of rows of equal neighbours."""
-    ends = pc.run_end_encode(combined(column)).run_ends.to_pylist() if len(column) else []
-    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+def columns_of(record: type) -> tuple[Field[Any], ...]:
+    """The columns of a record, in order."""
+    return tuple(each for each in fields(record) if "meaning" in each.metadata)
+
+
+def schema_of(record: type, content: str) -> pa.Schema:
+    """The Arrow schema of a record's table.
+
+    Args:
+        record: a dataclass whose fields are made by `column`.
+        content: one line on what a row is; stored in the metadata with the meaning of each column, because readers
+            that know Parquet but not Arrow see the file's metadata and nothing of a column's.
+    """
+    hints = get_type_hints(record)
+    arrow_fields = [_arrow_field(each, hints[each.name]) for each in columns_of(record)]
+    meanings = {each.name: each.metadata["meaning"] for each in columns_of(record)}
+    metadata = {"schema_version": str(SCHEMA_VERSION), "content": content, "columns": json.dumps(meanings)}
+    return pa.schema(arrow_fields, metadata=metadata)
+
+
+def _arrow_field(declared: Field[Any], hint: Any) -> pa.Field:
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    nullable = type(None) in kinds
+    (kind,) = (each for each in kinds if each is not type(None))
+    metadata = {"meaning": declared.metadata["meaning"]}
+    return pa.field(
+        declared.name, declared.metadata["arrow"] or _arrow_type(kind), nullable=nullable, metadata=metadata
+    )
+
+
+def _arrow_type(kind: Any) -> pa.DataType:
+    if get_origin(kind) is tuple:
+        return PROBABILITIES_TYPE
+    if issubclass(kind, StrEnum):
+        return pa.string()
+    return _TYPES.get(kind, BOX_TYPE)
+
+
+def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
+    """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns."""
+    rows = [asdict(record) for record in records]
+    for row in rows:
+        for name in ("probabilities", "emotion_shares"):
+            if row.get(name) is not None:
+                row[name] = dict(zip(EMOTIONS, row[name], strict=True))
+    return pa.Table.from_pylist(rows, schema=schema)

@@ -1,10 +1,22 @@
-"""Boxes, faces, and what is made of them: examples, predictions, labels of persons and clips."""
+"""Boxes and faces, and the rows made of them: examples, predictions, labels of persons and clips, thumbnails.
+
+All images are RGB uint8 HWC. Boxes are xyxy, integer pixels, half-open, in the full upright frame.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import pyarrow as pa
+
+from pipeline.records.columns import column, schema_of
 from pipeline.records.outcomes import State
+
+MEAN_EMOTION = "the most probable emotion of the mean: a model's guess, or null"
+SHARES = "share of the sampled faces whose most probable emotion it is (frames are sampled evenly, so: of the time)"
+CHANGES = "times a face's emotion differs from the one before it in the same track"
+ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing"
+AGREEMENT = "share of the faces whose most probable emotion is the most probable of the mean"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -22,10 +34,12 @@ class Box:
 
     @property
     def width(self) -> int:
+        """Width in pixels."""
         return self.x_max - self.x_min
 
     @property
     def height(self) -> int:
+        """Height in pixels."""
         return self.y_max - self.y_min
 
     @property
@@ -38,6 +52,14 @@ class Box:
         return Box(max(self.x_min, 0), max(self.y_min, 0), min(self.x_max, width), min(self.y_max, height))
 
 
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes, 0 to 1."""
+    width = min(a.x_max, b.x_max) - max(a.x_min, b.x_min)
+    height = min(a.y_max, b.y_max) - max(a.y_min, b.y_min)
+    common = max(width, 0) * max(height, 0)
+    return common / (a.area + b.area - common)
+
+
 @dataclass(frozen=True, slots=True)
 class Face:
     """One detection: the box, and the detector's score (higher is surer; 0.0 where boxes were given by hand)."""
@@ -47,105 +69,100 @@ class Face:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
-    """One face of one frame, as the model reads it.
+class FaceRow:
+    """Where a face was found: the columns that examples and predictions share."""
 
-    face_jpeg: the squashed box, `face_px` square. context_jpeg: the whole frame with the face zeroed, squashed to
-    `context_px` square. Both are encoded RGB images. `box` is the face's, clamped to the frame.
-    """
-
-    clip_id: str
-    frame_index: int
-    pts_seconds: float
-    face_index: int
-    box: Box
-    face_score: float
-    frame_width: int
-    frame_height: int
-    face_jpeg: bytes
-    context_jpeg: bytes
-    label: str | None = None
-    split: str | None = None
+    clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
+    frame_index: int = column("number of the frame in presentation order, from 0")
+    pts_seconds: float = column("presentation time of the frame in its file, seconds")
+    face_index: int = column("0 for the largest face of the frame, 1 for the next", arrow=pa.int32())
+    box: Box = column("face in the full upright frame: xyxy, integer pixels, half-open, clamped to the frame")
+    face_score: float = column("the detector's score, higher is surer; 0 where boxes were given", arrow=pa.float32())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """The model's guess for one face of one frame: `probabilities` in the order of `EMOTIONS`, summing to 1.
+class Example(FaceRow):
+    """One face of one frame, as the model reads it."""
 
-    track_index: which person of the clip. emotion: None with reason `abstained` where no probability is high enough.
-    entropy: of the probabilities, nats.
-    """
+    frame_width: int = column("width of the upright frame, pixels", arrow=pa.int32())
+    frame_height: int = column("height of the upright frame, pixels", arrow=pa.int32())
+    face_jpeg: bytes = column("the box squashed to a square, encoded RGB image (JPEG, or PNG if set)")
+    context_jpeg: bytes = column("the frame with the face zeroed, squashed to a square, encoded RGB image")
+    label: str | None = column("true emotion, or null", default=None)
+    split: str | None = column("train, validation or test, or null", default=None)
 
-    clip_id: str
-    frame_index: int
-    pts_seconds: float
-    face_index: int
-    box: Box
-    face_score: float
-    track_index: int
-    probabilities: tuple[float, ...]
-    emotion: str | None
-    reason: str | None
-    entropy: float
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction(FaceRow):
+    """The model's guess for one face of one frame: `probabilities` in the order of `EMOTIONS`, summing to 1."""
+
+    track_index: int = column("which person of the clip, from 0 in order of appearance", arrow=pa.int32())
+    probabilities: tuple[float, ...] = column("softmax over the seven emotions, at the checkpoint's temperature")
+    emotion: str | None = column("the most probable emotion: a model's guess, or null")
+    reason: str | None = column("abstained where emotion is null, else null")
+    entropy: float = column(
+        "entropy of the probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing", arrow=pa.float32()
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackLabel:
-    """The model's guess for one person of a clip over time; `pipeline.tracks.summarised` defines the figures."""
+    """The model's guess for one person of a clip over time; `pipeline.score.tracks.summarised` defines the figures."""
 
-    clip_id: str
-    track_index: int
-    first_pts_seconds: float
-    last_pts_seconds: float
-    num_faces: int
-    probabilities: tuple[float, ...]
-    emotion: str | None
-    reason: str | None
-    emotion_shares: tuple[float, ...]
-    num_changes: int
-    mean_entropy: float
-    agreement: float
+    clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
+    track_index: int = column("which person of the clip, from 0 in order of appearance", arrow=pa.int32())
+    first_pts_seconds: float = column("presentation time of the track's first face, seconds")
+    last_pts_seconds: float = column("presentation time of the track's last face, seconds")
+    num_faces: int = column("faces of the track, one a frame")
+    probabilities: tuple[float, ...] = column("mean of the faces' probabilities over the track")
+    emotion: str | None = column(MEAN_EMOTION)
+    reason: str | None = column("abstained where emotion is null, else null")
+    emotion_shares: tuple[float, ...] = column(SHARES)
+    num_changes: int = column(CHANGES)
+    mean_entropy: float = column(ENTROPY, arrow=pa.float32())
+    agreement: float = column(AGREEMENT, arrow=pa.float32())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipLabel:
-    """The model's guess for a whole clip: the mean of its faces' probabilities, or None and a reason.
+    """The model's guess for a whole clip: the mean of its faces' probabilities, or None and a reason."""
 
-    same_as: the clip with the same bytes from which this row was copied, or None.
-    """
-
-    clip_id: str
-    path: str
-    content_id: str
-    state: State
-    reason: str | None = None
-    same_as: str | None = None
-    num_frames: int = 0
-    num_faces: int = 0
-    num_tracks: int = 0
-    probabilities: tuple[float, ...] | None = None
-    emotion: str | None = None
-    emotion_shares: tuple[float, ...] | None = None
-    num_changes: int | None = None
-    mean_entropy: float | None = None
-    agreement: float | None = None
+    clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
+    path: str = column("path relative to the input root")
+    content_id: str = column("the store's etag, or the MD5 of the bytes")
+    state: State = column("done, no_face or quarantined")
+    reason: str | None = column("why there is no emotion, null where there is one", default=None)
+    same_as: str | None = column(
+        "clip_id of the clip with the same bytes that was scored, or null; its frames and tracks are this clip's",
+        default=None,
+    )
+    num_frames: int = column("sampled frames decoded", default=0)
+    num_faces: int = column("faces scored, over all frames", default=0)
+    num_tracks: int = column("persons, as far as the boxes tell", default=0)
+    probabilities: tuple[float, ...] | None = column(
+        "mean of the faces' probabilities over the clip, or null", default=None
+    )
+    emotion: str | None = column(MEAN_EMOTION, default=None)
+    emotion_shares: tuple[float, ...] | None = column(SHARES, default=None)
+    num_changes: int | None = column(f"{CHANGES}, over all tracks", default=None)
+    mean_entropy: float | None = column(ENTROPY, arrow=pa.float32(), default=None)
+    agreement: float | None = column(AGREEMENT, arrow=pa.float32(), default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thumbnail:
     """A small picture of one scored frame, for the page; a JPEG of the whole frame in its own shape."""
 
-    clip_id: str
-    frame_index: int
-    pts_seconds: float
-    frame_width: int
-    frame_height: int
-    jpeg: bytes
+    clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
+    frame_index: int = column("number of the frame in presentation order, from 0")
+    pts_seconds: float = column("presentation time of the frame in its file, seconds")
+    frame_width: int = column("width of the upright frame, pixels", arrow=pa.int32())
+    frame_height: int = column("height of the upright frame, pixels", arrow=pa.int32())
+    jpeg: bytes = column("the frame, its longer side 176 px; shows faces unless they were blurred")
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes, 0 to 1."""
-    width = min(a.x_max, b.x_max) - max(a.x_min, b.x_min)
-    height = min(a.y_max, b.y_max) - max(a.y_min, b.y_min)
-    common = max(width, 0) * max(height, 0)
-    return common / (a.area + b.area - common)
+EXAMPLE_SCHEMA = schema_of(Example, "one row per face of a sampled frame")
+FRAME_SCHEMA = schema_of(Prediction, "one row per face of a scored frame")
+TRACK_SCHEMA = schema_of(TrackLabel, "one row per person of a scored clip")
+CLIP_LABEL_SCHEMA = schema_of(ClipLabel, "one row per scored clip: its label, or why it has none")
+THUMBNAIL_SCHEMA = schema_of(Thumbnail, "small pictures of frames of some scored clips, for report.html")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.records.columns import pc
+from pipeline.records.arrow import pc
 from pipeline.records.faces import Example
 from pipeline.report.charts import histogram
 from pipeline.report.parts import note, page, section, spread, text

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.records.columns import pc
+from pipeline.records.arrow import pc
 from pipeline.records.outcomes import State
 from pipeline.report.parts import MAX_LISTED, facts_list, listing, percent, section, short, table, text
 

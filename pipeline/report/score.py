@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.records.columns import pc
+from pipeline.records.arrow import pc
 from pipeline.records.faces import Box, Thumbnail
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS, DASHES, OURS, bars, chart, line

@@ -19,8 +19,8 @@ import pyarrow.compute
 from av.codec.codec import UnknownCodecError
 
 from pipeline.corpus.read import require_input
+from pipeline.records.arrow import pc
 from pipeline.records.clips import Clip, Clips, clip_table
-from pipeline.records.columns import pc
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.archives.members import archive_of, is_member
 from pipeline.storage.remote import local_path, open_filesystem

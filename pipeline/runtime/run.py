@@ -18,7 +18,7 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
 from pipeline.ledger.units import Units
 from pipeline.records.clips import clip_table
-from pipeline.records.outcomes import State
+from pipeline.records.outcomes import COUNTED, State
 from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.pool import Actor, PoolConfig, num_actors, run_units
@@ -145,11 +145,7 @@ def _summary(found: Snapshot, audit: Audit, *, kind: str, units: Units, seconds:
     return {
         "inputs": audit.num_inputs,
         **audit.num_by_state,
-        "frames": found.total("num_frames"),
-        "faceless_frames": found.total("num_faceless_frames"),
-        "examples": found.total("num_examples"),
-        "examples_dropped": found.total("num_examples_dropped"),
-        "boxes_clamped": found.total("num_boxes_clamped"),
+        **{name: found.total(counted) for name, counted in COUNTED.items()},
         "reasons": dict(sorted(reasons.items())),
         "processed": ended_now.num_rows,
         "scored" if kind == "labels" else "preprocessed": ended_now["state"].to_pylist().count(State.DONE),

@@ -23,9 +23,9 @@ from pipeline.models.predict import Predictor
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.records.clips import whole_id
-from pipeline.records.faces import Box, Prediction, Thumbnail
-from pipeline.records.outcomes import Outcome, State, joined, outcome_of
-from pipeline.records.schemas import FRAME_SCHEMA, OUTCOME_SCHEMA, THUMBNAIL_SCHEMA, table_of
+from pipeline.records.columns import table_of
+from pipeline.records.faces import FRAME_SCHEMA, THUMBNAIL_SCHEMA, Box, Prediction, Thumbnail
+from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State, joined, outcome_of
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.labels import UnitLabels

@@ -24,9 +24,9 @@ from pipeline.models.predict import temperature_of
 from pipeline.preprocess.config import ExtractConfig, extract_config_of, plan_config_of, versions, why_not_cut
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.segments import check_shots, segmented
-from pipeline.records.columns import pc
+from pipeline.records.arrow import pc
+from pipeline.records.clips import CLIP_SCHEMA
 from pipeline.records.outcomes import State
-from pipeline.records.schemas import CLIP_SCHEMA
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import num_cluster_gpus
 from pipeline.runtime.console import log_as_json, log_status

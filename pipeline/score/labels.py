@@ -10,9 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.records.clips import Clip
-from pipeline.records.faces import ClipLabel, Example, Prediction, TrackLabel
+from pipeline.records.columns import table_of
+from pipeline.records.faces import (
+    CLIP_LABEL_SCHEMA,
+    FRAME_SCHEMA,
+    TRACK_SCHEMA,
+    ClipLabel,
+    Example,
+    Prediction,
+    TrackLabel,
+)
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA, table_of
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.drift import unit_facts
 from pipeline.score.tracks import emotion_of, entropies, linked, num_changes, summarised

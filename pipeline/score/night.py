@@ -26,10 +26,10 @@ from pipeline.corpus.types import Corpus
 from pipeline.ledger.files import SETTLED
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
-from pipeline.records.clips import Clip, clip_table, whole_clips
-from pipeline.records.columns import pc
+from pipeline.records.arrow import pc
+from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_table, whole_clips
+from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import CLIP_LABEL_SCHEMA, CLIP_SCHEMA, FRAME_SCHEMA
 from pipeline.records.vocabulary import UsageError
 from pipeline.score.drift import DRIFT_NIGHTS, drift, night_record, read_nights
 

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import report
-from pipeline.records.columns import pc
-from pipeline.records.faces import Thumbnail
-from pipeline.records.schemas import CLIP_LABEL_SCHEMA
+from pipeline.records.arrow import pc
+from pipeline.records.faces import CLIP_LABEL_SCHEMA, Thumbnail
 from pipeline.runtime.console import log_status
 from pipeline.runtime.run import Run
 from pipeline.score.actor import thumbnails_folder

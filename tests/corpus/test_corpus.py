@@ -21,8 +21,8 @@ from pipeline.corpus.listing import shown_url
 from pipeline.corpus.read import read_corpus
 from pipeline.corpus.table import split_of
 from pipeline.corpus.types import Corpus, CorpusError
-from pipeline.records.clips import clip_table
-from pipeline.records.schemas import CLIP_SCHEMA, table_of
+from pipeline.records.clips import CLIP_SCHEMA, clip_table
+from pipeline.records.columns import table_of
 from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.remote import listed, local_path, open_filesystem
 

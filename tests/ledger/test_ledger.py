@@ -12,9 +12,9 @@ import pytest
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
 from pipeline.records.clips import Clip
-from pipeline.records.faces import Box, Example
-from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import EXAMPLE_SCHEMA, OUTCOME_SCHEMA, table_of
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
+from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State
 
 PLAN = {"kind": "examples", "config": {"face_px": 224}, "versions": {"python": "3"}, "clips_per_shard": 2}
 

@@ -26,9 +26,9 @@ from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.job import PreprocessActor
 from pipeline.preprocess.sandboxed import build_work
 from pipeline.records.clips import Clip
-from pipeline.records.faces import Box, Face, iou
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Face, iou
 from pipeline.records.outcomes import State
-from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import start_ray
 from pipeline.runtime.pool import PoolConfig

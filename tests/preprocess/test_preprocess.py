@@ -24,9 +24,8 @@ from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.job import preprocess
 from pipeline.preprocess.local_copies import SCRATCH_PREFIX, sweep_scratch
 from pipeline.records.clips import Clip
-from pipeline.records.faces import Box
+from pipeline.records.faces import EXAMPLE_SCHEMA, Box
 from pipeline.records.outcomes import State
-from pipeline.records.schemas import EXAMPLE_SCHEMA
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.synthetic.corpus import BROKEN_PATH, FACELESS_PATH, make_corpus
 

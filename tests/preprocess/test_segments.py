@@ -22,8 +22,9 @@ from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.job import preprocess
 from pipeline.records.clips import Clip, clip_table, segment_id, whole_id
 from pipeline.records.clips import clip_of as clip_of_row
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA, FRAME_SCHEMA
 from pipeline.records.outcomes import Outcome, State, joined
-from pipeline.records.schemas import EXAMPLE_SCHEMA, FRAME_SCHEMA, table_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.actor import ScoreActor, join_segments

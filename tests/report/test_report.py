@@ -14,9 +14,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from pipeline import report
-from pipeline.records.faces import Box, Example
-from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, OUTCOME_SCHEMA, TRACK_SCHEMA
+from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA, Box, Example
+from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.evaluation import evaluation_page
 from pipeline.report.pictures import thumbnails_of

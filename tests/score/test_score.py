@@ -20,8 +20,8 @@ from pipeline.models.build import build_model
 from pipeline.models.checkpoint import save_checkpoint, write_best
 from pipeline.models.predict import Predictor, temperature_of
 from pipeline.records.clips import Clip, clip_table
+from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.runtime import cluster, run
 from pipeline.score.config import ScoreConfig

@@ -27,8 +27,9 @@ from pipeline.preprocess.config import ExtractConfig, PreprocessConfig
 from pipeline.preprocess.extractor import MAX_UNREACHED, ClipExtractor
 from pipeline.preprocess.job import preprocess
 from pipeline.records.clips import Clip
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.pool import _UnitActor
 from pipeline.sandbox.limits import SandboxLimits

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.faces.crops import encode_image, make_context
-from pipeline.records.faces import Box, Example
-from pipeline.records.schemas import EXAMPLE_SCHEMA, table_of
+from pipeline.records.columns import table_of
+from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.vocabulary import EMOTIONS
 
 PX = 32

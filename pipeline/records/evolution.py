@@ -1,0 +1,60 @@
+"""Reads outputs that are older than a column or a setting as if they had it.
+
+A column of a record and a field of a config that an output does not have count as their defaults. Where what an older
+version did differs from today's default, `BEFORE` names what it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.records.columns import columns_of
+
+# Setting -> what every version did that did not have it yet, where that is not today's default.
+BEFORE: dict[str, Any] = {}
+
+
+def with_defaults(config_class: type, saved: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The saved settings, and for those that are younger what older versions did.
+
+    Args:
+        config_class: dataclass that declares the settings.
+        saved: settings by name as an output holds them; names that the class does not have are kept.
+        names: of the settings that an output holds; by default all that have a default.
+
+    Returns:
+        A mapping with every one of these names.
+    """
+    defaults = {each.name: each.default for each in fields(config_class) if each.default is not MISSING}
+    wanted = defaults.keys() if names is None else set(names) & defaults.keys()
+    return {**{name: BEFORE.get(name, defaults[name]) for name in defaults if name in wanted}, **saved}
+
+
+def with_columns(table: pa.Table, record: type, schema: pa.Schema) -> pa.Table:
+    """A stored table with exactly the columns of `schema`, in its order.
+
+    Args:
+        table: rows as they were written, by this version or an older one; its metadata is kept.
+        record: dataclass that declares the columns (see `columns.column`).
+        schema: columns wanted: those of the record, and further ones that the table must have.
+
+    Raises:
+        ValueError: for a column that the table lacks and that has no default.
+    """
+    if table.schema.equals(schema):
+        return table
+    defaults = {each.name: each.default for each in columns_of(record)}
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            columns.append(table[field.name].cast(field.type))
+        elif (value := defaults.get(field.name, MISSING)) is MISSING:
+            raise ValueError(f"the table has no column {field.name!r}, which has no default; it is not of this kind")
+        else:
+            columns.append(pa.repeat(pa.scalar(value, field.type), table.num_rows))
+    found = pa.table(columns, schema=schema.remove_metadata())
+    return found.replace_schema_metadata(table.schema.metadata)
