@@ -1,14 +1,21 @@
-"""One run at a time on one output."""
+"""One run at a time on one output: an object that its owner rewrites with a rising count of heartbeats.
+
+Whether the owner lives is decided by what the observer sees on its own clock: a heartbeat that moves, or does not for
+`LOCK_EXPIRES_SECONDS`. Clocks of other machines are not read. A process id says more at once, but only to a process
+that counts ids from the same namespace of the same boot of the same machine.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,9 +26,8 @@ from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
 HEARTBEAT_SECONDS = 10.0
-
-
 LOCK_EXPIRES_SECONDS = 60.0
+LOOK_SECONDS = 1.0
 
 
 class LedgerError(UsageError):
@@ -29,38 +35,37 @@ class LedgerError(UsageError):
 
 
 class RunLock:
-    """One run at a time on one output: an object with a heartbeat, taken over when its owner is dead or silent.
+    """A context manager that holds the lock of one output.
 
-    Raises LedgerError on entry if another run holds it. An owner on this host is known to be dead at once by its
-    process id and start time; one elsewhere after LOCK_EXPIRES_SECONDS of silence. A run that was silent for so long
-    (its store was out of reach) and finds another's lock leaves it there, and `require` then refuses.
+    Args:
+        say_waiting: called once, with the seconds at most, where it is not known at once whether an owner lives.
+
+    Raises:
+        LedgerError: on entry, if another run holds it. A run that was silent for so long that another took its lock
+            leaves it there, and `require` then refuses.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, say_waiting: Callable[[float], None] = lambda _: None) -> None:
         self._storage = storage
         self._hasty = Storage(storage.url, num_tries=2)  # The next heartbeat is the next try.
-        process = psutil.Process()
-        self._owner = {
-            "token": secrets.token_hex(8),
-            "host": socket.gethostname(),
-            "pid": process.pid,
-            "started": process.create_time(),
-        }
+        self._say_waiting = say_waiting
+        self._owner = {"token": secrets.token_hex(8), **identity()}
+        self._num_beats = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> RunLock:
         if not self._storage.create("lock.json", self._body()):
             held = self._read()
-            if held is not None and not _is_gone(held):
+            if held is not None and not self._is_gone(held):
                 raise LedgerError(
-                    f"another run (pid {held['pid']} on {held['host']}) is writing {self._storage.url}; wait until it "
-                    f"ends; if it is gone, its lock expires {LOCK_EXPIRES_SECONDS:.0f} s after its last sign of life"
+                    f"another run (pid {held.get('pid')} on {held.get('host')}) is writing {self._storage.url}; wait "
+                    f"until it ends; if it is gone, its lock expires {LOCK_EXPIRES_SECONDS:.0f} s after its last sign of life"
                 )
             self._storage.put("lock.json", self._body())
             time.sleep(0.2)  # Two runs that take over the same dead lock: the last write stands, the other sees it.
             standing = self._read()
-            if standing is None or standing["token"] != self._owner["token"]:
+            if standing is None or standing.get("token") != self._owner["token"]:
                 raise LedgerError(f"another run has just taken {self._storage.url}; wait until it ends")
         self._thread.start()
         return self
@@ -70,42 +75,75 @@ class RunLock:
         self._thread.join()
         with contextlib.suppress(StorageError):  # The lock then expires, and what ended the run is told.
             held = self._read()
-            if held is not None and held["token"] == self._owner["token"]:
+            if held is not None and held.get("token") == self._owner["token"]:
                 self._hasty.delete("lock.json")
 
     def require(self) -> None:
         """Raise LedgerError if the lock was lost to another run, which took this one for dead."""
         held = self._read()
-        if held is None or held["token"] != self._owner["token"]:
-            by = f"by pid {held['pid']} on {held['host']}" if held else "by hand"
+        if held is None or held.get("token") != self._owner["token"]:
+            by = f"by pid {held.get('pid')} on {held.get('host')}" if held else "by hand"
             raise LedgerError(
                 f"the lock of {self._storage.url} was taken {by} while this run could not reach it; what was "
                 "committed is kept; wait until the other run ends, then run the same command again"
             )
 
+    def _is_gone(self, held: Mapping[str, Any]) -> bool:
+        """Whether the owner is dead: by its process where that can be told, else by watching its heartbeat."""
+        here = identity()
+        if all(held.get(name) == here[name] for name in ("host", "boot", "pid_namespace")):
+            try:
+                return abs(psutil.Process(held["pid"]).create_time() - held["started"]) > 1.0
+            except psutil.NoSuchProcess:
+                return True
+        self._say_waiting(LOCK_EXPIRES_SECONDS)
+        deadline = time.monotonic() + LOCK_EXPIRES_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(min(LOOK_SECONDS, LOCK_EXPIRES_SECONDS / 4))
+            now = self._read()
+            if now is None:
+                return True
+            if now != held:
+                return False
+        return True
+
     def _body(self) -> bytes:
-        return json_bytes({**self._owner, "heartbeat": time.time()})
+        return json_bytes({**self._owner, "heartbeat": self._num_beats})
 
     def _read(self) -> dict[str, Any] | None:
+        """What the lock says; {} where it is damaged, and None where there is none."""
         try:
-            return json.loads(self._hasty.read("lock.json"))
+            return dict(json.loads(self._hasty.read("lock.json")))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError):
+            return {}
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 held = self._read()
-                if held is not None and held["token"] == self._owner["token"]:
+                if held is not None and held.get("token") == self._owner["token"]:
+                    self._num_beats += 1
                     self._hasty.put("lock.json", self._body())
             except (OSError, ValueError):
                 continue  # A store that is down for a moment; the commits themselves will say so.
 
 
-def _is_gone(held: Mapping[str, Any]) -> bool:
-    if held["host"] != socket.gethostname():
-        return time.time() - held["heartbeat"] > LOCK_EXPIRES_SECONDS
+def identity() -> dict[str, Any]:
+    """This process: machine, boot, namespace of process ids, id and start time; None for what is not known here."""
+    process = psutil.Process()
+    return {
+        "host": socket.gethostname(),
+        "boot": _line("/proc/sys/kernel/random/boot_id"),
+        "pid_namespace": os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else "one",
+        "pid": process.pid,
+        "started": process.create_time(),
+    }
+
+
+def _line(path: str) -> str | None:
     try:
-        return abs(psutil.Process(held["pid"]).create_time() - held["started"]) > 1.0
-    except psutil.NoSuchProcess:
-        return True
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

@@ -1,55 +1,88 @@
-"""What a plan is made of: order, groups, and what is tried again."""
+"""What a run adds to its plan, as facts: new inputs, inputs that other bytes replaced, and those tried again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
-from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
-from pipeline.records.arrow import combined, pc
-from pipeline.records.outcomes import State
-from pipeline.storage.archives.members import MEMBERS_START, reading_order
-from pipeline.storage.redaction import without_secrets
-
-UNSPLIT = "unsplit"
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.snapshot import Snapshot
+from pipeline.records.vocabulary import SCHEMA_VERSION
 
 
-COPIES = "copies"
+@dataclass(frozen=True, kw_only=True)
+class Some:
+    """How many there are of something, and the first few of them."""
+
+    count: int
+    examples: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.count)
 
 
-def without_addresses(clips: pa.Table) -> pa.Table:
-    """The clips with urls that may be written down: a signed address would be a password in a file, and is dead the day
-    after; `pending_units` takes today's."""
-    has_secret = pc.match_substring_regex(clips["url"], "@|%40|^https?:|https?%3A")
-    if not pc.any(has_secret).as_py():
-        return clips
-    urls = pa.array(map(without_secrets, clips["url"].filter(has_secret).to_pylist()), pa.string())
-    urls = pc.replace_with_mask(combined(clips["url"]), combined(has_secret), urls)
-    place = clips.schema.get_field_index("url")
-    return clips.set_column(place, clips.schema.field(place), urls)
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What planning found and added.
+
+    num_planned: inputs of the plan before. num_new: inputs added, of which `replaced` take the place of an input whose
+    path holds other bytes now. gone: planned inputs that today's input lacks. relabelled: those whose label or split is
+    another today (the plan's are kept). num_retried: inputs that ended retryable and are tried again. versions: the
+    packages whose versions differ from those the run began with, in words.
+    """
+
+    num_planned: int
+    num_new: int
+    replaced: Some
+    gone: Some
+    relabelled: Some
+    num_retried: int
+    versions: str
 
 
-def reading_ranks(urls: pa.ChunkedArray) -> pa.Array:
-    """The place of each URL by its `reading_order`; 0 for those of files, most often all."""
-    is_ordered = combined(pc.starts_with(urls, MEMBERS_START))
-    orders = [reading_order(url) for url in urls.filter(is_ordered).to_pylist()]
-    rank = {order: number for number, order in enumerate(sorted({(), *orders}))}
-    found = pa.array([rank[order] for order in orders], pa.int64())
-    return pc.replace_with_mask(pa.repeat(pa.scalar(0, pa.int64()), len(urls)), is_ordered, found)
+def plan(
+    ledger: Ledger,
+    snapshot: Snapshot,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    versions: Mapping[str, str],
+    clips_per_shard: int,
+    defaults: Mapping[str, Any] | None = None,
+) -> Changes:
+    """Save the plan, or add what is new of the snapshot's given clips to the saved one.
 
-
-def ids_to_retry(found: Snapshot) -> pa.ChunkedArray | pa.Array:
-    """The ids of clips and segments whose latest unit ended retryable."""
-    is_retryable = pc.field("state") == State.RETRYABLE.value
-    if not found.outcomes.filter(is_retryable).num_rows:
-        return pa.array([], pa.string())  # `latest_parts` has a row for each that is not finished: maybe millions.
-    return found.latest_parts.filter(is_retryable & (pc.field("reason") != NOT_FINISHED))["clip_id"]
-
-
-def describe_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    names = sorted(set(saved) | set(asked))
-    return ", ".join(
-        f"{name} {saved.get(name)!r} -> {asked.get(name)!r}" for name in names if saved.get(name) != asked.get(name)
+    Raises LedgerError if the saved plan was made for another kind of job or under another config.
+    """
+    changed = ledger.begin(
+        kind=kind, config=config, versions=versions, schema_version=SCHEMA_VERSION, defaults=defaults
     )
+    database = snapshot.settle("planned").database
+    for name in ("find_gone", "find_new", "find_retried", "choose"):
+        database.run(name)
+    count = "select count(distinct split_part(clip_id, '.', 1)) from"
+    changes = Changes(
+        num_planned=database.value("select count(*) from planned"),
+        num_new=database.value(f"{count} new"),
+        replaced=some_of(snapshot, "select distinct path from new where replaces is not null order by path"),
+        gone=some_of(
+            snapshot,
+            "select path from gone anti join (select replaces as clip_id from new) using (clip_id) order by ordinal",
+        ),
+        relabelled=some_of(snapshot, "relabelled"),
+        num_retried=database.value(f"{count} retried"),
+        versions=changed,
+    )
+    if changes.num_new or changes.num_retried:
+        ledger.add_generation(snapshot, clips_per_shard=clips_per_shard)
+    return changes
+
+
+def some_of(snapshot: Snapshot, query: str, *, num_examples: int = 5) -> Some:
+    """The number of rows of a query (or named query) with one column of text, and the first of them."""
+    count, examples = 0, []
+    for batch in snapshot.database.batches(query):
+        examples += batch.column(0).slice(0, max(num_examples - len(examples), 0)).to_pylist()
+        count += batch.num_rows
+    return Some(count=count, examples=tuple(examples))

@@ -1,20 +1,15 @@
-"""The clips of a run that ended badly: listed, shown, and given back to the plan."""
+"""The clips of a run that ended badly: listed, chosen by name, and given back to the plan; shards verified."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 
-import pyarrow as pa
-import pyarrow.compute
-
-from pipeline.ledger.files import outcomes_of, rows_of
 from pipeline.ledger.ledger import Ledger
-from pipeline.records.arrow import pc
-from pipeline.records.clips import clip_of, whole_id
-from pipeline.records.outcomes import NOT_THERE, Outcome, State
+from pipeline.records.clips import CLIP_SCHEMA, clip_of, whole_id
+from pipeline.records.outcomes import NOT_THERE, Outcome, State, outcome_of
 from pipeline.records.vocabulary import UsageError
-
-LISTED = (State.QUARANTINED, State.RETRYABLE)
+from pipeline.storage.retry import StorageError
 
 
 def quarantined(ledger: Ledger) -> list[Outcome]:
@@ -23,12 +18,15 @@ def quarantined(ledger: Ledger) -> list[Outcome]:
     Raises LedgerError if the folder holds no run.
     """
     ledger.run_info()
-    found = ledger.snapshot()
-    is_listed = pc.field("state").isin([state.value for state in LISTED])
-    segments = found.segments.filter(is_listed & ~pc.field("reason").isin(NOT_THERE))
-    listed = list(outcomes_of(found.latest.filter(is_listed)))
+    snapshot = ledger.snapshot()
+    listed = list(snapshot.outcomes("state in ('quarantined', 'retryable')"))
     bad = {outcome.clip_id for outcome in listed}
-    parts = [part for part in outcomes_of(segments) if whole_id(part.clip_id) not in bad]
+    absent = ", ".join(f"'{reason}'" for reason in NOT_THERE)
+    rows = snapshot.settle("latest_parts").database.rows(
+        "select * from latest_parts where contains(clip_id, '.') and state in ('quarantined', 'retryable') "
+        f"and reason not in ({absent})"
+    )
+    parts = [part for part in map(outcome_of, rows) if whole_id(part.clip_id) not in bad]
     return sorted([*listed, *parts], key=lambda outcome: (outcome.path, outcome.clip_id))
 
 
@@ -45,7 +43,7 @@ def chosen(outcomes: Sequence[Outcome], names: Sequence[str]) -> list[Outcome]:
     return [outcome for outcome in outcomes if {outcome.clip_id, outcome.path, outcome.reason} & set(names)]
 
 
-def retry(ledger: Ledger, outcomes: Sequence[Outcome], *, clips_per_shard: int = 32) -> int:
+def retry(ledger: Ledger, outcomes: Sequence[Outcome]) -> int:
     """Plan the quarantined clips among `outcomes` again, in units of their own; returns how many.
 
     The next run of the same command does them. Of a clip that was cut only the quarantined segments are done again, and
@@ -53,17 +51,38 @@ def retry(ledger: Ledger, outcomes: Sequence[Outcome], *, clips_per_shard: int =
     """
     named = {each.clip_id for each in outcomes if each.state is State.QUARANTINED}
     with ledger.lock():
-        found = ledger.snapshot()
+        snapshot = ledger.snapshot()
         # A clip and its copies have one result, whichever of them was named.
-        kin = [clip_of(row) for row in rows_of(found.kin_of(whole_id(clip_id) for clip_id in named))]
+        kin = [clip_of(row) for row in snapshot.kin_of(named).select(CLIP_SCHEMA.names).to_pylist()]
         originals = named | {clip.same_as for clip in kin if clip.clip_id in named and clip.same_as}
-        segments = found.segments_of(whole_id(clip.clip_id) for clip in kin)
-        films = {whole_id(clip_id) for clip_id in segments["clip_id"].to_pylist()}
-        failed = segments.filter(pc.field("state") == State.QUARANTINED.value)["clip_id"].to_pylist()
+        segments = list(snapshot.segments_of({whole_id(clip.clip_id) for clip in kin}))
+        films = {whole_id(row["clip_id"]) for row in segments}
+        failed = [row["clip_id"] for row in segments if row["state"] == State.QUARANTINED]
         parts = {clip_id for clip_id in failed if clip_id in named or whole_id(clip_id) in originals}
         again = [clip for clip in kin if clip.clip_id in parts or (clip.same_as or whole_id(clip.clip_id)) not in films]
         # Before the plan grows: cut off in between, the next run joins once more what it has.
         joined = [clip.clip_id for clip in kin if clip.same_as in films]
-        ledger.take_back(found.latest_of(pa.chunked_array([joined], pa.string()))["unit"].to_pylist())
-        ledger.add_generation(again, clips_per_shard=clips_per_shard)
-    return len({whole_id(clip.clip_id) for clip in again} | set(joined))
+        units = snapshot.latest("clip_id in (select unnest($ids))", ids=joined)["unit"].to_pylist()
+        ledger.take_back(snapshot, units)
+        ids = [clip.clip_id for clip in again]
+        snapshot.choose_again(ids)
+        ledger.add_generation(snapshot, clips_per_shard=snapshot.clips_per_shard())
+    return len({whole_id(clip_id) for clip_id in ids} | set(joined))
+
+
+def verify(ledger: Ledger) -> Iterator[str]:
+    """Read every shard, and yield in words each whose bytes are not those that were committed."""
+    for shard in ledger.snapshot().shards():
+        try:
+            data = ledger.storage.read(shard["path"])
+        except FileNotFoundError:
+            yield f"{shard['path']}: it is not there; delete ledger/{shard['unit']}.json and run again"
+            continue
+        except StorageError as error:
+            yield f"{shard['path']}: {error}"
+            continue
+        if hashlib.sha256(data).hexdigest() != shard["sha256"]:
+            yield (
+                f"{shard['path']}: its {len(data)} bytes are not the {shard['bytes']} that were committed; put it back, "
+                f"or delete ledger/{shard['unit']}.json and run again"
+            )

@@ -1,205 +1,213 @@
-"""A ledger at one moment, in columns."""
+"""What a ledger held when it was read, and what was committed since: tables in a database, and answers from it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pipeline.ledger.units import UNIT_FIELD, Units, each_once, repeated_ids, some_of
-from pipeline.records.arrow import combined, is_among, only_rows, pc, runs_of
-from pipeline.records.clips import is_segment, uncut, whole_id, whole_ids
-from pipeline.records.outcomes import OUTCOME_SCHEMA, State, joined, outcome_of
-
-UNIT_OUTCOME_SCHEMA = OUTCOME_SCHEMA.append(UNIT_FIELD)
-
-
-COMPACT_SCHEMA = UNIT_OUTCOME_SCHEMA.append(pa.field("head", pa.large_string()))
-
+from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, Database, named_queries
+from pipeline.ledger.units import PLAN_SCHEMA, PendingUnits, Unit, units_of
+from pipeline.records.clips import CLIP_SCHEMA, whole_id
+from pipeline.records.columns import columns_of
+from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State, outcome_of
+from pipeline.storage.archives.members import MEMBERS_START, reading_order
 
 NOT_FINISHED = "not_finished"
+UNIT = pa.field("unit", pa.string())
+OUTCOME_ROWS = OUTCOME_SCHEMA.append(UNIT)
+ENTRY_ROWS = pa.schema([UNIT, ("num_bytes", pa.int64()), ("facts", pa.string())])
+SHARD_ROWS = pa.schema(
+    [
+        *(UNIT, ("place", pa.int32()), ("path", pa.string()), ("table", pa.string()), ("split", pa.string())),
+        *(("rows", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())),
+    ]
+)
+STORED_ROWS = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
+# Only these say that two files are alike: an MD5 that was computed here, and an etag of S3's family. A web server may
+# say what it likes.
+HASHED = r"regexp_full_match(content_id, '[0-9a-f]{32}(-[0-9]+)?') and not regexp_matches(url, '^https?:|=https?%3A')"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A ledger at one moment, in columns: as objects, ten million clips would not fit into memory.
+    """The plan, the entries and today's clips of one run, as tables; see queries.sql for what can be asked.
 
-    plan: rows of PLAN_SCHEMA, unit by unit. heads: of each committed unit, in the plan's order, its entry without the
-    outcomes. outcomes: rows of UNIT_OUTCOME_SCHEMA of these units, in the same order.
+    Tables that follow from others (`latest`, `planned`, ...) are made when they are first asked for.
     """
 
-    plan: pa.Table
-    heads: list[dict[str, Any]]
-    outcomes: pa.Table
-    num_read_singly: int
-    is_compact_stale: bool
+    def __init__(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> None:
+        self.database = Database(memory_bytes=memory_bytes)
+        self._derived: set[str] = set()
+        plan = PLAN_SCHEMA.append(pa.field("ordinal", pa.int64())).append(pa.field("generation", pa.int32()))
+        given = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64())).append(
+            pa.field("reading_key", pa.string())
+        )
+        tables = {"plan": plan, "entries": ENTRY_ROWS, "shards": SHARD_ROWS, "outcomes": OUTCOME_ROWS}
+        for name, schema in {**tables, "outcome_defaults": OUTCOME_SCHEMA, "given": given}.items():
+            self.database.create(name, schema)
+        self.database.execute("alter table given add column is_hashed boolean")
+        unfinished = Outcome(
+            clip_id="",
+            path="",
+            state=State.RETRYABLE,
+            reason=NOT_FINISHED,
+            detail="the run ended before this clip's unit was committed; run the same command again",
+        )
+        self.database.insert("outcome_defaults", pa.Table.from_pylist([asdict(unfinished)], schema=OUTCOME_SCHEMA))
+        self.database.run("views")
+
+    # What is told to it
+
+    def add_plan(self, table: pa.Table, *, generation: int) -> None:
+        """Append the rows of one generation of the plan, in their order."""
+        count = self.database.value("select count(*) from plan")
+        columns = {
+            name: table[name] if name in table.column_names else pa.nulls(len(table)) for name in PLAN_SCHEMA.names
+        }
+        columns["ordinal"] = pa.array(range(count, count + len(table)), pa.int64())
+        columns["generation"] = pa.repeat(pa.scalar(generation, pa.int32()), len(table))
+        self.database.insert("plan", pa.table(columns))
+        self._derived.clear()
+
+    def add_entries(self, entries: Iterable[tuple[Mapping[str, Any], int]]) -> None:
+        """Add committed entries, each with the size of its object in bytes."""
+        heads, outcomes = [], []
+        for entry, num_bytes in entries:
+            heads.append({**entry, "num_bytes": num_bytes})
+            outcomes += ({**asdict(outcome_of(row)), "unit": entry["unit"]} for row in entry["outcomes"])
+        self.add_committed(heads, outcome_rows(outcomes))
+
+    def add_committed(self, heads: Sequence[Mapping[str, Any]], outcomes: pa.Table) -> None:
+        """Add committed units: what their entries say but for the outcomes, and their outcomes (OUTCOME_ROWS)."""
+        entries = [
+            {"unit": head["unit"], "num_bytes": head["num_bytes"], "facts": json.dumps(head["facts"])} for head in heads
+        ]
+        shards = [{**shard, "place": place} for head in heads for place, shard in enumerate(head["shards"])]
+        self.database.insert("entries", pa.Table.from_pylist(entries, schema=ENTRY_ROWS))
+        self.database.insert("shards", pa.Table.from_pylist(shards, schema=SHARD_ROWS))
+        self.database.insert("outcomes", outcomes)
+        self._derived -= {"latest_parts", "latest"}
+
+    def forget_entries(self, unit_ids: Sequence[str]) -> None:
+        """Drop the entries of units that are to be done again."""
+        for name in ("entries", "shards", "outcomes"):
+            self.database.execute(f"delete from {name} where unit in (select unnest($units))", units=list(unit_ids))
+        self._derived -= {"latest_parts", "latest"}
+
+    def give(self, clips: pa.Table) -> None:
+        """Take today's clips of the input in place of those given before: rows of CLIP_SCHEMA, or of more columns."""
+        self.database.execute("delete from given")
+        for batch in clips.to_batches(max_chunksize=2**16):
+            keys = [reading_key(url) if url.startswith(MEMBERS_START) else "" for url in batch["url"].to_pylist()]
+            self.database.insert("given", pa.table(batch).append_column("reading_key", pa.array(keys, pa.string())))
+        self.database.execute(f"update given set is_hashed = ({HASHED})")
+
+    def recognise(self) -> None:
+        """Give clips that today's listing cannot tell by their bytes the ids that were planned at their paths."""
+        self.settle("planned")
+        self.database.run("recognise")
+
+    def choose_again(self, clip_ids: Sequence[str]) -> None:
+        """Make `chosen` of planned clips and segments, to be planned once more."""
+        self.database.run("choose_again", ids=list(clip_ids))
+
+    def clips_per_shard(self) -> int:
+        """How many clips the plan put into a unit."""
+        return self.database.value(
+            "select coalesce(max(rows), 1) from (select count(*) as rows from plan group by unit)"
+        )
+
+    # What follows from it
+
+    def settle(self, *names: str) -> Snapshot:
+        """Make these derived tables (`planned`, `latest_parts`, `latest`), if they are not there as of now."""
+        for name in names:
+            if name in self._derived:
+                continue
+            if name == "latest":
+                self.settle("latest_parts")
+                self.database.execute(settle_latest())
+            else:
+                self.database.run({"planned": "settle_planned", "latest_parts": "settle_parts"}[name])
+            self._derived.add(name)
+        return self
+
+    def pending(self) -> PendingUnits:
+        """The planned units without an entry, with today's addresses of their clips."""
+        self.database.run("pending")
+        self.database.run("pending_units")
+        return PendingUnits(self.database)
 
     @property
     def is_pending(self) -> bool:
         """Whether a planned unit has no entry."""
-        return bool(self._waiting.num_rows)
+        return bool(self.database.value("select exists(from waiting)"))
 
-    @property
-    def pending(self) -> Units:
-        """Planned units without an entry."""
-        return Units(self._waiting)
+    def units(self) -> Iterator[Unit]:
+        """Every planned unit, generation by generation."""
+        return units_of(self.database.rows("select * from plan order by ordinal"))
 
-    def with_entries(self, entries: Iterable[Mapping[str, Any]]) -> Snapshot:
-        """The same with entries that were committed since."""
-        heads = {head["unit"]: head for head in self.heads}
-        rows: list[dict[str, Any]] = []
-        for entry in entries:
-            heads[entry["unit"]] = {name: value for name, value in entry.items() if name != "outcomes"}
-            rows += ({**row, "unit": entry["unit"]} for row in entry["outcomes"])
-        outcomes = pa.concat_tables([self.outcomes, outcome_table(rows)])
-        order = [unit for unit in pc.unique(self.plan["unit"]).to_pylist() if unit in heads]
-        return replace(self, heads=[heads[unit] for unit in order], outcomes=in_unit_order(outcomes, order))
-
-    @cached_property
-    def clips(self) -> pa.Table:
-        """Every planned clip, or segment of one, once."""
-        return each_once(self.plan)
-
-    @cached_property
-    def inputs(self) -> pa.Table:
-        """Every planned clip once, and whole: its clip_id, path, label and split."""
-        return uncut(self.clips)
-
-    def clips_of(self, clip_ids: Sequence[str] | pa.ChunkedArray) -> pa.Table:
-        """The planned clips of these ids."""
-        ids = clip_ids if isinstance(clip_ids, pa.ChunkedArray) else pa.array(clip_ids, pa.string())
-        return self.clips.filter(is_among(self.clips["clip_id"], ids))
-
-    @cached_property
-    def latest(self) -> pa.Table:
-        """One row of UNIT_OUTCOME_SCHEMA for each whole clip: `latest_parts`, joined."""
-        parts = self.segments
-        if not parts.num_rows:
-            return self.latest_parts
-        rows = self.latest_parts.filter(pc.invert(is_segment(self.latest_parts["clip_id"])))
-        # What a clip of its own unit joins has its outcome there.
-        ids = whole_ids(parts["clip_id"])
-        has_unit = rows["clip_id"].filter(is_among(rows["clip_id"], pc.unique(ids)))
-        return pa.concat_tables([rows, _joined_rows(parts.filter(pc.invert(is_among(ids, has_unit))))])
-
-    @cached_property
-    def segments(self) -> pa.Table:
-        """The rows of `latest_parts` that are of segments, in the order of their clips and times."""
-        return self.latest_parts.filter(is_segment(self.latest_parts["clip_id"])).sort_by("clip_id")
-
-    @cached_property
-    def latest_parts(self) -> pa.Table:
-        """One row of UNIT_OUTCOME_SCHEMA for each clip or segment: of its latest unit, or retryable if that has no
-        entry."""
-        rows, repeated = pa.concat_tables([self.outcomes, _not_finished(self._waiting)]), repeated_ids(self.plan)
-        if not len(repeated):
-            return rows
-        is_again = is_among(rows["clip_id"], repeated)
-        again = rows.filter(is_again)
-        place = pc.index_in(again["unit"], value_set=pc.unique(self.plan["unit"])).to_pylist()
-        last: dict[str, tuple[int, int]] = {}
-        for row, (clip_id, unit) in enumerate(zip(again["clip_id"].to_pylist(), place, strict=True)):
-            last[clip_id] = max(last.get(clip_id, (-1, -1)), (-1 if unit is None else unit, row))
-        return pa.concat_tables([rows.filter(pc.invert(is_again)), again.take([row for _, row in last.values()])])
-
-    def kin_of(self, clip_ids: Iterable[str]) -> pa.Table:
-        """The planned clips whose results hang together with these whole clips': their segments, what joins them, and
-        all that have the same bytes."""
-        ids = whole_ids(self.clips["clip_id"])
-        originals = pc.coalesce(self.clips["same_as"], ids)
-        return self.clips.filter(is_among(originals, originals.filter(is_among(ids, pa.array(clip_ids, pa.string())))))
-
-    def segments_of(self, clip_ids: Iterable[str]) -> pa.Table:
-        """The rows of `segments` of these whole clips."""
-        ids = pa.array(clip_ids, pa.string())
-        return self.segments.filter(is_among(whole_ids(self.segments["clip_id"]), ids))
-
-    def outcomes_of(self, unit_ids: Iterable[str]) -> pa.Table:
-        """The rows of `outcomes` of these units."""
-        return self.outcomes.filter(is_among(self.outcomes["unit"], pa.array(unit_ids, pa.string())))
-
-    def latest_of(self, clip_ids: pa.ChunkedArray) -> pa.Table:
-        """The row of `latest` of each of these clips, in their order."""
-        return self.latest.take(pc.index_in(clip_ids, value_set=combined(self.latest["clip_id"])))
+    def outcomes(self, where: str = "true") -> Iterator[Outcome]:
+        """The outcome of each input for which the condition holds, sorted by path."""
+        self.settle("latest")
+        return map(outcome_of, self.database.rows(f"select * from latest where {where} order by path, clip_id"))
 
     def count(self, column: str) -> dict[Any, int]:
-        """How many clips have each value of a column of `latest`."""
-        found = pc.value_counts(self.latest[column])
-        return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
+        """How many inputs have each value of a column of `latest`."""
+        self.settle("latest")
+        rows = self.database.rows(f'select "{column}" as value, count(*) as count from latest group by 1')
+        return {row["value"]: row["count"] for row in rows}
 
     def reasons(self) -> dict[tuple[str, str], int]:
-        """How many clips ended in each state for each reason, sorted; done has none."""
-        told = self.latest.filter(pc.is_valid(self.latest["reason"]))
-        found = told.group_by(["state", "reason"]).aggregate([([], "count_all")]).to_pylist()
-        return {
-            (row["state"], row["reason"]): row["count_all"]
-            for row in sorted(found, key=lambda row: (row["state"], row["reason"]))
-        }
+        """How many inputs ended in each state for each reason, sorted; done has none."""
+        self.settle("latest")
+        sql = "select state, reason, count(*) as count from latest where reason is not null group by 1, 2 order by 1, 2"
+        return {(row["state"], row["reason"]): row["count"] for row in self.database.rows(sql)}
 
-    def total(self, column: str) -> int:
-        """The sum of a column of `latest`."""
-        return pc.sum(self.latest[column]).as_py() or 0
+    def totals(self, columns: Sequence[str]) -> dict[str, int]:
+        """The sum of each of these columns over all inputs."""
+        self.settle("latest")
+        sums = ", ".join(f'coalesce(sum("{name}"), 0)::bigint as "{name}"' for name in columns)
+        return next(self.database.rows(f"select {sums} from latest"))
 
-    def of_units(self, unit_ids: Iterable[str]) -> pa.Table:
-        """The rows of `latest` of which something came with these units, as far as they are committed."""
-        units = pa.array(unit_ids, pa.string())
-        units = units.filter(is_among(units, self.committed))
-        came = is_among(self.latest["unit"], units)
-        joined = whole_ids(self.segments.filter(is_among(self.segments["unit"], units))["clip_id"])
-        return only_rows(self.latest, pc.or_(came, is_among(self.latest["clip_id"], joined)) if len(joined) else came)
+    def latest(self, where: str = "true", **values: Any) -> pa.Table:
+        """Rows of OUTCOME_SCHEMA and their unit: the inputs for which a condition holds, sorted by path."""
+        self.settle("latest")
+        return self.database.table(f"select * from latest where {where} order by path, clip_id", **values)
 
-    def not_planned(self, clips: pa.Table) -> list[str]:
-        """What to say of inputs that the plan does not have: nothing, or one line."""
-        clips = uncut(clips)
-        missing = clips.filter(pc.invert(is_among(clips["clip_id"], whole_ids(self.plan["clip_id"]))))
-        return (
-            [f"{missing.num_rows} inputs are not in the plan: {some_of(missing['path'])}"] if missing.num_rows else []
+    def shards(self, where: str = "true", **values: Any) -> Iterator[dict[str, Any]]:
+        """The committed shards for which a condition holds, in the order of the plan, as entries name them."""
+        sql = (
+            'select s.path, s."table", s.split, s.unit, s.rows, s.bytes, s.sha256 from shards s '
+            "left join (select unit, min(ordinal) as first from plan group by unit) p using (unit) "
+            f"where {where} order by p.first, s.unit, s.place"
         )
+        return self.database.rows(sql, **values)
 
-    def unaccounted(self) -> list[str]:
-        """Committed units whose outcomes are not those of exactly the clips planned for them."""
-        columns = ["unit", "clip_id"]
-        planned = only_rows(self.plan.select(columns), is_among(self.plan["unit"], self.committed))
-        ended = self.outcomes.select(columns)
-        if ended.equals(planned.cast(ended.schema)):
-            return []
-        found: tuple[dict[str, list[str]], ...] = ({}, {})
-        for table, by_unit in zip((planned, ended), found, strict=True):
-            for row in table.to_pylist():
-                by_unit.setdefault(row["unit"], []).append(row["clip_id"])
-        units = [head["unit"] for head in self.heads]
-        return [unit for unit in units if sorted(found[0].get(unit, [])) != sorted(found[1].get(unit, []))]
+    def facts(self, where: str = "true", **values: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The units with an entry, and what their actors noted, sorted by unit."""
+        for row in self.database.rows(f"select unit, facts from entries where {where} order by unit", **values):
+            yield row["unit"], json.loads(row["facts"])
 
-    def compacted(self) -> pa.Table:
-        """Rows of COMPACT_SCHEMA: the outcomes, and beside the first of each unit its head."""
-        heads: list[str | None] = [None] * self.outcomes.num_rows
-        for head, run in zip(self.heads, runs_of(self.outcomes["unit"]), strict=True):
-            heads[run.start] = json.dumps(head)
-        return self.outcomes.append_column(COMPACT_SCHEMA.field("head"), pa.array(heads, pa.large_string()))
+    def kin_of(self, clip_ids: Iterable[str]) -> pa.Table:
+        """The planned clips whose results hang together with these whole clips': segments, what joins them, copies."""
+        return self.database.table("kin", ids=sorted({whole_id(clip_id) for clip_id in clip_ids}))
 
-    @cached_property
-    def committed(self) -> pa.Array:
-        return pa.array([head["unit"] for head in self.heads], pa.string())
-
-    @cached_property
-    def _waiting(self) -> pa.Table:
-        return only_rows(self.plan, pc.invert(is_among(self.plan["unit"], self.committed)))
+    def segments_of(self, clip_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """The latest outcomes of the segments of these whole clips, in the order of their clips and times."""
+        self.settle("latest_parts")
+        sql = (
+            "select * from latest_parts where contains(clip_id, '.') "
+            "and split_part(clip_id, '.', 1) in (select unnest($ids)) order by clip_id"
+        )
+        return self.database.rows(sql, ids=list(clip_ids))
 
 
-def _joined_rows(parts: pa.Table) -> pa.Table:
-    """`joined` of sorted rows of UNIT_OUTCOME_SCHEMA, under the unit of the first segment of each."""
-    units = {whole_id(row["clip_id"]): row["unit"] for row in reversed(parts.select(["clip_id", "unit"]).to_pylist())}
-    whole = joined(map(outcome_of, parts.select(OUTCOME_SCHEMA.names).to_pylist()))
-    return outcome_table([{**asdict(outcome), "unit": units[outcome.clip_id]} for outcome in whole])
-
-
-def outcome_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    # JSON may hold lone surrogates, of a name that is no UTF-8; a column may not.
+def outcome_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Outcomes with their units as a table; lone surrogates, of a name that is no UTF-8, are escaped."""
     clean = [
         {
             name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
@@ -207,30 +215,33 @@ def outcome_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         }
         for row in rows
     ]
-    return pa.Table.from_pylist(clean, schema=UNIT_OUTCOME_SCHEMA)
+    return pa.Table.from_pylist(clean, schema=OUTCOME_ROWS)
 
 
-def in_unit_order(outcomes: pa.Table, unit_ids: Sequence[str]) -> pa.Table:
-    """The rows in the order of their units."""
-    place = pc.index_in(outcomes["unit"], value_set=pa.array(unit_ids, pa.string()))
-    return outcomes.take(np.argsort(place.to_numpy(), kind="stable"))
+def reading_key(url: str) -> str:
+    """Text by which members of one compressed stream sort in the order of the stream; empty for all others."""
+    return "/".join(f"{each:020d}" if isinstance(each, int) else str(each) for each in _flat(reading_order(url)))
 
 
-def _not_finished(clips: pa.Table) -> pa.Table:
-    """The outcomes of planned clips whose unit is not committed."""
-    fixed = {
-        "state": State.RETRYABLE.value,
-        "reason": NOT_FINISHED,
-        "detail": "the run ended before this clip's unit was committed; run the same command again",
-    }
-    columns = {}
-    for field in UNIT_OUTCOME_SCHEMA:
-        if field.name in clips.column_names:
-            columns[field.name] = clips[field.name]
-        elif field.name in fixed:
-            columns[field.name] = pa.repeat(pa.scalar(fixed[field.name]), clips.num_rows)
-        elif field.nullable:
-            columns[field.name] = pa.nulls(clips.num_rows, field.type)
-        else:
-            columns[field.name] = pa.repeat(pa.scalar(0, field.type), clips.num_rows)
-    return pa.table(columns, schema=UNIT_OUTCOME_SCHEMA)
+def _flat(order: Iterable[Any]) -> Iterator[Any]:
+    for each in order:
+        yield from _flat(each) if isinstance(each, tuple) else (each,)
+
+
+def settle_latest() -> str:
+    """The statement of queries.sql that makes `latest`, with each column combined over segments as it is declared."""
+    weight = "greatest(num_frames, 1)"
+    picked = []
+    for each in columns_of(Outcome):
+        name, rule = each.name, each.metadata["segments"]
+        known = f"filter (is_real and {name} is not null)"
+        total = f"round(sum({name}), 3)" if OUTCOME_SCHEMA.field(name).type == pa.float64() else f"sum({name})::bigint"
+        how = {
+            "first": f"arg_min_null({name}, rank)",
+            "sum": total,
+            "max": f"max({name}) filter (is_real)",
+            "mean": f"sum({name} * {weight}) {known} / sum({weight}) {known}",
+        }[rule]
+        if name not in ("clip_id", "detail"):
+            picked.append(f"{how} as {name}")
+    return named_queries()["settle_latest"].replace("{picked}", ", ".join(picked))

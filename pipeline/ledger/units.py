@@ -1,34 +1,36 @@
-"""Units of work: fixed groups of clips."""
+"""Units of work: fixed, sorted groups of clips; one unit is one shard a table and one ledger entry."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import overload
+from itertools import groupby
+from typing import Any
 
 import pyarrow as pa
 
-from pipeline.records.arrow import combined, is_among, only_rows, pc, runs_of
-from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_of, is_segment, joins_segments, whole_id, whole_ids
+from pipeline.ledger.database import Database
+from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_of, whole_id
 
-UNIT_FIELD = pa.field("unit", pa.string(), nullable=False)
-
-
-PLAN_SCHEMA = CLIP_SCHEMA.append(UNIT_FIELD)
-
-
-ROWS_AT_ONCE = 2**16
+# A plan's rows: clips with their unit, and the earlier input at the same path whose place they take, or null.
+PLAN_SCHEMA = CLIP_SCHEMA.append(pa.field("replaces", pa.string())).append(pa.field("unit", pa.string()))
+KINDS = ("compute", "copies", "joins")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """The clips of one shard: all of one split, or all of them copies of others, in a fixed order."""
+    """The clips of one shard: all of one split, or all of them copies of others, in a fixed order.
+
+    replaced: ids of those whose path holds other bytes now; nothing is to be computed for them.
+    """
 
     unit_id: str
     clips: tuple[Clip, ...]
+    replaced: frozenset[str] = frozenset()
 
     @property
     def split(self) -> str | None:
+        """The split of its clips."""
         return self.clips[0].split
 
     @property
@@ -37,113 +39,49 @@ class Unit:
         return int(self.unit_id.rpartition("u")[2])
 
     @property
-    def is_of_copies(self) -> bool:
-        """Whether its clips have the bytes of others, whose results count for them: nothing is to be computed."""
-        return self.clips[0].same_as is not None
-
-    @property
-    def joins_segments(self) -> bool:
-        """Whether its one clip was cut, so that its result is to be joined when its segments have ended."""
-        return self.clips[0].joins_segments
-
-    @property
     def is_segment(self) -> bool:
+        """Whether it is one segment of a clip that was cut."""
         return whole_id(self.clips[0].clip_id) != self.clips[0].clip_id
 
 
-class Units(Sequence[Unit]):
-    """Units as a list of them reads; the clips of one are made when it is asked for.
+def units_of(rows: Iterator[Mapping[str, Any]]) -> Iterator[Unit]:
+    """Units from rows of a plan, those of one unit beside one another."""
+    for unit_id, group in groupby(rows, key=lambda row: row["unit"]):
+        own = list(group)
+        yield Unit(
+            unit_id=unit_id,
+            clips=tuple(clip_of({name: row[name] for name in CLIP_SCHEMA.names}) for row in own),
+            replaced=frozenset(row["clip_id"] for row in own if row.get("is_replaced")),
+        )
 
-    clips: rows of PLAN_SCHEMA, those of one unit beside one another.
+
+class PendingUnits:
+    """Planned units without an entry, in the order of the plan; of their clips some are objects at a time.
+
+    kinds: those to "compute", those of "copies" of other clips, those of clips that are "joins" of their segments.
     """
 
-    def __init__(self, table: pa.Table) -> None:
-        self.clips: pa.Table = table.combine_chunks()
-        self._runs = runs_of(self.clips["unit"])
+    def __init__(self, database: Database, *, kinds: tuple[str, ...] = KINDS) -> None:
+        self._database, self._kinds = database, list(kinds)
+        counts = next(database.rows("pending_counts", kinds=self._kinds))
+        self.num_units: int = counts["units"]
+        self.num_parts: int = counts["parts"]  # clips that are whole, and segments of the others
+        self.num_segments: int = counts["segments"]
+        self.num_clips: int = counts["clips"]
 
-    @property
-    def num_clips(self) -> int:
-        return self.num_parts - self.num_segments + pc.count_distinct(whole_ids(self._segments)).as_py()
-
-    @property
-    def num_parts(self) -> int:
-        """Clips that are whole, and segments of the others."""
-        return self.clips.num_rows
-
-    @property
-    def num_segments(self) -> int:
-        return len(self._segments)
-
-    @property
-    def _segments(self) -> pa.ChunkedArray:
-        return self.clips["clip_id"].filter(is_segment(self.clips["clip_id"]))
-
-    @property
-    def unit_ids(self) -> list[str]:
-        return [self.clips["unit"][run.start].as_py() for run in self._runs]
-
-    def without_copies(self) -> Units:
-        """Those whose results must be computed."""
-        return Units(only_rows(self.clips, pc.is_null(self.clips["same_as"])))
-
-    def of_copies(self) -> Units:
-        """Those of clips with the bytes of others."""
-        return Units(
-            self.clips.filter(pc.and_(pc.is_valid(self.clips["same_as"]), pc.invert(joins_segments(self.clips))))
-        )
-
-    def of_joins(self) -> Units:
-        """Those of clips whose result is to be joined from their segments."""
-        return Units(self.clips.filter(joins_segments(self.clips)))
-
-    def without(self, unit_ids: Iterable[str]) -> Units:
-        """Those that are not named."""
-        return Units(only_rows(self.clips, pc.invert(is_among(self.clips["unit"], pa.array(unit_ids, pa.string())))))
+    def of(self, *kinds: str) -> PendingUnits:
+        """Those of these kinds alone."""
+        return PendingUnits(self._database, kinds=kinds)
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return self.num_units
 
-    @overload
-    def __getitem__(self, index: int) -> Unit: ...
-    @overload
-    def __getitem__(self, index: slice) -> Units: ...
-    def __getitem__(self, index: int | slice) -> Unit | Units:
-        if isinstance(index, slice):
-            parts = [self.clips[run.start : run.stop] for run in self._runs[index]]
-            return Units(pa.concat_tables(parts) if parts else self.clips[:0])
-        run = self._runs[index]
-        rows = self.clips[run.start : run.stop].to_pylist()
-        return Unit(
-            unit_id=rows[0]["unit"],
-            clips=tuple(clip_of({name: row[name] for name in CLIP_SCHEMA.names}) for row in rows),
-        )
+    def __iter__(self) -> Iterator[Unit]:
+        end = 2**62
+        return units_of(self._database.rows("pending_rows", kinds=self._kinds, start=0, end=end))
 
-
-def pending_of(plan: pa.Table, committed: pa.Array, given: pa.Table) -> Units:
-    waiting = only_rows(plan, pc.invert(is_among(plan["unit"], committed)))
-    place = pc.index_in(whole_ids(waiting["clip_id"]), value_set=combined(whole_ids(given["clip_id"])))
-    urls = given["url"].take(place)
-    place = PLAN_SCHEMA.get_field_index("url")
-    return Units(waiting.set_column(place, PLAN_SCHEMA.field("url"), pc.coalesce(urls, waiting["url"])))
-
-
-def repeated_ids(plan: pa.Table) -> pa.Array:
-    """The ids of clips that were planned more than once, as only later generations do."""
-    later = plan.filter(pc.invert(pc.starts_with(plan["unit"], "g000-")))["clip_id"]
-    found = pc.value_counts(plan["clip_id"].filter(is_among(plan["clip_id"], later)))
-    return found.field("values").filter(pc.greater(found.field("counts"), 1))
-
-
-def each_once(plan: pa.Table) -> pa.Table:
-    """The rows of the plan without their units, each clip or segment once."""
-    clips, repeated = plan.drop_columns("unit"), repeated_ids(plan)
-    if not len(repeated):
-        return clips
-    again = is_among(clips["clip_id"], repeated)
-    first = pc.index_in(repeated, value_set=combined(clips["clip_id"]))
-    return pa.concat_tables([clips.filter(pc.invert(again)), clips.take(first)])
-
-
-def some_of(names: pa.ChunkedArray | pa.Array, *, most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most].to_pylist()) + more
+    def chunks(self, num_units: int) -> Iterator[list[Unit]]:
+        """The units of one kind, so many at a time."""
+        for start in range(0, self.num_units, num_units):
+            rows = self._database.rows("pending_rows", kinds=self._kinds, start=start, end=start + num_units)
+            yield list(units_of(rows))

@@ -23,6 +23,8 @@ class State(StrEnum):
     NO_FACE = "no_face"
     QUARANTINED = "quarantined"
     RETRYABLE = "retryable"
+    CHANGED = "changed"
+    FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +37,7 @@ class Outcome:
 
     clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
     path: str = column("path relative to the input root")
-    state: State = column("done, no_face, quarantined or retryable")
+    state: State = column("done, no_face, quarantined, retryable, changed or forgotten")
     reason: str | None = column("short stable word, null when done", default=None)
     stage: str | None = column("where it ended, or null", default=None)
     detail: str | None = column("for people, or null", default=None, from_child=True)

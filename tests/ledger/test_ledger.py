@@ -1,22 +1,63 @@
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.lock import LedgerError
-from pipeline.records.clips import Clip
+from pipeline.ledger.lock import LedgerError, RunLock, identity
+from pipeline.ledger.planning import plan
+from pipeline.ledger.retry import verify
+from pipeline.ledger.snapshot import Snapshot
+from pipeline.records.clips import Clip, clip_table
 from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State
+from pipeline.runtime.describe import describe_audit, describe_changes
+from pipeline.storage.store import Storage
 
 PLAN = {"kind": "examples", "config": {"face_px": 224}, "versions": {"python": "3"}, "clips_per_shard": 2}
+
+
+def planned(ledger, clips, **options):
+    """Plan these clips; what changed in words, and the units without an entry."""
+    snapshot = ledger.snapshot()
+    snapshot.give(clip_table(clips))
+    snapshot.recognise()
+    changes = plan(ledger, snapshot, **options)
+    return describe_changes(changes), snapshot.pending()
+
+
+def pending(ledger, clips=()):
+    snapshot = ledger.snapshot()
+    snapshot.give(clip_table(clips))
+    return list(snapshot.pending())
+
+
+def audited(ledger, snapshot=None):
+    snapshot = snapshot or ledger.snapshot()
+    ledger.store_listing(snapshot)
+    return audit(snapshot)
+
+
+def sweep(ledger):
+    snapshot = ledger.snapshot()
+    ledger.store_listing(snapshot)
+    return ledger.sweep(snapshot)
+
+
+def finish(ledger):
+    snapshot = ledger.snapshot()
+    ledger.finish(snapshot, audited(ledger, snapshot), input_description="four clips")
 
 
 def clip_named(name, *, split="train"):
@@ -80,25 +121,25 @@ CLIPS = [clip_named(name) for name in ("a.avi", "b.avi", "c.avi")] + [clip_named
 
 
 def test_a_plan_gives_units_of_one_split_in_a_fixed_order(ledger):
-    ledger.plan(CLIPS[::-1], **PLAN)
-    units = ledger.pending_units()
+    planned(ledger, CLIPS[::-1], **PLAN)
+    units = pending(ledger)
     assert [[clip.path for clip in unit.clips] for unit in units] == [["d.avi"], ["a.avi", "b.avi"], ["c.avi"]]
     assert [unit.split for unit in units] == ["test", "train", "train"]
     assert [unit.unit_id for unit in units] == ["g000-u000000", "g000-u000001", "g000-u000002"]
 
 
 def test_units_are_cut_as_any_sequence_is(local):
-    local.plan([clip_named(f"{name}.avi") for name in "abcdefg"], **{**PLAN, "clips_per_shard": 2})
-    units = local.units()
+    planned(local, [clip_named(f"{name}.avi") for name in "abcdefg"], **{**PLAN, "clips_per_shard": 2})
+    units = list(local.snapshot().units())
     for part in (slice(1, 3), slice(0, None, 2), slice(1, None, 2), slice(None, None, -1), slice(9, None)):
         assert list(units[part]) == list(units)[part]
 
 
 def test_a_committed_unit_is_not_pending_and_its_shard_reads_back(ledger):
-    ledger.plan(CLIPS, **PLAN)
-    first = ledger.pending_units()[1]
+    planned(ledger, CLIPS, **PLAN)
+    first = pending(ledger)[1]
     entry = commit(ledger, first)
-    assert first.unit_id not in {unit.unit_id for unit in ledger.pending_units()}
+    assert first.unit_id not in {unit.unit_id for unit in pending(ledger)}
     [shard] = entry["shards"]
     table = pq.read_table(pa.BufferReader(ledger.storage.read(shard["path"])))
     assert table.num_rows == shard["rows"] == 4
@@ -106,189 +147,191 @@ def test_a_committed_unit_is_not_pending_and_its_shard_reads_back(ledger):
 
 
 def test_the_second_commit_of_a_unit_changes_nothing(ledger):
-    ledger.plan(CLIPS, **PLAN)
-    unit = ledger.pending_units()[0]
+    planned(ledger, CLIPS, **PLAN)
+    unit = pending(ledger)[0]
     first, second = commit(ledger, unit), commit(ledger, unit)
     assert second == first
     assert list(ledger.storage.sizes("examples")) == [first["shards"][0]["path"]]
 
 
 def test_every_input_has_one_state_at_any_moment(ledger):
-    ledger.plan(CLIPS, **PLAN)
-    for unit in [None, *ledger.pending_units()]:
+    planned(ledger, CLIPS, **PLAN)
+    for unit in [None, *pending(ledger)]:
         if unit is not None:
             commit(ledger, unit)
-        audit = ledger.audit()
-        assert audit.holds
-        assert audit.num_inputs == sum(audit.num_by_state.values()) == 4
-    assert audit.num_by_state == {"done": 4, "no_face": 0, "quarantined": 0, "retryable": 0}
-    assert str(audit).endswith("nothing is missing")
+        found = audited(ledger)
+        assert found.holds
+        assert found.num_inputs == sum(found.num_by_state.values()) == 4
+    assert found.counted == {"done": 4, "no_face": 0, "quarantined": 0, "retryable": 0}
+    assert describe_audit(found).endswith("nothing is missing")
 
 
 def test_an_empty_unit_has_a_shard_with_the_same_columns(local):
-    local.plan(CLIPS, **PLAN)
-    entry = commit(local, local.pending_units()[0], state=State.QUARANTINED)
+    planned(local, CLIPS, **PLAN)
+    entry = commit(local, pending(local)[0], state=State.QUARANTINED)
     table = pq.read_table(local.storage.path(entry["shards"][0]["path"]))
     assert table.num_rows == 0
     assert table.schema.equals(EXAMPLE_SCHEMA)
 
 
 def test_planning_again_adds_nothing(local):
-    local.plan(CLIPS, **PLAN)
-    assert local.plan(CLIPS, **PLAN)[0] == []
-    assert len(local.units()) == 3
+    planned(local, CLIPS, **PLAN)
+    assert planned(local, CLIPS, **PLAN)[0] == []
+    assert len(list(local.snapshot().units())) == 3
 
 
 def test_a_run_begins_with_one_reading_of_the_ledger(s3):
     ledger = Ledger(s3.url("out"))
-    ledger.plan(CLIPS[:-1], **PLAN)
-    commit(ledger, ledger.pending_units()[0])
+    planned(ledger, CLIPS[:-1], **PLAN)
+    commit(ledger, pending(ledger)[0])
     read = []
     events = ledger.storage.filesystem.s3.meta.events
     events.register("before-call.s3.GetObject", lambda params, **_: read.append(params["url_path"]))
-    told, pending = ledger.plan(CLIPS, **PLAN)
+    told, left = planned(ledger, CLIPS, **PLAN)
     assert told == ["1 new inputs added to the plan of 3"]
-    assert len(read) == len(set(read)) == 4  # run.json, g000.arrow, the entry, and the entries in one object
-    assert list(pending) == list(ledger.pending_units())
+    assert len(read) == len(set(read)) == 3  # run.json, g000.arrow and the entry
+    assert list(left) == pending(ledger)
 
 
 def test_new_inputs_are_added_and_removed_ones_are_kept_and_told(local):
-    local.plan(CLIPS, **PLAN)
-    told, _ = local.plan([*CLIPS[1:], clip_named("e.avi")], **PLAN)
+    planned(local, CLIPS, **PLAN)
+    told, _ = planned(local, [*CLIPS[1:], clip_named("e.avi")], **PLAN)
     assert told == [
         "1 new inputs added to the plan of 4",
         "1 inputs of the plan are no longer in the input (kept): a.avi",
     ]
-    assert [unit.unit_id for unit in local.units()][-1] == "g001-u000000"
-    assert len(local.outcomes()) == 5
+    assert [unit.unit_id for unit in list(local.snapshot().units())][-1] == "g001-u000000"
+    assert len(list(local.snapshot().outcomes())) == 5
 
 
 def test_retryable_clips_are_tried_again_and_the_latest_unit_decides(local):
-    local.plan(CLIPS, **PLAN)
-    for unit in local.pending_units():
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
         commit(local, unit, state=State.RETRYABLE if unit.split == "test" else State.DONE)
-    assert local.plan(CLIPS, **PLAN)[0] == ["1 retryable inputs are tried again"]
-    assert local.plan(CLIPS, **PLAN)[0] == []
-    [again] = local.pending_units()
+    assert planned(local, CLIPS, **PLAN)[0] == ["1 retryable inputs are tried again"]
+    assert planned(local, CLIPS, **PLAN)[0] == []
+    [again] = pending(local)
     assert [clip.path for clip in again.clips] == ["d.avi"]
     commit(local, again)
-    assert local.audit().num_by_state["done"] == 4
+    assert audited(local).num_by_state["done"] == 4
 
 
 def test_another_config_is_refused_with_the_difference(ledger):
-    ledger.plan(CLIPS, **PLAN)
+    planned(ledger, CLIPS, **PLAN)
     with pytest.raises(LedgerError, match=r"face_px 224 -> 112.*--force-new"):
-        ledger.plan(CLIPS, **{**PLAN, "config": {"face_px": 112}})
+        planned(ledger, CLIPS, **{**PLAN, "config": {"face_px": 112}})
     with pytest.raises(LedgerError, match="kind 'examples', not 'predictions'"):
-        ledger.plan(CLIPS, **{**PLAN, "kind": "predictions"})
+        planned(ledger, CLIPS, **{**PLAN, "kind": "predictions"})
 
 
 def test_other_versions_are_told_not_refused(local):
-    local.plan(CLIPS, **PLAN)
-    ([line], _) = local.plan(CLIPS, **{**PLAN, "versions": {"python": "4"}})
+    planned(local, CLIPS, **PLAN)
+    ([line], _) = planned(local, CLIPS, **{**PLAN, "versions": {"python": "4"}})
     assert "python '3' -> '4'" in line
 
 
 def test_a_moved_corpus_is_read_where_it_lies_now(local):
-    local.plan(CLIPS, **PLAN)
+    planned(local, CLIPS, **PLAN)
     moved = [Clip(**{**{name: getattr(clip, name) for name in clip.__slots__}, "url": "/new"}) for clip in CLIPS]
-    assert {clip.url for unit in local.pending_units(moved) for clip in unit.clips} == {"/new"}
+    assert {clip.url for unit in pending(local, moved) for clip in unit.clips} == {"/new"}
 
 
 def test_the_audit_sees_a_lost_a_cut_and_a_doubled_shard(local):
-    local.plan(CLIPS, **PLAN)
-    entries = [commit(local, unit) for unit in local.pending_units()]
+    planned(local, CLIPS, **PLAN)
+    entries = [commit(local, unit) for unit in pending(local)]
     path = entries[0]["shards"][0]["path"]
     whole = local.storage.read(path)
     local.storage.put(path, whole[:-1])
-    assert f"has {len(whole) - 1} bytes, not {len(whole)}" in str(local.audit())
+    assert f"has {len(whole) - 1} bytes, not {len(whole)}" in describe_audit(audited(local))
     local.storage.delete(path)
-    assert "has no bytes" in str(local.audit())
+    assert "has no bytes" in describe_audit(audited(local))
     local.storage.put(path, whole)
-    assert local.audit().holds
-    local.add_generation([CLIPS[0]], clips_per_shard=2)
-    commit(local, local.pending_units()[0])
-    assert "1 clips are done in more than one unit" in str(local.audit())
+    assert audited(local).holds
+    snapshot = local.snapshot()
+    snapshot.choose_again([CLIPS[0].clip_id])
+    local.add_generation(snapshot, clips_per_shard=2)
+    commit(local, pending(local)[0])
+    assert "1 clips are done in more than one unit" in describe_audit(audited(local))
 
 
 def test_the_audit_sees_a_clip_that_an_entry_forgot(local):
-    local.plan(CLIPS, **PLAN)
-    for unit in local.pending_units():
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
         commit(local, unit)
     name = "ledger/g000-u000001.json"
     entry = json.loads(local.storage.read(name))
     entry["outcomes"].pop()
     local.storage.put(name, json.dumps(entry).encode())
-    audit = local.audit()
-    assert not audit.holds
-    assert "g000-u000001 does not account for exactly the clips" in str(audit)
+    found = audited(local)
+    assert not found.holds
+    assert "g000-u000001 does not account for exactly the clips" in describe_audit(found)
 
 
 def test_orphans_are_invisible_and_swept(ledger):
-    ledger.plan(CLIPS, **PLAN)
-    for unit in ledger.pending_units():
+    planned(ledger, CLIPS, **PLAN)
+    for unit in pending(ledger):
         commit(ledger, unit)
     ledger.storage.put("examples/train/g000-u000001-dead.parquet", b"an orphan")
-    assert ledger.audit().holds
-    assert ledger.sweep() == ["examples/train/g000-u000001-dead.parquet"]
+    assert audited(ledger).holds
+    assert sweep(ledger) == ["examples/train/g000-u000001-dead.parquet"]
     assert len(ledger.storage.sizes("examples")) == 3
 
 
 def test_a_sweep_leaves_the_shard_of_an_attempt_that_may_still_commit(local):
     """An actor of a killed driver wrote its shard; the next run sweeps before that actor creates the entry."""
-    local.plan(CLIPS, **PLAN)
-    late, unit = local.pending_units()[:2]
+    planned(local, CLIPS, **PLAN)
+    late, unit = pending(local)[:2]
     create, swept = local.storage.create, []
 
     def create_after_a_sweep(name, data):
-        swept.extend(Ledger(local.storage.url).sweep())
+        swept.extend(sweep(Ledger(local.storage.url)))
         return create(name, data)
 
     commit(local, unit)
     local.storage.create = create_after_a_sweep
     commit(local, late)
     assert swept == []
-    assert local.audit().holds
+    assert audited(local).holds
 
 
 def test_finishing_twice_gives_the_same_manifest(local):
-    local.plan(CLIPS, **PLAN)
-    for unit in local.pending_units():
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
         commit(local, unit)
-    local.finish(local.audit(), input_description="four clips")
+    finish(local)
     first = local.storage.read("manifest.json")
     manifest = json.loads(first)
     assert sum(shard["rows"] for shard in manifest["shards"]) == manifest["counts"]["rows"] == 8
     assert local.storage.exists("_SUCCESS")
-    local.finish(local.audit(), input_description="four clips")
+    finish(local)
     assert local.storage.read("manifest.json") == first
 
 
 def test_success_is_said_only_when_the_audit_holds_and_nothing_is_pending(local):
-    local.plan(CLIPS, **PLAN)
-    units = local.pending_units()
+    planned(local, CLIPS, **PLAN)
+    units = pending(local)
     entry = commit(local, units[0])
-    local.finish(local.audit(), input_description="four clips")
+    finish(local)
     assert not local.storage.exists("_SUCCESS")
     for unit in units[1:]:
         commit(local, unit)
-    local.finish(local.audit(), input_description="four clips")
+    finish(local)
     assert local.storage.exists("_SUCCESS")
     local.storage.delete(entry["shards"][0]["path"])
-    local.finish(local.audit(), input_description="four clips")
+    finish(local)
     assert not local.storage.exists("_SUCCESS")
 
 
 def test_a_lost_shard_is_made_again_once_its_entry_is_deleted(local):
-    local.plan(CLIPS, **PLAN)
-    for unit in local.pending_units():
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
         commit(local, unit)
     local.storage.delete(local.shards()[0]["path"])
-    assert "delete ledger/g000-u000000.json and run again" in str(local.audit())
+    assert "delete ledger/g000-u000000.json and run again" in describe_audit(audited(local))
     local.storage.delete("ledger/g000-u000000.json")
-    [again] = local.pending_units()
+    [again] = pending(local)
     commit(local, again)
-    assert local.audit().holds
+    assert audited(local).holds
 
 
 def test_a_second_run_on_one_output_is_refused(ledger):
@@ -317,12 +360,51 @@ def test_the_lock_of_a_killed_run_is_taken_over(local):
         pass
 
 
-def test_the_lock_of_a_silent_run_elsewhere_expires(local):
-    held = {"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": time.time() - 30}
-    local.storage.put("lock.json", json.dumps(held).encode())
-    with pytest.raises(LedgerError, match="pid 1 on elsewhere"), local.lock():
-        pytest.fail("two runs hold one output")
-    local.storage.put("lock.json", json.dumps({**held, "heartbeat": time.time() - 61}).encode())
+def held_elsewhere(**changes):
+    return json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": 0, **changes}).encode()
+
+
+def test_the_lock_of_a_silent_run_elsewhere_expires(local, monkeypatch):
+    """By this process's own clock: what the owner's says, in the past or the future, decides nothing."""
+    monkeypatch.setattr("pipeline.ledger.lock.LOCK_EXPIRES_SECONDS", 0.5)
+    for heartbeat in (0, time.time() - 3600, time.time() + 3600):
+        local.storage.put("lock.json", held_elsewhere(heartbeat=heartbeat))
+        waited = []
+        with RunLock(local.storage, say_waiting=waited.append):
+            pass
+        assert waited == [0.5]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{}, {"host": socket.gethostname()}, {**identity(), "pid_namespace": "pid:[1]"}],
+    ids=["host", "old", "namespace"],
+)
+def test_a_live_run_that_cannot_be_looked_up_keeps_its_lock(local, place, monkeypatch):
+    """On another machine, of a version without namespaces, or in another container of the same host name."""
+    monkeypatch.setattr("pipeline.ledger.lock.LOCK_EXPIRES_SECONDS", 5.0)
+    monkeypatch.setattr("pipeline.ledger.lock.LOOK_SECONDS", 0.05)
+    beats = itertools.count()
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(0.05):
+            local.storage.put("lock.json", held_elsewhere(**{**place, "pid": 2, "heartbeat": next(beats)}))
+
+    local.storage.put("lock.json", held_elsewhere(**place))
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(LedgerError, match="another run"), local.lock():
+            pytest.fail("two runs hold one output")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_damaged_lock_is_taken_over(local, monkeypatch):
+    monkeypatch.setattr("pipeline.ledger.lock.LOCK_EXPIRES_SECONDS", 0.2)
+    local.storage.put("lock.json", b"")
     with local.lock():
         pass
 
@@ -331,49 +413,222 @@ def test_outcomes_rest_in_the_columns_of_their_record():
     assert OUTCOME_SCHEMA.names == [field.name for field in fields(Outcome)]
 
 
+def everything(snapshot):
+    tables = ("plan", "entries", "shards", "outcomes")
+    return {name: list(snapshot.database.rows(f"select * from {name} order by all")) for name in tables}
+
+
+def read_names(ledger, monkeypatch):
+    """A snapshot, and the names of the entries that were read one by one for it."""
+    names, read_many = [], Storage.read_many
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "read_many", lambda self, given: names.extend(given) or read_many(self, given))
+        return ledger.snapshot(), names
+
+
 def test_many_entries_are_kept_in_one_object_that_equals_them(ledger, monkeypatch):
-    monkeypatch.setattr("pipeline.ledger.ledger.ENTRIES_AT_ONCE", 1)
-    ledger.plan(CLIPS, **PLAN)
-    for unit in ledger.pending_units()[:2]:
-        commit(ledger, unit)
-    ledger.finish(ledger.audit(), input_description="four clips")
-    first = ledger.snapshot()
-    assert first.num_read_singly == 0
-    assert [head["unit"] for head in first.heads] == ["g000-u000000", "g000-u000001"]
-    commit(ledger, ledger.pending_units()[0], state=State.QUARANTINED)
-    second = ledger.snapshot()
-    assert second.num_read_singly == 1
-    ledger.storage.delete("compact/entries.arrow")
-    third = ledger.snapshot()
-    assert third.num_read_singly == 3
-    assert third.heads == second.heads
-    assert third.outcomes.equals(second.outcomes)
-    assert ledger.audit(second) == ledger.audit(third)
+    planned(ledger, CLIPS, **PLAN)
+    ledger.compact([commit(ledger, unit) for unit in pending(ledger)[:2]])
+    first, read = read_names(ledger, monkeypatch)
+    assert read == []
+    assert [row["unit"] for row in first.database.rows("select unit from entries order by 1")] == [
+        "g000-u000000",
+        "g000-u000001",
+    ]
+    commit(ledger, pending(ledger)[0], state=State.QUARANTINED)
+    second, read = read_names(ledger, monkeypatch)
+    assert read == ["ledger/g000-u000002.json"]
+    (compacted,) = ledger.storage.sizes("compact")
+    whole = ledger.storage.read(compacted)
+    for damage in (whole[:-9], whole[:200] + b"x" + whole[201:], b""):
+        ledger.storage.put(compacted, damage)
+        third, read = read_names(ledger, monkeypatch)
+        assert len(read) == 3
+        assert everything(third) == everything(second)
+        assert audited(ledger, third) == audited(ledger, second)
 
 
-def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(local, monkeypatch):
+def test_fetched_entries_are_handed_on_to_be_kept_where_they_are_many(local, monkeypatch):
     monkeypatch.setattr("pipeline.ledger.ledger.ENTRIES_AT_ONCE", 1)
-    local.plan(CLIPS, **PLAN)
-    for unit in local.pending_units():
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
         commit(local, unit)
-    local.finish(local.audit(), input_description="four clips")
+    snapshot = Snapshot()
+    local.refresh(snapshot, after_fetch=local.compact)
+    assert len(local.storage.sizes("compact")) == 3
+    _, read = read_names(local, monkeypatch)
+    assert read == []
+
+
+def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(local):
+    planned(local, CLIPS, **PLAN)
+    local.compact([commit(local, unit) for unit in pending(local)])
     lost = local.shards()[0]
     local.storage.delete(lost["path"])
     local.storage.delete(f"ledger/{lost['unit']}.json")
-    local.plan(CLIPS, **PLAN)
-    entry = commit(local, local.pending_units()[0])
-    assert local.audit().holds
+    planned(local, CLIPS, **PLAN)
+    (unit,) = pending(local)
+    entry = commit(local, unit, state=State.QUARANTINED)
+    assert audited(local).holds
     assert local.shards()[0] == entry["shards"][0] != lost
 
 
+@pytest.mark.parametrize("name", ["plan/run.json", "plan/g000.arrow", "ledger/g000-u000001.json"])
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_a_file_of_ours_that_cannot_be_read_is_named_with_its_cure(local, name, keep):
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
+        commit(local, unit)
+    whole = local.storage.read(name)
+    local.storage.put(name, whole[: int(keep * len(whole))])
+    with pytest.raises(LedgerError) as caught:
+        planned(local, CLIPS, **PLAN)
+    assert f"{name}" in str(caught.value)
+    assert "cannot be read" in str(caught.value)
+    assert ("delete it, and its unit is done again" if name.startswith("ledger") else "put it back") in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_ours_are_ignored(local):
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
+        commit(local, unit)
+    before = everything(local.snapshot())
+    for folder in ("plan", "ledger", "compact", "examples", "examples/train"):
+        for name in (".DS_Store", "._g000-u000000.json", ".g000.arrow.Xy12Za", "notes.txt", "g000.arrow.tmp"):
+            local.storage.put(f"{folder}/{name}", b"not ours")
+    local.storage.put("examples/train/._g000-u000001-70cebfc96511.parquet", b"not ours")
+    assert everything(local.snapshot()) == before
+    found = audited(local)
+    assert found.holds
+    assert found.foreign_shards == ()
+
+
+def test_a_parquet_file_that_no_entry_names_is_told_and_kept(local):
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local)[:2]:
+        commit(local, unit)
+    shard = local.shards()[0]["path"]
+    copy = f"{shard.rpartition('/')[0]}/backup.parquet"
+    local.storage.put(copy, local.storage.read(shard))
+    waiting = "examples/train/g000-u000002-0123456789ab.parquet"
+    local.storage.put(waiting, b"of an actor that is about to commit")
+    found = audited(local)
+    assert found.holds
+    assert found.foreign_shards == (copy,)
+    assert f"move away {copy}" in describe_audit(found)
+    assert sweep(local) == []
+
+
+def test_entries_whose_plan_was_lost_are_refused_before_anything_is_written(local):
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
+        commit(local, unit)
+    for name in local.storage.sizes("plan"):
+        local.storage.delete(name)
+    before = local.storage.sizes("")
+    with pytest.raises(LedgerError, match=r"ledger/g000-u000000\.json is of no unit in plan/.*put plan/ back"):
+        planned(local, CLIPS, **PLAN)
+    assert local.storage.sizes("") == before
+
+
+def test_a_setting_that_the_saved_config_is_older_than_counts_as_its_default(local):
+    planned(local, CLIPS, **PLAN)
+    now = {**PLAN, "config": {"face_px": 224, "min_face_px": 0}}
+    with pytest.raises(LedgerError, match="min_face_px None -> 0"):
+        planned(local, CLIPS, **now)
+    assert planned(local, CLIPS, **now, defaults={"face_px": 112, "min_face_px": 0})[0] == []
+    with pytest.raises(LedgerError, match="min_face_px 0 -> 40"):
+        planned(local, CLIPS, **{**now, "config": {"face_px": 224, "min_face_px": 40}}, defaults={"min_face_px": 0})
+
+
+def test_every_shard_is_read_against_its_sha256(local):
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
+        commit(local, unit)
+    assert list(verify(local)) == []
+    first, second, _ = (shard["path"] for shard in local.shards())
+    whole = local.storage.read(first)
+    local.storage.put(first, whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])  # The same size.
+    local.storage.delete(second)
+    told = list(verify(local))
+    assert [line.partition(":")[0] for line in told] == [first, second]
+    assert all("delete ledger/g000-u00000" in line for line in told)
+
+
+def test_the_same_work_gives_the_same_manifest_elsewhere(tmp_path):
+    manifests = []
+    for name in ("one", "other"):
+        ledger = Ledger(str(tmp_path / name))
+        planned(ledger, CLIPS, **PLAN)
+        for unit in pending(ledger):
+            commit(ledger, unit)
+        finish(ledger)
+        manifests.append(ledger.storage.read("manifest.json"))
+    assert manifests[0] == manifests[1]
+
+
+def renewed(clip, *, content):
+    """The same path with other bytes."""
+    return replace(clip, clip_id=f"{clip.path}{content}".encode().hex().ljust(20, "0")[:40], content_id=content)
+
+
+MD5 = "0123456789abcdef" * 2
+
+
+def test_other_bytes_at_a_path_replace_the_input_and_keep_its_split(local):
+    clips = [replace(clip, content_id=MD5) for clip in CLIPS]
+    planned(local, clips, **PLAN)
+    done, *_ = pending(local)
+    assert done.clips == (clips[3],)  # d.avi, of the test split
+    commit(local, done)
+    other = MD5[::-1]
+    now = [
+        renewed(clips[0], content=other),
+        clips[1],
+        clips[2],
+        replace(renewed(clips[3], content=other), split="train"),
+    ]
+    told, _ = planned(local, now, **PLAN)
+    assert told[1].startswith(
+        "2 inputs have other bytes than were planned, and take the place of the old ones: a.avi, d.avi"
+    )
+    found = audited(local)
+    assert found.counted == {"done": 0, "no_face": 0, "quarantined": 0, "retryable": 4, "changed": 2}
+    units = pending(local, now)
+    assert {clip.clip_id for unit in units for clip in unit.clips if clip.clip_id in unit.replaced} == {
+        clips[0].clip_id
+    }
+    (again,) = (clip for unit in units for clip in unit.clips if clip.clip_id == now[3].clip_id)
+    assert again.split == "test"
+    assert planned(local, now, **PLAN)[0] == []
+
+
+def test_a_listing_that_cannot_tell_the_bytes_makes_no_other_input_of_them(local):
+    clips = [replace(clip, content_id=MD5) for clip in CLIPS]
+    planned(local, clips, **PLAN)
+    unseen = [renewed(clips[0], content="missing"), renewed(clips[1], content="2026-11-25T10:00:00"), *clips[2:]]
+    assert planned(local, unseen, **PLAN)[0] == []
+    assert audited(local).num_inputs == 4
+
+
+def test_an_input_that_could_not_be_seen_is_replaced_by_what_lies_there_later(local):
+    planned(local, [replace(CLIPS[0], content_id="missing"), *CLIPS[1:]], **PLAN)
+    told, _ = planned(local, [renewed(CLIPS[0], content=MD5), *CLIPS[1:]], **PLAN)
+    assert "1 inputs have other bytes" in told[1]
+    assert audited(local).counted["changed"] == 1
+
+
 def test_a_name_that_is_no_utf8_survives_the_columns(local):
-    local.plan(CLIPS[:1], **PLAN)
-    [unit] = local.pending_units()
+    planned(local, CLIPS[:1], **PLAN)
+    [unit] = pending(local)
     outcome = Outcome(
         clip_id=unit.clips[0].clip_id, path="a.avi", state=State.QUARANTINED, reason="unreadable", detail="no \udcff"
     )
     local.commit(unit, tables={}, outcomes=[outcome], facts={})
-    [found] = local.outcomes()
+    [found] = list(local.snapshot().outcomes())
     assert found.detail == "no \\udcff"
-    local.finish(local.audit(), input_description="one clip")
+    finish(local)
     assert json.loads(local.storage.read("outcomes.jsonl"))["detail"] == found.detail

@@ -1,0 +1,91 @@
+"""A DuckDB database for the questions about one run: bounded memory, and a file in scratch for what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.storage.scratch import PREFIX, ScratchFolder, sweep
+
+DEFAULT_MEMORY_BYTES = 2**30
+# Python, Arrow and DuckDB's own buffers take this much beside the memory that DuckDB counts.
+UNCOUNTED_BYTES = 400 * 2**20
+ROWS_AT_ONCE = 2**15
+
+
+@cache
+def named_queries() -> Mapping[str, str]:
+    """The statements of queries.sql by the names above them (`-- name: x`)."""
+    text = resources.files("pipeline.ledger").joinpath("queries.sql").read_text()
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+class Database:
+    """Tables and named queries. Its file is in a scratch folder that goes with the object or with its process.
+
+    memory_bytes: about what this process may use for it in all; the rest lies in the file.
+    """
+
+    def __init__(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> None:
+        sweep(f"{PREFIX}ledger-")
+        self._scratch = ScratchFolder(f"{PREFIX}ledger-")
+        limit = max(memory_bytes - UNCOUNTED_BYTES, 128 * 2**20)
+        self._connection = duckdb.connect(
+            str(self._scratch.path / "ledger.duckdb"),
+            config={"memory_limit": f"{limit}B", "temp_directory": str(self._scratch.path), "threads": 2},
+        )
+
+    def close(self) -> None:
+        """Remove the database and its file."""
+        self._connection.close()
+        self._scratch.close()
+
+    def execute(self, sql: str, **values: Any) -> None:
+        """Run statements of SQL; `values` are the parameters `$name` in it."""
+        self._connection.execute(sql, values or None).fetchall()
+
+    def run(self, name: str, **values: Any) -> None:
+        """Run a named query for its effect."""
+        self.execute(named_queries()[name], **values)
+
+    def table(self, sql: str, **values: Any) -> pa.Table:
+        """All rows of a query (SQL, or the name of a named query)."""
+        return self._query(sql, values).to_arrow_table()
+
+    def batches(self, sql: str, **values: Any) -> Iterator[pa.RecordBatch]:
+        """The rows of a query (SQL, or the name of a named query), some at a time."""
+        return iter(self._query(sql, values).to_arrow_reader(ROWS_AT_ONCE))
+
+    def _query(self, sql: str, values: Mapping[str, Any]) -> Any:
+        # A cursor of its own: another question may be asked before all its rows are taken.
+        return self._connection.cursor().sql(named_queries().get(sql, sql), params=dict(values) or None)
+
+    def rows(self, sql: str, **values: Any) -> Iterator[dict[str, Any]]:
+        """The rows of a query as mappings, of which only some are objects at a time."""
+        for batch in self.batches(sql, **values):
+            yield from batch.to_pylist()
+
+    def value(self, sql: str, **values: Any) -> Any:
+        """The first value of the first row of a query; None where there is no row."""
+        rows = self._connection.execute(named_queries().get(sql, sql), values or None).fetchall()
+        return rows[0][0] if rows else None
+
+    def create(self, name: str, schema: pa.Schema) -> None:
+        """Create an empty table (in place of one of that name) with the columns of a schema."""
+        self._connection.register("shape", schema.empty_table())
+        self.execute(f'create or replace table "{name}" as select * from shape')
+        self._connection.unregister("shape")
+
+    def insert(self, name: str, rows: pa.Table | pa.RecordBatchReader | Iterable[pa.RecordBatch]) -> None:
+        """Append rows to a table, by the names of their columns."""
+        for each in [rows] if isinstance(rows, pa.Table | pa.RecordBatchReader) else rows:
+            self._connection.register("given_rows", pa.table(each) if isinstance(each, pa.RecordBatch) else each)
+            self.execute(f'insert into "{name}" by name select * from given_rows')
+            self._connection.unregister("given_rows")

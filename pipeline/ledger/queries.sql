@@ -1,0 +1,216 @@
+-- Every question about a run, by name. Tables: plan (a row a planned clip or segment, in order), entries, shards and
+-- outcomes (of committed units), outcome_defaults (one row: a clip that is not finished), given (today's clips).
+
+-- name: views
+create or replace view waiting as select p.* from plan p anti join entries using (unit);
+create or replace view replaced as select distinct replaces as clip_id from plan where replaces is not null;
+
+-- name: settle_parts
+create or replace table latest_parts as
+with last as (select max(ordinal) as ordinal from plan group by clip_id),
+    current as (select unit, clip_id, path from plan semi join last using (ordinal)),
+    ended as (
+        select o.* from outcomes o semi join current using (unit, clip_id)
+        union all by name
+        select d.* replace (c.clip_id as clip_id, c.path as path), c.unit
+        from (select * from current anti join entries using (unit)) c, outcome_defaults d)
+select e.* replace (
+    if(r.clip_id is null, e.state, 'changed') as state,
+    if(r.clip_id is null, e.reason, 'replaced') as reason,
+    if(r.clip_id is null, e.detail, 'other bytes lie at its path now; they are an input of their own') as detail)
+from ended e left join replaced r on r.clip_id = split_part(e.clip_id, '.', 1);
+
+-- name: settle_latest
+-- One row for each input; that of a clip that was cut comes from its segments: retryable while one is, else done if any
+-- gave examples. Segments past the file's end, which a header made that claims too much, decide only if there are no
+-- others. {picked} combines each column as it is declared.
+create or replace table latest as
+with parts as (
+    select *, split_part(clip_id, '.', 1) as whole, split_part(clip_id, '.', 2)::bigint as number,
+        coalesce(reason in ('range_past_end', 'no_frames'), false) as is_absent
+    from latest_parts where contains(clip_id, '.')),
+    real as (select *, not is_absent or bool_and(is_absent) over (partition by whole) as is_real from parts),
+    ranked as (
+    select *, number + 1000000 * case when not is_real then 9 else
+        list_position(['retryable', 'done', 'quarantined', 'no_face'], state) end as rank from real),
+    joined as (
+    select whole as clip_id, {picked}, arg_min(unit, number) as unit,
+        count_if(is_real and state = 'quarantined') as num_failed, count_if(is_real) as num_real,
+        arg_min(reason || ': ' || coalesce(detail, 'None'), rank) filter (is_real and state = 'quarantined') as failed,
+        arg_min_null(detail, rank) as first_detail
+    from ranked group by whole)
+select * from latest_parts where not contains(clip_id, '.')
+union all by name
+select * exclude (num_failed, num_real, failed, first_detail), if(num_failed = 0, first_detail,
+    num_failed || ' of ' || num_real || ' segments are quarantined, the first: ' || failed) as detail
+from joined anti join (select clip_id from latest_parts where not contains(clip_id, '.')) using (clip_id);
+
+-- name: settle_planned
+create or replace table planned as
+with first as (select min(ordinal) as ordinal from plan group by split_part(clip_id, '.', 1))
+select * exclude (unit, generation) replace (
+    split_part(clip_id, '.', 1) as clip_id, nullif(same_as, clip_id) as same_as,
+    if(contains(clip_id, '.'), null, start_pts_seconds) as start_pts_seconds,
+    if(contains(clip_id, '.'), null, end_pts_seconds) as end_pts_seconds)
+from plan semi join first using (ordinal);
+
+-- name: recognise
+-- A file that could not be seen today, or whose store gives no hash, is the input that was planned at its path.
+create or replace table given as
+select g.* replace (
+    coalesce(p.clip_id, g.clip_id) as clip_id, coalesce(p.content_id, g.content_id) as content_id,
+    coalesce(p.size_bytes, g.size_bytes) as size_bytes, coalesce(p.split, g.split) as split)
+from given g left join (select * from planned anti join replaced using (clip_id)) p
+    on not g.is_hashed and p.path = g.path
+    and p.start_pts_seconds is not distinct from g.start_pts_seconds
+    and p.end_pts_seconds is not distinct from g.end_pts_seconds;
+
+-- name: find_gone
+create or replace table gone as
+select p.* from planned p
+anti join (select split_part(clip_id, '.', 1) as clip_id from given) using (clip_id)
+anti join replaced using (clip_id);
+
+-- name: find_new
+-- What no plan has. Other bytes at the path of an input that is gone replace it, and keep its split.
+create or replace table new as
+select g.* replace (coalesce(o.split, g.split) as split), o.clip_id as replaces
+from given g anti join planned p on p.clip_id = split_part(g.clip_id, '.', 1)
+left join gone o on o.path = g.path
+    and o.start_pts_seconds is not distinct from if(contains(g.clip_id, '.'), null, g.start_pts_seconds)
+    and o.end_pts_seconds is not distinct from if(contains(g.clip_id, '.'), null, g.end_pts_seconds);
+
+-- name: find_retried
+create or replace table retried as
+with again as (
+    select o.unit, o.clip_id from outcomes o semi join (
+        select arg_max(unit, ordinal) as unit, clip_id from plan
+        semi join (select clip_id from outcomes where state = 'retryable') using (clip_id) group by clip_id)
+    using (unit, clip_id) where o.state = 'retryable'),
+    live as (
+    select * from plan semi join again using (unit, clip_id)
+    where split_part(clip_id, '.', 1) not in (select clip_id from replaced))
+select l.* exclude (unit, ordinal, generation), g.reading_key
+from live l left join given g on g.clip_id = split_part(l.clip_id, '.', 1);
+
+-- name: choose
+create or replace table chosen as select * from new union all by name select * from retried;
+
+-- name: choose_again
+create or replace table chosen as
+select * exclude (unit, ordinal, generation), null::double as modified_seconds, '' as reading_key, false as is_hashed
+from plan semi join (select min(ordinal) as ordinal from plan group by clip_id) using (ordinal)
+where clip_id in (select unnest($ids));
+
+-- name: relabelled
+select p.path from planned p join given g on g.clip_id = p.clip_id
+where p.label is distinct from g.label or (p.split is distinct from g.split and p.replaces is null) order by p.ordinal;
+
+-- name: sort_for_units
+-- Groups of one split; first what is a unit by itself (a segment, a clip that joins some), then the others. Members of
+-- one compressed stream follow one another; all else goes by id, which mixes the classes.
+create or replace table sorted as
+select * exclude (grp, alone, reading_key, is_hashed), grp, alone from (
+    select *, if(same_as is not null, 'copies', coalesce(split, 'unsplit')) as grp,
+        contains(clip_id, '.') or coalesce(same_as = clip_id, false) as alone from chosen)
+order by grp, alone desc, reading_key, clip_id;
+
+-- name: number_units
+create or replace table numbered as
+with groups as (
+    select grp, alone, min(rowid) as first, count(*) as rows from sorted group by all),
+    counted as (
+    select *, coalesce(sum(if(alone, rows, (rows + $size - 1) // $size)) over (
+        order by first rows between unbounded preceding and 1 preceding), 0) as before from groups)
+select s.* exclude (grp, alone), s.rowid as place,
+    (c.before + if(s.alone, s.rowid - c.first, (s.rowid - c.first) // $size))::bigint as number
+from sorted s join counted c using (grp, alone);
+
+-- name: generation
+select * exclude (place, number, modified_seconds), $name || printf('%06d', number - $start) as unit
+from numbered where number >= $start and number < $end order by place;
+
+-- name: pending
+-- Planned units without an entry, with today's addresses of their clips.
+create or replace table pending as
+select w.* replace (coalesce(g.url, w.url) as url)
+from waiting w left join (
+    select split_part(clip_id, '.', 1) as whole, any_value(url) as url from given group by all) g
+    on g.whole = split_part(w.clip_id, '.', 1)
+order by w.ordinal;
+
+-- name: pending_units
+create or replace table pending_units as
+with found as (
+    select unit, min(ordinal) as first, case when bool_or(same_as = clip_id) then 'joins'
+        when any_value(same_as) is not null then 'copies' else 'compute' end as kind
+    from pending group by unit)
+select unit, kind, row_number() over (partition by kind order by first) - 1 as place from found;
+
+-- name: pending_counts
+select count(distinct unit) as units, count(*) as parts, count_if(contains(clip_id, '.')) as segments,
+    count(distinct split_part(clip_id, '.', 1)) as clips
+from pending semi join (select unit from pending_units where list_contains($kinds, kind)) using (unit);
+
+-- name: pending_rows
+select p.*, u.kind, r.clip_id is not null as is_replaced from pending p join pending_units u using (unit)
+left join replaced r on r.clip_id = split_part(p.clip_id, '.', 1)
+where list_contains($kinds, u.kind) and u.place >= $start and u.place < $end order by p.ordinal;
+
+-- name: unaccounted
+with planned_rows as (
+    select p.unit, p.clip_id from plan p semi join entries using (unit)),
+    differing as (
+    (select unit, clip_id from outcomes except all select unit, clip_id from planned_rows)
+    union all
+    (select unit, clip_id from planned_rows except all select unit, clip_id from outcomes))
+select distinct unit from differing order by unit;
+
+-- name: lost_shards
+select s.unit, s.path, s.bytes, f.bytes as stored from shards s left join stored f using (path)
+where f.bytes is distinct from s.bytes order by s.unit, s.path;
+
+-- name: miscounted_units
+-- The first table of a unit has a row for each of its examples.
+with first as (select unit, arg_min(rows, place) as rows from shards group by unit),
+    counted as (select unit, sum(num_examples)::bigint as examples from outcomes group by unit)
+select unit, rows, coalesce(examples, 0) as examples from first left join counted using (unit)
+where rows <> coalesce(examples, 0) order by unit;
+
+-- name: done_twice
+select clip_id from outcomes o anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1)
+where state = 'done' group by clip_id having count(*) > 1 order by clip_id;
+
+-- name: without_state
+select clip_id from planned anti join latest using (clip_id) order by clip_id;
+
+-- name: foreign_shards
+-- Parquet files that readers of the whole folder would count, and that no entry names. Not those of units that an
+-- actor may be about to commit.
+select f.path from stored f anti join shards using (path)
+where f.path like '%.parquet'
+and not exists (select 1 from waiting w where w.unit = regexp_extract(f.path, '([^/]+)-[0-9a-f]+\.parquet$', 1))
+order by f.path;
+
+-- name: orphans
+select f.path from stored f anti join shards using (path)
+semi join entries e on e.unit = regexp_extract(f.path, '([^/]+)-[^/-]+\.parquet$', 1) order by f.path;
+
+-- name: not_planned
+select path from (select distinct split_part(clip_id, '.', 1) as clip_id, path from given) anti join planned using (clip_id);
+
+-- name: kin
+-- The planned clips whose results hang together with the named whole clips': segments, what joins them, copies.
+with parts as (
+    select p.*, coalesce(nullif(same_as, clip_id), split_part(clip_id, '.', 1)) as original from plan p
+    semi join (select min(ordinal) as ordinal from plan group by clip_id) using (ordinal))
+select * exclude (original, unit, ordinal, generation, replaces) from parts
+where original in (select original from parts where split_part(clip_id, '.', 1) in (select unnest($ids)))
+order by ordinal;
+
+-- name: copies
+-- Planned copies without a row, each with the outcome of its original and the shard of that one's label.
+select w.unit, w.clip_id, w.path, w.same_as, o.state, o.reason, o.stage, o.path as original_path, e.unit as original_unit,
+    (select s.path from shards s where s.unit = o.unit and s."table" = 'clips') as shard
+from waiting w left join latest o on o.clip_id = w.same_as left join entries e on e.unit = o.unit
+where w.same_as is not null and w.same_as <> w.clip_id order by w.ordinal;

@@ -1,0 +1,84 @@
+"""Facts of planning, audits and runs in words, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.ledger.audit import Audit
+from pipeline.ledger.planning import Changes, Some
+
+MAX_NAMED = 5
+
+
+def describe_changes(changes: Changes) -> list[str]:
+    """What planning changed, for the person who started the run."""
+    lines = []
+    if changes.versions:
+        lines.append(f"versions differ from those the run began with: {changes.versions}")
+    if changes.num_planned and changes.num_new:
+        lines.append(f"{changes.num_new} new inputs added to the plan of {changes.num_planned}")
+    if changes.replaced:
+        lines.append(
+            f"{changes.replaced.count} inputs have other bytes than were planned, and take the place of the old ones: "
+            f"{name_some(changes.replaced)}"
+        )
+    if changes.gone:
+        lines.append(
+            f"{changes.gone.count} inputs of the plan are no longer in the input (kept): {name_some(changes.gone)}"
+        )
+    if changes.relabelled:
+        lines.append(
+            f"{changes.relabelled.count} inputs changed label or split (the plan's are kept): "
+            f"{name_some(changes.relabelled)}"
+        )
+    if changes.num_retried:
+        lines.append(f"{changes.num_retried} retryable inputs are tried again")
+    return lines
+
+
+def describe_audit(audit: Audit) -> str:
+    """The audit in one line: the sum of the states, and every fault with its cure."""
+    states = " + ".join(f"{count} {state}" for state, count in audit.counted.items())
+    foreign = ""
+    if audit.foreign_shards:
+        foreign = (
+            f"; {len(audit.foreign_shards)} Parquet files that no entry names are among the shards, and readers of the "
+            f"folder would count their rows: move away {name_first(audit.foreign_shards)}"
+        )
+    if audit.holds:
+        return f"audit: {audit.num_inputs} inputs = {states}; nothing is missing{foreign}"
+    faults = "; ".join(describe_faults(audit))
+    return f"audit FAILED: {audit.num_inputs} inputs, {states.replace(' + ', ', ')}: {faults}{foreign}"
+
+
+def describe_faults(audit: Audit) -> list[str]:
+    """Every fault that an audit found, with its cure where there is one."""
+    lines = [f"unit {unit} does not account for exactly the clips planned for it" for unit in audit.unaccounted_units]
+    lines += [
+        f"shard {shard.path} has {'no' if shard.stored is None else shard.stored} bytes, not {shard.bytes} (put it "
+        f"back, or delete ledger/{shard.unit}.json and run again)"
+        for shard in audit.lost_shards
+    ]
+    lines += [
+        f"unit {unit} wrote {rows} rows for {examples} examples" for unit, rows, examples in audit.miscounted_units
+    ]
+    if audit.done_twice:
+        lines.append(f"{len(audit.done_twice)} clips are done in more than one unit: {name_first(audit.done_twice)}")
+    if audit.without_state:
+        lines.append(f"{len(audit.without_state)} inputs have no state: {name_first(audit.without_state)}")
+    if audit.not_planned:
+        lines.append(f"{len(audit.not_planned)} inputs are not in the plan: {name_first(audit.not_planned)}")
+    if not lines:
+        lines.append(f"the states sum to {sum(audit.num_by_state.values())}")
+    return lines
+
+
+def name_some(some: Some) -> str:
+    """The first few, and how many more there are."""
+    more = some.count - len(some.examples)
+    return ", ".join(some.examples) + (f" and {more} more" if more else "")
+
+
+def name_first(names: Sequence[str]) -> str:
+    """The first few of these names, and how many more there are."""
+    return name_some(Some(count=len(names), examples=tuple(names[:MAX_NAMED])))
