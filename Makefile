@@ -28,7 +28,7 @@ slow: setup
 	$(BIN)/python -m pytest -m slow
 
 chaos: setup
-	PYTHONPATH=. $(BIN)/python tests/chaos/trials.py --trials $(N)
+	PYTHONPATH=.:tests/support $(BIN)/python tests/chaos/trials.py --trials $(N)
 
 fuzz: N = 500
 fuzz: setup

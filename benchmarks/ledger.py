@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +18,14 @@ from rich.console import Console
 
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from pipeline.ledger.audit import Audit
+from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.planning import plan
+from pipeline.ledger.units import PendingUnits
 from pipeline.records.clips import CLIP_SCHEMA
 from pipeline.records.outcomes import Outcome, State
 from pipeline.runtime.console import log_status
+from pipeline.runtime.describe import describe_audit
 from pipeline.storage.store import Storage
 
 T = TypeVar("T")
@@ -69,39 +72,47 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
         )
         return found
 
-    clips = timed("made-up clips", lambda: made_clips(config.clips))
     found = Ledger(str(folder))
     job: dict[str, Any] = {"kind": "examples", "config": {}, "versions": {}, "clips_per_shard": config.clips_per_shard}
-    num_units = timed("plan and pending units", lambda: len(found.plan(clips, **job)[1]))
-    timed("made-up entries", lambda: _commit_all(found, folder))
-    audit = _ended(found, timed)
-    timed("read, entries in one object", lambda: found.snapshot().outcomes.num_rows)
-    timed("plan again, nothing new", lambda: len(found.plan(clips, **job)[1]))
+    snapshot = timed("open an empty ledger", found.snapshot)
+    timed("take the listing", lambda: snapshot.give(made_batches(config.clips)))
+    timed("plan", lambda: (snapshot.recognise(), plan(found, snapshot, **job)))
+    pending = timed("pending units", snapshot.pending)
+    num_units = len(pending)
+    timed("made-up entries", lambda: _commit_all(pending, folder))
+    timed("read, entry by entry", lambda: found.refresh(snapshot, after_fetch=found.compact))
+    found_audit = timed("audit", lambda: (found.store_listing(snapshot), audit(snapshot))[1])
+    timed("finish", lambda: found.finish(snapshot, found_audit, input_description="made-up"))
+    snapshot.database.close()
+    again = timed("read again, entries in few objects", found.snapshot)
+    timed("take the listing again", lambda: again.give(made_batches(config.clips)))
+    timed("plan again, nothing new", lambda: (again.recognise(), plan(found, again, **job)))
+    timed("plan a night", lambda: again.choose_night(paths_matter=False, since=None, limit=None))
+    again.database.close()
     shutil.rmtree(folder)
     results = {
         "machine": machine(),
         "clips": config.clips,
         "units": num_units,
-        "audit": str(audit),
-        "audit_holds": audit.holds,
+        "audit": describe_audit(found_audit),
+        "audit_holds": found_audit.holds,
         "steps": steps,
     }
     storage.put("ledger.json", (json.dumps(results, indent=1) + "\n").encode())
     return results
 
 
-def _ended(found: Ledger, timed: Callable[..., Any]) -> Audit:
-    snapshot = timed("read, entry by entry", found.snapshot)
-    audit = timed("audit", lambda: found.audit(snapshot))
-    timed("finish", lambda: found.finish(audit, input_description="made-up", found=snapshot))
-    return audit
+def made_batches(count: int) -> Iterator[pa.RecordBatch]:
+    """The clips of `made_clips`, some at a time."""
+    for start in range(0, count, CLIPS_AT_ONCE):
+        yield from made_clips(min(CLIPS_AT_ONCE, count - start), first=start).to_batches()
 
 
-def made_clips(count: int) -> pa.Table:
+def made_clips(count: int, *, first: int = 0) -> pa.Table:
     """Clips of one split with the ids, names and addresses of a bucket."""
     parts = []
-    for start in range(0, count, CLIPS_AT_ONCE):
-        numbers = range(start, min(start + CLIPS_AT_ONCE, count))
+    for start in range(first, first + count, CLIPS_AT_ONCE):
+        numbers = range(start, min(start + CLIPS_AT_ONCE, first + count))
         digits = np.random.default_rng(start).bytes(26 * len(numbers)).hex()
         ids = [digits[52 * row : 52 * row + 52] for row in range(len(numbers))]
         columns = {
@@ -118,11 +129,11 @@ def made_clips(count: int) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _commit_all(found: Ledger, folder: Path) -> None:
+def _commit_all(pending: PendingUnits, folder: Path) -> None:
     """An entry and an empty shard for every unit, without the fsync of a commit: not what is measured."""
     (folder / "ledger").mkdir()
     (folder / "examples" / "train").mkdir(parents=True)
-    for unit in found.pending_units():
+    for unit in pending:
         path = f"examples/train/{unit.unit_id}-made.parquet"
         shard = {"path": path, "table": "examples", "split": "train", "unit": unit.unit_id, "rows": 0, "bytes": 0}
         outcomes = [

@@ -10,8 +10,10 @@ import json
 from collections.abc import Mapping
 
 from pipeline.faces.crops import crop_face, encode_image, make_context
+from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
-from pipeline.records.clips import Clip
+from pipeline.ledger.planning import plan_clips
+from pipeline.records.clips import Clip, clip_table
 from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA, Example
 from pipeline.records.outcomes import Outcome, State
@@ -42,8 +44,9 @@ def write_made_examples(
     clips = [_clip(split, number) for split in SPLITS for number in range(frames_per_pair[split] * NUM_PAIRS)]
     ledger = Ledger(output)
     with ledger.lock():
-        ledger.plan(clips, kind="examples", config=config, versions={}, clips_per_shard=ROWS_PER_SHARD)
-        pending = ledger.pending_units()
+        options = {"kind": "examples", "config": config, "versions": {}, "clips_per_shard": ROWS_PER_SHARD}
+        snapshot, _ = plan_clips(ledger, clip_table(clips), **options)
+        pending = list(snapshot.pending())
         for split in SPLITS if pending else ():
             made = draw_frames(
                 split,
@@ -64,7 +67,9 @@ def write_made_examples(
                     ]
                     table = table_of(rows, EXAMPLE_SCHEMA)
                     ledger.commit(unit, tables={"examples": table}, outcomes=outcomes, facts={})
-        ledger.finish(ledger.audit(), input_description="SYNTHETIC: drawn people in drawn places")
+        ledger.refresh(snapshot)
+        ledger.store_listing(snapshot)
+        ledger.finish(snapshot, audit(snapshot), input_description="SYNTHETIC: drawn people in drawn places")
     return hashlib.sha256(ledger.storage.read("manifest.json")).hexdigest()
 
 

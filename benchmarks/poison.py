@@ -25,8 +25,8 @@ from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import resolved
 from pipeline.preprocess.sandboxed import build_work
 from pipeline.records.clips import Clip
+from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.pool import PoolConfig
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.remote import local_path
@@ -80,7 +80,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
             actor=PoisonedActor,
         )
         ledger = Ledger(str(output))
-        outcomes = ledger.outcomes()
+        outcomes = list(ledger.snapshot().outcomes())
         reasons = Counter(row.reason for row in outcomes if row.state not in ENDED_WELL)
         lost = [row for row in outcomes if row.state not in ENDED_WELL and "-good." in row.path]
         rows.append(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from benchmarks.timing import Timing, spread, steady, tree_cpu_seconds, tree_mem
 from pipeline.corpus.types import Corpus
 from pipeline.faces.detector import find_weights
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.planning import plan_clips
 from pipeline.ledger.units import Unit
 from pipeline.preprocess.config import KIND, ExtractConfig, plan_config_of, versions
 from pipeline.preprocess.detectors import resolved
@@ -35,9 +37,10 @@ from pipeline.records.faces import Box, iou
 from pipeline.records.outcomes import State
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import start_ray
+from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.pool import PoolConfig
-from pipeline.runtime.run import run_corpus
+from pipeline.runtime.job import ActorSpec, Job
+from pipeline.runtime.run import run
 from pipeline.storage.remote import local_path
 
 BASELINE_SECONDS = 1800.0  # it waits for ever where decord aborts
@@ -179,9 +182,9 @@ def _plain_loops(
     clips: Sequence[Clip], output: str, config: ExtractConfig, clips_per_shard: int, *, num_processes: int
 ) -> None:
     """The units of the same plan without Ray, shared out evenly among fresh processes, as actors are."""
-    ledger = Ledger(output)
-    ledger.plan(clips, kind=KIND, config=plan_config_of(config), versions=versions(), clips_per_shard=clips_per_shard)
-    units = ledger.pending_units()
+    options = {"kind": KIND, "config": plan_config_of(config), "versions": versions()}
+    snapshot, _ = plan_clips(Ledger(output), clip_table(clips), clips_per_shard=clips_per_shard, **options)
+    units = list(snapshot.pending())
     spawn = multiprocessing.get_context("spawn")
     processes = [
         spawn.Process(target=_plain_loop, args=(units[first::num_processes], output, config, os.getpid()))
@@ -210,20 +213,17 @@ def run_on_ray(
     *,
     actor: Callable[..., TimedActor] = TimedActor,
 ) -> dict[str, float]:
-    """The units by `run_corpus`, as `preprocess` calls it; how long Ray took to start is timed apart."""
+    """The units by `run`, as `preprocess` calls it; how long Ray took to start is timed apart."""
     started = time.perf_counter()
     start_ray()
     seconds = time.perf_counter() - started
-    run_corpus(
-        Corpus(layout="folder", root="", description=f"{len(clips)} clips", table=clip_table(clips), ignored=()),
-        output,
-        kind=KIND,
-        plan_config=plan_config_of(config),
-        versions=versions(),
-        actor=actor,
-        arguments={"config": config, "limits": pool.limits, "job_pid": os.getpid()},
-        config=pool,
+    spec = ActorSpec(build=partial(actor, config=config, limits=pool.limits, job_pid=os.getpid()))
+    job = Job(
+        kind=KIND, plan_config=plan_config_of(config), plan_defaults={}, versions=versions(), build_actor=lambda _: spec
     )
+    table = clip_table(clips)
+    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} clips", table=table, ignored=())
+    run(job, lambda: corpus, output, config=pool)
     return {"ray_init_seconds": seconds}
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA
 from pipeline.records.outcomes import Outcome, State
 from pipeline.runtime.cluster import start_ray
+from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.pool import CPUS_PER_ACTOR, PoolConfig
-from pipeline.runtime.run import run_corpus
+from pipeline.runtime.job import ActorSpec, Job
+from pipeline.runtime.pool import CPUS_PER_ACTOR
+from pipeline.runtime.run import run
 from pipeline.storage.store import Storage
 
 KIND = "examples"
@@ -120,19 +123,15 @@ def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, 
     clips = made_clips(num_units * config.clips_per_shard)
     start_ray(least_cpus=int(np.ceil(actors * CPUS_PER_ACTOR)) + 1)
     cpu = time.process_time()
-    run = run_corpus(
-        Corpus(layout="folder", root="", description=f"{len(clips)} made-up clips", table=clips, ignored=()),
-        str(folder),
-        kind=KIND,
-        plan_config={},
-        versions={},
-        actor=WaitingActor,
-        arguments={"unit_seconds": config.unit_seconds},
-        config=PoolConfig(actors=actors, clips_per_shard=config.clips_per_shard),
-    )
+    spec = ActorSpec(build=partial(WaitingActor, unit_seconds=config.unit_seconds))
+    job = Job(kind=KIND, plan_config={}, plan_defaults={}, versions={}, build_actor=lambda _: spec)
+    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} made-up clips", table=clips, ignored=())
+    pool = PoolConfig(actors=actors, clips_per_shard=config.clips_per_shard)
+    found = run(job, lambda: corpus, str(folder), config=pool)
     cpu = time.process_time() - cpu
     units = [
-        Waited(**{name: entry["facts"][name] for name in ("actor", "began", "ended")}) for entry in run.ledger.entries()
+        Waited(**{name: entry["facts"][name] for name in ("actor", "began", "ended")})
+        for entry in found.ledger.entries()
     ]
     shutil.rmtree(folder)
     return {

@@ -23,8 +23,8 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import resolved
 from pipeline.records.clips import Clip
+from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.pool import PoolConfig
 from pipeline.storage.store import Storage
 
 NUM_CLIPS = 2000
@@ -46,7 +46,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     with _sampling(config.sample_seconds) as samples:
         run_on_ray(clips, output, extract_config, PoolConfig(actors=2, clips_per_shard=config.clips_per_shard))
     ledger = Ledger(output)
-    outcomes = ledger.outcomes()
+    outcomes = list(ledger.snapshot().outcomes())
     ends = sorted(
         (row["ended"], row["num_clips"])
         for row in map(json.loads, ledger.storage.read_many(list(ledger.storage.sizes("timings"))).values())

@@ -59,8 +59,9 @@ class RunLock:
             held = self._read()
             if held is not None and not self._is_gone(held):
                 raise LedgerError(
-                    f"another run (pid {held.get('pid')} on {held.get('host')}) is writing {self._storage.url}; wait "
-                    f"until it ends; if it is gone, its lock expires {LOCK_EXPIRES_SECONDS:.0f} s after its last sign of life"
+                    f"another run (pid {held.get('pid')} on {held.get('host')}) is writing {self._storage.url}; "
+                    f"wait until it ends; if it is gone, its lock expires {LOCK_EXPIRES_SECONDS:.0f} s after its last "
+                    "sign of life"
                 )
             self._storage.put("lock.json", self._body())
             time.sleep(0.2)  # Two runs that take over the same dead lock: the last write stands, the other sees it.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.vocabulary import SCHEMA_VERSION
@@ -77,6 +79,23 @@ def plan(
     if changes.num_new or changes.num_retried:
         ledger.add_generation(snapshot, clips_per_shard=clips_per_shard)
     return changes
+
+
+def plan_clips(
+    ledger: Ledger,
+    clips: pa.Table,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    versions: Mapping[str, str],
+    clips_per_shard: int,
+) -> tuple[Snapshot, Changes]:
+    """Plan a table of clips (CLIP_SCHEMA, or more columns) as they are; the snapshot, and what was added to the plan."""
+    snapshot = ledger.snapshot()
+    snapshot.give(clips)
+    snapshot.recognise()
+    options = {"kind": kind, "config": config, "versions": versions, "clips_per_shard": clips_per_shard}
+    return snapshot, plan(ledger, snapshot, **options)
 
 
 def some_of(snapshot: Snapshot, query: str, *, num_examples: int = 5) -> Some:

@@ -5,7 +5,7 @@
 create or replace view waiting as select p.* from plan p anti join entries using (unit);
 create or replace view replaced as select distinct replaces as clip_id from plan where replaces is not null;
 
--- name: settle_parts
+-- name: settle_latest_parts
 create or replace table latest_parts as
 with last as (select max(ordinal) as ordinal from plan group by clip_id),
     current as (select unit, clip_id, path from plan semi join last using (ordinal)),
@@ -20,30 +20,35 @@ select e.* replace (
     if(r.clip_id is null, e.detail, 'other bytes lie at its path now; they are an input of their own') as detail)
 from ended e left join replaced r on r.clip_id = split_part(e.clip_id, '.', 1);
 
--- name: settle_latest
--- One row for each input; that of a clip that was cut comes from its segments: retryable while one is, else done if any
--- gave examples. Segments past the file's end, which a header made that claims too much, decide only if there are no
--- others. {picked} combines each column as it is declared.
-create or replace table latest as
+-- name: settle_joined
+-- One row for each clip that was cut, from its segments: retryable while one is, else done if any gave examples. Segments
+-- past the file's end, which a header made that claims too much, decide only if there are no others. {picked} combines
+-- each column as it is declared.
+create or replace table joined as
 with parts as (
     select *, split_part(clip_id, '.', 1) as whole, split_part(clip_id, '.', 2)::bigint as number,
         coalesce(reason in ('range_past_end', 'no_frames'), false) as is_absent
     from latest_parts where contains(clip_id, '.')),
     real as (select *, not is_absent or bool_and(is_absent) over (partition by whole) as is_real from parts),
     ranked as (
-    select *, number + 1000000 * case when not is_real then 9 else
-        list_position(['retryable', 'done', 'quarantined', 'no_face'], state) end as rank from real),
-    joined as (
+    select *, number + 1000000 * case when not is_real then 9 else coalesce(
+        list_position(['retryable', 'changed', 'done', 'quarantined', 'no_face'], state), 8) end as rank from real),
+    summed as (
     select whole as clip_id, {picked}, arg_min(unit, number) as unit,
         count_if(is_real and state = 'quarantined') as num_failed, count_if(is_real) as num_real,
         arg_min(reason || ': ' || coalesce(detail, 'None'), rank) filter (is_real and state = 'quarantined') as failed,
         arg_min_null(detail, rank) as first_detail
     from ranked group by whole)
-select * from latest_parts where not contains(clip_id, '.')
-union all by name
 select * exclude (num_failed, num_real, failed, first_detail), if(num_failed = 0, first_detail,
     num_failed || ' of ' || num_real || ' segments are quarantined, the first: ' || failed) as detail
-from joined anti join (select clip_id from latest_parts where not contains(clip_id, '.')) using (clip_id);
+from summed;
+
+-- name: settle_latest
+-- One row for each input. A clip that was cut and has a unit of its own has its outcome there.
+create or replace table latest as
+select * from latest_parts where not contains(clip_id, '.')
+union all by name
+select * from joined anti join (select clip_id from latest_parts where not contains(clip_id, '.')) using (clip_id);
 
 -- name: settle_planned
 create or replace table planned as
@@ -65,6 +70,14 @@ from given g left join (select * from planned anti join replaced using (clip_id)
     and p.start_pts_seconds is not distinct from g.start_pts_seconds
     and p.end_pts_seconds is not distinct from g.end_pts_seconds;
 
+-- name: substitute
+create or replace table given as
+with whole as (select distinct split_part(clip_id, '.', 1) as clip_id from parts)
+select * from given anti join whole using (clip_id)
+union all by name
+select p.*, g.modified_seconds, g.reading_key, g.is_hashed
+from parts p join given g on g.clip_id = split_part(p.clip_id, '.', 1);
+
 -- name: find_gone
 create or replace table gone as
 select p.* from planned p
@@ -83,12 +96,13 @@ left join gone o on o.path = g.path
 -- name: find_retried
 create or replace table retried as
 with again as (
-    select o.unit, o.clip_id from outcomes o semi join (
+    select o.unit, o.clip_id, o.reason from outcomes o semi join (
         select arg_max(unit, ordinal) as unit, clip_id from plan
         semi join (select clip_id from outcomes where state = 'retryable') using (clip_id) group by clip_id)
     using (unit, clip_id) where o.state = 'retryable'),
     live as (
-    select * from plan semi join again using (unit, clip_id)
+    select p.* replace (if(a.reason = 'original_changed', null, p.same_as) as same_as)
+    from plan p join again a using (unit, clip_id)
     where split_part(clip_id, '.', 1) not in (select clip_id from replaced))
 select l.* exclude (unit, ordinal, generation), g.reading_key
 from live l left join given g on g.clip_id = split_part(l.clip_id, '.', 1);
@@ -148,7 +162,7 @@ with found as (
 select unit, kind, row_number() over (partition by kind order by first) - 1 as place from found;
 
 -- name: pending_counts
-select count(distinct unit) as units, count(*) as parts, count_if(contains(clip_id, '.')) as segments,
+select count(distinct unit) as units, count(*) as parts, count(*) filter (contains(clip_id, '.')) as segments,
     count(distinct split_part(clip_id, '.', 1)) as clips
 from pending semi join (select unit from pending_units where list_contains($kinds, kind)) using (unit);
 
@@ -199,6 +213,18 @@ semi join entries e on e.unit = regexp_extract(f.path, '([^/]+)-[^/-]+\.parquet$
 -- name: not_planned
 select path from (select distinct split_part(clip_id, '.', 1) as clip_id, path from given) anti join planned using (clip_id);
 
+-- name: ended_now
+-- The inputs of which units brought something that had no entry when this run began.
+with now as (
+    select unit from entries anti join old_entries using (unit) semi join (select unit from plan where same_as is null)
+    using (unit))
+select l.state, l.reason from latest l
+where l.unit in (from now) or l.clip_id in (
+    select split_part(clip_id, '.', 1) from latest_parts where contains(clip_id, '.') and unit in (from now));
+
+-- name: peak_memory
+select max((facts::json ->> 'peak_child_memory_bytes')::bigint) from entries;
+
 -- name: kin
 -- The planned clips whose results hang together with the named whole clips': segments, what joins them, copies.
 with parts as (
@@ -214,3 +240,53 @@ select w.unit, w.clip_id, w.path, w.same_as, o.state, o.reason, o.stage, o.path 
     (select s.path from shards s where s.unit = o.unit and s."table" = 'clips') as shard
 from waiting w left join latest o on o.clip_id = w.same_as left join entries e on e.unit = o.unit
 where w.same_as is not null and w.same_as <> w.clip_id order by w.ordinal;
+
+-- name: find_night
+-- Of the given clips what a model has to do. A clip is known by its id, else by its content: the bytes of a planned one
+-- make it a copy, and of several new ones with the same bytes the first leads. Only $limit contents are new.
+create or replace table night as
+with seen as (
+    select p.content, arg_min(p.clip_id, p.ordinal) as original
+    from (select *, {content} as content from planned) p join latest l using (clip_id)
+    where p.same_as is null and l.state <> 'changed' and not (l.state = 'quarantined' and coalesce(l.stage, '') = 'fetch')
+    group by all),
+    ranked as (
+    select g.*, {content} as content, p.clip_id is not null as is_known, row_number() over (
+        order by g.path, coalesce(g.start_pts_seconds, 0), coalesce(g.end_pts_seconds, 'inf'::double), g.clip_id) as place
+    from given g left join (select clip_id from planned) p using (clip_id)),
+    found as (
+    select r.*, s.original, r.is_known is false and s.original is not null as is_copy,
+        r.is_known is false and s.original is null as is_rest,
+        is_rest and coalesce(r.modified_seconds < $since, false) as is_old
+    from ranked r left join seen s using (content)),
+    led as (
+    select *, min(place) filter (is_rest and not is_old) over (partition by content) as leader,
+        coalesce(leader = place, false) as leads from found),
+    counted as (
+    select *, leads and count_if(leads) over (order by place) <= coalesce($limit, count(*) over ()) as is_new from led)
+select c.*, coalesce(c.is_rest and c.leader < c.place and l.is_new, false) as follows, l.clip_id as leader_id
+from counted c left join counted l on l.place = c.leader;
+
+-- name: night_counts
+select count(*) filter (is_known) as num_known, count(*) filter (is_new) as num_new, count(*) filter (is_copy or follows) as num_copies,
+    count(*) filter (is_old and not follows) as num_older,
+    count(*) filter (is_rest and not is_new and not follows and not is_old) as num_later,
+    (select count(*) from latest l join planned p using (clip_id)
+        where l.state = 'retryable' and p.same_as is not null) as num_copies_left,
+    (select count(*) from latest l join planned p using (clip_id) where l.state = 'retryable' and p.same_as is null
+        and l.reason <> 'not_finished') as num_retryable,
+    (select count(*) from latest l join planned p using (clip_id) where l.state = 'retryable' and p.same_as is null
+        and l.reason = 'not_finished') as num_cut_off
+from night;
+
+-- name: choose_night
+-- What is known, new or a copy; and planned clips whose bytes lie under another name now, where they are to be read.
+create or replace table given as
+select * exclude (content, is_known, place, original, is_copy, is_rest, is_old, leader, leads, is_new, follows, leader_id)
+    replace (if(is_copy, original, if(follows, leader_id, null)) as same_as)
+from night where is_known or is_copy or is_new or follows
+union all by name
+select p.* exclude (ordinal) replace (n.url as url), false as is_hashed, '' as reading_key
+from (select *, {content} as content from planned where same_as is null
+    and clip_id not in (select clip_id from given) and clip_id not in (select clip_id from replaced)) p
+join (select content, arg_min(url, place) as url from night group by all) n using (content);

@@ -83,6 +83,6 @@ def verify(ledger: Ledger) -> Iterator[str]:
             continue
         if hashlib.sha256(data).hexdigest() != shard["sha256"]:
             yield (
-                f"{shard['path']}: its {len(data)} bytes are not the {shard['bytes']} that were committed; put it back, "
-                f"or delete ledger/{shard['unit']}.json and run again"
+                f"{shard['path']}: its {len(data)} bytes are not the {shard['bytes']} that were committed; put it "
+                f"back, or delete ledger/{shard['unit']}.json and run again"
             )

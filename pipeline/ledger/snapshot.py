@@ -27,9 +27,18 @@ SHARD_ROWS = pa.schema(
     ]
 )
 STORED_ROWS = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
+GIVEN_ROWS = pa.schema(
+    [
+        *CLIP_SCHEMA,
+        *(("modified_seconds", pa.float64()), ("reading_key", pa.string()), ("is_hashed", pa.bool_())),
+    ]
+)
 # Only these say that two files are alike: an MD5 that was computed here, and an etag of S3's family. A web server may
 # say what it likes.
 HASHED = r"regexp_full_match(content_id, '[0-9a-f]{32}(-[0-9]+)?') and not regexp_matches(url, '^https?:|=https?%3A')"
+
+# Derived table -> those that it is made of.
+NEEDS = {"planned": (), "latest_parts": (), "joined": ("latest_parts",), "latest": ("latest_parts", "joined")}
 
 
 class Snapshot:
@@ -42,13 +51,9 @@ class Snapshot:
         self.database = Database(memory_bytes=memory_bytes)
         self._derived: set[str] = set()
         plan = PLAN_SCHEMA.append(pa.field("ordinal", pa.int64())).append(pa.field("generation", pa.int32()))
-        given = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64())).append(
-            pa.field("reading_key", pa.string())
-        )
         tables = {"plan": plan, "entries": ENTRY_ROWS, "shards": SHARD_ROWS, "outcomes": OUTCOME_ROWS}
-        for name, schema in {**tables, "outcome_defaults": OUTCOME_SCHEMA, "given": given}.items():
+        for name, schema in {**tables, "outcome_defaults": OUTCOME_SCHEMA, "given": GIVEN_ROWS}.items():
             self.database.create(name, schema)
-        self.database.execute("alter table given add column is_hashed boolean")
         unfinished = Outcome(
             clip_id="",
             path="",
@@ -89,18 +94,22 @@ class Snapshot:
         self.database.insert("entries", pa.Table.from_pylist(entries, schema=ENTRY_ROWS))
         self.database.insert("shards", pa.Table.from_pylist(shards, schema=SHARD_ROWS))
         self.database.insert("outcomes", outcomes)
-        self._derived -= {"latest_parts", "latest"}
+        self._derived -= {"latest_parts", "joined", "latest"}
 
     def forget_entries(self, unit_ids: Sequence[str]) -> None:
         """Drop the entries of units that are to be done again."""
         for name in ("entries", "shards", "outcomes"):
             self.database.execute(f"delete from {name} where unit in (select unnest($units))", units=list(unit_ids))
-        self._derived -= {"latest_parts", "latest"}
+        self._derived -= {"latest_parts", "joined", "latest"}
 
-    def give(self, clips: pa.Table) -> None:
+    def mark_old_entries(self) -> None:
+        """Remember which units have an entry now: what comes later is of this run."""
+        self.database.execute("create or replace table old_entries as select unit from entries")
+
+    def give(self, clips: pa.Table | Iterable[pa.RecordBatch]) -> None:
         """Take today's clips of the input in place of those given before: rows of CLIP_SCHEMA, or of more columns."""
-        self.database.execute("delete from given")
-        for batch in clips.to_batches(max_chunksize=2**16):
+        self.database.create("given", GIVEN_ROWS)
+        for batch in clips.to_batches(max_chunksize=2**16) if isinstance(clips, pa.Table) else clips:
             keys = [reading_key(url) if url.startswith(MEMBERS_START) else "" for url in batch["url"].to_pylist()]
             self.database.insert("given", pa.table(batch).append_column("reading_key", pa.array(keys, pa.string())))
         self.database.execute(f"update given set is_hashed = ({HASHED})")
@@ -109,6 +118,34 @@ class Snapshot:
         """Give clips that today's listing cannot tell by their bytes the ids that were planned at their paths."""
         self.settle("planned")
         self.database.run("recognise")
+
+    def unplanned(self) -> pa.Table:
+        """The given clips that no plan has: rows of CLIP_SCHEMA, sorted by path."""
+        names = ", ".join(f"g.{name}" for name in CLIP_SCHEMA.names)
+        sql = f"select {names} from given g anti join planned using (clip_id) order by g.path, g.clip_id"
+        return self.settle("planned").database.table(sql).cast(CLIP_SCHEMA)
+
+    def substitute(self, clips: pa.Table) -> None:
+        """Put segments, and clips that join them, in the place of the given clips that they are of."""
+        self.database.create("parts", CLIP_SCHEMA)
+        self.database.insert("parts", clips)
+        self.database.run("substitute")
+
+    def choose_night(self, *, paths_matter: bool, since: float | None, limit: int | None) -> dict[str, int]:
+        """Put the clips that a night plans in place of the given ones; how many there are of each kind.
+
+        Args:
+            paths_matter: whether the path decides a clip's result too, so that no clip is like another.
+            since: seconds of the epoch; clips modified before are left out, unless they have the bytes of others.
+            limit: new contents at most.
+        """
+        facts = ("content_id", "size_bytes", "coalesce(start_pts_seconds, -1)", "coalesce(end_pts_seconds, -1)")
+        content = "clip_id" if paths_matter else f"if({HASHED}, concat_ws(' ', {', '.join(facts)}), clip_id)"
+        self.settle("planned", "latest")
+        find, choose = (named_queries()[name].replace("{content}", content) for name in ("find_night", "choose_night"))
+        self.database.execute(find, since=since, limit=limit)
+        self.database.execute(choose)
+        return next(self.database.rows("night_counts"))
 
     def choose_again(self, clip_ids: Sequence[str]) -> None:
         """Make `chosen` of planned clips and segments, to be planned once more."""
@@ -123,15 +160,12 @@ class Snapshot:
     # What follows from it
 
     def settle(self, *names: str) -> Snapshot:
-        """Make these derived tables (`planned`, `latest_parts`, `latest`), if they are not there as of now."""
+        """Make these derived tables, and those that they need, where they are not there as of now."""
         for name in names:
             if name in self._derived:
                 continue
-            if name == "latest":
-                self.settle("latest_parts")
-                self.database.execute(settle_latest())
-            else:
-                self.database.run({"planned": "settle_planned", "latest_parts": "settle_parts"}[name])
+            self.settle(*NEEDS[name])
+            self.database.execute(settling_query(name))
             self._derived.add(name)
         return self
 
@@ -196,6 +230,11 @@ class Snapshot:
         """The planned clips whose results hang together with these whole clips': segments, what joins them, copies."""
         return self.database.table("kin", ids=sorted({whole_id(clip_id) for clip_id in clip_ids}))
 
+    def joined_segments(self, clip_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """What the segments of these whole clips add up to, as outcomes of the clips."""
+        sql = "select * from joined where clip_id in (select unnest($ids)) order by clip_id"
+        return self.settle("joined").database.rows(sql, ids=list(clip_ids))
+
     def segments_of(self, clip_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
         """The latest outcomes of the segments of these whole clips, in the order of their clips and times."""
         self.settle("latest_parts")
@@ -228,20 +267,23 @@ def _flat(order: Iterable[Any]) -> Iterator[Any]:
         yield from _flat(each) if isinstance(each, tuple) else (each,)
 
 
-def settle_latest() -> str:
-    """The statement of queries.sql that makes `latest`, with each column combined over segments as it is declared."""
+def settling_query(name: str) -> str:
+    """The statement of queries.sql that makes a derived table.
+
+    `joined` combines each column of an outcome over segments as it is declared (`pipeline.records.outcomes`).
+    """
     weight = "greatest(num_frames, 1)"
     picked = []
     for each in columns_of(Outcome):
-        name, rule = each.name, each.metadata["segments"]
-        known = f"filter (is_real and {name} is not null)"
-        total = f"round(sum({name}), 3)" if OUTCOME_SCHEMA.field(name).type == pa.float64() else f"sum({name})::bigint"
+        column, rule = each.name, each.metadata["segments"]
+        known = f"filter (is_real and {column} is not null)"
+        is_float = OUTCOME_SCHEMA.field(column).type == pa.float64()
         how = {
-            "first": f"arg_min_null({name}, rank)",
-            "sum": total,
-            "max": f"max({name}) filter (is_real)",
-            "mean": f"sum({name} * {weight}) {known} / sum({weight}) {known}",
+            "first": f"arg_min_null({column}, rank)",
+            "sum": f"round(sum({column}), 3)" if is_float else f"sum({column})::bigint",
+            "max": f"max({column}) filter (is_real)",
+            "mean": f"sum({column} * {weight}) {known} / sum({weight}) {known}",
         }[rule]
-        if name not in ("clip_id", "detail"):
-            picked.append(f"{how} as {name}")
-    return named_queries()["settle_latest"].replace("{picked}", ", ".join(picked))
+        if column not in ("clip_id", "detail"):
+            picked.append(f"{how} as {column}")
+    return named_queries()[f"settle_{name}"].replace("{picked}", ", ".join(picked))

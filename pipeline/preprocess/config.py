@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pipeline.corpus.types import LAYOUTS
 from pipeline.faces.detector import DETECTORS, PRECISIONS, find_weights
+from pipeline.records.evolution import with_defaults
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.pool import PoolConfig
+from pipeline.runtime.config import PoolConfig
 from pipeline.storage.remote import read_url
 from pipeline.video.frames import DECODERS, Sampling
 
@@ -188,6 +189,12 @@ def plan_config_of(config: ExtractConfig) -> dict[str, Any]:
     uses_weights = config.boxes is None and config.detector.startswith("dlib-cnn")
     values["detector_weights_sha256"] = _sha256(str(find_weights(config.detector_weights))) if uses_weights else None
     return values
+
+
+def plan_defaults() -> dict[str, Any]:
+    """What counts for each setting of `plan_config_of` in an output that is older than it."""
+    values = with_defaults(ExtractConfig, {})
+    return {name: value for name, value in values.items() if name not in PATH_FIELDS} | {"boxes_sha256": None}
 
 
 def versions() -> dict[str, str]:

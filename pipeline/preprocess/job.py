@@ -7,14 +7,14 @@ shard and its sha256.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import report
 from pipeline.corpus.read import read_corpus
+from pipeline.corpus.types import Corpus
 from pipeline.faces.detector import Detect
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
@@ -25,17 +25,21 @@ from pipeline.preprocess.config import (
     PreprocessConfig,
     extract_config_of,
     plan_config_of,
+    plan_defaults,
     versions,
 )
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.segments import check_shots, segmented
-from pipeline.records.clips import clip_table
+from pipeline.records.clips import is_segment
 from pipeline.records.columns import table_of
+from pipeline.records.evolution import read_shard
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
+from pipeline.records.outcomes import replaced_outcome
 from pipeline.runtime.console import log_as_json, log_status
+from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
-from pipeline.runtime.run import Run, output_for, print_summary, run_corpus
+from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
 
 MAX_EXAMPLES_SHOWN = 60
@@ -54,6 +58,9 @@ class PreprocessActor:
         examples: list[Example] = []
         outcomes = []
         for clip in unit.clips:
+            if clip.clip_id in unit.replaced:
+                outcomes.append(replaced_outcome(clip))
+                continue
             found, outcome = self._extractor.extract(clip)
             examples += found
             outcomes.append(outcome)
@@ -75,58 +82,79 @@ def preprocess(config: PreprocessConfig) -> Run:
     extract_config = resolved(asked, device=device)
     for line in preflight(input_url=config.input, output_url=config.output):
         log_status(line)
-    corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
-    check_clips(corpus.table)
-    plan_config = {**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)}
-    output = output_for(config.output, kind=KIND, plan_config=plan_config, force_new=config.force_new)
-    clips = clip_table(corpus.table)
-    if config.segment_seconds:
-        ledger = Ledger(output)
-        ledger.check(kind=KIND, config=plan_config)
-        clips = segmented(
-            clips,
-            ledger.planned_ids(),
-            segment_seconds=config.segment_seconds,
-            sample_fps=config.sample_fps,
-            limits=config.limits,
-            at_shots=config.segment_at_shots,
-        )
-    run = run_corpus(
-        corpus,
-        output,
-        kind=KIND,
-        plan_config=plan_config,
-        versions=versions(),
-        actor=PreprocessActor,
-        arguments={"config": extract_config, "limits": config.limits},
-        config=replace(config, force_new=False),
-        start_shared=shared_detection(extract_config, device=device),
-        clips=clips,
+    found = run(
+        job_of(config, extract_config, device=device), partial(read_input, config), config.output, config=config
     )
     if config.page:
-        found = run.found or run.ledger.snapshot()
-        examples = list(sample_examples(run.ledger, found, most=MAX_EXAMPLES_SHOWN))
-        page = report.preprocess_page(
-            run.summary,
-            found.latest,
-            examples,
-            title="Preprocessed corpus",
-            no_thumbnails=config.no_thumbnails,
-            blur_faces=config.blur_faces,
-        )
-        run.ledger.storage.put("report.html", page.encode())
-        log_status(f"page: {run.ledger.storage.url}/report.html")
-    print_summary(run)
-    return run
+        write_page(found, config=config)
+    print_summary(found)
+    return found
 
 
-def sample_examples(ledger: Ledger, found: Snapshot, *, most: int) -> Iterator[Example]:
+def read_input(config: PreprocessConfig) -> Corpus:
+    """List the input, and read a byte of some of its clips."""
+    corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
+    check_clips(corpus.table)
+    return corpus
+
+
+def job_of(config: PreprocessConfig, extract_config: ExtractConfig, *, device: str) -> Job:
+    """What preprocessing is for the runner. extract_config: with `auto` resolved. device: where faces are detected."""
+    shared = shared_detection(extract_config, device=device)
+    spec = ActorSpec(
+        build=partial(PreprocessActor, config=extract_config, limits=config.limits), start_shared=shared or dict
+    )
+
+    def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
+        del ledger
+        if config.segment_seconds:
+            snapshot.substitute(cut_long_clips(snapshot.unplanned(), config, sample_fps=config.sample_fps))
+        return Choice()
+
+    return Job(
+        kind=KIND,
+        plan_config={**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)},
+        plan_defaults=plan_defaults(),
+        versions=versions(),
+        choose=choose,
+        build_actor=lambda _: spec,
+    )
+
+
+def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None) -> pa.Table:
+    """The segments of those of these clips that are longer than the config's `segment_seconds`."""
+    parts = segmented(
+        clips,
+        pa.array([], pa.string()),
+        segment_seconds=config.segment_seconds,
+        sample_fps=sample_fps,
+        limits=config.limits,
+        at_shots=config.segment_at_shots,
+    )
+    return parts.filter(is_segment(parts["clip_id"]))
+
+
+def write_page(found: Run, *, config: PreprocessConfig) -> None:
+    """report.html: states, reasons and a contact sheet."""
+    examples = list(sample_examples(found.ledger, found.snapshot, most=MAX_EXAMPLES_SHOWN))
+    page = report.preprocess_page(
+        found.summary,
+        found.snapshot.latest(),
+        examples,
+        title="Preprocessed corpus",
+        no_thumbnails=config.no_thumbnails,
+        blur_faces=config.blur_faces,
+    )
+    found.ledger.storage.put("report.html", page.encode())
+    log_status(f"page: {found.ledger.storage.url}/report.html")
+
+
+def sample_examples(ledger: Ledger, snapshot: Snapshot, *, most: int) -> Iterator[Example]:
     """The first example of each of up to `most` clips, from shards spread over the output."""
-    shards = [shard for head in found.heads for shard in head["shards"] if shard["rows"]]
+    shards = list(snapshot.shards("s.rows > 0"))
     chosen = shards[:: max(1, len(shards) // 12)][:12]
     for number, shard in enumerate(chosen):
-        data = ledger.storage.read(shard["path"])
-        table = pq.read_table(pa.BufferReader(data))
+        table = read_shard(ledger.storage.read(shard["path"]), Example, EXAMPLE_SCHEMA)
         seen: set[str] = set()
         share = most * (number + 1) // len(chosen) - most * number // len(chosen)
         for row in table.to_pylist():

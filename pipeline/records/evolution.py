@@ -6,11 +6,12 @@ version did differs from today's default, `BEFORE` names what it did.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.records.columns import columns_of
 
@@ -58,3 +59,22 @@ def with_columns(table: pa.Table, record: type, schema: pa.Schema) -> pa.Table:
             columns.append(pa.repeat(pa.scalar(value, field.type), table.num_rows))
     found = pa.table(columns, schema=schema.remove_metadata())
     return found.replace_schema_metadata(table.schema.metadata)
+
+
+def read_shard(
+    data: bytes, record: type, schema: pa.Schema, *, columns: Sequence[str] | None = None, filters: Any = None
+) -> pa.Table:
+    """The rows of a stored shard with today's columns.
+
+    Args:
+        data: a Parquet file of this version or an older one.
+        record: dataclass that declares the columns.
+        schema: of the whole table today.
+        columns: those wanted; by default all.
+        filters: an Arrow expression over columns that every version has.
+    """
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    file = pq.ParquetFile(pa.BufferReader(data))
+    stored = [name for name in wanted.names if name in file.schema_arrow.names]
+    table = pq.read_table(pa.BufferReader(data), columns=stored, filters=filters)
+    return with_columns(table, record, wanted)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.records.clips import whole_id
+from pipeline.records.clips import Clip
 from pipeline.records.columns import column, columns_of, schema_of
 
 # Reasons of segments that exist only because a header claimed a longer clip than the file holds.
 NOT_THERE = ("range_past_end", "no_frames")
+# Reason of clips on which our own code raised what nobody foresaw.
+OWN_FAULT = "exception"
 
 
 class State(StrEnum):
@@ -70,45 +72,8 @@ def outcome_of(row: Mapping[str, Any]) -> Outcome:
     return Outcome(**{name: row[name] for name in names if name in row and name != "state"}, state=State(row["state"]))
 
 
-def joined(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """One outcome for each whole clip, in the order given, from those of its segments.
-
-    retryable while any segment is; else done, if any gave examples: `detail` names what is missing of it.
-    """
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(whole_id(outcome.clip_id), []).append(outcome)
-    return [_join(clip_id, parts) for clip_id, parts in groups.items()]
-
-
-def _join(clip_id: str, parts: Sequence[Outcome]) -> Outcome:
-    if [part.clip_id for part in parts] == [clip_id]:
-        return parts[0]
-    real = [part for part in parts if part.reason not in NOT_THERE] or list(parts)
-    by_state = {state: [part for part in real if part.state is state] for state in State}
-    order = (State.RETRYABLE, State.DONE, State.QUARANTINED, State.NO_FACE)
-    state = next(state for state in order if by_state[state])
-    first = by_state[state][0]
-    failed = by_state[State.QUARANTINED]
-    detail = first.detail
-    if failed:
-        detail = (
-            f"{len(failed)} of {len(real)} segments are quarantined, the first: {failed[0].reason}: {failed[0].detail}"
-        )
-    values = {
-        each.name: _combine(each.name, each.metadata["segments"], parts, real)
-        for each in columns_of(Outcome)
-        if each.metadata["segments"] != "first"
-    }
-    return replace(first, clip_id=clip_id, detail=detail, **values)
-
-
-def _combine(name: str, rule: str, parts: Sequence[Outcome], real: Sequence[Outcome]) -> Any:
-    """One column of a clip from those of its segments, by the column's rule."""
-    if rule == "max":
-        return max(getattr(part, name) for part in real)
-    if rule == "sum":
-        total = sum(getattr(part, name) for part in parts)
-        return round(total, 3) if isinstance(total, float) else total
-    known = [(getattr(part, name), max(1, part.num_frames)) for part in real if getattr(part, name) is not None]
-    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+def replaced_outcome(clip: Clip) -> Outcome:
+    """The outcome of a planned clip whose path holds other bytes now, which are an input of their own."""
+    return Outcome(
+        clip_id=clip.clip_id, path=clip.path, state=State.CHANGED, reason="replaced", stage="plan", attempts=0
+    )

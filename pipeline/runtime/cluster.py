@@ -7,15 +7,19 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray._raylet
+from ray._private.services import find_gcs_addresses
+from ray._private.utils import read_ray_address
 from ray.data import DataContext
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -27,6 +31,8 @@ from pipeline.storage.scratch import MAX_PARENT_LETTERS, ScratchFolder, sweep
 from pipeline.storage.store import Storage
 
 NODE_SECONDS = 60.0
+# Ray's own client gives up on a silent head after 40 s.
+ADDRESS_SECONDS, CONNECT_SECONDS = 50.0, 10.0
 
 
 RAY_PREFIX = "emotion-ray-"
@@ -52,11 +58,16 @@ def start_ray(*, least_cpus: int = 4) -> str:
             options["_temp_dir"] = _closed_to_others()
     if not ray.is_initialized():
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        check_address()
         try:
             with _without_log_banner():
                 ray.init(**options)
         except SystemExit:  # the answer of Ray's own handler to a SIGTERM
             raise KeyboardInterrupt from None
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if not (address := os.environ.get("RAY_ADDRESS")):
+                raise
+            raise UsageError(f"RAY_ADDRESS is {address!r}: {' '.join(str(error).split())[:300]}") from error
         if threading.current_thread() is threading.main_thread():
             # Ray puts handlers of its own in front: its core's prints a stack and may abort, its node's ends silently.
             signal.signal(signal.SIGTERM, on_sigterm)
@@ -69,6 +80,57 @@ def start_ray(*, least_cpus: int = 4) -> str:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     told = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
     return f"Ray cluster at {address}, {told}" if address else f"local Ray, {os.cpu_count()} CPUs, {told}"
+
+
+def check_address() -> None:
+    """Ask the cluster that RAY_ADDRESS names whether it is there, within a minute and while signals are heard.
+
+    Ray itself would wait for many minutes without a word. Raises UsageError that names the address and the cure.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address or ray.is_initialized():
+        return
+    cure = "start the cluster, correct RAY_ADDRESS (HOST:PORT of the head, 6379 by default), or unset it to run here"
+    if "://" in address and not address.startswith("ray://"):
+        raise UsageError(
+            f"RAY_ADDRESS is {address!r}, which is the address for `ray job submit --address`; give HOST:PORT of the "
+            "head (6379 by default), or unset it to run here"
+        )
+    if address == "auto":
+        found = read_ray_address() or next(iter(find_gcs_addresses()), "")
+        if not found:
+            raise UsageError(f"RAY_ADDRESS is 'auto', and no Ray runs on this machine; {cure}")
+        host_port = found
+    else:
+        host_port = address.removeprefix("ray://").partition("/")[0]
+    answer: list[str] = []
+    is_gcs = not address.startswith("ray://")
+    thread = threading.Thread(target=lambda: answer.append(_ask_head(host_port, is_gcs=is_gcs)), daemon=True)
+    with _without_log_banner():
+        thread.start()
+        deadline = time.monotonic() + ADDRESS_SECONDS
+        while thread.is_alive() and time.monotonic() < deadline:
+            thread.join(0.1)  # A signal is heard between two of these.
+    fault = answer[0] if answer else f"no answer within {ADDRESS_SECONDS:.0f} s"
+    if fault:
+        raise UsageError(f"RAY_ADDRESS is {address!r}: {fault}; {cure}")
+
+
+def _ask_head(host_port: str, *, is_gcs: bool) -> str:
+    """What is wrong with a head's address, in words; empty where it answers."""
+    host, _, port = host_port.rpartition(":")
+    if not host or not port.isdigit():
+        return "it is not of the form HOST:PORT"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        if is_gcs:
+            raylet: Any = ray._raylet
+            raylet.GcsClient(address=host_port)
+    except OSError as error:
+        return f"nothing answers there ({error.strerror or error})"
+    except Exception as error:  # noqa: BLE001 - of Ray's core, told in its words
+        return f"no Ray answers there ({' '.join(str(error).split())[:200]})"
+    return ""
 
 
 def stop_ray() -> None:

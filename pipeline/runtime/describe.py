@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pipeline.ledger.audit import Audit
+from pipeline.ledger.audit import RARE_STATES, Audit
 from pipeline.ledger.planning import Changes, Some
+from pipeline.records.outcomes import OWN_FAULT
 
 MAX_NAMED = 5
 
@@ -82,3 +84,29 @@ def name_some(some: Some) -> str:
 def name_first(names: Sequence[str]) -> str:
     """The first few of these names, and how many more there are."""
     return name_some(Some(count=len(names), examples=tuple(names[:MAX_NAMED])))
+
+
+def describe_summary(summary: Mapping[str, Any], *, output: str) -> list[str]:
+    """The end of a run: counts, reasons, speed, the audit, and where everything is."""
+    states = (
+        f"{summary['inputs']} inputs: {summary['done']} done, {summary['no_face']} without a face, "
+        f"{summary['quarantined']} quarantined, {summary['retryable']} retryable"
+    )
+    rare = [f"{summary[state]} {state}" for state in RARE_STATES if summary.get(state)]
+    lines = [", ".join([states, *rare])]
+    lines += [f"    {count:6d}  {reason}" for reason, count in summary["reasons"].items()]
+    lines.append(
+        f"{summary['frames']} frames, {summary['examples']} examples; this run: {summary['processed']} clips in "
+        f"{summary['seconds']:.1f} s ({summary['clips_per_second']:.2f} clips/s)"
+    )
+    if summary["peak_worker_memory_mib"]:
+        lines.append(f"peak memory of a worker: {summary['peak_worker_memory_mib']} MiB")
+    lines += [f"warning: a part of the run was tried again: {error}" for error in summary["errors"]]
+    if summary["own_faults"]:
+        lines.append(
+            f"warning: {summary['own_faults']} clips ended as `{OWN_FAULT}`, which is a fault of this program and not "
+            "of the clips: please report it with what `quarantine.py show` says of them"
+        )
+    if summary["quarantined"] or summary["retryable"]:
+        lines.append(f"warning: not every clip is done: python jobs/quarantine.py list {output}")
+    return [*lines, summary["audit"], f"output: {output}"]

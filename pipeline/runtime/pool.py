@@ -1,7 +1,6 @@
-"""Units of clips through a pool of Ray actors: starts Ray, keeps the actors busy, counts, and bounds every retry.
+"""Runs units of work through a pool of Ray actors, and bounds every retry.
 
-In go a ledger, its pending units and the actor that does one unit; out come the entries that the actors commit. One
-Ray Data row is one unit, so whatever Ray loses or repeats is one whole unit that the ledger knows by name.
+One Ray Data row is one unit, so whatever Ray loses or repeats is one whole unit that the ledger knows by name.
 """
 
 from __future__ import annotations
@@ -11,81 +10,36 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import ray
-import ray._raylet
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.units import Unit, Units
+from pipeline.ledger.files import json_bytes
+from pipeline.ledger.ledger import ENTRIES_AT_ONCE, Ledger
+from pipeline.ledger.snapshot import Snapshot
+from pipeline.ledger.units import Unit
 from pipeline.records.clips import clip_of
+from pipeline.records.outcomes import OWN_FAULT
 from pipeline.records.vocabulary import UsageError
+from pipeline.runtime.config import PoolConfig
+from pipeline.runtime.job import Actor, ActorSpec
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.telemetry import UnitMetrics
-from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage.redaction import redacted
 from pipeline.storage.retry import StorageError
 
 ROUNDS = 3
-
-
 # Units that one Ray Data run is given, after which all actors wait for the last and new ones start. Each is a block,
 # which costs the driver 2 ms before the first of them is begun.
 MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
-
-
 # Logical CPUs that an actor asks Ray for.
 CPUS_PER_ACTOR, CPUS_PER_GPU_ACTOR = 0.5, 0.25
-
-
-class Actor(Protocol):
-    """What does one unit: commits it to the ledger and returns the entry that stands."""
-
-    def run(self, unit: Unit) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolConfig:
-    """How the work is spread and bounded; it changes nothing in the output."""
-
-    actors: int = 0
-    """Actors at work (count); 0: one for each CPU of the cluster."""
-    clips_per_shard: int = 32
-    """Clips in one unit of work, which is one shard (count)."""
-    clip_timeout: float = 120.0
-    """Longest time without progress on one clip before it is killed (seconds)."""
-    max_worker_memory: int = 4096
-    """Resident memory of one worker before the clip in it is killed (MiB)."""
-    detector_device: str = "auto"
-    """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector is dlib-cnn), cpu, cuda."""
-    max_quarantined: int | None = None
-    """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
-    no_thumbnails: bool = False
-    """Put no picture of a person into report.html, nor beside it."""
-    blur_faces: bool = False
-    """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
-    json_logs: bool = False
-    """For machines: nothing but one JSON object a line on stderr (event, time, counts)."""
-    force_new: bool = False
-    """If the output holds a run of another config, write to a new folder beside it instead of refusing."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("actors", 0), ("clips_per_shard", 1), ("max_worker_memory", 64), ("max_quarantined", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; give {least} or more")
-        if self.detector_device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"--detector-device is {self.detector_device!r}; give one of auto, cpu, cuda")
-        if self.clip_timeout <= 0:
-            raise ValueError(f"--clip-timeout is {self.clip_timeout}; give more than 0 seconds")
-
-    @property
-    def limits(self) -> SandboxLimits:
-        return SandboxLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)
+# Clips that met a fault of our own code: so many, and more than one in so many of a run, end it.
+MIN_FAULTS, MAX_FAULT_SHARE = 10, 10
 
 
 def num_actors(config: PoolConfig, num_units: int) -> int:
@@ -102,53 +56,89 @@ def units_at_once(actors: int) -> int:
     return max(MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR * actors)
 
 
-def run_units(
-    ledger: Ledger,
-    units: Units,
-    *,
-    actor: Callable[..., Actor],
-    arguments: Mapping[str, Any],
-    config: PoolConfig,
-    num_gpus: float = 0.0,
-) -> list[str]:
-    """Run `actor` over every unit until each is committed; returns what went wrong on the way, a line each.
+class SystematicFault(Exception):
+    """So many clips met a fault of our own code that going on makes no sense."""
 
-    actor: a class that is built with `arguments` and whose `run(unit)` commits the unit and returns its entry. An
-    actor that dies takes its unit back to the queue at most 3 times a round; what is still uncommitted after 3 rounds
-    stays pending, so a unit that kills every actor ends the run instead of looping for ever. Raises StorageError or
-    UsageError, and gives up the units in flight, where an actor meets one: every other would meet it too.
+
+def run_units(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: PoolConfig) -> list[str]:
+    """Run actors over every pending unit that must be computed, until each is committed.
+
+    An actor that dies takes its unit back to the queue at most 3 times a round; what is still uncommitted after 3
+    rounds stays pending, so a unit that kills every actor ends the run instead of looping for ever. Committed entries
+    go into the snapshot, and copies of many in one object to the ledger.
+
+    Returns:
+        What went wrong on the way, a line each.
+
+    Raises:
+        StorageError, UsageError: where an actor meets one; every other would meet it too.
+        SystematicFault: where more than a tenth of the clips, and at least 10, met a fault of our own code. Their units
+            are pending again.
     """
+    units = snapshot.pending().of("compute")
+    arguments = {"ledger_url": ledger.storage.url, **spec.start_shared()}
+    actors = num_actors(config, units.num_units)
     errors: list[str] = []
-    with ProgressDisplay(units) as display:
-        at_once = units_at_once(num_actors(config, len(units)))
-        for start in range(0, len(units), at_once):
-            waiting = units[start : start + at_once]
+    receiver = _Receiver(ledger, snapshot, num_clips=units.num_parts)
+    with ProgressDisplay(units.num_parts, what="clips and segments" if units.num_segments else "clips") as display:
+        for chunk in units.chunks(units_at_once(actors)):
+            waiting = {unit.unit_id: unit for unit in chunk}
             for _ in range(ROUNDS):
-                came = []
                 try:
-                    for entry in _stream(waiting, actor=actor, arguments=arguments, config=config, num_gpus=num_gpus):
-                        if "stopped_by" in entry:
-                            raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
+                    for entry in _stream(list(waiting.values()), spec, arguments=arguments, config=config):
                         display.add(entry)
-                        came.append(entry["unit"])
+                        receiver.add(entry)
+                        waiting.pop(entry["unit"], None)
                 except RayError as error:
                     errors.append(_first_line(error))
-                waiting = waiting.without(came)
                 if waiting:  # A listing of 300,000 entries takes a minute: only where some may have been lost.
-                    waiting = waiting.without(ledger.committed_units())
+                    for unit_id in waiting.keys() & ledger.committed_units().keys():
+                        del waiting[unit_id]
                 if not waiting:
                     break
+    receiver.flush()
     return errors
 
 
+class _Receiver:
+    """Takes the entries of a run as they come: some at a time into the snapshot, and compacted into the ledger."""
+
+    def __init__(self, ledger: Ledger, snapshot: Snapshot, *, num_clips: int) -> None:
+        self._ledger, self._snapshot = ledger, snapshot
+        self._max_faults = max(MIN_FAULTS - 1, num_clips // MAX_FAULT_SHARE)
+        self._entries: list[dict[str, Any]] = []
+        self._faulty: list[str] = []
+        self._num_faults = 0
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Take one committed entry. Raises SystematicFault."""
+        self._entries.append(entry)
+        faults = [row for row in entry["outcomes"] if row["reason"] == OWN_FAULT]
+        if faults:
+            self._faulty.append(entry["unit"])
+            self._num_faults += len(faults)
+        if len(self._entries) >= ENTRIES_AT_ONCE:
+            self.flush(is_many=True)
+        if self._num_faults > self._max_faults:
+            self.flush()
+            self._ledger.take_back(self._snapshot, self._faulty)
+            raise SystematicFault(
+                f"{self._num_faults} clips met a fault of our own code, the last: {faults[-1]['detail']}; this is no "
+                "fault of the clips, which are tried again by the next run; report it with the lines above"
+            )
+
+    def flush(self, *, is_many: bool = False) -> None:
+        """Put what has come into the snapshot."""
+        if is_many:
+            self._ledger.compact(self._entries)
+        self._snapshot.add_entries((entry, len(json_bytes(entry))) for entry in self._entries)
+        self._entries = []
+
+
 def _stream(
-    units: Sequence[Unit],
-    *,
-    actor: Callable[..., Actor],
-    arguments: Mapping[str, Any],
-    config: PoolConfig,
-    num_gpus: float,
+    units: Sequence[Unit], spec: ActorSpec, *, arguments: Mapping[str, Any], config: PoolConfig
 ) -> Iterator[dict[str, Any]]:
+    """The entries of units as they are committed. Raises RayError, and StorageError or UsageError of an actor."""
     rows = [{"unit": _pack(unit)} for unit in units]
     pool = ActorPoolStrategy(size=num_actors(config, len(units)), max_tasks_in_flight_per_actor=1)
     with warnings.catch_warnings():
@@ -157,17 +147,20 @@ def _stream(
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         entries = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _UnitActor,
-            fn_constructor_args=(actor, dict(arguments)),
+            fn_constructor_args=(spec.build, dict(arguments)),
             batch_size=1,
             batch_format="pyarrow",
             compute=pool,
-            num_cpus=CPUS_PER_GPU_ACTOR if num_gpus else CPUS_PER_ACTOR,
-            num_gpus=num_gpus or None,
+            num_cpus=CPUS_PER_GPU_ACTOR if spec.num_gpus else CPUS_PER_ACTOR,
+            num_gpus=spec.num_gpus or None,
             max_restarts=20,
             max_task_retries=3,
         )
     for row in entries.iter_rows():
-        yield json.loads(row["entry"])
+        entry = json.loads(row["entry"])
+        if "stopped_by" in entry:
+            raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
+        yield entry
 
 
 class _UnitActor:
@@ -200,12 +193,14 @@ class _UnitActor:
 
 
 def _pack(unit: Unit) -> str:
-    return json.dumps({"unit_id": unit.unit_id, "clips": [asdict(clip) for clip in unit.clips]})
+    clips = [asdict(clip) for clip in unit.clips]
+    return json.dumps({"unit_id": unit.unit_id, "clips": clips, "replaced": sorted(unit.replaced)})
 
 
 def _unpack(text: str) -> Unit:
     value = json.loads(text)
-    return Unit(unit_id=value["unit_id"], clips=tuple(clip_of(clip) for clip in value["clips"]))
+    clips = tuple(map(clip_of, value["clips"]))
+    return Unit(unit_id=value["unit_id"], clips=clips, replaced=frozenset(value["replaced"]))
 
 
 def _first_line(error: BaseException) -> str:

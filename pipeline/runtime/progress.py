@@ -12,7 +12,6 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pipeline.ledger.units import Units
 from pipeline.runtime.console import is_json, log_event, log_status
 
 LINE_SECONDS = 30.0
@@ -25,9 +24,8 @@ class ProgressDisplay:
     decoding child has held.
     """
 
-    def __init__(self, units: Units, terminal: Console | None = None) -> None:
-        self._num_clips = units.num_parts
-        self._what = "clips and segments" if units.num_segments else "clips"
+    def __init__(self, num_clips: int, *, what: str = "clips", terminal: Console | None = None) -> None:
+        self._num_clips, self._what = num_clips, what
         self._counts: Counter[str] = Counter()
         self._num_examples = 0
         self._peak_bytes = 0

@@ -1,175 +1,244 @@
-"""Runs a corpus through actors into a ledger, and tells how it ended."""
+"""Runs a job on a corpus: plan, do what is missing, audit, and write summary and manifest."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
 import yaml
 
 from pipeline.corpus.types import Corpus
-from pipeline.ledger.audit import Audit
+from pipeline.ledger.audit import Audit, audit
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.lock import RunLock
+from pipeline.ledger.planning import plan
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
-from pipeline.ledger.units import Units
-from pipeline.records.clips import clip_table
-from pipeline.records.outcomes import COUNTED, State
-from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
+from pipeline.records.outcomes import COUNTED, OWN_FAULT, State
+from pipeline.records.vocabulary import UsageError
+from pipeline.runtime.cluster import check_address, check_nodes, start_ray, stop_ray
+from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import is_json, log_event, log_status
-from pipeline.runtime.pool import Actor, PoolConfig, num_actors, run_units
+from pipeline.runtime.describe import describe_audit, describe_changes, describe_summary
+from pipeline.runtime.job import Choice, Job
+from pipeline.runtime.pool import num_actors, run_units
 from pipeline.storage.redaction import redacted_values
+
+# Listings of one run: the first, and those after clips whose bytes had changed since.
+MAX_LISTINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that ended: where its ledger is, its summary and audit, its exit code, and what the ledger then held (None
-    where nothing was to be done, and so nothing read)."""
+    """A run that ended: its ledger and what that then held, its summary and audit, and the exit code of the job."""
 
     ledger: Ledger
+    snapshot: Snapshot
     summary: dict[str, Any]
     audit: Audit
     exit_code: int
-    found: Snapshot | None = None
+    choice: Choice
 
 
-def run_corpus(
-    corpus: Corpus,
-    output: str,
-    *,
-    kind: str,
-    plan_config: Mapping[str, Any],
-    versions: Mapping[str, str],
-    actor: Callable[..., Actor],
-    arguments: Mapping[str, Any],
-    config: PoolConfig,
-    num_gpus: float = 0.0,
-    start_shared: Callable[[], Mapping[str, Any]] | None = None,
-    close: Callable[[Ledger], Mapping[str, Any]] | None = None,
-    clips: pa.Table | None = None,
-) -> Run:
-    """Plan the corpus into the ledger at `output`, run what is missing, audit, and write summary and manifest.
+def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig) -> Run:
+    """Do what is missing of a job on a corpus.
 
-    `actor(ledger_url=..., **arguments)` is built once in each Ray actor. start_shared: called once Ray runs, gives
-    further arguments, such as the handles of actors that all of them share. close: called before the audit; it commits
-    the units of copies, which no actor gets, and what it returns joins the summary. clips: rows of CLIP_SCHEMA to plan
-    in place of the corpus' own. Raises LedgerError if the output belongs to another config or another run is writing
-    it.
+    Args:
+        read: lists the corpus; called again where clips changed between listing and reading.
+        output: folder or URL of the ledger.
+
+    Raises:
+        LedgerError: if the output belongs to another config, or another run is writing it.
+        SystematicFault: if our own code failed on more than a tenth of the clips.
     """
     started = time.monotonic()
-    ledger = Ledger(output_for(output, kind=kind, plan_config=plan_config, force_new=config.force_new))
+    ledger = Ledger(output_for(output, job=job, force_new=config.force_new))
+    ledger.check(kind=job.kind, config=job.plan_config, defaults=job.plan_defaults)
+    check_address()
+    corpus = read()
+    _log_corpus(corpus)
+    with RunLock(ledger.storage, say_waiting=_log_waiting) as lock:
+        snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20)
+        ledger.refresh(snapshot, after_fetch=ledger.compact)
+        snapshot.mark_old_entries()
+        choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, config=config)
+        for _ in range(MAX_LISTINGS - 1):
+            if not _has_changed_clips(snapshot):
+                break
+            log_status("some clips have other bytes than when they were listed: listing the input again")
+            corpus = read()
+            choice, more = _plan_and_compute(job, ledger, snapshot, corpus, config=config)
+            errors += more
+        lock.require()
+        closing = job.finish(ledger, snapshot)
+        ledger.refresh(snapshot)
+        found, orphans = _finish(ledger, snapshot, input_description=corpus.description)
+        summary = {
+            **_summary(snapshot, found, job=job, seconds=time.monotonic() - started),
+            **choice.facts,
+            **closing,
+            "ignored": len(corpus.ignored),
+            "orphans_swept": len(orphans),
+            "errors": errors,
+        }
+        ledger.storage.put("summary.json", _json(summary))
+        ledger.storage.put("ignored.json", _json([asdict(ignored) for ignored in corpus.ignored]))
+    exit_code = exit_code_of(summary, found, config)
+    return Run(ledger=ledger, snapshot=snapshot, summary=summary, audit=found, exit_code=exit_code, choice=choice)
+
+
+def _plan_and_compute(
+    job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus, *, config: PoolConfig
+) -> tuple[Choice, list[str]]:
+    """Do what is missing of one listing; what was chosen of it, and what went wrong on the way, a line each."""
+    choice = prepare(job, ledger, snapshot, corpus)
+    _plan(job, ledger, snapshot, config=config)
+    return choice, _compute(job, ledger, snapshot, choice, config=config)
+
+
+def prepare(job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus) -> Choice:
+    """Put the clips of a corpus that a job plans into the snapshot; what the job says of them."""
+    snapshot.give(corpus.table)
+    snapshot.recognise()
+    choice = job.choose(ledger, snapshot)
+    for line in choice.lines:
+        log_status(line)
+    return choice
+
+
+def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, config: PoolConfig) -> None:
+    changes = plan(
+        ledger,
+        snapshot,
+        kind=job.kind,
+        config=job.plan_config,
+        defaults=job.plan_defaults,
+        versions=job.versions,
+        clips_per_shard=config.clips_per_shard,
+    )
+    for line in describe_changes(changes):
+        log_status(line)
+    ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
+
+
+def _compute(job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, config: PoolConfig) -> list[str]:
+    """Run actors over what must be computed; what went wrong on the way, a line each."""
+    pending = snapshot.pending()
+    if pending:
+        ledger.reopen()
+    units = pending.of("compute")
+    if not units:
+        if not pending:
+            log_status("nothing is missing: every input has a state")
+        return []
+    spec = job.build_actor(choice)
+    with _ray() as where:
+        actors = num_actors(config, units.num_units)
+        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
+        check_nodes(ledger.storage.url)
+        return run_units(ledger, snapshot, spec, config=config)
+
+
+@contextmanager
+def _ray() -> Iterator[str]:
+    try:
+        yield start_ray()
+    finally:
+        stop_ray()
+
+
+def _has_changed_clips(snapshot: Snapshot) -> bool:
+    """Whether actors met other bytes than were listed, and no plan has an input for these yet."""
+    return bool(
+        snapshot.database.value(
+            "select exists(from outcomes o anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1) "
+            "where o.state = 'changed')"
+        )
+    )
+
+
+def _finish(ledger: Ledger, snapshot: Snapshot, *, input_description: str) -> tuple[Audit, list[str]]:
+    """Sweep, audit, and write what follows from plan and entries; the audit and what was swept."""
+    ledger.store_listing(snapshot)
+    orphans = ledger.sweep(snapshot)
+    found = audit(snapshot)
+    ledger.finish(snapshot, found, input_description=input_description)
+    return found, orphans
+
+
+def _summary(snapshot: Snapshot, found: Audit, *, job: Job, seconds: float) -> dict[str, Any]:
+    """Counts over the whole output, and of this run: `processed` clips got a state, `scored` ones a label."""
+    ended = snapshot.database.table("ended_now")
+    states = Counter(ended["state"].to_pylist())
+    peak_bytes = snapshot.database.value("peak_memory") or 0
+    totals = snapshot.totals(list(COUNTED.values()))
+    return {
+        "inputs": found.num_inputs,
+        **found.num_by_state,
+        **{name: totals[column] for name, column in COUNTED.items()},
+        "reasons": {f"{state}: {reason}": count for (state, reason), count in snapshot.reasons().items()},
+        "processed": ended.num_rows,
+        "scored" if job.kind == "labels" else "preprocessed": states[State.DONE],
+        "own_faults": ended["reason"].to_pylist().count(OWN_FAULT),
+        "seconds": round(seconds, 3),
+        "clips_per_second": round(ended.num_rows / seconds, 3) if seconds else 0.0,
+        "peak_worker_memory_mib": round(peak_bytes / 2**20),
+        "audit": describe_audit(found),
+        "audit_holds": found.holds,
+    }
+
+
+def exit_code_of(summary: Mapping[str, Any], found: Audit, config: PoolConfig) -> int:
+    """0, 1 where the audit fails, 3 where too many clips are not done, our own code failed, or it was cut off."""
+    if not found.holds:
+        return 1
+    not_done = summary["quarantined"] + summary["retryable"]
+    over = config.max_quarantined is not None and not_done > config.max_quarantined
+    unfinished = summary["reasons"].get(f"{State.RETRYABLE}: {NOT_FINISHED}", 0)
+    return 3 if over or unfinished or summary["own_faults"] else 0
+
+
+def output_for(output: str, *, job: Job, force_new: bool) -> str:
+    """The folder of the run: `output`, or with force_new the first one beside it that takes this config."""
+
+    def accepts(url: str) -> bool:
+        try:
+            Ledger(url).check(kind=job.kind, config=job.plan_config, defaults=job.plan_defaults)
+        except UsageError:
+            return False
+        return True
+
+    if not force_new:
+        return output
+    names = [output.rstrip("/"), *(f"{output.rstrip('/')}-{number}" for number in range(2, 1000))]
+    return next(filter(accepts, names))
+
+
+def print_summary(found: Run) -> None:
+    """Print the end of a run: counts, reasons, speed, the audit, and where everything is."""
+    if is_json():
+        log_event("summary", **found.summary, output=found.ledger.storage.url, exit_code=found.exit_code)
+        return
+    for line in describe_summary(found.summary, output=found.ledger.storage.url):
+        log_status(line)
+
+
+def _log_corpus(corpus: Corpus) -> None:
     log_status(corpus.description)
     if corpus.ignored:
         reasons = Counter(ignored.reason for ignored in corpus.ignored)
         log_status(
             f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items())
         )
-    clips = clip_table(corpus.table if clips is None else clips)
-    with ledger.lock() as lock:
-        told, pending = ledger.plan(
-            clips, kind=kind, config=plan_config, versions=versions, clips_per_shard=config.clips_per_shard
-        )
-        for line in told:
-            log_status(line)
-        ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
-        units = pending.without_copies()
-        errors: list[str] = []
-        if pending:
-            ledger.reopen()
-        if units:
-            actor_arguments = {"ledger_url": ledger.storage.url, **arguments}
-            where, actors = start_ray(), num_actors(config, len(units))
-            log_status(f"{where}: {units.num_clips} clips in {len(units)} units on {actors} actors")
-            try:
-                check_nodes(ledger.storage.url)
-                if start_shared is not None:
-                    actor_arguments |= start_shared()
-                errors = run_units(
-                    ledger, units, actor=actor, arguments=actor_arguments, config=config, num_gpus=num_gpus
-                )
-            finally:
-                stop_ray()
-        elif not pending:
-            log_status("nothing is missing: every input has a state")
-        lock.require()
-        closing = close(ledger) if close is not None else {}
-        found = ledger.snapshot()
-        orphans = ledger.sweep(found)
-        audit = ledger.audit(found)
-        audit = replace(audit, problems=(*audit.problems, *found.not_planned(clips)))
-        ledger.finish(audit, input_description=corpus.description, found=found)
-        summary = _summary(found, audit, kind=kind, units=units, seconds=time.monotonic() - started)
-        summary |= {**closing, "ignored": len(corpus.ignored), "orphans_swept": len(orphans), "errors": errors}
-        ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-        ignored = [asdict(ignored) for ignored in corpus.ignored]
-        ledger.storage.put("ignored.json", (json.dumps(ignored, indent=1) + "\n").encode())
-    exit_code = exit_code_of(summary, audit, config)
-    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code, found=found)
 
 
-def print_summary(run: Run) -> None:
-    """The end of a run in words: counts, reasons, speed, the audit, and where everything is."""
-    summary = run.summary
-    if is_json():
-        log_event("summary", **summary, output=run.ledger.storage.url, exit_code=run.exit_code)
-        return
-    log_status(
-        f"{summary['inputs']} inputs: {summary['done']} done, {summary['no_face']} without a face, "
-        f"{summary['quarantined']} quarantined, {summary['retryable']} retryable"
-    )
-    for reason, count in summary["reasons"].items():
-        log_status(f"    {count:6d}  {reason}")
-    log_status(
-        f"{summary['frames']} frames, {summary['examples']} examples; this run: {summary['processed']} clips in "
-        f"{summary['seconds']:.1f} s ({summary['clips_per_second']:.2f} clips/s)"
-    )
-    if summary["peak_worker_memory_mib"]:
-        log_status(f"peak memory of a worker: {summary['peak_worker_memory_mib']} MiB")
-    for error in summary["errors"]:
-        log_status(f"warning: a part of the run was tried again: {error}")
-    if summary["quarantined"] or summary["retryable"]:
-        log_status(f"warning: not every clip is done: python jobs/quarantine.py list {run.ledger.storage.url}")
-    log_status(str(run.audit))
-    log_status(f"output: {run.ledger.storage.url}")
+def _log_waiting(seconds: float) -> None:
+    log_status(f"another run has written here: watching up to {seconds:.0f} s whether it still lives")
 
 
-def _summary(found: Snapshot, audit: Audit, *, kind: str, units: Units, seconds: float) -> dict[str, Any]:
-    """Counts over the whole output, and of this run: `processed` clips got a state, `scored` ones a label."""
-    ended_now = found.of_units(units.unit_ids)
-    reasons = {f"{state}: {reason}": count for (state, reason), count in found.reasons().items()}
-    peak_bytes = max((head["facts"].get("peak_child_memory_bytes", 0) for head in found.heads), default=0)
-    return {
-        "inputs": audit.num_inputs,
-        **audit.num_by_state,
-        **{name: found.total(counted) for name, counted in COUNTED.items()},
-        "reasons": dict(sorted(reasons.items())),
-        "processed": ended_now.num_rows,
-        "scored" if kind == "labels" else "preprocessed": ended_now["state"].to_pylist().count(State.DONE),
-        "seconds": round(seconds, 3),
-        "clips_per_second": round(ended_now.num_rows / seconds, 3) if seconds else 0.0,
-        "peak_worker_memory_mib": round(peak_bytes / 2**20),
-        "audit": str(audit),
-        "audit_holds": audit.holds,
-    }
-
-
-def exit_code_of(summary: Mapping[str, Any], audit: Audit, config: PoolConfig) -> int:
-    """0, 1 where the audit does not hold, 3 where too many clips are not done or the run was cut off."""
-    if not audit.holds:
-        return 1
-    not_done = summary["quarantined"] + summary["retryable"]
-    over = config.max_quarantined is not None and not_done > config.max_quarantined
-    unfinished = summary["reasons"].get(f"{State.RETRYABLE}: {NOT_FINISHED}", 0)
-    return 3 if over or unfinished else 0
-
-
-def output_for(output: str, *, kind: str, plan_config: Mapping[str, Any], force_new: bool) -> str:
-    """The folder of the run: `output`, or with force_new the first one beside it that takes this config."""
-    if not force_new:
-        return output
-    names = [output.rstrip("/"), *(f"{output.rstrip('/')}-{number}" for number in range(2, 1000))]
-    return next(name for name in names if Ledger(name).accepts(kind=kind, config=plan_config))
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

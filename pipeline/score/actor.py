@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from pipeline import report
 from pipeline.faces.detector import Detect
-from pipeline.ledger.files import rows_of
+from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
@@ -24,8 +22,9 @@ from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.records.clips import whole_id
 from pipeline.records.columns import table_of
+from pipeline.records.evolution import read_shard
 from pipeline.records.faces import FRAME_SCHEMA, THUMBNAIL_SCHEMA, Box, Prediction, Thumbnail
-from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State, joined, outcome_of
+from pipeline.records.outcomes import Outcome, State, outcome_of, replaced_outcome
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.labels import UnitLabels
@@ -72,7 +71,10 @@ class ScoreActor:
         num_pictured = 0 if unit.number % self._pictured_every else self._num_pictured
         for clip in unit.clips:
             started = time.monotonic()
-            examples, outcome = self._extractor.extract(clip)
+            if clip.clip_id in unit.replaced:
+                examples, outcome = [], replaced_outcome(clip)
+            else:
+                examples, outcome = self._extractor.extract(clip)
             labels.add(clip, outcome, examples, self._predictor.predict(examples))
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
             if examples and len(pictured) < num_pictured:
@@ -98,24 +100,22 @@ class ScoreActor:
 
 
 def join_segments(
-    ledger: Ledger, found: Snapshot, *, checkpoint_sha256: str, abstain_below: float, day: str
-) -> list[dict[str, Any]]:
-    """Commit the clips that were cut and of which every segment has ended; returns their entries.
+    ledger: Ledger, snapshot: Snapshot, *, checkpoint_sha256: str, abstain_below: float, day: str
+) -> None:
+    """Commit the clips that were cut and of which every segment has ended.
 
-    found: all that is committed. Their faces are those of their segments, linked to persons over the whole clip.
+    Their faces are those of their segments, linked to persons over the whole clip.
     """
-    units = {unit.clips[0].clip_id: unit for unit in found.pending.of_joins()}
-    if not units:
-        return []
-    heads = {head["unit"]: head for head in found.heads}
+    units = {unit.clips[0].clip_id: unit for unit in snapshot.pending().of("joins")}
+    shards = {row["unit"]: row["path"] for row in snapshot.shards('s."table" = $name', name=PARTS)} if units else {}
     entries = []
     # A film at a time: its rows lie beside one another.
-    for clip_id, group in groupby(rows_of(found.segments_of(units)), key=lambda row: whole_id(row["clip_id"])):
-        unit, parts = units[clip_id], list(group)
-        (outcome,) = joined(outcome_of({name: row[name] for name in OUTCOME_SCHEMA.names}) for row in parts)
+    for row in snapshot.joined_segments(list(units)):
+        outcome = outcome_of(row)
         if outcome.state is State.RETRYABLE:
             continue  # It waits for the next run.
-        faces = [face for row in parts if row["num_examples"] for face in _faces_of(ledger, heads[row["unit"]])]
+        unit, parts = units[outcome.clip_id], snapshot.segments_of([outcome.clip_id])
+        faces = [face for part in parts if part["num_examples"] for face in _faces_of(ledger, shards[part["unit"]])]
         probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
         labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day)
         labels.add(unit.clips[0], outcome, faces, probabilities)
@@ -123,13 +123,12 @@ def join_segments(
         entries.append(
             ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
         )
-    return entries
+    snapshot.add_entries((entry, len(json_bytes(entry))) for entry in entries)
 
 
-def _faces_of(ledger: Ledger, head: Mapping[str, Any]) -> Iterator[Prediction]:
+def _faces_of(ledger: Ledger, path: str) -> Iterator[Prediction]:
     """The faces of one segment, in order of time."""
-    (path,) = (shard["path"] for shard in head["shards"] if shard["table"] == PARTS)
-    for row in pq.read_table(pa.BufferReader(ledger.storage.read(path))).cast(FRAME_SCHEMA).to_pylist():
+    for row in read_shard(ledger.storage.read(path), Prediction, FRAME_SCHEMA).to_pylist():
         yield Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.corpus.types import LAYOUTS
-from pipeline.runtime.pool import PoolConfig
+from pipeline.runtime.config import PoolConfig
 from pipeline.score.night import check_day, parse_since
 
 

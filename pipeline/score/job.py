@@ -7,34 +7,49 @@ a partition of its own and scores only the content that it has not seen: see `ni
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 
 from pipeline.corpus.read import read_corpus
-from pipeline.ledger.audit import Audit
+from pipeline.corpus.types import Corpus
+from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.snapshot import Snapshot
 from pipeline.models.checkpoint import read_checkpoint_info
 from pipeline.models.predict import temperature_of
-from pipeline.preprocess.config import ExtractConfig, extract_config_of, plan_config_of, versions, why_not_cut
+from pipeline.preprocess.config import (
+    ExtractConfig,
+    extract_config_of,
+    plan_config_of,
+    plan_defaults,
+    versions,
+    why_not_cut,
+)
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
-from pipeline.preprocess.segments import check_shots, segmented
-from pipeline.records.arrow import pc
-from pipeline.records.clips import CLIP_SCHEMA
-from pipeline.records.outcomes import State
+from pipeline.preprocess.job import cut_long_clips
+from pipeline.preprocess.segments import check_shots
+from pipeline.records.arrow import combined, pc
+from pipeline.records.clips import CLIP_SCHEMA, whole_ids
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import num_cluster_gpus
 from pipeline.runtime.console import log_as_json, log_status
+from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
-from pipeline.runtime.run import Run, exit_code_of, output_for, print_summary, run_corpus
+from pipeline.runtime.run import Run, output_for, prepare, print_summary, run
 from pipeline.score.actor import ScoreActor, join_segments
 from pipeline.score.config import ScoreConfig
-from pipeline.score.night import Night, close_night, estimated_seconds, parse_since, partition_of, plan_night
+from pipeline.score.night import (
+    Night,
+    close_night,
+    describe_night,
+    estimated_seconds,
+    parse_since,
+    partition_of,
+    plan_night,
+)
 from pipeline.score.page import picture_options, write_page
 from pipeline.storage.remote import absolute_url
 
@@ -51,7 +66,6 @@ ACTOR_GPU = 0.02
 
 def score(config: ScoreConfig) -> Run:
     """Label what this model has not seen of the input, and write summary, manifest, the night's record and page."""
-    started = time.monotonic()
     log_as_json(config.json_logs)
     if config.segment_at_shots:
         check_shots()
@@ -59,111 +73,115 @@ def score(config: ScoreConfig) -> Run:
     asked = _extract_config(config, info)
     detector_device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=detector_device)
-    plan_config = {
-        **plan_config_of(extract_config),
-        "checkpoint_sha256": info["checkpoint_sha256"],
-        "temperature": temperature_of(info),
-        "abstain_below": config.abstain_below,
-    }
-    output = output_for(
-        partition_of(config.output, info["checkpoint_sha256"]),
-        kind=KIND,
-        plan_config=plan_config,
-        force_new=config.force_new,
-    )
-    ledger = Ledger(output)
-    ledger.check(kind=KIND, config=plan_config)
-    if not config.dry_run:
-        for line in preflight(input_url=config.input, output_url=output):
-            log_status(line)
-    corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
-    night = plan_night(
-        ledger,
-        corpus,
-        since=parse_since(config.since) if config.since else None,
-        limit=config.limit,
-        paths_matter=config.boxes is not None,
-    )
-    log_status(f"model {info['checkpoint_sha256'][:12]}: {night}")
-    if config.dry_run or night.is_settled:
-        return _told(ledger, night, config=config, started=started)
-    check_clips(corpus.table)
-    clips = _cut(ledger, night, config=config, extract_config=extract_config) if config.segment_seconds else night.clips
-    device = _device(config.device) if night.num_to_score else "cpu"  # To ask for a GPU starts Ray.
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
-
-    def close(ledger: Ledger) -> dict[str, Any]:
-        found, sha256 = ledger.snapshot(), info["checkpoint_sha256"]
-        entries = join_segments(ledger, found, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day)
-        return close_night(ledger, found.with_entries(entries) if entries else found, day=day)
-
-    run = run_corpus(
-        corpus,
-        output,
-        kind=KIND,
-        plan_config=plan_config,
-        versions=versions(),
-        actor=ScoreActor,
-        arguments={
-            "config": extract_config,
-            "limits": config.limits,
-            "checkpoint": absolute_url(config.checkpoint),
-            "which": info["epoch"],
-            "device": device,
-            "batch_size": config.batch_size,
-            "abstain_below": config.abstain_below,
-            "day": day,
-            **picture_options(config, night.num_to_score),
-            "blur_faces": config.blur_faces,
-        },
-        config=replace(config, force_new=False),
-        num_gpus=_gpu_of_actor(device=device, detector_device=detector_device),
-        start_shared=shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU),
-        close=close,
-        clips=clips,
-    )
-    if config.page and night.num_to_score:
-        write_page(run, day=day, config=config)
-    print_summary(run)
-    for line in run.summary.get("drift", {}).get("warnings", ()):
-        log_status(f"warning: {line}", event="warning")
-    return run
-
-
-def _cut(ledger: Ledger, night: Night, *, config: ScoreConfig, extract_config: ExtractConfig) -> pa.Table:
-    """The night's clips, the long ones among the new as segments and the clip that joins them."""
-    clips = segmented(
-        night.clips,
-        ledger.planned_ids(),
-        segment_seconds=config.segment_seconds,
-        sample_fps=extract_config.sample_fps,
-        limits=config.limits,
-        at_shots=config.segment_at_shots,
-    )
-    joins = night.clips.filter(pc.invert(pc.field("clip_id").isin(clips["clip_id"])))
-    place = CLIP_SCHEMA.get_field_index("same_as")
-    return pa.concat_tables([clips, joins.set_column(place, CLIP_SCHEMA.field(place), joins["clip_id"])])
-
-
-def _told(ledger: Ledger, night: Night, *, config: ScoreConfig, started: float) -> Run:
-    """The end of a run that starts no work: what was or would be done, from the outcomes alone."""
-    count = {str(state): pc.sum(pc.equal(night.outcomes["state"], state.value)).as_py() or 0 for state in State}
-    audit = Audit(num_inputs=night.outcomes.num_rows, num_by_state=count, problems=())
-    summary = {"new": night.num_new, "to_score": night.num_to_score, "same_content": night.num_copies}
+    job = job_of(config, info, extract_config, detector_device=detector_device, day=day)
+    output = partition_of(config.output, info["checkpoint_sha256"])
     if config.dry_run:
-        seconds, source = estimated_seconds(ledger, night)
-        summary |= {"dry_run": True, "core_hours": round(seconds / 3600, 4)}
-        log_status(f"dry run: {night.num_to_score} clips to score, about {seconds / 3600:.2f} core-hours ({source})")
-        return Run(ledger=ledger, summary=summary, audit=audit, exit_code=0)
-    with ledger.lock():
-        seconds = round(time.monotonic() - started, 3)
-        this_run = {"processed": 0, "scored": 0, "same_content": 0, "seconds": seconds, "clips_per_second": 0.0}
-        summary = {**json.loads(ledger.storage.read("summary.json")), **this_run, "errors": []}
-        ledger.storage.put("summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-    log_status(f"nothing is missing: every input has a state ({seconds:.1f} s)")
-    log_status(str(audit))
-    log_status(f"output: {ledger.storage.url}")
-    return Run(ledger=ledger, summary=summary, audit=audit, exit_code=exit_code_of(summary, audit, config))
+        return _dry_run(job, output_for(output, job=job, force_new=config.force_new), config=config)
+    for line in preflight(input_url=config.input, output_url=output):
+        log_status(line)
+    found = run(job, partial(read_input, config), output, config=config)
+    if config.page and found.choice.details.num_to_score:
+        write_page(found, day=day, config=config)
+    print_summary(found)
+    for line in found.summary.get("drift", {}).get("warnings", ()):
+        log_status(f"warning: {line}", event="warning")
+    return found
+
+
+def read_input(config: ScoreConfig) -> Corpus:
+    """List the input, and read a byte of some of its clips."""
+    corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
+    check_clips(corpus.table)
+    return corpus
+
+
+def job_of(
+    config: ScoreConfig, info: dict[str, Any], extract_config: ExtractConfig, *, detector_device: str, day: str
+) -> Job:
+    """What scoring is for the runner.
+
+    Args:
+        info: of the checkpoint (`read_checkpoint_info`).
+        extract_config: with `auto` resolved.
+        detector_device: where faces are detected.
+        day: under which the labels are filed.
+    """
+    sha256 = info["checkpoint_sha256"]
+
+    def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
+        del ledger
+        night = plan_night(
+            snapshot,
+            since=parse_since(config.since) if config.since else None,
+            limit=config.limit,
+            paths_matter=config.boxes is not None,
+        )
+        if config.segment_seconds:
+            snapshot.substitute(_with_joins(snapshot.unplanned(), config, sample_fps=extract_config.sample_fps))
+        return Choice(lines=(f"model {sha256[:12]}: {describe_night(night)}",), details=night)
+
+    def build_actor(choice: Choice) -> ActorSpec:
+        device = _device(config.device)
+        build = partial(
+            ScoreActor,
+            config=extract_config,
+            limits=config.limits,
+            checkpoint=absolute_url(config.checkpoint),
+            which=info["epoch"],
+            device=device,
+            batch_size=config.batch_size,
+            abstain_below=config.abstain_below,
+            day=day,
+            **picture_options(config, choice.details.num_to_score),
+            blur_faces=config.blur_faces,
+        )
+        shared = shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU)
+        num_gpus = _gpu_of_actor(device=device, detector_device=detector_device)
+        return ActorSpec(build=build, num_gpus=num_gpus, start_shared=shared or dict)
+
+    def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
+        join_segments(ledger, snapshot, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day)
+        return close_night(ledger, snapshot, day=day)
+
+    model = {"checkpoint_sha256": sha256, "temperature": temperature_of(info), "abstain_below": config.abstain_below}
+    return Job(
+        kind=KIND,
+        plan_config={**plan_config_of(extract_config), **model},
+        plan_defaults={**plan_defaults(), "temperature": 1.0, "abstain_below": 0.0},
+        versions=versions(),
+        choose=choose,
+        build_actor=build_actor,
+        finish=finish,
+    )
+
+
+def _with_joins(clips: pa.Table, config: ScoreConfig, *, sample_fps: float | None) -> pa.Table:
+    """The segments of the long ones among these clips, and each such clip as what joins them."""
+    parts = cut_long_clips(clips.filter(pc.is_null(clips["same_as"])), config, sample_fps=sample_fps)
+    joins = clips.filter(pc.is_in(clips["clip_id"], value_set=combined(whole_ids(parts["clip_id"]))))
+    place = CLIP_SCHEMA.get_field_index("same_as")
+    return pa.concat_tables([parts, joins.set_column(place, CLIP_SCHEMA.field(place), joins["clip_id"])])
+
+
+def _dry_run(job: Job, output: str, *, config: ScoreConfig) -> Run:
+    """Tell what would be done; write nothing."""
+    ledger = Ledger(output)
+    ledger.check(kind=job.kind, config=job.plan_config, defaults=job.plan_defaults)
+    snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20)
+    choice = prepare(job, ledger, snapshot, read_corpus(config.input, layout=config.layout, split_fractions=None))
+    night: Night = choice.details
+    seconds, source = estimated_seconds(ledger, night)
+    summary = {
+        "new": night.num_new,
+        "to_score": night.num_to_score,
+        "same_content": night.num_copies,
+        "dry_run": True,
+        "core_hours": round(seconds / 3600, 4),
+    }
+    log_status(f"dry run: {night.num_to_score} clips to score, about {seconds / 3600:.2f} core-hours ({source})")
+    ledger.store_listing(snapshot)
+    return Run(ledger=ledger, snapshot=snapshot, summary=summary, audit=audit(snapshot), exit_code=0, choice=choice)
 
 
 def _extract_config(config: ScoreConfig, info: dict[str, Any]) -> ExtractConfig:

@@ -44,7 +44,7 @@ class UnitLabels:
         persons = track_labels_of(found, abstain_below=self._abstain_below)
         self._faces += found
         self._tracks += persons
-        if outcome.state is not State.RETRYABLE:  # Its row comes with the try that ends it.
+        if outcome.state in (State.DONE, State.NO_FACE, State.QUARANTINED):  # Else it ends elsewhere, or later.
             self._clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
         if faces:
             self._shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import report
 from pipeline.records.arrow import pc
-from pipeline.records.faces import CLIP_LABEL_SCHEMA, Thumbnail
+from pipeline.records.evolution import read_shard
+from pipeline.records.faces import (
+    CLIP_LABEL_SCHEMA,
+    FRAME_SCHEMA,
+    TRACK_SCHEMA,
+    ClipLabel,
+    Prediction,
+    Thumbnail,
+    TrackLabel,
+)
 from pipeline.runtime.console import log_status
 from pipeline.runtime.run import Run
 from pipeline.score.actor import thumbnails_folder
@@ -35,12 +43,11 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
 
     Of a night of any size only the columns and rows that the page shows are kept.
     """
-    storage, found = run.ledger.storage, run.found or run.ledger.snapshot()
-    paths = [
-        {shard["table"]: shard["path"] for shard in head["shards"] if f"/day={day}/" in shard["path"]}
-        for head in found.heads
-    ]
-    paths = [each for each in paths if "clips" in each]
+    storage = run.ledger.storage
+    by_unit: dict[str, dict[str, str]] = {}
+    for shard in run.snapshot.shards("contains(path, $folder)", folder=f"/day={day}/"):
+        by_unit.setdefault(shard["unit"], {})[shard["table"]] = shard["path"]
+    paths = [each for each in by_unit.values() if "clips" in each]
     pictures: dict[str, list[Thumbnail]] = {}
     if not config.no_thumbnails:
         for thumbnail in _thumbnails_of(storage, day=day):
@@ -49,14 +56,14 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
     shown = []
     for label in report.shown_clips(labels, pictures.keys()):
         own = pc.field("clip_id") == label["clip_id"]
-        frames, tracks = (
-            pq.read_table(pa.BufferReader(storage.read(paths[label["shard"]][name])), columns=columns, filters=own)
-            for name, columns in (("frames", PAGE_FRAME_COLUMNS), ("tracks", None))
-        )
+        shard = paths[label["shard"]]
+        data = storage.read(shard["frames"])
+        frames = read_shard(data, Prediction, FRAME_SCHEMA, columns=PAGE_FRAME_COLUMNS, filters=own)
+        tracks = read_shard(storage.read(shard["tracks"]), TrackLabel, TRACK_SCHEMA, filters=own)
         shown.append(report.shown_clip(label, frames, tracks, pictures.get(label["clip_id"], [])))
     page = report.score_page(
         run.summary,
-        found.latest,
+        run.snapshot.latest(),
         labels,
         shown,
         title=f"Labels of {day}",
@@ -74,9 +81,8 @@ def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
     for start in range(0, len(paths), SHARDS_AT_ONCE):
         read = []
         for data in storage.read_many(paths[start : start + SHARDS_AT_ONCE]).values():
-            rows = pq.read_table(
-                pa.BufferReader(data), columns=PAGE_CLIP_COLUMNS, filters=pc.field("same_as").is_null()
-            )
+            own = pc.field("same_as").is_null()
+            rows = read_shard(data, ClipLabel, CLIP_LABEL_SCHEMA, columns=PAGE_CLIP_COLUMNS, filters=own)
             shard = pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows)
             read.append(report.labels_of(rows.replace_schema_metadata(None)).append_column("shard", shard))
             number += 1

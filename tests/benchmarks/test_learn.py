@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from ledgers import audited
 
 from benchmarks.ingest import IngestConfig, ingest, print_ingested
 from benchmarks.learn import LearnConfig, learn, learn_markdown, print_learned
@@ -45,7 +46,7 @@ def test_drawn_examples_are_a_preprocessed_corpus_with_every_class_equally_often
     batch = examples.read_batch(np.arange(42))
     assert batch.face.shape == batch.context.shape == (42, 3, 32, 32)
     assert (batch.context == 0).all(dim=1).any(dim=(1, 2)).all()  # each has its masked face
-    assert Ledger(made).audit().holds
+    assert audited(Ledger(made)).holds
 
 
 def test_a_corpus_that_is_there_is_kept_and_one_of_other_settings_refused(made: str):

@@ -31,11 +31,13 @@ from typing import Any, Protocol
 import harness
 from chaos_cluster import ChaosCluster, wait_until_idle
 from example_shards import write_corpus
+from ledgers import audited
 
 from pipeline.ledger.ledger import Ledger
 from pipeline.models.build import build_model
 from pipeline.models.checkpoint import committed_epochs, load_checkpoint, newest_checkpoint, save_checkpoint, write_best
 from pipeline.records.vocabulary import EMOTIONS
+from pipeline.runtime.describe import describe_audit
 from pipeline.synthetic.corpus import make_corpus
 
 ACTORS = 2
@@ -130,7 +132,7 @@ class LedgerJob:
         return len(self.begun(output, log=log)) - self.num_units
 
     def audit(self, output: Path) -> str:
-        return str(Ledger(str(ledger_of(output))).audit())
+        return describe_audit(audited(Ledger(str(ledger_of(output)))))
 
     def compare(self, output: Path, undisturbed: Path) -> tuple[int, int, list[str]]:
         """Rows lost and doubled against the undisturbed run, by the manifest and by the folder; what else is wrong."""
@@ -141,9 +143,9 @@ class LedgerJob:
             lost += (wanted - found).total()
             doubled += (found - wanted).total() + abs(harness.rows_by_glob(output, table) - found.total())
         problems = []
-        audit = Ledger(str(output)).audit()
+        audit = audited(Ledger(str(output)))
         if not audit.holds:
-            problems.append(str(audit))
+            problems.append(describe_audit(audit))
         if not (output / "_SUCCESS").exists():
             problems.append("no _SUCCESS")
         if harness.outcomes_of(output) != harness.outcomes_of(undisturbed):

@@ -14,6 +14,7 @@ import s3fs
 import torch
 from example_shards import write_corpus
 from fault_proxy import FaultProxy
+from ledgers import audited
 
 from pipeline.ledger.ledger import Ledger
 from pipeline.models.build import build_model
@@ -196,7 +197,7 @@ def test_a_scoring_over_a_failing_store_ends_as_an_undisturbed_one(s3, proxy, tm
     mended = run_job("score", output=s3.url("labels"), **flags)
     assert mended.returncode == 0, mended.stderr
     assert all(entry in ledger.entries() for entry in kept)
-    assert ledger.audit().holds
+    assert audited(ledger).holds
     for table in ("frames", "tracks", "clips"):
         rows, expected = (rows_of(each, table) for each in (ledger, whole))
         assert rows == expected

@@ -11,53 +11,20 @@ from dataclasses import fields, replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ledgers import audited, finish, pending, planned, sweep
 
-from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError, RunLock, identity
-from pipeline.ledger.planning import plan
 from pipeline.ledger.retry import verify
 from pipeline.ledger.snapshot import Snapshot
-from pipeline.records.clips import Clip, clip_table
+from pipeline.records.clips import Clip
 from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State
-from pipeline.runtime.describe import describe_audit, describe_changes
+from pipeline.runtime.describe import describe_audit
 from pipeline.storage.store import Storage
 
 PLAN = {"kind": "examples", "config": {"face_px": 224}, "versions": {"python": "3"}, "clips_per_shard": 2}
-
-
-def planned(ledger, clips, **options):
-    """Plan these clips; what changed in words, and the units without an entry."""
-    snapshot = ledger.snapshot()
-    snapshot.give(clip_table(clips))
-    snapshot.recognise()
-    changes = plan(ledger, snapshot, **options)
-    return describe_changes(changes), snapshot.pending()
-
-
-def pending(ledger, clips=()):
-    snapshot = ledger.snapshot()
-    snapshot.give(clip_table(clips))
-    return list(snapshot.pending())
-
-
-def audited(ledger, snapshot=None):
-    snapshot = snapshot or ledger.snapshot()
-    ledger.store_listing(snapshot)
-    return audit(snapshot)
-
-
-def sweep(ledger):
-    snapshot = ledger.snapshot()
-    ledger.store_listing(snapshot)
-    return ledger.sweep(snapshot)
-
-
-def finish(ledger):
-    snapshot = ledger.snapshot()
-    ledger.finish(snapshot, audited(ledger, snapshot), input_description="four clips")
 
 
 def clip_named(name, *, split="train"):

@@ -31,8 +31,9 @@ from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Face, iou
 from pipeline.records.outcomes import State
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import start_ray
-from pipeline.runtime.pool import PoolConfig
-from pipeline.runtime.run import run_corpus
+from pipeline.runtime.config import PoolConfig
+from pipeline.runtime.job import ActorSpec, Job
+from pipeline.runtime.run import run as run_job
 from pipeline.runtime.shared_detector import DetectorActor, SharedDetectors, start_detectors
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
@@ -466,19 +467,19 @@ def test_a_run_with_shared_detectors_gives_the_rows_that_workers_of_their_own_gi
     """Real Ray: the way of frames on GPUs, with the detector on CPU."""
     config = resolved(ExtractConfig(detector_precision="fp32", frames_per_clip=3, retry_upsample=True))
     corpus = read_corpus(str(clips), layout="auto", split_fractions=None)
-    run = run_corpus(
-        corpus,
-        str(tmp_path / "out"),
+    build = partial(detect_of, config, device="cpu")
+    spec = ActorSpec(
+        build=partial(PreprocessActor, config=config, limits=LIMITS),
+        start_shared=lambda: {"shared_detect": start_detectors(build, device="cpu", num_detectors=1)},
+    )
+    job = Job(
         kind="examples",
         plan_config=plan_config_of(config),
+        plan_defaults={},
         versions={},
-        actor=PreprocessActor,
-        arguments={"config": config, "limits": LIMITS},
-        config=PoolConfig(actors=2, clips_per_shard=1),
-        start_shared=lambda: {
-            "shared_detect": start_detectors(partial(detect_of, config, device="cpu"), device="cpu", num_detectors=1)
-        },
+        build_actor=lambda _: spec,
     )
+    run = run_job(job, lambda: corpus, str(tmp_path / "out"), config=PoolConfig(actors=2, clips_per_shard=1))
     assert run.audit.holds
     assert not run.summary["errors"]
     assert 30 < run.summary["peak_worker_memory_mib"] < 1000

@@ -16,6 +16,7 @@ import av
 import harness
 import numpy as np
 import pytest
+from ledgers import audited
 from sandbox_work import answer_raw
 from video_zoo import claim_avi_frames, cut, flip_bits, make_clip, remux
 
@@ -213,7 +214,7 @@ def test_the_zoo_costs_no_actor_and_the_audit_holds(zoo):
     top, expected, _, _ = zoo
     summary = json.loads((top / "out" / "summary.json").read_text())
     assert (summary["inputs"], summary["retryable"], summary["errors"]) == (len(expected), 0, [])
-    assert Ledger(str(top / "out")).audit().holds
+    assert audited(Ledger(str(top / "out"))).holds
     facts = [entry["facts"] for entry in Ledger(str(top / "out")).entries()]
     # The second is for the link that leads out of the input, whose folder the first may not read.
     assert max(fact["children_started"] for fact in facts) <= 2

@@ -13,6 +13,7 @@ import harness
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from ledgers import audited
 from PIL import Image
 
 from pipeline.faces.crops import decode_image, masked_region
@@ -64,7 +65,7 @@ def test_every_input_ends_in_one_state(run):
     assert run.exit_code == 0
     assert summary["inputs"] == 23 == sum(summary[state] for state in State)
     assert (summary["quarantined"], summary["no_face"], summary["retryable"]) == (1, 1, 0)
-    outcomes = {outcome.path: outcome for outcome in run.ledger.outcomes()}
+    outcomes = {outcome.path: outcome for outcome in run.ledger.snapshot().outcomes()}
     assert outcomes[BROKEN_PATH].state is State.QUARANTINED
     assert outcomes[BROKEN_PATH].detail
     assert outcomes[FACELESS_PATH].state is State.NO_FACE
@@ -127,8 +128,8 @@ def test_another_config_is_refused_or_gets_a_folder_beside(run, corpus, tmp_path
     first = preprocess(config_of(small, tmp_path / "out", page=False))
     other = preprocess(config_of(small, tmp_path / "out", page=False, face_px=64, force_new=True))
     assert folder_of(other) == f"{folder_of(first)}-2"
-    assert first.ledger.audit().holds
-    assert other.ledger.audit().holds
+    assert audited(first.ledger).holds
+    assert audited(other.ledger).holds
 
 
 def test_added_clips_alone_are_done_and_a_mended_one_is_retried(tmp_path, corpus):
@@ -176,7 +177,7 @@ def test_a_corpus_on_s3_gives_a_dataset_on_s3(s3, corpus):
         s3.put(f"in/{path.name}", path.read_bytes())
     run = preprocess(config_of(s3.url("in"), s3.url("out"), frames_per_clip=1))
     assert run.summary["inputs"] == run.summary["done"] == 3
-    assert Ledger(s3.url("out")).audit().holds
+    assert audited(Ledger(s3.url("out"))).holds
     assert s3.fs.exists(f"{s3.bucket}/out/_SUCCESS")
 
 

@@ -19,11 +19,6 @@ pytestmark = pytest.mark.timeout(600)
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-class Units:
-    num_parts = 40
-    num_segments = 0
-
-
 def entry(**facts):
     states = ("done", "done", "no_face", "quarantined")
     return {"outcomes": [{"state": state, "num_examples": 3} for state in states], "facts": facts}
@@ -32,7 +27,7 @@ def entry(**facts):
 def test_a_terminal_shows_states_rate_time_left_and_memory():
     said = io.StringIO()
     terminal = Console(file=said, force_terminal=True, width=120)
-    with progress.ProgressDisplay(Units, terminal) as display:
+    with progress.ProgressDisplay(40, terminal=terminal) as display:
         display.add(entry(peak_child_memory_bytes=300 * 2**20))
         display.add(entry(peak_child_memory_bytes=200 * 2**20))
     last = said.getvalue()
@@ -44,14 +39,14 @@ def test_a_terminal_shows_states_rate_time_left_and_memory():
 
 def test_without_a_terminal_there_is_a_line_now_and_then(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    with progress.ProgressDisplay(Units, Console(file=io.StringIO())) as display:
+    with progress.ProgressDisplay(40, terminal=Console(file=io.StringIO())) as display:
         display.add(entry(peak_child_memory_bytes=300 * 2**20))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("4 of 40 clips: 2 done, 1 no_face, 1 quarantined, 12 examples, ")
     assert "300 MiB at most, about " in line
     assert line.endswith(" s left")
     monkeypatch.setattr(progress, "LINE_SECONDS", 30.0)
-    with progress.ProgressDisplay(Units, Console(file=io.StringIO())) as display:
+    with progress.ProgressDisplay(40, terminal=Console(file=io.StringIO())) as display:
         display.add(entry())
     assert not capsys.readouterr().err
 

@@ -11,15 +11,17 @@ import pyarrow as pa
 import pytest
 import torch
 from example_shards import drawn_example
+from ledgers import audited, finish, pending, planned, planned_night
 
 from pipeline.corpus.read import read_corpus
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
 from pipeline.ledger.retry import quarantined, retry
+from pipeline.ledger.snapshot import Snapshot
 from pipeline.models.build import build_model
 from pipeline.models.checkpoint import save_checkpoint, write_best
 from pipeline.models.predict import Predictor, temperature_of
-from pipeline.records.clips import Clip, clip_table
+from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_table
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS, UsageError
@@ -31,7 +33,6 @@ from pipeline.score.night import (
     DEFAULT_SECONDS_PER_CLIP,
     close_night,
     commit_copies,
-    contents_of,
     estimated_seconds,
     parse_since,
     partition_of,
@@ -135,7 +136,12 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
     first = night(20, limit=3)
     assert first.exit_code == 0
     assert (first.summary["scored"], first.summary["same_content"], first.summary["inputs"]) == (3, 1, 4)
-    assert {outcome.path for outcome in first.ledger.outcomes()} == {"0.avi", "1.avi", "2.avi", "again/1.avi"}
+    assert {outcome.path for outcome in first.ledger.snapshot().outcomes()} == {
+        "0.avi",
+        "1.avi",
+        "2.avi",
+        "again/1.avi",
+    }
     ledger = Ledger(s3.url(f"labels/model={sha256[:12]}"))
     assert ledger.storage.url == first.ledger.storage.url
     before = objects_of(s3, f"labels/model={sha256[:12]}/ledger")
@@ -146,9 +152,11 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
     s3.put("uploads/0.avi", made["face 3"])
     s3.fs.rm(f"{s3.bucket}/uploads/1.avi")
     s3.put("uploads/late.avi", made["face 4"])
-    ledger.add_generation([clips()["nobody.avi"]], clips_per_shard=8)
-    ledger.add_generation([clips()["late.avi"]], clips_per_shard=8)
-    unit = ledger.pending_units()[1]
+    info = ledger.run_info()
+    options = {"kind": info["kind"], "config": info["config"], "versions": info["versions"], "clips_per_shard": 8}
+    for name in ("nobody.avi", "late.avi"):
+        planned(ledger, [clips()[name]], **options)
+    unit = pending(ledger)[1]
     failed = Outcome(
         clip_id=unit.clips[0].clip_id, path="late.avi", state=State.RETRYABLE, reason="store_failed", stage="fetch"
     )
@@ -162,7 +170,7 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
     second = night(21)
     assert second.exit_code == 0
     assert (second.summary["processed"], second.summary["scored"], second.summary["same_content"]) == (4, 2, 2)
-    state = {(outcome.path, outcome.state, outcome.attempts) for outcome in ledger.outcomes()}
+    state = {(outcome.path, outcome.state, outcome.attempts) for outcome in ledger.snapshot().outcomes()}
     assert state == {
         ("0.avi", State.DONE, 1),  # twice: the old bytes and the new
         ("1.avi", State.DONE, 1),
@@ -174,7 +182,7 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
         ("nobody.avi", State.NO_FACE, 1),
         ("was/nobody.avi", State.NO_FACE, 0),
     }
-    assert len(ledger.outcomes()) == 10 == second.audit.num_inputs
+    assert len(list(ledger.snapshot().outcomes())) == 10 == second.audit.num_inputs
     assert before.items() <= objects_of(s3, f"labels/model={sha256[:12]}/ledger").items()
     assert second.summary["night"]["clips"] == 4
 
@@ -215,7 +223,7 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
         (models[1][1][:12], "2026-11-21"),
     }
     own = [row for row in rows if row["model"] == sha256[:12]]
-    assert sorted(row["path"] for row in own) == sorted(outcome.path for outcome in ledger.outcomes())
+    assert sorted(row["path"] for row in own) == sorted(outcome.path for outcome in ledger.snapshot().outcomes())
     by_path = {row["path"]: row for row in own}
     copied = ("state", "probabilities", "emotion_shares", "num_faces", "emotion", "content_id")
     for copy, original in (("new/name.avi", "late.avi"), ("moved/2.avi", "2.avi"), ("again/1.avi", "1.avi")):
@@ -255,8 +263,8 @@ def test_a_dry_run_counts_and_writes_nothing(made, models, tmp_path, without_ray
 
 def commit_all(ledger, *, state=State.DONE, stage=None, seconds=2.0):
     """What actors commit, without a network: every pending unit ends in one state."""
-    for unit in ledger.pending_units():
-        if not unit.is_of_copies:
+    for unit in pending(ledger, kinds=("compute",)):
+        if True:
             labels = [
                 {"clip_id": clip.clip_id, "path": clip.path, "content_id": clip.content_id, "state": str(state)}
                 | {"num_frames": 2, "num_faces": 0, "num_tracks": 0}
@@ -298,52 +306,50 @@ def corpus_of(folder, **contents):
     return read_corpus(str(folder), split_fractions=None)
 
 
-def planned(ledger, corpus, **options):
-    night = plan_night(ledger, corpus, **options)
-    ledger.plan(night.clips, **PLAN)
-    return night
+def night_of(ledger, corpus, **options):
+    """Plan a night; how many clips of each kind it has."""
+    return planned_night(ledger, corpus, plan_options=PLAN, **options)[0]
 
 
 def test_the_state_of_a_copy_follows_its_clip(tmp_path):
     ledger = Ledger(str(tmp_path / "out"))
     corpus = corpus_of(tmp_path / "in", a=b"one", b=b"one", c=b"two")
-    night = planned(ledger, corpus)
+    night = night_of(ledger, corpus)
     assert (night.num_new, night.num_copies, night.num_to_score) == (2, 1, 2)
     assert commit_copies(ledger, ledger.snapshot(), day="2026-11-20") == 0  # Nothing has ended yet.
     commit_all(ledger, state=State.RETRYABLE)
     commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
-    assert ledger.audit().num_by_state["retryable"] == 3
+    assert audited(ledger).num_by_state["retryable"] == 3
 
-    night = planned(ledger, corpus)
+    night = night_of(ledger, corpus)
     assert (night.num_new, night.num_retryable, night.num_copies) == (0, 2, 1)
     commit_all(ledger, state=State.QUARANTINED)
     assert commit_copies(ledger, ledger.snapshot(), day="2026-11-20") == 1
-    assert ledger.audit().num_by_state["quarantined"] == 3
+    assert audited(ledger).num_by_state["quarantined"] == 3
 
     (copy,) = (outcome for outcome in quarantined(ledger) if outcome.path == "b.avi")
     assert retry(ledger, [copy]) == 2  # The clip whose bytes it has, and itself.
     commit_all(ledger)
     commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
-    assert ledger.audit().num_by_state == {"done": 2, "no_face": 0, "quarantined": 1, "retryable": 0}
-    assert ledger.audit().holds
-    assert "the same bytes as a.avi" in {outcome.detail for outcome in ledger.outcomes()}
+    assert audited(ledger).counted == {"done": 2, "no_face": 0, "quarantined": 1, "retryable": 0}
+    assert audited(ledger).holds
+    assert "the same bytes as a.avi" in {outcome.detail for outcome in ledger.snapshot().outcomes()}
 
 
 def test_bytes_that_were_gone_before_they_were_read_are_scored_where_they_turn_up(tmp_path):
     ledger = Ledger(str(tmp_path / "out"))
-    planned(ledger, corpus_of(tmp_path / "in", a=b"one"))
+    night_of(ledger, corpus_of(tmp_path / "in", a=b"one"))
     commit_all(ledger, state=State.QUARANTINED, stage="fetch")
-    night = plan_night(ledger, corpus_of(tmp_path / "in", b=b"one"))
+    night, _ = planned_night(ledger, corpus_of(tmp_path / "in", b=b"one"), plan_options=None)
     assert (night.num_new, night.num_copies) == (1, 0)
 
 
 def test_a_clip_renamed_before_it_was_done_is_read_where_it_lies_now(tmp_path):
     ledger = Ledger(str(tmp_path / "out"))
-    planned(ledger, corpus_of(tmp_path / "in", a=b"one"))
-    night = planned(ledger, corpus_of(tmp_path / "in", folder__b=b"one"))
+    night_of(ledger, corpus_of(tmp_path / "in", a=b"one"))
+    night, chosen = planned_night(ledger, corpus_of(tmp_path / "in", folder__b=b"one"), plan_options=PLAN)
     assert (night.num_new, night.num_cut_off, night.num_copies) == (0, 1, 1)
-    units = ledger.pending_units(night.clips)
-    (unit,) = (unit for unit in units if not unit.is_of_copies)
+    (unit,) = pending(ledger, pa.Table.from_pylist(chosen).select(CLIP_SCHEMA.names), kinds=("compute",))
     assert [(clip.path, clip.url) for clip in unit.clips] == [("a.avi", str(tmp_path / "in/folder/b.avi"))]
 
 
@@ -352,29 +358,31 @@ def test_a_limit_takes_the_first_contents_by_path_and_leaves_the_rest(tmp_path):
     corpus = corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"1", d=b"3", e=b"4")
     paths = []
     for _ in range(2):
-        night = planned(ledger, corpus, limit=2)
-        paths.append(night.clips["path"].to_pylist())
+        _, chosen = planned_night(ledger, corpus, plan_options=PLAN, limit=2)
+        paths.append([row["path"] for row in chosen])
         commit_all(ledger)
         commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
-        ledger.finish(ledger.audit(), input_description="")
+        finish(ledger)
     assert paths == [["a.avi", "b.avi", "c.avi"], ["a.avi", "b.avi", "c.avi", "d.avi", "e.avi"]]
-    assert plan_night(ledger, corpus, limit=2).is_settled
+    night, _ = planned_night(ledger, corpus, plan_options=PLAN, limit=2)
+    assert (night.num_to_score, night.num_copies, pending(ledger)) == (0, 0, [])
 
 
 def test_a_clip_older_than_since_is_left_unless_a_newer_one_with_its_bytes_comes_first_by_path(tmp_path):
     corpus = corpus_of(tmp_path / "in", a=b"1", b=b"1", c=b"2", d=b"2", e=b"3")
     number = corpus.table.schema.get_field_index("modified_seconds")
     table = corpus.table.set_column(number, "modified_seconds", pa.array([9.0, 1.0, 1.0, 9.0, 1.0]))
-    night = plan_night(Ledger(str(tmp_path / "out")), replace(corpus, table=table), since=5.0)
-    names = dict(zip(night.clips["clip_id"].to_pylist(), night.clips["path"].to_pylist(), strict=True))
-    found = {row["path"]: names.get(row["same_as"]) for row in night.clips.to_pylist()}
+    ledger = Ledger(str(tmp_path / "out"))
+    night, chosen = planned_night(ledger, replace(corpus, table=table), plan_options=None, since=5.0)
+    names = {row["clip_id"]: row["path"] for row in chosen}
+    found = {row["path"]: names.get(row["same_as"]) for row in chosen}
     assert found == {"a.avi": None, "b.avi": "a.avi", "d.avi": None}
     assert (night.num_new, night.num_copies, night.num_older) == (2, 1, 2)
 
 
 def test_the_estimate_is_what_earlier_nights_took(tmp_path):
     ledger = Ledger(str(tmp_path / "out"))
-    night = planned(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3"))
+    night = night_of(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3"))
     commit_all(ledger, seconds=2.5)
     assert set(close_night(ledger, ledger.snapshot(), day="2026-11-20")) == {"same_content", "night", "drift"}
     assert estimated_seconds(ledger, night) == (7.5, "2.50 core-seconds a clip, measured in 1 nights")
@@ -382,7 +390,7 @@ def test_the_estimate_is_what_earlier_nights_took(tmp_path):
 
 def test_a_night_is_closed_from_one_reading_of_each_entry(tmp_path, monkeypatch):
     ledger = Ledger(str(tmp_path / "out"))
-    planned(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3", d=b"3"))
+    night_of(ledger, corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"3", d=b"3"))
     commit_all(ledger, seconds=0.1)
     entries = ledger.entries()
     read, names = Storage.read, []
@@ -401,8 +409,9 @@ def clip_with(content_id, **fields):
 
 
 def are_alike(*clips, **options):
-    one, other = contents_of(clip_table(clips), **options).to_pylist()
-    return one == other
+    snapshot = Snapshot()
+    snapshot.give(clip_table(clips))
+    return plan_night(snapshot, **options).num_copies == 1
 
 
 def test_only_a_hash_of_the_bytes_tells_that_two_clips_are_alike():
@@ -412,6 +421,8 @@ def test_only_a_hash_of_the_bytes_tells_that_two_clips_are_alike():
     assert not are_alike(clip_with(md5), clip_with(md5, **other, start_pts_seconds=1.0))
     assert not are_alike(clip_with(md5), clip_with(md5, **other, size_bytes=2))
     assert not are_alike(clip_with(md5), clip_with(md5, **other), paths_matter=True)
+    for url in ("http://a/b", "https://a/b.mp4"):  # A web server may answer with the MD5 of somebody else's clip.
+        assert not are_alike(clip_with(md5), clip_with(md5, **other, url=url))
     for content_id in ("missing", "12 2026-11-22", "0x8D4BCC2E4835CD0"):
         assert not are_alike(clip_with(content_id), clip_with(content_id, **other))
 
@@ -438,7 +449,8 @@ def test_another_threshold_in_one_partition_is_refused(models, made, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.avi").write_bytes(made["face 0"])
     values = {"input": str(tmp_path / "in"), "checkpoint": models[0][0], "output": str(tmp_path / "out")}
-    Ledger(partition_of(str(tmp_path / "out"), models[0][1])).plan([], **{**PLAN, "config": {"abstain_below": 0.5}})
+    ledger = Ledger(partition_of(str(tmp_path / "out"), models[0][1]))
+    planned(ledger, [], **{**PLAN, "config": {"abstain_below": 0.5}})
     with pytest.raises(LedgerError, match=r"abstain_below 0\.5 -> 0\.0.*--force-new"):
         score(ScoreConfig(**values))
 

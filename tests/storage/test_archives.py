@@ -431,7 +431,7 @@ def test_preprocess_reads_loose_and_packed_clips_alike(s3, tmp_path):
     )
     run = preprocess(config)
     assert run.audit.holds
-    outcomes = {outcome.path: outcome for outcome in run.ledger.outcomes()}
+    outcomes = {outcome.path: outcome for outcome in run.ledger.snapshot().outcomes()}
     done = {path for path, outcome in outcomes.items() if outcome.state is State.DONE}
     assert set(files) | {f"a.zip!{name}" for name in files} <= done
     assert {f"a.zip!sub/i.tar.gz!{name}" for name in files} | {f"b.tar.gz!{name}" for name in files} <= done
@@ -444,7 +444,7 @@ def test_preprocess_reads_loose_and_packed_clips_alike(s3, tmp_path):
     }
     again = preprocess(config)
     assert again.summary["processed"] == 0
-    units = Ledger(s3.url("out")).units()
+    units = list(Ledger(s3.url("out")).snapshot().units())
     packed_clips = [clip.path for unit in units for clip in unit.clips if clip.path.startswith("b.tar.gz!")]
     for split in {unit.split for unit in units}:
         ordered = [clip.path for unit in units if unit.split == split for clip in unit.clips]

@@ -1,0 +1,51 @@
+"""Settings of a run on clips that change nothing in its output: how the work is spread and bounded, what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.sandbox.limits import SandboxLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """How the work is spread and bounded; it changes nothing in the output."""
+
+    actors: int = 0
+    """Actors at work (count); 0: one for each CPU of the cluster."""
+    clips_per_shard: int = 32
+    """Clips in one unit of work, which is one shard (count)."""
+    clip_timeout: float = 120.0
+    """Longest time without progress on one clip before it is killed (seconds)."""
+    max_worker_memory: int = 4096
+    """Resident memory of one worker before the clip in it is killed (MiB)."""
+    driver_memory: int = 1024
+    """Memory for planning and auditing in this process, about (MiB); what does not fit lies on its temporary disk."""
+    detector_device: str = "auto"
+    """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector is dlib-cnn), cpu, cuda."""
+    max_quarantined: int | None = None
+    """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
+    no_thumbnails: bool = False
+    """Put no picture of a person into report.html, nor beside it."""
+    blur_faces: bool = False
+    """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
+    json_logs: bool = False
+    """For machines: nothing but one JSON object a line on stderr (event, time, counts)."""
+    force_new: bool = False
+    """If the output holds a run of another config, write to a new folder beside it instead of refusing."""
+
+    def __post_init__(self) -> None:
+        least = {"actors": 0, "clips_per_shard": 1, "max_worker_memory": 64, "driver_memory": 256, "max_quarantined": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; give {minimum} or more")
+        if self.detector_device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"--detector-device is {self.detector_device!r}; give one of auto, cpu, cuda")
+        if self.clip_timeout <= 0:
+            raise ValueError(f"--clip-timeout is {self.clip_timeout}; give more than 0 seconds")
+
+    @property
+    def limits(self) -> SandboxLimits:
+        """What a sandboxed child may use."""
+        return SandboxLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)

@@ -1,0 +1,80 @@
+"""What one kind of job on clips is: which clips it plans, how an actor does a unit, what ends it.
+
+`runtime.run.run` does all the rest, alike for every job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.snapshot import Snapshot
+from pipeline.ledger.units import Unit
+
+
+class Actor(Protocol):
+    """Does one unit: commits it to the ledger and returns the entry that stands."""
+
+    def run(self, unit: Unit) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorSpec:
+    """How the actors of a run are built.
+
+    build: called once in each Ray actor, with `ledger_url` and what start_shared gave. num_gpus: share of a GPU that
+    each needs. start_shared: called once Ray runs; gives handles of actors that all of them share.
+    """
+
+    build: Callable[..., Actor]
+    num_gpus: float = 0.0
+    start_shared: Callable[[], Mapping[str, Any]] = dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which of today's clips a job plans, once it has put them into the snapshot in their place.
+
+    lines: what to tell of it. facts: what joins the summary. details: the job's own, for `Job.build_actor`.
+    """
+
+    lines: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    details: Any = None
+
+
+def choose_all(ledger: Ledger, snapshot: Snapshot) -> Choice:
+    """Plan every given clip as it is."""
+    del ledger, snapshot
+    return Choice()
+
+
+def finish_nothing(ledger: Ledger, snapshot: Snapshot) -> Mapping[str, Any]:
+    """Leave the output to the runner."""
+    del ledger, snapshot
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One kind of job on clips.
+
+    Attributes:
+        kind: of its output, which other kinds refuse.
+        plan_config: settings that decide the output; a run that resumes must have the same.
+        plan_defaults: what counts for each of these in an output that is older than it.
+        versions: of the packages that decide the output.
+        choose: puts the clips to plan in place of the snapshot's given ones.
+        build_actor: gives, for a choice, how actors are built.
+        finish: commits the units that no actor gets, before the audit; what it returns joins the summary.
+    """
+
+    kind: str
+    plan_config: Mapping[str, Any]
+    plan_defaults: Mapping[str, Any]
+    versions: Mapping[str, str]
+    build_actor: Callable[[Choice], ActorSpec]
+    choose: Callable[[Ledger, Snapshot], Choice] = choose_all
+    finish: Callable[[Ledger, Snapshot], Mapping[str, Any]] = finish_nothing
