@@ -39,6 +39,8 @@ ENTRIES_AT_ONCE = 1000
 UNITS_PER_GENERATION = 2**14
 COMPACT_ROWS = OUTCOME_ROWS.append(pa.field("head", pa.large_string()))
 TABLES = ("examples", "frames", "tracks", "clips", "segments", "shots")
+# An entry, and the bytes of its object.
+SizedEntry = tuple[Mapping[str, Any], int]
 _ENTRY = re.compile(r"ledger/(g\d{3,}-u\d{6,})\.json")
 _GENERATION = re.compile(r"plan/g(\d{3,})\.arrow")
 _SEALED = re.compile(r"compact/([0-9a-f]{16})\.arrow")
@@ -220,12 +222,15 @@ class Ledger:
         return snapshot
 
     def refresh(
-        self, snapshot: Snapshot, *, after_fetch: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
+        self,
+        snapshot: Snapshot,
+        *,
+        after_fetch: Callable[[Iterable[SizedEntry]], None] | None = None,
     ) -> None:
         """Bring the snapshot's entries up to what is stored.
 
         Args:
-            after_fetch: called with entries that had to be fetched one by one, at most `ENTRIES_AT_ONCE` at a time,
+            after_fetch: called with the entries (and their bytes) that had to be fetched one by one, at most `ENTRIES_AT_ONCE` at a time,
                 where they are so many that copies in one object are worth it (`compact`).
         """
         committed = self.committed_units()
@@ -237,8 +242,8 @@ class Ledger:
             missing = self._add_compacted(snapshot, missing)
         names, is_worth = iter(missing), len(missing) > ENTRIES_AT_ONCE
         while some := list(islice(names, ENTRIES_AT_ONCE)):
-            entries = self.entries(some)
-            snapshot.add_entries((entry, missing[entry["unit"]]) for entry in entries)
+            entries = [(entry, missing[entry["unit"]]) for entry in self.entries(some)]
+            snapshot.add_entries(entries)
             if after_fetch is not None and is_worth:
                 after_fetch(entries)
 
@@ -303,12 +308,12 @@ class Ledger:
 
     # Compacted entries
 
-    def compact(self, entries: Sequence[Mapping[str, Any]]) -> None:
+    def compact(self, entries: Iterable[SizedEntry]) -> None:
         """Store copies of entries in one object, whose name tells whether it is whole."""
         rows = []
-        for entry in entries:
+        for entry, num_bytes in entries:
             head = {name: value for name, value in entry.items() if name != "outcomes"}
-            heads = [json.dumps({**head, "num_bytes": len(json_bytes(entry))}), *[None] * (len(entry["outcomes"]) - 1)]
+            heads = [json.dumps({**head, "num_bytes": num_bytes}), *[None] * (len(entry["outcomes"]) - 1)]
             rows += (
                 {**row, "unit": entry["unit"], "head": text} for row, text in zip(entry["outcomes"], heads, strict=True)
             )

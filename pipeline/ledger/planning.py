@@ -90,7 +90,7 @@ def plan_clips(
     versions: Mapping[str, str],
     clips_per_shard: int,
 ) -> tuple[Snapshot, Changes]:
-    """Plan a table of clips (CLIP_SCHEMA, or more columns) as they are; the snapshot, and what was added to the plan."""
+    """Plan a table of clips (CLIP_SCHEMA, or more columns) as they are; the snapshot, and what changed in the plan."""
     snapshot = ledger.snapshot()
     snapshot.give(clips)
     snapshot.recognise()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +26,8 @@ SHARD_ROWS = pa.schema(
         *(("rows", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())),
     ]
 )
+# What an entry that is older than a column counts as.
+OUTCOME_DEFAULTS = {each.name: each.default for each in columns_of(Outcome) if each.default is not MISSING}
 STORED_ROWS = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
 GIVEN_ROWS = pa.schema(
     [
@@ -82,7 +84,7 @@ class Snapshot:
         heads, outcomes = [], []
         for entry, num_bytes in entries:
             heads.append({**entry, "num_bytes": num_bytes})
-            outcomes += ({**asdict(outcome_of(row)), "unit": entry["unit"]} for row in entry["outcomes"])
+            outcomes += ({**OUTCOME_DEFAULTS, **row, "unit": entry["unit"]} for row in entry["outcomes"])
         self.add_committed(heads, outcome_rows(outcomes))
 
     def add_committed(self, heads: Sequence[Mapping[str, Any]], outcomes: pa.Table) -> None:
@@ -109,7 +111,9 @@ class Snapshot:
     def give(self, clips: pa.Table | Iterable[pa.RecordBatch]) -> None:
         """Take today's clips of the input in place of those given before: rows of CLIP_SCHEMA, or of more columns."""
         self.database.create("given", GIVEN_ROWS)
-        for batch in clips.to_batches(max_chunksize=2**16) if isinstance(clips, pa.Table) else clips:
+        table: Any = clips
+        batches: Iterable[Any] = table.to_batches(max_chunksize=2**16) if isinstance(clips, pa.Table) else clips
+        for batch in batches:
             keys = [reading_key(url) if url.startswith(MEMBERS_START) else "" for url in batch["url"].to_pylist()]
             self.database.insert("given", pa.table(batch).append_column("reading_key", pa.array(keys, pa.string())))
         self.database.execute(f"update given set is_hashed = ({HASHED})")
@@ -247,14 +251,16 @@ class Snapshot:
 
 def outcome_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Outcomes with their units as a table; lone surrogates, of a name that is no UTF-8, are escaped."""
-    clean = [
-        {
-            name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
-    return pa.Table.from_pylist(clean, schema=OUTCOME_ROWS)
+    columns = []
+    for field in OUTCOME_ROWS:
+        values = [row[field.name] for row in rows]
+        if field.type == pa.string():
+            values = [
+                value if value is None or value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+                for value in values
+            ]
+        columns.append(pa.array(values, field.type))
+    return pa.table(columns, schema=OUTCOME_ROWS)
 
 
 def reading_key(url: str) -> str:

@@ -129,9 +129,10 @@ class _Receiver:
 
     def flush(self, *, is_many: bool = False) -> None:
         """Put what has come into the snapshot."""
+        sized = [(entry, len(json_bytes(entry))) for entry in self._entries]
         if is_many:
-            self._ledger.compact(self._entries)
-        self._snapshot.add_entries((entry, len(json_bytes(entry))) for entry in self._entries)
+            self._ledger.compact(sized)
+        self._snapshot.add_entries(sized)
         self._entries = []
 
 

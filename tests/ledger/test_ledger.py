@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from ledgers import audited, finish, pending, planned, sweep
 
+from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError, RunLock, identity
 from pipeline.ledger.retry import verify
@@ -380,6 +381,10 @@ def test_outcomes_rest_in_the_columns_of_their_record():
     assert OUTCOME_SCHEMA.names == [field.name for field in fields(Outcome)]
 
 
+def sized(entry):
+    return entry, len(json_bytes(entry))
+
+
 def everything(snapshot):
     tables = ("plan", "entries", "shards", "outcomes")
     return {name: list(snapshot.database.rows(f"select * from {name} order by all")) for name in tables}
@@ -395,7 +400,7 @@ def read_names(ledger, monkeypatch):
 
 def test_many_entries_are_kept_in_one_object_that_equals_them(ledger, monkeypatch):
     planned(ledger, CLIPS, **PLAN)
-    ledger.compact([commit(ledger, unit) for unit in pending(ledger)[:2]])
+    ledger.compact([sized(commit(ledger, unit)) for unit in pending(ledger)[:2]])
     first, read = read_names(ledger, monkeypatch)
     assert read == []
     assert [row["unit"] for row in first.database.rows("select unit from entries order by 1")] == [
@@ -429,7 +434,7 @@ def test_fetched_entries_are_handed_on_to_be_kept_where_they_are_many(local, mon
 
 def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(local):
     planned(local, CLIPS, **PLAN)
-    local.compact([commit(local, unit) for unit in pending(local)])
+    local.compact([sized(commit(local, unit)) for unit in pending(local)])
     lost = local.shards()[0]
     local.storage.delete(lost["path"])
     local.storage.delete(f"ledger/{lost['unit']}.json")
