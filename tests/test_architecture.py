@@ -21,7 +21,7 @@ FOLDERS = {
     "faces": "PIL dlib fsspec numpy torch",
     "sandbox": "msgpack numpy psutil",
     "corpus": "fsspec pyarrow",
-    "ledger": "numpy psutil pyarrow",
+    "ledger": "duckdb psutil pyarrow",
     "runtime": "av numpy pyarrow ray rich yaml",
     "report": "PIL numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",

@@ -6,10 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "ledger": ["Ledger"],
-        "units": ["Unit", "Units"],
+        "units": ["PendingUnits", "Unit"],
         "snapshot": ["Snapshot"],
         "audit": ["Audit"],
         "lock": ["LedgerError", "RunLock"],
-        "retry": ["chosen", "quarantined", "retry"],
+        "retry": ["chosen", "quarantined", "verify"],
     },
 )

@@ -230,8 +230,8 @@ class Ledger:
         """Bring the snapshot's entries up to what is stored.
 
         Args:
-            after_fetch: called with the entries (and their bytes) that had to be fetched one by one, at most `ENTRIES_AT_ONCE` at a time,
-                where they are so many that copies in one object are worth it (`compact`).
+            after_fetch: called with the entries that had to be fetched one by one, at most `ENTRIES_AT_ONCE` at a
+                time, where they are so many that copies in one object are worth it (`compact`).
         """
         committed = self.committed_units()
         known = {row["unit"]: row["num_bytes"] for row in snapshot.database.rows("select unit, num_bytes from entries")}

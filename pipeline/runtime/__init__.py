@@ -5,10 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "run": ["Run", "run_corpus"],
-        "pool": ["PoolConfig"],
+        "job": ["ActorSpec", "Choice", "Job"],
+        "run": ["Run"],
+        "config": ["PoolConfig"],
         "cluster": ["start_ray", "stop_ray"],
         "console": ["log_as_json", "log_status", "log_event"],
-        "preflight": ["preflight"],
     },
 )

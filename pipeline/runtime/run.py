@@ -122,7 +122,8 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, config: PoolConfig) -
     )
     for line in describe_changes(changes):
         log_status(line)
-    ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
+    if changes.num_new or changes.num_retried or not ledger.storage.exists("config.yaml"):
+        ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
 
 
 def _compute(job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, config: PoolConfig) -> list[str]:

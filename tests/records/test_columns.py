@@ -4,12 +4,13 @@ from dataclasses import dataclass, fields
 
 import pyarrow as pa
 import pytest
+from ledgers import joined
 
 from pipeline.records.clips import Clip
 from pipeline.records.columns import column, schema_of, table_of
 from pipeline.records.evolution import BEFORE, with_columns, with_defaults
 from pipeline.records.faces import ClipLabel, Example, Prediction, Thumbnail, TrackLabel
-from pipeline.records.outcomes import COUNTED, Outcome, State, joined, outcome_of
+from pipeline.records.outcomes import COUNTED, Outcome, State, outcome_of
 
 RECORDS = (Clip, ClipLabel, Example, Outcome, Prediction, Thumbnail, TrackLabel)
 
