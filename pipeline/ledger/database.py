@@ -41,6 +41,7 @@ class Database:
             str(self._scratch.path / "ledger.duckdb"),
             config={"memory_limit": f"{limit}B", "temp_directory": str(self._scratch.path), "threads": 2},
         )
+        self._connection.execute("set enable_progress_bar = false")
 
     def close(self) -> None:
         """Remove the database and its file."""

@@ -36,7 +36,7 @@ from pipeline.storage.redaction import without_secrets
 from pipeline.storage.store import Storage
 
 ENTRIES_AT_ONCE = 1000
-UNITS_PER_GENERATION = 2**14
+UNITS_PER_GENERATION = 2**12
 COMPACT_ROWS = OUTCOME_ROWS.append(pa.field("head", pa.large_string()))
 TABLES = ("examples", "frames", "tracks", "clips", "segments", "shots")
 # An entry, and the bytes of its object.

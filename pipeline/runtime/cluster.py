@@ -18,7 +18,6 @@ from typing import Any
 
 import ray
 import ray._raylet
-from ray._private.services import find_gcs_addresses
 from ray._private.utils import read_ray_address
 from ray.data import DataContext
 from ray.exceptions import RayError
@@ -97,7 +96,7 @@ def check_address() -> None:
             "head (6379 by default), or unset it to run here"
         )
     if address == "auto":
-        found = read_ray_address() or next(iter(find_gcs_addresses()), "")
+        found = read_ray_address()
         if not found:
             raise UsageError(f"RAY_ADDRESS is 'auto', and no Ray runs on this machine; {cure}")
         host_port = found

@@ -1,0 +1,71 @@
+"""RAY_ADDRESS that is wrong, dead or silent ends a job in one line with code 2, and holds no lock."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KEPT = REPOSITORY / "tests" / "kept" / "0.1.0"
+
+
+def job(tmp_path, address):
+    flags = [
+        "--detector",
+        "dlib-hog",
+        "--page=false",
+        "--input",
+        str(KEPT / "uploads"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": address, "RAY_TMPDIR": str(tmp_path)}
+    command = [sys.executable, REPOSITORY / "jobs" / "preprocess.py", *flags]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def dead_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("http://127.0.0.1:8265", "the address for `ray job submit --address`"),
+        ("127.0.0.1:DEAD", "nothing answers there"),
+        ("ray://127.0.0.1:DEAD", "nothing answers there"),
+        ("auto", "no Ray runs on this machine"),
+        ("headnode", "it is not of the form HOST:PORT"),
+    ],
+)
+def test_a_wrong_or_dead_address_is_one_line(tmp_path, address, told, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    address = address.replace("DEAD", str(dead_port()))
+    process = job(tmp_path, address)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    last = said.strip().splitlines()[-1]
+    assert f"RAY_ADDRESS is '{address}'" in last
+    assert told in last
+    assert "Traceback" not in said
+    assert not (tmp_path / "out" / "lock.json").exists()
+
+
+def test_a_signal_ends_a_job_that_asks_a_silent_head(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = job(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}")
+        silent.accept()[0].close()  # It asks.
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+        waited = time.monotonic() - began
+    assert process.returncode == 130, said
+    assert "interrupted" in said.strip().splitlines()[-1]
+    assert waited < 20  # Not the 40 s for which Ray's own client waits.

@@ -1,0 +1,94 @@
+"""A finished night whose derived files are cut, emptied or gone, or that was copied in part, is mended or named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.ledger.lock import LedgerError
+from pipeline.runtime import cluster, run
+from pipeline.score.config import ScoreConfig
+from pipeline.score.job import score
+
+KEPT = Path(__file__).parents[1] / "kept" / "0.1.0"
+DERIVED = ("_SUCCESS", "outcomes.jsonl", "manifest.json", "summary.json", "ignored.json")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A night of an older version that this one has looked at: nothing was left to do."""
+    top = tmp_path_factory.mktemp("finished")
+    shutil.copytree(KEPT / "labels", top / "labels")
+    assert score(config_of(top)).exit_code == 0
+    return top
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    def start():
+        raise AssertionError("Ray was started")
+
+    for module in (cluster, run):
+        monkeypatch.setattr(module, "start_ray", start)
+
+
+@pytest.fixture
+def labels(finished, tmp_path):
+    """A copy of it; the folder of its one model."""
+    shutil.copytree(finished / "labels", tmp_path / "labels")
+    (partition,) = (tmp_path / "labels").iterdir()
+    return partition
+
+
+def config_of(top, **changes):
+    values = {"input": str(KEPT / "uploads"), "checkpoint": str(KEPT / "run"), "output": str(top / "labels")}
+    return ScoreConfig(**{**values, "day": "2026-11-20", "page": False, **changes})
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def damaged(path, how):
+    if how == "gone":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    else:
+        path.write_bytes(b"\0" * 100)
+
+
+@pytest.mark.parametrize("how", ["gone", "empty", "cut", "overwritten"])
+def test_what_is_derived_is_made_again(labels, tmp_path, how):
+    whole = files_of(labels)
+    for name in DERIVED:
+        damaged(labels / name, how)
+    found = score(config_of(tmp_path))
+    assert (found.exit_code, found.audit.num_inputs, found.audit.num_by_state["done"]) == (0, 3, 3)
+    now = files_of(labels)
+    assert now.keys() == whole.keys()
+    summary, before = (json.loads(each.pop("summary.json")) for each in (now, whole))
+    assert now == whole
+    assert {**summary, "seconds": 0} == {**before, "seconds": 0}
+
+
+def test_a_copy_that_ended_half_way_is_named_with_its_cure(labels, tmp_path):
+    """In the order of names, as a sync copies: plan/ comes last."""
+    names = sorted(files_of(labels))
+    for name in names[names.index("manifest.json") :]:
+        (labels / name).unlink()
+    with pytest.raises(LedgerError, match=r"is of no unit in plan/.*finish the copy") as caught:
+        score(config_of(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shard_that_was_not_copied_is_told_and_done_again_without_its_entry(labels, tmp_path):
+    (shard, *_) = sorted((labels / "clips").rglob("*.parquet"))
+    shard.unlink()
+    found = score(config_of(tmp_path))
+    assert found.exit_code == 1
+    assert f"shard {shard.relative_to(labels)} has no bytes" in found.summary["audit"]
+    assert not (labels / "_SUCCESS").exists()
