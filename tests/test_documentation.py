@@ -1,0 +1,44 @@
+"""What the READMEs say of the code's structure is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_architecture import FOLDERS, PACKAGE, REPOSITORY
+
+
+def test_the_map_lists_every_folder_in_the_order_of_the_imports():
+    text = (PACKAGE / "README.md").read_text()
+    assert re.findall(r"^\| \[(\w+)\]\((\w+)/README\.md\) \|", text, re.MULTILINE) == [(name, name) for name in FOLDERS]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_page_of_a_folder_names_every_module_in_it_and_no_other(folder):
+    text = (PACKAGE / folder / "README.md").read_text()
+    modules = {path.name for path in (PACKAGE / folder).glob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"`(?:\w+/)*(\w+\.py)`", text))
+    assert modules - named == set()
+    everywhere = {path.name for path in REPOSITORY.rglob("*.py") if ".venv" not in path.parts}
+    assert named - everywhere == set()
+
+
+@pytest.mark.parametrize("path", [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/README.md"), *PACKAGE.rglob("*.md")])
+def test_every_link_to_a_file_leads_to_one(path):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_the_first_page_is_read_in_three_screens():
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
+
+
+def test_no_file_and_no_function_is_too_long():
+    import ast
+
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
