@@ -39,8 +39,7 @@ ENTRIES_AT_ONCE = 1000
 UNITS_PER_GENERATION = 2**12
 COMPACT_ROWS = OUTCOME_ROWS.append(pa.field("head", pa.large_string()))
 TABLES = ("examples", "frames", "tracks", "clips", "segments", "shots")
-# An entry, and the bytes of its object.
-SizedEntry = tuple[Mapping[str, Any], int]
+SizedEntry = tuple[Mapping[str, Any], int]  # An entry, and the bytes of its object.
 _ENTRY = re.compile(r"ledger/(g\d{3,}-u\d{6,})\.json")
 _GENERATION = re.compile(r"plan/g(\d{3,})\.arrow")
 _SEALED = re.compile(r"compact/([0-9a-f]{16})\.arrow")

@@ -89,7 +89,8 @@ anti join replaced using (clip_id);
 create or replace table new as
 select g.* replace (coalesce(o.split, g.split) as split), o.clip_id as replaces
 from given g anti join planned p on p.clip_id = split_part(g.clip_id, '.', 1)
-left join gone o on o.path = g.path
+left join (select * from gone qualify row_number() over (
+        partition by path, start_pts_seconds, end_pts_seconds order by ordinal desc) = 1) o on o.path = g.path
     and o.start_pts_seconds is not distinct from if(contains(g.clip_id, '.'), null, g.start_pts_seconds)
     and o.end_pts_seconds is not distinct from if(contains(g.clip_id, '.'), null, g.end_pts_seconds);
 
@@ -286,7 +287,7 @@ select * exclude (content, is_known, place, original, is_copy, is_rest, is_old, 
     replace (if(is_copy, original, if(follows, leader_id, null)) as same_as)
 from night where is_known or is_copy or is_new or follows
 union all by name
-select p.* exclude (ordinal) replace (n.url as url), false as is_hashed, '' as reading_key
+select p.* exclude (ordinal, replaces) replace (n.url as url), false as is_hashed, '' as reading_key
 from (select *, {content} as content from planned where same_as is null
     and clip_id not in (select clip_id from given) and clip_id not in (select clip_id from replaced)) p
 join (select content, arg_min(url, place) as url from night group by all) n using (content);
