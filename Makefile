@@ -1,9 +1,9 @@
-# make setup | demo | test | slow | chaos | fuzz | lint | benchmark. Everything runs in .venv, which the first of them makes.
+# make setup | demo | fast | test | slow | chaos | fuzz | lint | format | benchmark. Everything runs in .venv, which the first makes.
 PYTHON ?= python3
 BIN := .venv/bin
 N ?= 50
 
-.PHONY: setup demo test slow lint chaos fuzz benchmark clean
+.PHONY: setup demo fast test slow lint format chaos fuzz benchmark clean
 
 setup: .venv/.ready
 
@@ -16,10 +16,19 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/python jobs/demo.py --output demo
 
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+lint: setup # All of them run; it fails if any did.
+	@failed=; \
+	$(BIN)/ruff check . || failed="$$failed ruff-check"; \
+	$(BIN)/ruff format --check --quiet . || failed="$$failed ruff-format(make_format)"; \
+	$(BIN)/pyright --pythonpath $(BIN)/python || failed="$$failed pyright"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
+format: setup
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+fast: lint # What starts neither Ray nor a job.
+	$(BIN)/python -m pytest -q -m "not slow and not ray" --numprocesses 2 --dist loadfile
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 20

@@ -13,7 +13,7 @@ def test_the_map_lists_every_folder_in_the_order_of_the_imports():
     assert re.findall(r"^\| \[(\w+)\]\((\w+)/README\.md\) \|", text, re.MULTILINE) == [(name, name) for name in FOLDERS]
 
 
-@pytest.mark.parametrize("folder", [name for name in FOLDERS if (PACKAGE / name / "README.md").exists()])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_the_page_of_a_folder_names_every_module_in_it_and_no_other(folder):
     text = (PACKAGE / folder / "README.md").read_text()
     modules = {path.name for path in (PACKAGE / folder).glob("*.py")} - {"__init__.py"}
@@ -23,10 +23,18 @@ def test_the_page_of_a_folder_names_every_module_in_it_and_no_other(folder):
     assert named - everywhere == set()
 
 
-@pytest.mark.parametrize("path", [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/README.md"), *PACKAGE.rglob("*.md")])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *REPOSITORY.glob("*.md"),
+        *REPOSITORY.glob("*/README.md"),
+        *REPOSITORY.glob("tests/*/README.md"),
+        *PACKAGE.rglob("*.md"),
+    ],
+)
 def test_every_link_to_a_file_leads_to_one(path):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
-        if "://" not in target and not target.endswith(".md"):
+        if "://" not in target:
             assert (path.parent / target).exists(), target
 
 

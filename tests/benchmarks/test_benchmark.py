@@ -28,7 +28,7 @@ from pipeline.faces.detector import cpu_has_int8
 from pipeline.records.faces import Box, Face
 from pipeline.synthetic.corpus import make_corpus
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "benchmark.py"
 
 

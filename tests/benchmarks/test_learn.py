@@ -22,6 +22,8 @@ from pipeline.dataset.shards import read_manifest
 from pipeline.ledger.ledger import Ledger
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 
+pytestmark = pytest.mark.ray
+
 pytest.importorskip("skimage", reason="the face comes from scikit-image")
 
 JOB = str(Path(__file__).resolve().parents[2] / "jobs" / "benchmark.py")

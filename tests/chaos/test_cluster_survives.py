@@ -10,7 +10,7 @@ from trials import make_preprocess, make_train, run_trial, undisturbed_run
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ FLAGS = (
     "--page=false",
 )
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

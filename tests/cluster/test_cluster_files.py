@@ -292,6 +292,7 @@ def run_slurm(folder, *command):
     )
 
 
+@pytest.mark.ray
 def test_the_slurm_script_runs_a_command_on_all_nodes_and_ends_with_its_code(tmp_path):
     code = (
         "import ray, ray._raylet; ray.init(logging_level='ERROR'); "

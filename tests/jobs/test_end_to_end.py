@@ -16,7 +16,7 @@ from pipeline.records.outcomes import State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.synthetic.corpus import make_corpus
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 DETECT = ("--detector", "dlib-hog", "--frames-per-clip", "2", "--face-px", "64", "--context-px", "64")
 
 

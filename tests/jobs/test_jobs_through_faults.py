@@ -30,7 +30,7 @@ from pipeline.synthetic.corpus import make_corpus
 from pipeline.train.config import TrainConfig
 from pipeline.train.worker import train_worker
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 TRAINING = {"model": "caer-net-s", "input_px": 16, "batch_size": 14, "epochs": 2, "lr": 0.03, "keep": 2}
 READING = {"detector": "dlib-hog", "frames_per_clip": 2, "face_px": 32, "context_px": 32, "faces": "largest"}
 

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.synthetic.corpus import make_corpus
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 RAY = str(Path(sys.executable).with_name("ray"))
 # HOG at twice the size keeps an actor about a second at each clip: a job can be stopped in the middle.
 DETECT = [

@@ -29,7 +29,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.job import train
 from pipeline.train.worker import train_worker
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 READING = {"detector": "dlib-hog", "frames_per_clip": 2, "face_px": 32, "context_px": 32, "clips_per_shard": 8}
 PART_BYTES = 5 * 2**20  # S3 takes no smaller part but the last
 

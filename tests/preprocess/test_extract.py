@@ -502,6 +502,7 @@ def place_of(row):
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.ray
 def test_a_detector_that_dies_is_started_again_and_one_that_is_gone_is_told(clips):
     config = ExtractConfig(detector="dlib-hog", frames_per_clip=2)
     image = portrait(105)

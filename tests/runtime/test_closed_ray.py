@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.storage.scratch import ScratchFolder, sweep
 
+pytestmark = pytest.mark.ray
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWNER = """
 import os, sys, ray

@@ -15,7 +15,7 @@ from pipeline.models.checkpoint import save_checkpoint, write_best
 from pipeline.runtime import progress
 from pipeline.synthetic.corpus import make_corpus
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

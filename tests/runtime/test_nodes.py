@@ -20,6 +20,8 @@ from ray.cluster_utils import Cluster
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import check_nodes
 
+pytestmark = pytest.mark.ray
+
 HIDDEN = 'mount -t tmpfs none "$0"'
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"'
 CAN_UNSHARE = (

@@ -11,6 +11,8 @@ from pipeline.runtime import cluster, run
 from pipeline.score.config import ScoreConfig
 from pipeline.score.job import score
 
+pytestmark = pytest.mark.ray
+
 KEPT = Path(__file__).parents[1] / "kept" / "0.1.0"
 DERIVED = ("_SUCCESS", "outcomes.jsonl", "manifest.json", "summary.json", "ignored.json")
 

@@ -34,6 +34,8 @@ from pipeline.train.learner import TrainingStopped, class_weights, cosine_lr, fl
 from pipeline.train.training_log import RunLogs
 from pipeline.train.worker import saved_run, train_worker
 
+pytestmark = pytest.mark.ray
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
