@@ -30,6 +30,7 @@ FOLDERS = {
     "evaluate": "numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",
     "score": "numpy pyarrow torch",
+    "labels": "numpy pyarrow pympi",
     "synthetic": "PIL av numpy skimage",
 }
 

@@ -1,0 +1,88 @@
+"""Corrections of labels: objects that are created and never changed, and the table of those that stand.
+
+    LABELS/model=.../corrections/20261128T221500.123456Z-0123456789abcdef.json
+
+Two annotators who write at once make two objects, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.records.columns import table_of
+from pipeline.records.corrections import CORRECTION_SCHEMA, Correction, Said
+from pipeline.records.evolution import with_defaults
+from pipeline.runtime.console import log_status
+from pipeline.storage.store import Storage
+
+FOLDER = "corrections"
+
+
+def new_correction(*, correction_id: str | None = None, **values: Any) -> Correction:
+    """A correction of now, under an id of its own unless one is given. Raises ValueError for what cannot be."""
+    now = datetime.now(UTC)
+    own = f"{now:%Y%m%dT%H%M%S.%f}Z-{secrets.token_hex(8)}"
+    return Correction(
+        correction_id=correction_id or own, created=now.isoformat(), **{**values, "said": Said(values["said"])}
+    )
+
+
+def add_correction(storage: Storage, correction: Correction) -> bool:
+    """Create its object; False where one of its id is there already (an import that was made before)."""
+    body = (json.dumps(asdict(correction), indent=1) + "\n").encode()
+    return storage.create(f"{FOLDER}/{correction.correction_id}.json", body)
+
+
+def read_corrections(storage: Storage) -> list[Correction]:
+    """Every correction ever made, in the order in which they were said. One that cannot be read is reported."""
+    names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
+    known = {each.name for each in fields(Correction)}
+    found = []
+    for name, data in storage.read_many(names).items():
+        try:
+            saved = {key: value for key, value in json.loads(data).items() if key in known}
+            values = with_defaults(Correction, saved)
+            found.append(Correction(**{**values, "said": Said(values["said"])}))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            log_status(f"{storage.url}/{name} is no correction ({' '.join(str(error).split())[:120]}); it is left out")
+    return sorted(found, key=lambda each: (each.created, each.correction_id))
+
+
+def standing(corrections: Iterable[Correction]) -> list[Correction]:
+    """Those that nobody took back. An annotator can take back only what is his own."""
+    rows = list(corrections)
+    by_id = {each.correction_id: each for each in rows}
+    undone = {
+        each.undoes
+        for each in rows
+        if each.undoes in by_id and by_id[each.undoes].annotator == each.annotator and each.said == Said.UNDO
+    }
+    return [each for each in rows if each.said != Said.UNDO and each.correction_id not in undone]
+
+
+def correction_table(corrections: Iterable[Correction]) -> pa.Table:
+    """Rows of CORRECTION_SCHEMA."""
+    return table_of(corrections, CORRECTION_SCHEMA)
+
+
+def covers(correction: Correction, *, track_index: int, pts_seconds: float) -> bool:
+    """Whether a correction speaks of this person at this time."""
+    start, end = correction.start_pts_seconds, correction.end_pts_seconds
+    return (
+        correction.track_index in (None, track_index)
+        and (start is None or pts_seconds >= start)
+        and (end is None or pts_seconds < end)
+    )
+
+
+def said_of(corrections: Iterable[Correction], *, track_index: int, pts_seconds: float) -> Correction | None:
+    """The last of a clip's standing corrections that covers a face."""
+    found = [each for each in corrections if covers(each, track_index=track_index, pts_seconds=pts_seconds)]
+    return found[-1] if found else None

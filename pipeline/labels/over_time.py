@@ -1,0 +1,114 @@
+"""The faces of a person in, evenly spaced moments and spans of one emotion out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.records.arrow import pc
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.score.tracks import emotion_of
+
+# Pleasure and arousal of each class, -1 to 1: ratings of the words in J. A. Russell and A. Mehrabian, Evidence for a
+# three-factor theory of emotions, Journal of Research in Personality 11 (1977); neutral is 0 by definition.
+VALENCE = (-0.51, -0.60, -0.64, 0.81, 0.0, -0.63, 0.16)
+AROUSAL = (0.59, 0.35, 0.60, 0.51, 0.0, -0.27, 0.88)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """A person in the interval [second, second + every): the mean of its faces there.
+
+    probabilities: (7,). valence, arousal: what is expected of the classes' ratings under these probabilities.
+    """
+
+    second: float
+    num_faces: int
+    probabilities: tuple[float, ...]
+    emotion: str | None
+    valence: float
+    arousal: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A stretch [start, end) in seconds in which a person has one emotion; probability: its mean there."""
+
+    start: float
+    end: float
+    emotion: str
+    probability: float
+
+
+def probabilities_of(faces: pa.Table) -> np.ndarray:
+    """(N, 7) float64, in the order of EMOTIONS. faces: rows of FRAME_SCHEMA."""
+    struct = faces["probabilities"].combine_chunks()
+    return np.stack([pc.struct_field(struct, name).to_numpy(zero_copy_only=False) for name in EMOTIONS], axis=1).astype(
+        np.float64
+    )
+
+
+def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> list[Moment]:
+    """The moments of one person, where it has faces, in order of time.
+
+    Args:
+        faces: rows of FRAME_SCHEMA of one person, in order of time.
+        every: length of a moment, seconds.
+        abstain_below: as the labels were made.
+    """
+    if not faces.num_rows:
+        return []
+    seconds = faces["pts_seconds"].to_numpy()
+    numbers = np.floor(seconds / every + 1e-9).astype(np.int64)
+    rows = probabilities_of(faces)
+    found = []
+    for number in np.unique(numbers):
+        own = rows[numbers == number]
+        mean = own.mean(axis=0)
+        found.append(
+            Moment(
+                second=round(float(number * every), 6),
+                num_faces=len(own),
+                probabilities=tuple(mean.tolist()),
+                emotion=emotion_of(mean, abstain_below=abstain_below)[0],
+                valence=float(mean @ VALENCE),
+                arousal=float(mean @ AROUSAL),
+            )
+        )
+    return found
+
+
+def spans_of(moments: Sequence[Moment], *, every: float) -> list[Span]:
+    """Neighbouring moments of one emotion as one span; a gap or an abstention ends it."""
+    spans: list[Span] = []
+    for moment in moments:
+        if moment.emotion is None:
+            continue
+        probability = moment.probabilities[EMOTIONS.index(moment.emotion)]
+        end = round(moment.second + every, 6)
+        before = spans[-1] if spans else None
+        if before and before.emotion == moment.emotion and abs(before.end - moment.second) < 1e-6:
+            num = round((before.end - before.start) / every)
+            mean = (before.probability * num + probability) / (num + 1)
+            spans[-1] = Span(start=before.start, end=end, emotion=before.emotion, probability=mean)
+        else:
+            spans.append(Span(start=moment.second, end=end, emotion=moment.emotion, probability=probability))
+    return spans
+
+
+def by_person(faces: pa.Table) -> dict[int, pa.Table]:
+    """The faces of each person, by its number in order of appearance."""
+    return {
+        index: faces.filter(pc.equal(faces["track_index"], index))
+        for index in sorted(set(faces["track_index"].to_pylist()))
+    }
+
+
+def file_name(clip: dict[str, Any], ending: str) -> str:
+    """A file's name for a clip that no path can lead out of its folder with, and that no other clip has."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in clip["path"]).strip(".")
+    return f"{safe[-120:] or 'clip'}-{clip['clip_id'][:8]}.{ending}"

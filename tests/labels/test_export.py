@@ -1,0 +1,193 @@
+"""Exports of labels, read by the libraries of their formats."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import webvtt
+from made_labels import MadeClip, make_labels
+from pympi.Elan import Eaf
+
+from pipeline.labels.config import ExportConfig
+from pipeline.labels.export import export
+from pipeline.labels.tables import csv_parts
+from pipeline.records.vocabulary import EMOTIONS, UsageError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KEPT = REPOSITORY / "tests" / "kept" / "0.1.0" / "labels"
+
+
+def exported(labels, output, format_, **options):
+    assert export(ExportConfig(labels=str(labels), format=format_, output=str(output), **options)) == 0
+    return output
+
+
+def test_tables_hold_every_clip_person_and_moment(made, tmp_path):
+    out = exported(made.labels, tmp_path / "out", "csv")
+    clips, persons, moments = (pd.read_csv(out / f"{name}.csv") for name in ("clips", "persons", "persons_over_time"))
+    assert clips.set_index("path")["state"].to_dict() == {
+        "other/broken.mp4": "quarantined",
+        "other/nobody.mp4": "no_face",
+        "other/three.mp4": "done",
+        "show/one.avi": "done",
+        "show/two.mp4": "done",
+    }
+    assert sorted(zip(persons["clip"], persons["person"], strict=True)) == [
+        *(("other/three.mp4", 1), ("show/one.avi", 1), ("show/one.avi", 2), ("show/two.mp4", 1))
+    ]
+    one = moments[(moments["clip"] == "show/one.avi") & (moments["person"] == 1)]
+    assert list(one["second"]) == [0.0, 1.0]
+    assert list(one["emotion"]) == ["Happy", "Sad"]
+    assert one[list(EMOTIONS)].sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert one["valence"].iloc[0] > 0 > one["valence"].iloc[1]
+
+
+def test_every_column_is_in_the_codebook(made, tmp_path):
+    out = exported(made.labels, tmp_path / "out", "csv")
+    book = pd.read_csv(out / "codebook.csv")
+    for name in ("clips.csv", "persons.csv", "persons_over_time.csv"):
+        own = book[book["table"] == name]
+        assert list(own["column"]) == list(pd.read_csv(out / name).columns)
+        assert own["meaning"].str.len().min() > 5
+
+
+def test_no_cell_is_a_formula_and_numbers_stay_numbers():
+    rows = [["=1+1", "+a", "-b", "@c", "\tx", "plain", -0.5, None]]
+    data = b"".join(csv_parts(list("abcdefgh"), rows))
+    assert data.startswith(b"\xef\xbb\xbf")
+    (_, found) = csv.reader(io.StringIO(data.decode("utf-8-sig")))
+    assert found == ["'=1+1", "'+a", "'-b", "'@c", "'\tx", "plain", "-0.5", ""]
+
+
+def test_a_hostile_path_is_harmless_in_the_tables_and_in_names_of_files(tmp_path):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("=cmd|' '/ü{x}.mp4", codec="libx264")])
+    found = pd.read_csv(exported(tmp_path / "labels", tmp_path / "csv", "csv") / "clips.csv")
+    assert found["path"].tolist() == ["'=cmd|' '/ü{x}.mp4"]
+    out = exported(tmp_path / "labels", tmp_path / "vtt", "webvtt")
+    (name,) = (path.name for path in out.glob("*.vtt"))
+    assert name.startswith("_cmd____")
+
+
+def test_a_cue_for_each_stretch_of_a_persons_emotion(made, tmp_path):
+    out = exported(made.labels, tmp_path / "out", "webvtt", clips="show/one*", every=0.5)
+    (path,) = out.glob("*.vtt")
+    cues = [(cue.voice, cue.text, cue.start, cue.end) for cue in webvtt.read(path)]
+    assert cues == [
+        ("Person 1", "Happy 80%", "00:00:00.000", "00:00:01.000"),
+        ("Person 2", "Anger 80%", "00:00:00.000", "00:00:02.000"),
+        ("Person 1", "Sad 80%", "00:00:01.000", "00:00:02.000"),
+    ]
+
+
+def test_a_tier_for_each_person_opens_in_elan(made, tmp_path):
+    out = exported(made.labels, tmp_path / "out", "elan", clips="show/one*")
+    (path,) = out.glob("*.eaf")
+    found = Eaf(str(path))
+    assert sorted(found.get_tier_names()) == ["Person 1", "Person 2"]
+    assert sorted(found.get_annotation_data_for_tier("Person 1")) == [(0, 1000, "Happy"), (1000, 2000, "Sad")]
+    assert found.get_annotation_data_for_tier("Person 2") == [(0, 2000, "Anger")]
+    entries, _ = found.get_cv_entries("emotions"), found.get_cv_descriptions("emotions")
+    assert {value for values, _ in entries.values() for value, _, _ in values} == set(EMOTIONS)
+    assert found.get_linked_files()[0]["RELATIVE_MEDIA_URL"] == "./one.avi"
+
+
+def test_the_most_uncertain_come_one_a_clip_before_the_second(made, tmp_path):
+    out = exported(made.labels, tmp_path / "out", "csv", most_uncertain=4)
+    found = pd.read_csv(out / "most_uncertain.csv")
+    assert found["clip"].tolist() == ["show/two.mp4", "other/three.mp4", "show/one.avi", "show/one.avi"]
+    assert found["mean_entropy"].is_monotonic_decreasing
+    assert found["rank"].tolist() == [1, 2, 3, 4]
+
+
+def test_what_is_there_stays_and_what_is_missing_is_written(made, tmp_path):
+    out = exported(made.labels, tmp_path / "out", "webvtt")
+    first, *others = sorted(out.glob("*.vtt"))
+    first.unlink()
+    (out / "_SUCCESS").unlink()
+    times = {path: path.stat().st_mtime_ns for path in others}
+    exported(made.labels, out, "webvtt")
+    assert first.exists()
+    assert {path: path.stat().st_mtime_ns for path in others} == times
+    assert (out / "_SUCCESS").exists()
+
+
+def test_labels_that_were_added_are_in_the_next_export(own, tmp_path):
+    out = exported(own.labels, tmp_path / "out", "csv")
+    assert len(pd.read_csv(out / "clips.csv")) == 5
+    make_labels(own.videos, own.labels, [MadeClip("new.mp4", codec="libx264"), *_old()], draw=True)
+    exported(own.labels, out, "csv")
+    assert "new.mp4" in set(pd.read_csv(out / "clips.csv")["path"])
+
+
+def _old():
+    from conftest import CLIPS
+
+    return CLIPS
+
+
+def test_another_export_into_the_same_folder_is_refused(made, tmp_path):
+    out = exported(made.labels, tmp_path / "out", "csv")
+    with pytest.raises(UsageError, match=r"every 1\.0 -> 2\.0"):
+        exported(made.labels, out, "csv", every=2.0)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"thesis\.txt"):
+        exported(made.labels, tmp_path / "full", "csv")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_labels_of_an_older_version_are_read_with_their_copies(tmp_path):
+    shutil.copytree(KEPT, tmp_path / "labels")
+    out = exported(tmp_path / "labels", tmp_path / "out", "csv")
+    persons = pd.read_csv(out / "persons.csv")
+    assert sorted(persons["clip"]) == ["one-again.avi", "one.avi", "two.avi"]
+    one, again = (persons[persons["clip"] == name].iloc[0] for name in ("one.avi", "one-again.avi"))
+    assert one["clip_id"] != again["clip_id"]
+    assert one[list(EMOTIONS)].tolist() == again[list(EMOTIONS)].tolist()
+
+
+def test_labels_of_two_models_need_a_choice(own, tmp_path):
+    make_labels(own.videos, own.labels, _old(), sha256="fedcba987654" + "0" * 52, draw=False)
+    with pytest.raises(UsageError, match="0123456789ab, fedcba987654: give one"):
+        exported(own.labels, tmp_path / "out", "csv")
+    out = exported(own.labels, tmp_path / "out", "csv", model="fed")
+    assert json.loads((out / "export.json").read_text())["model"].startswith("fedcba987654")
+
+
+def test_labels_in_a_bucket_are_exported_into_a_bucket(s3, made):
+    for path in made.labels.rglob("*"):
+        if path.is_file():
+            s3.put(f"labels/{path.relative_to(made.labels)}", path.read_bytes())
+    exported(s3.url("labels"), s3.url("out"), "csv")
+    assert s3.fs.exists(f"{s3.bucket}/out/_SUCCESS")
+    assert b"show/one.avi" in s3.fs.cat_file(f"{s3.bucket}/out/persons.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--format", "csv"], "output"),
+        (["--format", "word", "--output", "o"], "--format"),
+        (["--format", "csv", "--output", "o", "--every", "0"], "--every is 0"),
+        (["--format", "csv", "--output", "o", "--clips", "none*"], "no labelled clip"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(made, tmp_path, arguments, told):
+    found = subprocess.run(
+        [sys.executable, REPOSITORY / "jobs" / "export.py", made.labels, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert found.returncode == 2
+    assert told in found.stderr
+    assert "Traceback" not in found.stderr

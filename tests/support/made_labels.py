@@ -1,0 +1,131 @@
+"""Labels of drawn clips, committed by the real ledger: what jobs/score.py leaves, without a network or Ray.
+
+Each clip is a dark frame with a bright square for each person, whose box the labels hold exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from pipeline.corpus.read import read_corpus
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.planning import plan_clips
+from pipeline.records.faces import Box, Example
+from pipeline.records.outcomes import Outcome, State
+from pipeline.records.vocabulary import EMOTIONS
+from pipeline.score.labels import UnitLabels
+
+WIDTH, HEIGHT, FPS = 320, 240, 25
+SHA256 = "0123456789ab" + "c" * 52
+DAY = "2026-11-20"
+COLOURS = ((255, 255, 255), (255, 255, 0))
+
+
+@dataclass(frozen=True)
+class MadeClip:
+    """num_frames at 25 a second, of which every `every` is sampled. emotions: of each person, changing half way."""
+
+    path: str
+    codec: str = "mpeg4"
+    num_frames: int = 50
+    every: int = 5
+    emotions: tuple[tuple[str, str], ...] = (("Happy", "Sad"),)
+    sureness: float = 0.8
+    has_sound: bool = False
+
+
+def box_at(person: int, frame_index: int) -> Box:
+    """The square of a person moves 2 pixels a frame to the right, the second below the first."""
+    x, y = 20 + 2 * (frame_index % 110), 30 + 110 * person
+    return Box(x, y, x + 60, y + 60)
+
+
+def draw_clip(folder: Path, clip: MadeClip) -> None:
+    """Encode the clip as a video file, with a tone where it has sound."""
+    target = folder / clip.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(target), "w") as writer:
+        stream = writer.add_stream(clip.codec, rate=FPS)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 2_000_000
+        sound = writer.add_stream("aac", rate=48_000, layout="mono") if clip.has_sound else None
+        for number in range(clip.num_frames):
+            image = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)
+            for person in range(len(clip.emotions)):
+                box = box_at(person, number)
+                image[box.y_min : box.y_max, box.x_min : box.x_max] = COLOURS[person]
+            writer.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        writer.mux(stream.encode())
+        if sound is not None:
+            num_samples = 48_000 * clip.num_frames // FPS
+            wave = (8000 * np.sin(np.arange(num_samples) / 48_000 * 2 * np.pi * 440)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 48_000, 0
+            writer.mux(sound.encode(frame))
+            writer.mux(sound.encode())
+
+
+def predicted(clip: MadeClip, clip_id: str) -> tuple[list[Example], np.ndarray]:
+    """The faces of the sampled frames and the probabilities that the model is made to give them."""
+    faces, rows = [], []
+    for frame_index in range(0, clip.num_frames, clip.every):
+        for person, (before, after) in enumerate(clip.emotions):
+            emotion = before if frame_index < clip.num_frames / 2 else after
+            row = np.full(7, (1 - clip.sureness) / 6, np.float32)
+            row[EMOTIONS.index(emotion)] = clip.sureness
+            rows.append(row)
+            faces.append(
+                Example(
+                    clip_id=clip_id,
+                    frame_index=frame_index,
+                    pts_seconds=frame_index / FPS,
+                    face_index=person,
+                    box=box_at(person, frame_index),
+                    face_score=1.0,
+                    frame_width=WIDTH,
+                    frame_height=HEIGHT,
+                    face_jpeg=b"",
+                    context_jpeg=b"",
+                )
+            )
+    return faces, np.array(rows).reshape(-1, 7)
+
+
+def make_labels(
+    videos: Path, output: Path, clips: list[MadeClip], *, day: str = DAY, sha256: str = SHA256, draw: bool = True
+) -> Path:
+    """Draw the clips into `videos` and commit their labels to `output`; the model's folder. A clip without persons
+    has no face, and one of codec "" is quarantined."""
+    by_path = {clip.path: clip for clip in clips}
+    for clip in clips:
+        if not clip.codec:
+            (videos / clip.path).parent.mkdir(parents=True, exist_ok=True)
+            (videos / clip.path).write_bytes(b"no video")
+        elif draw:
+            draw_clip(videos, clip)
+    ledger = Ledger(f"{output}/model={sha256[:12]}")
+    snapshot, _ = plan_clips(
+        ledger,
+        read_corpus(str(videos), split_fractions=None).table,
+        kind="labels",
+        config={"checkpoint_sha256": sha256, "box_margin": 0.0, "sample_fps": 5.0},
+        versions={},
+        clips_per_shard=2,
+    )
+    for unit in snapshot.pending().of("compute"):
+        rows, outcomes = UnitLabels(sha256, abstain_below=0.0, day=day), []
+        for each in unit.clips:
+            clip = by_path[each.path]
+            faces, probabilities = predicted(clip, each.clip_id) if clip.codec else ([], np.zeros((0, 7)))
+            state = State.DONE if faces else State.NO_FACE if clip.codec else State.QUARANTINED
+            reason = {State.NO_FACE: "no_face_found", State.QUARANTINED: "not_a_video"}.get(state)
+            outcome = Outcome(
+                clip_id=each.clip_id, path=each.path, state=state, reason=reason, num_frames=len(faces), stage="x"
+            )
+            rows.add(each, outcome, faces, probabilities)
+            outcomes.append(outcome)
+        ledger.commit(unit, tables=rows.tables(), outcomes=outcomes, facts=rows.night_facts(), partition=f"day={day}")
+    return Path(ledger.storage.url)
