@@ -44,5 +44,5 @@ def test_a_damaged_object_costs_itself(tmp_path, capsys):
     ],
 )
 def test_what_contradicts_itself_is_refused(values):
-    with pytest.raises(ValueError, match="label|undoes"):
+    with pytest.raises(ValueError, match=r"label|undoes"):
         new_correction(**CLIP, annotator="Ada", **values)
