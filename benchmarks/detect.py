@@ -17,7 +17,7 @@ from benchmarks.clips import middle_frames
 from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import median, shown, table
 from benchmarks.timing import seconds_of, spread
-from pipeline.faces.detector import build_detector, cpu_has_int8, find_weights
+from pipeline.faces.detector import build_detector, cpu_has_bf16_convolutions, cpu_has_int8, find_weights
 from pipeline.faces.dlib_cnn import tile_levels
 from pipeline.faces.dlib_weights import read_weights
 from pipeline.records.clips import Clip
@@ -55,7 +55,7 @@ def _measure(frame: np.ndarray, *, rounds: int) -> dict[str, Any]:
     inside: dict[str, dict[str, list[float]]] = {}
     found: dict[str, list[Face]] = {}
     for name, (detector_name, precision, calls) in DETECTORS.items():
-        if precision == "int8" and not cpu_has_int8():
+        if (precision == "int8" and not cpu_has_int8()) or (precision == "bf16" and not cpu_has_bf16_convolutions()):
             continue
         detector = build_detector(detector_name, precision=precision, device="cpu")
         found[name] = detector.detect_faces([frame])[0]  # also loads, plans and compiles

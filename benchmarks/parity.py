@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.clips import middle_frames
 from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import table
-from pipeline.faces.detector import build_detector, cpu_has_int8
+from pipeline.faces.detector import build_detector, cpu_has_bf16_convolutions, cpu_has_int8
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Face, iou
 from pipeline.runtime.console import log_status
@@ -32,7 +32,11 @@ CASES = (  # (width and height in pixels, or None for the clip's own; whether gr
 )
 # dlib takes 7.5 s for each 1e6 pixels at upsample 0, and four times that at 1.
 MAX_PX_UPSAMPLED = 640 * 480
-PRECISIONS = ("fp32", "bf16", *(["int8"] if cpu_has_int8() else []))
+PRECISIONS = (
+    "fp32",
+    *(["bf16"] if cpu_has_bf16_convolutions() else []),
+    *(["int8"] if cpu_has_int8() else []),
+)
 
 
 def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:  # noqa: ARG001

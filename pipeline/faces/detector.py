@@ -91,6 +91,8 @@ def build_detector(
 
         if precision == "int8":
             _require_int8(device)
+        if precision == "bf16" and resolve_device(device) == "cpu" and not cpu_has_bf16_convolutions():
+            raise UsageError("detector precision bf16: this processor has no AVX-512 BW, VL and DQ; use fp32")
         return DlibCnn(
             find_weights(weights),
             upsample=upsample,
@@ -163,14 +165,25 @@ def _cpu_has_bf16() -> bool:
     return _cpu_has("avx512_bf16", "amx_bf16")
 
 
+def cpu_has_bf16_convolutions() -> bool:
+    """Whether oneDNN has convolutions in bf16 for this CPU; elsewhere PyTorch raises RuntimeError."""
+    flags = _cpu_flags()
+    return not flags or "avx_ne_convert" in flags or {"avx512bw", "avx512vl", "avx512dq"} <= flags
+
+
 def cpu_has_int8() -> bool:
     """Whether the CPU adds up products of bytes in 32 bits; elsewhere they meet in 16 bits, and are cut off there."""
     return _cpu_has("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def _cpu_has(*flags: str) -> bool:
+    return not _cpu_flags().isdisjoint(flags)
+
+
+def _cpu_flags() -> frozenset[str]:
+    """The words of /proc/cpuinfo, the processor's flags among them; none where it is not there."""
     cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and not set(flags).isdisjoint(cpuinfo.read_text(errors="replace").split())
+    return frozenset(cpuinfo.read_text(errors="replace").split() if cpuinfo.exists() else ())
 
 
 def _require_int8(device: str) -> None:

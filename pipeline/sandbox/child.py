@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -36,6 +37,7 @@ def serve(
     os.dup2(log.fileno(), 2)
     log.close()
     keep_environment(KEPT_ENVIRONMENT)  # No credentials beside a decoder of foreign bytes.
+    tempfile.gettempdir()  # Found once by writing into it, which libraries ask for as they are imported (dill does).
     confinement = confine(readable)
     try:
         work = build(**arguments)

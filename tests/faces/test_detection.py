@@ -244,6 +244,13 @@ def several_frames(astronaut):
     return frames
 
 
+def test_bf16_is_refused_in_words_where_the_processor_has_no_convolutions_in_it(monkeypatch):
+    monkeypatch.setattr(detection, "_cpu_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(UsageError, match="bf16: this processor has no AVX-512 BW, VL and DQ; use fp32"):
+        build_detector("dlib-cnn", precision="bf16", device="cpu")
+
+
+@pytest.mark.skipif(not detection.cpu_has_bf16_convolutions(), reason="this processor has no convolutions in bf16")
 def test_bf16_finds_the_same_faces(astronaut, port):
     frames = several_frames(astronaut)
     rough = build_detector("dlib-cnn", precision="bf16", device="cpu")
