@@ -13,25 +13,20 @@ from pipeline.records.arrow import pc
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.tracks import emotion_of
 
-# Pleasure and arousal of each class, -1 to 1: ratings of the words in J. A. Russell and A. Mehrabian, Evidence for a
-# three-factor theory of emotions, Journal of Research in Personality 11 (1977); neutral is 0 by definition.
-VALENCE = (-0.51, -0.60, -0.64, 0.81, 0.0, -0.63, 0.16)
-AROUSAL = (0.59, 0.35, 0.60, 0.51, 0.0, -0.27, 0.88)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
     """A person in the interval [second, second + every): the mean of its faces there.
 
-    probabilities: (7,). valence, arousal: what is expected of the classes' ratings under these probabilities.
+    probabilities: (7,). valence, arousal: -1 to 1, None where the model gives none.
     """
 
     second: float
     num_faces: int
     probabilities: tuple[float, ...]
     emotion: str | None
-    valence: float
-    arousal: float
+    valence: float | None = None
+    arousal: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +70,6 @@ def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> 
                 num_faces=len(own),
                 probabilities=tuple(mean.tolist()),
                 emotion=emotion_of(mean, abstain_below=abstain_below)[0],
-                valence=float(mean @ VALENCE),
-                arousal=float(mean @ AROUSAL),
             )
         )
     return found

@@ -16,7 +16,6 @@ CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("probab
 PERSON_COLUMNS = [name for name in TRACK_SCHEMA.names if name not in ("probabilities", "emotion_shares")]
 TIME_COLUMNS = ["clip", "clip_id", "person", "second", *EMOTIONS, "emotion", "valence", "arousal", "num_faces"]
 _SHARES = [f"share_{name}" for name in EMOTIONS]
-_EXPECTED = "expected over the seven probabilities, from ratings of the words by Russell and Mehrabian (1977), -1 to 1"
 MEANINGS = {
     "clip": "path of the clip relative to the input root",
     "person": "which person of the clip, from 1 in order of appearance",
@@ -26,8 +25,8 @@ MEANINGS = {
         f"share_{name}": f"share of the sampled faces whose most probable emotion is {name}, 0 to 1"
         for name in EMOTIONS
     },
-    "valence": f"pleasant or unpleasant: {_EXPECTED}; no measurement of its own",
-    "arousal": f"excited or calm: {_EXPECTED}; no measurement of its own",
+    "valence": "pleasant or unpleasant, -1 to 1; empty where the model gives none",
+    "arousal": "excited or calm, -1 to 1; empty where the model gives none",
     "num_faces": "faces of the sampled frames in it",
     "day": "day under which the label is filed",
     "rank": "1 is to be looked at first",
@@ -89,7 +88,7 @@ def moment_rows(labels: Labels, chosen: dict[str, Any], *, every: float) -> Iter
             for moment in moments_of(own, every=every, abstain_below=abstain_below):
                 seven = [round(value, 6) for value in moment.probabilities]
                 where = [clip["path"], clip["clip_id"], person + 1, moment.second]
-                two = [round(moment.valence, 6), round(moment.arousal, 6)]
+                two = [moment.valence, moment.arousal]
                 yield [*where, *seven, moment.emotion, *two, moment.num_faces]
 
 
