@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -107,5 +107,7 @@ def resolved(config: ExtractConfig, *, device: str = "cpu") -> ExtractConfig:
     if config.boxes is not None:
         read_boxes(values["boxes"])
     found = ExtractConfig(**values)
-    detector_of(found)
+    # This machine's processor may lack the bf16 that the GPU has.
+    is_elsewhere = device == "cuda" and found.detector_precision == "bf16"
+    detector_of(replace(found, detector_precision="fp32") if is_elsewhere else found)
     return found
