@@ -23,7 +23,7 @@ FOLDERS = {
     "corpus": "fsspec pyarrow",
     "ledger": "duckdb psutil pyarrow",
     "runtime": "av numpy pyarrow ray rich yaml",
-    "report": "PIL numpy plotly pyarrow",
+    "report": "PIL jinja2 markupsafe numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",
     "models": "numpy safetensors torch torchvision",
     "preprocess": "numpy psutil pyarrow scenedetect",

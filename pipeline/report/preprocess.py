@@ -12,9 +12,10 @@ import pyarrow.compute
 from pipeline.records.arrow import pc
 from pipeline.records.faces import Example
 from pipeline.report.charts import histogram
-from pipeline.report.parts import note, page, section, spread, text
-from pipeline.report.pictures import pair_images
-from pipeline.report.run import not_done_section, outcomes_section, run_section
+from pipeline.report.pictures import pair_of
+from pipeline.report.run import run_parts
+from pipeline.report.templates import render
+from pipeline.report.values import spread
 
 MAX_PAIRS = 60
 
@@ -39,39 +40,22 @@ def preprocess_page(
     read = outcomes.filter(pc.field("num_frames") > 0)
     rates = pc.divide(read["num_examples"].cast(pa.float64()), read["num_frames"]).to_numpy()
     sides = [math.sqrt(example.box.area) for example in examples]
-    return page(
-        title,
-        [
-            run_section(summary, outcomes),
-            not_done_section(outcomes),
-            section(
-                "Faces and contexts",
-                "<p>Left out by --no-thumbnails.</p>"
-                if no_thumbnails
-                else note(len(shown), len(examples), "of the examples read for this page"),
-                _sheet(shown, paths, blur_faces=blur_faces) if shown else "",
-            ),
-            section(
-                "Histograms",
-                histogram(rates, title="Faces kept per sampled frame, mean of each clip", unit="faces a frame"),
-                histogram(sides, title="Box size of the examples read for this page", unit="px, root of the area"),
-            ),
-            outcomes_section(outcomes),
+    pairs = [_pair(example, paths.get(example.clip_id, example.clip_id), blur_faces=blur_faces) for example in shown]
+    return render(
+        "preprocess.html",
+        title=title,
+        run=run_parts(summary, outcomes),
+        no_thumbnails=no_thumbnails,
+        num_examples=len(examples),
+        pairs=pairs,
+        histograms=[
+            histogram(rates, title="Faces kept per sampled frame, mean of each clip", unit="faces a frame"),
+            histogram(sides, title="Box size of the examples read for this page", unit="px, root of the area"),
         ],
     )
 
 
-def _sheet(examples: Sequence[Example], paths: Mapping[str, str], *, blur_faces: bool) -> str:
-    pairs = (_pair(example, paths.get(example.clip_id, example.clip_id), blur_faces=blur_faces) for example in examples)
-    return f'<ul class="sheet">{"".join(pairs)}</ul>'
-
-
-def _pair(example: Example, path: str, *, blur_faces: bool) -> str:
-    label = f" · {example.label}" if example.label else ""
+def _pair(example: Example, path: str, *, blur_faces: bool) -> dict[str, Any]:
     where = f"{path}, {example.pts_seconds:.2f} s"
-    return (
-        "<li><figure>"
-        + pair_images(example.face_jpeg, example.context_jpeg, where=where, blur_faces=blur_faces)
-        + f"<figcaption>{text(path)}<br>{example.pts_seconds:.2f} s{text(label) if label else ''}</figcaption>"
-        "</figure></li>"
-    )
+    pictures = pair_of(example.face_jpeg, example.context_jpeg, where=where, blur_faces=blur_faces)
+    return {"pictures": pictures, "path": path, "seconds": f"{example.pts_seconds:.2f} s", "label": example.label}

@@ -13,25 +13,12 @@ import pyarrow.compute
 from pipeline.records.arrow import pc
 from pipeline.records.faces import Box, Thumbnail
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.charts import COLOURS, DASHES, OURS, bars, chart, line
-from pipeline.report.parts import (
-    CAVEAT,
-    MAX_LISTED,
-    NONE,
-    counted,
-    facts_list,
-    listing,
-    note,
-    page,
-    percent,
-    section,
-    short,
-    spread,
-    table,
-    text,
-)
+from pipeline.report.charts import COLOURS, DASHES, OURS, Chart, bars, line
+from pipeline.report.parts import MAX_LISTED, Listing, Table
 from pipeline.report.pictures import MAX_THUMBNAILS, PERSON_COLOURS, drawn_frame
-from pipeline.report.run import counts_of, not_done_section, outcomes_section, run_section
+from pipeline.report.run import counts_of, run_parts
+from pipeline.report.templates import render
+from pipeline.report.values import NONE, counted, percent, short, spread
 
 MAX_TIMELINES = 40
 
@@ -133,29 +120,24 @@ def score_page(
     num_charts = sum(len(clip.persons) for clip in shown)
     most_points = max(2, min(MAX_POINTS, MAX_POINTS_OF_PAGE // max(1, num_charts)))
     num_labelled = labels.num_rows - labels["probability"].null_count
-    return page(
-        title,
-        [
-            run_section(summary, outcomes),
-            _night_section(summary),
-            _labels_section(labels),
-            section(
-                "People over time",
-                note(len(shown), num_labelled, "of the clips with a face"),
-                "<p>Pictures are left out by --no-thumbnails.</p>" if no_thumbnails else "",
-                *(_clip(clip, most_points=most_points, blur_faces=blur_faces) for clip in shown),
-            ),
-            not_done_section(outcomes, heading="Quarantine, and what else is not done"),
-            outcomes_section(outcomes),
-        ],
+    return render(
+        "score.html",
+        title=title,
+        run=run_parts(summary, outcomes),
+        night=_night(summary),
+        totals=_totals(labels),
+        labels=_listing(labels),
+        num_labelled=num_labelled,
+        no_thumbnails=no_thumbnails,
+        clips=[_clip(clip, most_points=most_points, blur_faces=blur_faces) for clip in shown],
     )
 
 
-def _night_section(summary: Mapping[str, Any]) -> str:
-    """The night's totals, and its figures beside those of the nights before."""
+def _night(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The night's totals, and its figures beside those of the nights before; None where nothing was scored."""
     night, drift = summary.get("night"), summary.get("drift")
     if not night or drift is None:
-        return section("Night", "<p>Nothing was scored, so there is nothing to compare.</p>")
+        return None
     rows = []
     for name, figure in drift["figures"].items():
         is_vector = isinstance(figure["tonight"], Mapping)
@@ -168,78 +150,60 @@ def _night_section(summary: Mapping[str, Any]) -> str:
                 + [NONE] * 3
                 for emotion in EMOTIONS
             ]
-    compared = (
-        table(
-            f"This night beside the mean of {drift['nights']} before; the distance of the emotions is their total"
-            " variation",
-            ["figure", "tonight", "before", "distance", "limit", "verdict"],
-            rows,
-        )
+    caption = (
+        f"This night beside the mean of {drift['nights']} before; the distance of the emotions is their total variation"
+    )
+    return {
+        "warnings": drift["warnings"],
+        "totals": {name: short(value) for name, value in night.items() if name != "emotions"},
+        "num_before": drift["nights"],
+        "compared": Table(caption, ["figure", "tonight", "before", "distance", "limit", "verdict"], rows)
         if rows
-        else f"<p>Not compared: {drift['nights']} earlier nights had enough clips with a face, or tonight has too few."
-        " Three nights of 30 such clips are needed, and 30 tonight.</p>"
-    )
-    totals = {name: short(value) for name, value in _figures(night).items()}
-    return section(
-        "Night",
-        *(f'<p class="warning" role="note"><strong>Warning:</strong> {text(line_)}</p>' for line_ in drift["warnings"]),
-        facts_list(totals),
-        compared,
-    )
+        else None,
+    }
 
 
-def _figures(night: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a night but its emotions, which the table has."""
-    return {name: value for name, value in night.items() if name != "emotions"}
-
-
-def _labels_section(labels: pa.Table) -> str:
+def _totals(labels: pa.Table) -> Chart:
     totals = counts_of(labels["emotion"])
-    return section(
-        "Labels",
-        f"<p>{CAVEAT}</p>",
-        chart(
-            [bars(list(EMOTIONS), [totals.get(emotion, 0) for emotion in EMOTIONS], name="clips", colour=OURS)],
-            title="Clips by label",
-            x="label",
-            y="clips",
-        ),
-        listing(
-            "One row a clip: the mean over its faces",
-            ["path", "emotion", "probability", "faces", "persons", "changes", "entropy", "agreement"],
-            [
-                [
-                    *(row["path"], row["emotion"] or row["reason"], row["probability"]),
-                    *(row[name] for name in ("num_faces", "num_tracks", "num_changes", "mean_entropy", "agreement")),
-                ]
-                for row in labels.sort_by(_BY_PATH)[:MAX_LISTED].to_pylist()
-            ],
-            choose="emotion",
-            num_rows=labels.num_rows,
-        ),
+    traces = [bars(list(EMOTIONS), [totals.get(emotion, 0) for emotion in EMOTIONS], name="clips", colour=OURS)]
+    return Chart(traces, "Clips by label", "label", "clips")
+
+
+def _listing(labels: pa.Table) -> Listing:
+    figures = ("num_faces", "num_tracks", "num_changes", "mean_entropy", "agreement")
+    return Listing(
+        "One row a clip: the mean over its faces",
+        ["path", "emotion", "probability", "faces", "persons", "changes", "entropy", "agreement"],
+        [
+            [row["path"], row["emotion"] or row["reason"], row["probability"], *(row[name] for name in figures)]
+            for row in labels.sort_by(_BY_PATH)[:MAX_LISTED].to_pylist()
+        ],
+        choose="emotion",
+        num_rows=labels.num_rows,
     )
 
 
-def _clip(clip: ShownClip, *, most_points: int, blur_faces: bool) -> str:
+def _clip(clip: ShownClip, *, most_points: int, blur_faces: bool) -> dict[str, Any]:
     """One clip: its label, its frames, and under them each person's probabilities over time."""
-    label, pictures, boxes = clip.label, clip.pictures, clip.boxes
-    frames = (
-        f"<li>{drawn_frame(picture, own, alt=_alt(picture, own), blur_faces=blur_faces)}"
-        f"<small>{picture.pts_seconds:.2f} s</small></li>"
-        for picture, own in ((picture, boxes.get(picture.frame_index, ())) for picture in pictures)
-    )
-    strip = f'<ol class="strip" tabindex="0" aria-label="Frames">{"".join(frames)}</ol>' if pictures else ""
-    return (
-        f'<article><h3>{text(label["path"])}</h3><p class="label">{_said(label, label["probability"])};'
-        f" {counted(label['num_faces'], 'face')} of {counted(label['num_tracks'], 'person')} in"
-        f" {counted(label['num_frames'], 'frame')}</p>{strip}"
-        + "".join(
-            _timeline(person, clip.faces[person["track_index"]], path=label["path"], most_points=most_points)
-            for person in clip.persons
-        )
-        + (note(len(clip.persons), clip.num_persons, "persons") if len(clip.persons) < clip.num_persons else "")
-        + "</article>"
-    )
+    label = clip.label
+    frames = []
+    for picture in clip.pictures:
+        own = clip.boxes.get(picture.frame_index, ())
+        drawn = drawn_frame(picture, own, alt=_alt(picture, own), blur_faces=blur_faces)
+        frames.append({"picture": drawn, "seconds": f"{picture.pts_seconds:.2f} s"})
+    persons = [
+        _person(person, clip.faces[person["track_index"]], path=label["path"], most_points=most_points)
+        for person in clip.persons
+    ]
+    return {
+        "path": label["path"],
+        "said": _said(label, label["probability"]),
+        "found": f"{counted(label['num_faces'], 'face')} of {counted(label['num_tracks'], 'person')} in"
+        f" {counted(label['num_frames'], 'frame')}",
+        "frames": frames,
+        "persons": persons,
+        "num_persons": clip.num_persons,
+    }
 
 
 def _alt(picture: Thumbnail, boxes: Sequence[tuple[int, Box]]) -> str:
@@ -248,39 +212,34 @@ def _alt(picture: Thumbnail, boxes: Sequence[tuple[int, Box]]) -> str:
 
 
 def _said(row: Row, probability: float) -> str:
-    return text(f"{row['emotion'] or row['reason']}, {probability:.0%}")
+    return f"{row['emotion'] or row['reason']}, {probability:.0%}"
 
 
-def _timeline(person: Row, faces: Sequence[Row], *, path: str, most_points: int) -> str:
-    """One person: the seven probabilities at each of its faces."""
+def _person(person: Row, faces: Sequence[Row], *, path: str, most_points: int) -> dict[str, Any]:
+    """One person: its label, and the seven probabilities at each of its faces."""
     moments = spread(faces, most_points)
-    number, best = person["track_index"] + 1, max(person["probabilities"].values())
-    shares = person["emotion_shares"]
+    number, shares = person["track_index"] + 1, person["emotion_shares"]
     times = ", ".join(
         f"{emotion} {percent(shares[emotion])} %"
         for emotion in sorted(EMOTIONS, key=lambda emotion: -shares[emotion])
         if shares[emotion]
     )
-    colour = PERSON_COLOURS[person["track_index"] % len(PERSON_COLOURS)]
-    return (
-        f'<h4><span class="swatch" style="background:{colour}"></span>Person {number}: {_said(person, best)}</h4>'
-        f'<p class="label">{text(times)} of the time; {counted(person["num_changes"], "change")}, mean entropy'
-        f" {person['mean_entropy']:.2f} nats, agreement {person['agreement']:.0%}</p>"
-        + chart(
-            [
-                line(
-                    [round(row["pts_seconds"], 3) for row in moments],
-                    [round(float(row["probabilities"][emotion]), 4) for row in moments],
-                    name=emotion,
-                    colour=COLOURS[emotion],
-                    dash=DASHES[emotion],
-                )
-                for emotion in EMOTIONS
-            ],
-            title=f"Probabilities over time of person {number} of {path}",
-            x="seconds",
-            y="probability",
-            share=True,
-            heading=False,
+    traces = [
+        line(
+            [round(row["pts_seconds"], 3) for row in moments],
+            [round(float(row["probabilities"][emotion]), 4) for row in moments],
+            name=emotion,
+            colour=COLOURS[emotion],
+            dash=DASHES[emotion],
         )
-    )
+        for emotion in EMOTIONS
+    ]
+    title = f"Probabilities over time of person {number} of {path}"
+    return {
+        "number": number,
+        "colour": person["track_index"] % len(PERSON_COLOURS),
+        "said": _said(person, max(person["probabilities"].values())),
+        "times": f"{times or NONE} of the time; {counted(person['num_changes'], 'change')}, mean entropy"
+        f" {person['mean_entropy']:.2f} nats, agreement {person['agreement']:.0%}",
+        "chart": Chart(traces, title, "seconds", "probability", share=True, heading=False),
+    }

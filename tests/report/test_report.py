@@ -4,8 +4,10 @@ import base64
 import io
 import re
 import shutil
+import tomllib
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,7 @@ from pipeline import report
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA, Box, Example
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
+from pipeline.report import templates
 from pipeline.report.evaluation import evaluation_page
 from pipeline.report.pictures import thumbnails_of
 from pipeline.report.training import Examined, training_page
@@ -279,6 +282,34 @@ def test_a_page_is_one_whole_file_that_asks_nobody(pages, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_a_page_acts_but_what_its_policy_names(pages, name):
+    outline = Outline(pages[name])
+    (policy,) = [attrs["content"] for attrs in outline.all("meta") if "default-src" in attrs.get("content", "")]
+    assert "unsafe" not in policy
+    assert not [attrs for _, attrs in outline.elements if "style" in attrs or any(key[:2] == "on" for key in attrs)]
+
+
+def test_every_template_escapes_and_prints_nothing_as_a_dash():
+    environment = templates._environment()
+    found = environment.from_string("{{ name }}|{{ missing }}|{{ count }}|{{ empty }}")
+    assert found.render(name=HOSTILE[:9], missing=None, empty="", count=1234) == "&lt;/script&gt;|–|1,234|–"
+    assert all(environment.get_template(name) for name in environment.list_templates())
+    for name in environment.list_templates():
+        source = environment.loader.get_source(environment, name)[0]
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup", source), name
+
+
+def test_what_is_no_module_travels_with_the_package():
+    """Templates, style and script, as pyproject.toml names them."""
+    folder = Path(report.__file__).parents[1]
+    with open(folder.parent / "pyproject.toml", "rb") as file:
+        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["pipeline"]
+    named = {path for pattern in patterns for path in folder.glob(pattern)}
+    others = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")}
+    assert others <= named
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_page_can_be_read_by_keyboard_and_screen_reader(pages, name):
     outline = Outline(pages[name])
     tags = [tag for tag, _ in outline.elements]
@@ -536,6 +567,27 @@ def test_the_timeline_tells_its_probabilities_under_the_mouse(pages, show):
     text = " ".join(hover.all_text_contents())
     assert "Happy : 0.6" in text
     assert all(emotion in text for emotion in EMOTIONS)
+
+
+@in_browser
+def test_the_policy_stops_what_a_name_would_smuggle_in(pages, chromium, tmp_path):
+    """Were an escape forgotten, the browser would still run, load and style nothing of it."""
+    smuggled = (
+        "<script>document.title = 'script'</script><img src=x onerror=\"document.title = 'handler'\">"
+        "<p id=styled style='position: fixed'></p><style>h1 { display: none }</style>"
+        "<base href='http://127.0.0.1:9/'><a href=\"javascript:document.title = 'link'\" id=link>link</a>"
+    )
+    file = tmp_path / "page.html"
+    file.write_text(pages["train"].replace('<main id="main">', f'<main id="main">{smuggled}'))
+    page = chromium.new_page()
+    page.goto(file.as_uri())
+    draw_all(page)
+    page.locator("#link").click()
+    assert page.title() == "Training"
+    assert page.locator("h1").is_visible()
+    assert page.evaluate("getComputedStyle(document.getElementById('styled')).position") == "static"
+    assert page.evaluate("document.baseURI") == file.as_uri()
+    page.close()
 
 
 def shown_rows(listing):
