@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -32,15 +31,14 @@ from benchmarks.made_examples import NUM_PAIRS, write_made_examples
 from benchmarks.plain_training import plain_training
 from benchmarks.tables import shown, table
 from benchmarks.timing import spread
-from pipeline.dataset.batches import TrainingBatches
+from pipeline.dataset.batches import TrainingBatches, load_batches, num_loader_processes
 from pipeline.dataset.dataset import Batch, ExampleDataset
-from pipeline.evaluate.job import chosen_device, chosen_loader_processes
+from pipeline.faces.devices import resolve_device
 from pipeline.models.build import build_model
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.remote import absolute_url
 from pipeline.storage.store import Storage
-from pipeline.train import worker as training_room
 from pipeline.train.config import TrainConfig
 from pipeline.train.worker import train_worker
 
@@ -85,82 +83,27 @@ class IngestConfig:
             raise UsageError(f"--px {self.px}: give a multiple of 16 pixels")
         if self.data and not Storage(self.data).is_local:
             raise UsageError(f"--data {self.data}: the plain script reads local files; copy the corpus here first")
-        chosen_device(self.device)
+        resolve_device(self.device)
 
 
 def ingest(config: IngestConfig) -> dict[str, Any]:
     """Run every loop once a round; writes ingest.json and returns what it holds."""
-    device = chosen_device(config.device)
-    loaders = chosen_loader_processes(config.loader_processes, device)
-    threads = torch.get_num_threads()
+    device = torch.device(resolve_device(config.device))
+    loaders = num_loader_processes(config.loader_processes, device=device)
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="ingest-") as folder:
-        data = absolute_url(config.data) if config.data else _made(f"{folder}/data", config)
-        examples = ExampleDataset(data, split="train", cache_dir=f"{folder}/cache")
-        decoded = ExampleDataset(data, split="train", cache_dir=f"{folder}/cache", cache_decoded=True)
-        settings: dict[str, Any] = {"data": data, "model": config.model, "batch_size": config.batch_size}
-        settings |= {"epochs": EPOCHS, "precision": config.precision, "cache_dir": f"{folder}/cache", "keep": 1}
-        numbers = itertools.count()
-
-        def trained() -> float:
-            run = TrainConfig(output=f"{folder}/run-{next(numbers)}", **settings)
-            told: list[dict[str, Any]] = []
-            train_worker(run, device=device, loader_processes=loaders, announce=told.append)
-            return next(each for each in reversed(told) if each["event"] == "epoch")["train_examples_per_second"]
-
-        def cached() -> float:
-            batch = _batches(examples, config)[0]
-            with mock.patch.object(
-                training_room, "_loader", _repeating(batch.__class__(*(t.to(device) for t in batch)))
-            ):
-                return trained()
-
-        def plain() -> float:
-            return plain_training(
-                data,
-                build_model(config.model),
-                batch_size=config.batch_size,
-                epochs=EPOCHS,
-                device=device,
-                num_workers=loaders,
-                bf16=config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda"),
-            )
-
-        def read(source: ExampleDataset) -> float:
-            batches = _batches(source, config)
-            steps = range(EPOCHS * batches.steps_per_epoch)
-            loader = training_room._loader(batches, steps, processes=loaders, device=device)
-            list(itertools.islice(loader, batches.steps_per_epoch))
-            started = time.perf_counter()
-            num_read = sum(len(batch.labels) for batch in loader)
-            return num_read / (time.perf_counter() - started)
-
-        loops: dict[str, Callable[[], float]] = {
-            "training": trained,
-            "cached batch": cached,
-            "plain DDP": plain,
-            "loader alone": lambda: read(examples),
-            "decoded cache": lambda: read(decoded),
-        }
-        found: dict[str, list[float]] = {name: [] for name in loops}
-        before = os.getloadavg()[0]
-        for number in range(config.rounds):
-            log_status(f"ingest: round {number + 1} of {config.rounds}")
-            # The order turns, so that no loop always runs on the machine that another has warmed.
-            names = list(loops)[number % len(loops) :] + list(loops)[: number % len(loops)]
-            for name in names:
-                found[name].append(loops[name]())
-        num_examples, px = len(examples), examples.face_px
+        loops = Loops(config, device=device, loader_processes=loaders, folder=folder)
+        found = _rounds(loops.by_name(), config.rounds)
+        num_examples, px = len(loops.examples), loops.examples.face_px
         flops = _training_flops(config.model, px=px)
     best = spread(found["training"])
     assert best
-    peak = _peak_flops(
-        device, bf16=config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    )
+    peak = _peak_flops(device, bf16=loops.bf16)
     results = {
         "machine": machine(),
         "settings": asdict(config),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "loader_processes": loaders,
         "num_examples": num_examples,
         "px": px,
@@ -180,6 +123,81 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
     return results
 
 
+class Loops:
+    """The loops that are compared, over one corpus; each gives the examples/s of its second epoch."""
+
+    def __init__(self, config: IngestConfig, *, device: torch.device, loader_processes: int, folder: str) -> None:
+        self._config, self._device, self._loaders, self._folder = config, device, loader_processes, folder
+        self._data = absolute_url(config.data) if config.data else _made(f"{folder}/data", config)
+        self._numbers = itertools.count()
+        self.examples = self._read()
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+
+    def by_name(self) -> dict[str, Callable[[], float]]:
+        decoded = self._read(cache_decoded=True)
+        return {
+            "training": self._trained,
+            "cached batch": self._cached,
+            "plain DDP": self._plain,
+            "loader alone": lambda: self._loaded(self.examples),
+            "decoded cache": lambda: self._loaded(decoded),
+        }
+
+    def _read(self, **options: Any) -> ExampleDataset:
+        return ExampleDataset(self._data, split="train", cache_dir=f"{self._folder}/cache", **options)
+
+    def _trained(self, training: Iterator[Batch] | None = None) -> float:
+        config, told = self._config, []
+        run = TrainConfig(
+            data=self._data,
+            output=f"{self._folder}/run-{next(self._numbers)}",
+            model=config.model,
+            batch_size=config.batch_size,
+            epochs=EPOCHS,
+            precision=config.precision,
+            cache_dir=f"{self._folder}/cache",
+            keep=1,
+        )
+        options: dict[str, Any] = {"device": self._device, "loader_processes": self._loaders, "training": training}
+        train_worker(run, announce=told.append, **options)
+        return next(each for each in reversed(told) if each["event"] == "epoch")["train_examples_per_second"]
+
+    def _cached(self) -> float:
+        batch = _batches(self.examples, self._config)[0]
+        return self._trained(itertools.repeat(batch.__class__(*(tensor.to(self._device) for tensor in batch))))
+
+    def _plain(self) -> float:
+        return plain_training(
+            self._data,
+            build_model(self._config.model),
+            batch_size=self._config.batch_size,
+            epochs=EPOCHS,
+            device=self._device,
+            num_workers=self._loaders,
+            bf16=self.bf16,
+        )
+
+    def _loaded(self, source: ExampleDataset) -> float:
+        batches = _batches(source, self._config)
+        steps = range(EPOCHS * batches.steps_per_epoch)
+        loader = load_batches(batches, steps, processes=self._loaders, device=self._device)
+        list(itertools.islice(loader, batches.steps_per_epoch))
+        started = time.perf_counter()
+        num_read = sum(len(batch.labels) for batch in loader)
+        return num_read / (time.perf_counter() - started)
+
+
+def _rounds(loops: dict[str, Callable[[], float]], num_rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(num_rounds):
+        log_status(f"ingest: round {number + 1} of {num_rounds}")
+        # The order turns, so that no loop always runs on the machine that another has warmed.
+        names = list(loops)[number % len(loops) :] + list(loops)[: number % len(loops)]
+        for name in names:
+            found[name].append(loops[name]())
+    return found
+
+
 def _made(folder: str, config: IngestConfig) -> str:
     log_status("drawing a SYNTHETIC corpus")
     counts = {"train": config.examples // NUM_PAIRS, "validation": 1, "test": 0}
@@ -189,16 +207,6 @@ def _made(folder: str, config: IngestConfig) -> str:
 
 def _batches(examples: ExampleDataset, config: IngestConfig) -> TrainingBatches:
     return TrainingBatches(examples, batch_size=config.batch_size, seed=0, flip=True)
-
-
-def _repeating(batch: Batch) -> Callable[..., Iterator[Batch]]:
-    """Stands for train's `_loader`: gives the same batch for every step, and reads validation as ever."""
-    real = training_room._loader
-
-    def loader(batches: Any, steps: range, **options: Any) -> Iterator[Batch]:
-        return itertools.repeat(batch) if isinstance(batches, TrainingBatches) else real(batches, steps, **options)
-
-    return loader
 
 
 def _training_flops(model: str, *, px: int) -> float:

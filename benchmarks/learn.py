@@ -27,7 +27,8 @@ from rich.console import Console
 
 from benchmarks.made_examples import NUM_PAIRS, write_made_examples
 from benchmarks.tables import table
-from pipeline.evaluate.job import chosen_device, evaluate
+from pipeline.evaluate.job import evaluate
+from pipeline.faces.devices import resolve_device
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
@@ -109,7 +110,7 @@ class LearnConfig:
             raise UsageError(f"--px {self.px}: give a multiple of 16 pixels")
         if not Storage(self.output).is_local:
             raise UsageError(f"--output {self.output}: give a local folder, from which every training reads")
-        chosen_device(self.device)
+        resolve_device(self.device)
 
 
 # What a run's result depends on; the rest is where and how fast.
@@ -123,7 +124,7 @@ def learn(config: LearnConfig) -> dict[str, Any]:
     """Train what is missing, write learn.json and learn.md, and return what learn.json holds."""
     storage = Storage(config.output)
     settings = {name: getattr(config, name) for name in SETTINGS}
-    settings["device"] = chosen_device(config.device).type
+    settings["device"] = resolve_device(config.device).partition(":")[0]
     parts = ("train", "validation", "test")
     data = f"{storage.path()}/examples-{'-'.join(str(settings[f'{part}_examples']) for part in parts)}"
     data += f"-{config.people}-{config.places_per_scene}-{config.px}px"

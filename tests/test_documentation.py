@@ -5,7 +5,7 @@ import re
 import pytest
 from test_architecture import FOLDERS, PACKAGE, REPOSITORY
 
-LONG = {"train_worker", "decode_frames", "_read_index"}
+LONG = {"decode_frames", "_read_index"}
 
 
 def test_the_map_lists_every_folder_in_the_order_of_the_imports():

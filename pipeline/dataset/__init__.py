@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "dataset": ["Batch", "ExampleDataset", "Sample", "normalised"],
         "shards": ["Manifest", "read_manifest"],
-        "batches": ["EvaluationBatches", "TrainingBatches"],
+        "batches": ["EvaluationBatches", "TrainingBatches", "load_batches"],
     },
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.dataset.dataset import Batch, ExampleDataset
 from pipeline.records.vocabulary import UsageError
@@ -78,3 +81,40 @@ class EvaluationBatches(Dataset[Batch]):
         if not 0 <= i < len(self):
             raise IndexError(f"batch {i} is not one of 0 to {len(self) - 1}")
         return self.examples.read_batch(self.rows[i * self.batch_size : (i + 1) * self.batch_size])
+
+
+def load_batches(
+    batches: TrainingBatches | EvaluationBatches,
+    steps: Iterable[int],
+    *,
+    processes: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """The batches of these steps, in their order.
+
+    Args:
+        batches: what each step holds.
+        steps: any of them, such as those that a resumed training still has to do.
+        processes: that decode images; 0 decodes here.
+        device: to which they will be moved.
+    """
+    return iter(
+        DataLoader(
+            batches,
+            sampler=steps,
+            batch_size=None,  # a batch is one item: the data set decodes it whole
+            num_workers=processes,
+            prefetch_factor=4 if processes else None,
+            pin_memory=torch.device(device).type == "cuda",
+            # Ray's worker has threads, and a fork beside threads may hold one of their locks for ever.
+            multiprocessing_context="forkserver" if processes else None,
+        )
+    )
+
+
+def num_loader_processes(wanted: int | None, *, device: torch.device | str, cores: int | None = None) -> int:
+    """`wanted`, or as many processes as the device can be fed by: none on CPU, else one a core up to 12."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if cores is None else cores
+    return 0 if torch.device(device).type == "cpu" else min(cores, 12)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,6 +108,10 @@ class ExampleDataset(Dataset[Sample]):
         face, context = self._images(row)
         key = {name: table.column(name)[at].as_py() for name in ("clip_id", "frame_index", "face_index")}
         return Sample(_one_normalised(face), _one_normalised(context), int(self.labels[row]), **key)
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all examples, such as clip_id, by row number."""
+        return [value for shard in range(len(self._shards)) for value in self._table(shard).column(name).to_pylist()]
 
     def read_batch(
         self,
@@ -239,12 +244,21 @@ class ExampleDataset(Dataset[Sample]):
         return image
 
 
-def read_pair(example: Example, *, face_px: int, context_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Face and context of one example as training reads them: (face_px, face_px, 3) and (context_px, context_px, 3)
-    uint8."""
-    context = decode_image(example.context_jpeg)
-    _zero_face(context, example.box, frame_width=example.frame_width, frame_height=example.frame_height)
-    return _resized(decode_image(example.face_jpeg), face_px), _resized(context, context_px)
+def batch_of(examples: Sequence[Example], *, face_px: int, context_px: int) -> Batch:
+    """Examples in memory as training reads them. labels: index in EMOTIONS, or -1 where there is none."""
+    face = np.empty((len(examples), face_px, face_px, 3), dtype=np.uint8)
+    context = np.empty((len(examples), context_px, context_px, 3), dtype=np.uint8)
+    for i, example in enumerate(examples):
+        image = decode_image(example.context_jpeg)
+        _zero_face(image, example.box, frame_width=example.frame_width, frame_height=example.frame_height)
+        face[i], context[i] = _resized(decode_image(example.face_jpeg), face_px), _resized(image, context_px)
+    labels = [-1 if example.label is None else EMOTIONS.index(example.label) for example in examples]
+    return Batch(
+        face=torch.from_numpy(face).permute(0, 3, 1, 2),  # (B, 3, H, W), in channels-last order in memory
+        context=torch.from_numpy(context).permute(0, 3, 1, 2),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        rows=torch.arange(len(examples)),
+    )
 
 
 def augmented(face: np.ndarray, augmentations: tuple[str, ...], *, px: int, random: np.random.Generator) -> np.ndarray:

@@ -19,12 +19,14 @@ import yaml
 from rich.console import Console
 
 from pipeline import report
+from pipeline.dataset.batches import num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.shards import read_manifest
-from pipeline.evaluate.job import EvaluateConfig, chosen_device, chosen_loader_processes, predict_examples
+from pipeline.evaluate.job import EvaluateConfig, predict_examples
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.tables import CAVEAT, NONE, ResultTable, confusion_table, markdown_lines, percent, print_tables
 from pipeline.faces.crops import encode_image
+from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint, read_checkpoint_info
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.report.paper import (
@@ -150,7 +152,7 @@ def _warnings_of(
 
 
 def _predictions(run: str, data_url: str, *, config: EvaluateConfig) -> tuple[np.ndarray, ExampleDataset]:
-    device = chosen_device(config.device)
+    device = resolve_device(config.device)
     checkpoint = load_checkpoint(run, which="best")
     described = checkpoint.config["model"]
     examples = ExampleDataset(
@@ -165,7 +167,7 @@ def _predictions(run: str, data_url: str, *, config: EvaluateConfig) -> tuple[np
         examples,
         batch_size=config.batch_size,
         device=device,
-        loader_processes=chosen_loader_processes(config.loader_processes, device),
+        loader_processes=num_loader_processes(config.loader_processes, device=device),
     )
     return probabilities, examples
 

@@ -7,24 +7,24 @@ the mean probability over its faces, as `score` labels clips. Where each clip is
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from rich.console import Console
 from rich.progress import track
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pipeline import report
+from pipeline.dataset.batches import EvaluationBatches, load_batches, num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.tables import markdown_of, print_evaluation
+from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.predict import predict, softmax
 from pipeline.records.vocabulary import SPLITS, UsageError
 from pipeline.report.paper import network_of
 from pipeline.storage.redaction import redacted_values
@@ -80,29 +80,7 @@ class EvaluateConfig:
             raise UsageError(f"batch_size {self.batch_size} is not a number of examples; give 1 or more")
         if self.loader_processes is not None and self.loader_processes < 0:
             raise UsageError(f"loader_processes {self.loader_processes} is not a number of processes; give 0 or more")
-        chosen_device(self.device)
-
-
-def chosen_device(device: str) -> torch.device:
-    """`auto`, or a name that torch knows, as a device that is there. Raises UsageError."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {device!r} is not there: {torch.cuda.device_count()} GPUs are visible; use auto or cpu"
-        )
-    return chosen
-
-
-def chosen_loader_processes(wanted: int | None, device: torch.device) -> int:
-    """`wanted`, or as many processes as the device can be fed by."""
-    if wanted is not None:
-        return wanted
-    return 0 if device.type == "cpu" else min(len(os.sched_getaffinity(0)), 12)
+        resolve_device(self.device)
 
 
 def evaluate(
@@ -123,8 +101,8 @@ def evaluate(
     Raises UsageError where the checkpoint or the data can't be used, and for a split that is empty or unlabelled.
     """
     checkpoint = load_checkpoint(checkpoint_url, which="best")
-    chosen = chosen_device(device)
-    loader_processes = chosen_loader_processes(loader_processes, chosen)
+    chosen = resolve_device(device)
+    loader_processes = num_loader_processes(loader_processes, device=chosen)
     model, description = checkpoint.model.to(chosen).eval(), checkpoint.config["model"]
     datasets = {
         split: ExampleDataset(
@@ -155,7 +133,7 @@ def evaluate(
 
 
 def _split_metrics(
-    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: torch.device, loader_processes: int = 0
+    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: str, loader_processes: int = 0
 ) -> dict[str, Any]:
     probabilities, clip_ids = predict_examples(
         model, examples, batch_size=batch_size, device=device, loader_processes=loader_processes
@@ -168,33 +146,24 @@ def _split_metrics(
 
 
 def predict_examples(
-    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: torch.device, loader_processes: int = 0
+    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: str, loader_processes: int = 0
 ) -> tuple[np.ndarray, list[str]]:
     """Probabilities `(num_examples, 7)` float64 and the clip of each example, in the order of the rows.
 
     Raises UsageError where a probability is not finite.
     """
-    loader = DataLoader(
-        examples,
-        batch_size=batch_size,
-        num_workers=loader_processes,
-        multiprocessing_context="forkserver" if loader_processes else None,  # torch has threads, which fork may hang
-    )
+    batches = EvaluationBatches(examples, batch_size=batch_size)
+    loader = load_batches(batches, range(len(batches)), processes=loader_processes, device=device)
     console = Console(stderr=True)
-    probabilities: list[np.ndarray] = []
-    clip_ids: list[str] = []
-    with torch.inference_mode():
-        for batch in track(loader, examples.split, console=console, transient=True, disable=not console.is_terminal):
-            logits = model(batch.face.to(device), batch.context.to(device))  # (B, 7)
-            probabilities.append(logits.double().softmax(dim=1).cpu().numpy())
-            clip_ids.extend(batch.clip_id)
-    all_probabilities = np.concatenate(probabilities)
-    if not np.isfinite(all_probabilities).all():
+    shown = track(loader, examples.split, console=console, transient=True, disable=not console.is_terminal)
+    logits = np.concatenate([logits for _, logits in predict(model, shown, device=device)])
+    probabilities = softmax(logits)
+    if not np.isfinite(probabilities).all():
         raise UsageError(
             f"split {examples.split}: the network gives probabilities that are not finite; its training diverged, so"
             " evaluate another run"
         )
-    return all_probabilities, clip_ids
+    return probabilities, examples.column("clip_id")
 
 
 def clips_of_examples(

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
 
-from pipeline.dataset.dataset import Batch, normalised
+from pipeline.dataset.dataset import Batch
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
+from pipeline.models.predict import predict
 from pipeline.records.vocabulary import EMOTIONS
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    batches: Iterator[Batch] | DataLoader[Batch],
+    batches: Iterable[Batch],
     *,
     device: torch.device,
     autocast: bool = False,
@@ -31,14 +30,10 @@ def evaluate(
 
     Each rank brings its own batches, possibly none; what is gathered over ranks is examples, so none counts twice.
     """
-    model.eval()
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     found = [(np.empty((0, len(EMOTIONS)), np.float32), np.empty(0, np.int64))]
-    for batch in batches:
-        face, context, labels = move_batch(batch, device=device, layout=layout)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-            logits = model(face, context).float()
-        found.append((logits.cpu().numpy(), labels.cpu().numpy()))
+    found += [
+        (logits, batch.labels.numpy()) for batch, logits in predict(model, batches, device=device, autocast=autocast)
+    ]
     own = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
     ranks: list[Any] = [own]
     if world_size > 1:
@@ -66,12 +61,3 @@ def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         expected = ((weights / weights.sum(axis=1, keepdims=True)) * scores).sum(axis=1).mean()
         low, high = (low, inverse) if expected > of_label else (inverse, high)
     return 1 / math.sqrt(low * high)
-
-
-def move_batch(batch: Batch, *, device: torch.device, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor]:
-    """Face and context (B, 3, H, W) float32, normalised on the device: bytes travel, not floats. Labels (B,)."""
-    face, context = (
-        normalised(images.to(device, non_blocking=True)).contiguous(memory_format=layout)
-        for images in (batch.face, batch.context)
-    )
-    return face, context, batch.labels.to(device, non_blocking=True)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.faces.devices import resolve_device
 from pipeline.records.faces import Face
 from pipeline.records.vocabulary import UsageError
 
@@ -135,18 +136,6 @@ def find_weights(path: str | None = None) -> Path:
             f"{WEIGHTS_NUM_BYTES} bytes with sha256 {WEIGHTS_SHA256}; {cure}"
         )
     return found
-
-
-def resolve_device(device: str) -> str:
-    """`cpu` or `cuda`: auto is CUDA where PyTorch sees it. Raises ValueError for cuda where it does not."""
-    _check_choice("device", device, DEVICES)
-    if device == "cpu":
-        return device
-    from pipeline.faces.dlib_cnn import has_cuda
-
-    if device == "cuda" and not has_cuda():
-        raise UsageError("device cuda: PyTorch sees no CUDA device here; use device auto or cpu")
-    return "cuda" if has_cuda() else "cpu"
 
 
 def resolve_precision(precision: str, device: str) -> str:

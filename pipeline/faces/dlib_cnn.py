@@ -46,11 +46,6 @@ MAX_PLANS = 2
 CUDA_BATCH_PX = 2**23
 
 
-def has_cuda() -> bool:
-    """Whether PyTorch sees a CUDA device."""
-    return torch.cuda.is_available()
-
-
 class DlibCnn:
     """Dlib's CNN face detector in PyTorch. precision: fp32 (dlib's boxes), bf16, or int8 on CPU. device: cpu or cuda.
 

@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "caer_net": ["CAERNetS", "CAHFWNetWithoutRecalibration", "SingleStream"],
         "backbones": ["BACKBONES", "Backbone"],
         "checkpoint": ["load_checkpoint", "read_checkpoint_info", "save_checkpoint"],
-        "predict": ["Predictor"],
+        "predict": ["Predictor", "predict"],
     },
 )

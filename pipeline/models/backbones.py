@@ -54,11 +54,7 @@ class Backbone(nn.Module):
     def forward(self, face: Tensor, context: Tensor) -> Tensor:
         """Logits `(B, 7)` of the image it reads, `(B, 3, height, width)`, ImageNet-normalised RGB."""
         images = face if self.reads == "face" else context
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_PX[self.name]:
-            raise UsageError(
-                f"{self.reads}: shape {tuple(images.shape)} is not (B, 3, height, width) with sides of"
-                f" {MIN_PX[self.name]} px or more, as {self.name} needs; resize the images, e.g. to 224 px"
-            )
+        check_backbone_size(self.name, tuple(images.shape), image=self.reads)
         return self.network(images)
 
     def freeze(self) -> None:
@@ -73,16 +69,34 @@ class Backbone(nn.Module):
             self.network.eval()  # the head is one linear layer, the same in both modes
         return self
 
-    def load_pretrained(self, tensors: dict[str, Tensor], *, source: str) -> None:
-        """Take every tensor but the head's from torchvision's names. UsageError where they are of another network."""
+    def load_pretrained(self, tensors: dict[str, Tensor], *, source: str, assign: bool = False) -> None:
+        """Take every tensor but the head's from torchvision's names. UsageError where they are of another network.
+
+        assign: take the tensors themselves instead of copying their values.
+        """
         own = self.network.state_dict()
         kept = {name: own[name] for name in own if name.startswith(f"{self._head_name}.")}
         given = {name: tensor for name, tensor in tensors.items() if name not in kept}
         try:
-            self.network.load_state_dict({**given, **kept})
+            self.network.load_state_dict({**given, **kept}, assign=assign)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"weights {source}: they are not torchvision's of {self.name} ({reason})") from None
+
+
+def check_backbone_size(name: str, shape: tuple[int, ...], *, image: str) -> None:
+    """UsageError unless `(B, 3, height, width)`, or the same without B, is large enough for the backbone's poolings."""
+    if len(shape) not in (3, 4) or shape[-3] != 3 or min(shape[-2:]) < MIN_PX[name]:
+        raise UsageError(
+            f"{image}: shape {shape} is not (B, 3, height, width) with sides of {MIN_PX[name]} px or more, as {name}"
+            " needs; resize the images, e.g. to 224 px"
+        )
+
+
+def check_weights(name: str, tensors: dict[str, Tensor], *, source: str) -> None:
+    """UsageError where the tensors are not torchvision's of this backbone. The network takes no memory for it."""
+    with torch.device("meta"):
+        Backbone(name, reads="face").load_pretrained(tensors, source=source, assign=True)
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
 
-from pipeline.models.backbones import BACKBONES, Backbone
+from pipeline.models.backbones import BACKBONES, Backbone, check_backbone_size
 from pipeline.models.caer_net import CAERNetS, CAHFWNetWithoutRecalibration, SingleStream
-from pipeline.models.cahfw import AttentionGain, CAHFWNet, RecalibrationScale
+from pipeline.models.cahfw import AttentionGain, CAHFWNet, RecalibrationScale, check_options, check_sides
 from pipeline.records.vocabulary import UsageError
 
 Reads = Literal["pair", "face", "context"]
@@ -41,26 +43,55 @@ def build_model(
     is its stream of that image with a head. The other options are CAHFWNet's.
     Raises UsageError for a name or an option that is not known, and for a network that can't read what it should.
     """
-    if not 0.0 <= dropout < 1.0:
-        raise UsageError(f"dropout {dropout} is not a share; give a number from 0 up to, not including, 1")
-    if name not in MODELS:
-        raise UsageError(f"model {name!r} is not known; use one of {', '.join(MODELS)}")
-    match name, reads or default_reads(name):
-        case "cahfw", "pair":
+    reads = reads or default_reads(name)
+    check_network(
+        name, reads=reads, attention_gain=attention_gain, recalibration_scale=recalibration_scale, dropout=dropout
+    )
+    match name, reads:
+        case "cahfw", _:
             return CAHFWNet(attention_gain=attention_gain, recalibration_scale=recalibration_scale, dropout=dropout)
-        case "se-ca-aa", "pair":
+        case "se-ca-aa", _:
             return CAHFWNetWithoutRecalibration(attention_gain=attention_gain, dropout=dropout)
         case "se-af" | "caer-net-s", "pair":
             return CAERNetS(attention_gain=attention_gain, dropout=dropout)
         case "se-af" | "caer-net-s", ("face" | "context") as image:
             return SingleStream(reads=image, attention_gain=attention_gain, dropout=dropout)
-        case backbone, ("face" | "context") as image if backbone in BACKBONES:
+        case backbone, ("face" | "context") as image:
             return Backbone(backbone, reads=image, dropout=dropout)
-        case backbone, "pair" if backbone in BACKBONES:
-            raise UsageError(f"model {name} sees one image; take --input face or --input context")
-        case _, "face" | "context":
-            raise UsageError(
-                f"model {name} is made of attention between face and context; take --input pair, or the stream of one"
-                f" image: --model se-af --input {reads}"
-            )
-    raise UsageError(f"input {reads!r} is not known; use pair, face or context")
+    raise AssertionError("checked above")
+
+
+def check_network(
+    name: str,
+    *,
+    reads: Reads | None = None,
+    attention_gain: str = "area",
+    recalibration_scale: str = "sqrt",
+    dropout: float = 0.5,
+    face_px: int | None = None,
+    context_px: int | None = None,
+) -> None:
+    """Raise UsageError where `build_model` would, or where the network can't read images of these sizes.
+
+    Nothing is built: what a network needs is known from its name. face_px, context_px: sides of the squares, pixels;
+    None is not checked.
+    """
+    if not 0.0 <= dropout < 1.0:
+        raise UsageError(f"dropout {dropout} is not a share; give a number from 0 up to, not including, 1")
+    if name not in MODELS:
+        raise UsageError(f"model {name!r} is not known; use one of {', '.join(MODELS)}")
+    check_options(attention_gain=attention_gain, recalibration_scale=recalibration_scale)
+    reads = reads or default_reads(name)
+    if reads not in ("pair", "face", "context"):
+        raise UsageError(f"input {reads!r} is not known; use pair, face or context")
+    if name in BACKBONES and reads == "pair":
+        raise UsageError(f"model {name} sees one image; take --input face or --input context")
+    if name in ("cahfw", "se-ca-aa") and reads != "pair":
+        raise UsageError(
+            f"model {name} is made of attention between face and context; take --input pair, or the stream of one"
+            f" image: --model se-af --input {reads}"
+        )
+    check_size: Callable[..., None] = functools.partial(check_backbone_size, name) if name in BACKBONES else check_sides
+    for image, px in (("face", face_px), ("context", context_px)):
+        if px is not None and reads in ("pair", image):
+            check_size((3, px, px), image=image)

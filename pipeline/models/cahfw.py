@@ -8,7 +8,7 @@ follows the reading that trains. Shapes: B batch, C = 256 channels, H = W = inpu
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +53,25 @@ def image_encoder() -> nn.Sequential:
 
 def encode_images(encoder: nn.Module, images: Tensor, *, name: str) -> Tensor:
     """Run an encoder over `(B, 3, height, width)`; UsageError unless both sides are multiples of 16 pixels."""
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % STRIDE or images.shape[3] % STRIDE:
-        raise UsageError(
-            f"{name}: shape {tuple(images.shape)} is not (B, 3, height, width) with sides that are multiples of"
-            f" {STRIDE} px; resize the images, e.g. to 224 px"
-        )
+    check_sides(tuple(images.shape), image=name)
     return encoder(images)
+
+
+def check_sides(shape: tuple[int, ...], *, image: str) -> None:
+    """UsageError unless `(B, 3, height, width)`, or the same without B, has sides that are multiples of 16 pixels."""
+    if len(shape) not in (3, 4) or shape[-3] != 3 or not all(side and side % STRIDE == 0 for side in shape[-2:]):
+        raise UsageError(
+            f"{image}: shape {shape} is not (B, 3, height, width) with sides that are multiples of {STRIDE} px;"
+            " resize the images, e.g. to 224 px"
+        )
+
+
+def check_options(*, attention_gain: str, recalibration_scale: str) -> None:
+    """UsageError where an option is not one of those of the two readings."""
+    if attention_gain not in get_args(AttentionGain):
+        raise UsageError(f'attention_gain {attention_gain!r} is not known; use "area" or "paper"')
+    if recalibration_scale not in get_args(RecalibrationScale):
+        raise UsageError(f'recalibration_scale {recalibration_scale!r} is not known; use "sqrt" or "paper"')
 
 
 def channel_attention(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
@@ -81,8 +94,7 @@ class ContextHighlight(nn.Module):
 
     def __init__(self, *, gain: AttentionGain) -> None:
         super().__init__()
-        if gain not in ("area", "paper"):
-            raise UsageError(f'attention_gain {gain!r} is not known; use "area" or "paper"')
+        check_options(attention_gain=gain, recalibration_scale="sqrt")
         self.gain: AttentionGain = gain
         self.score = nn.Sequential(convolution_block(CHANNELS, 128), convolution_block(128, 1))
 
@@ -129,8 +141,7 @@ class ElementRecalibration(nn.Module):
 
     def __init__(self, *, scale: RecalibrationScale) -> None:
         super().__init__()
-        if scale not in ("sqrt", "paper"):
-            raise UsageError(f'recalibration_scale {scale!r} is not known; use "sqrt" or "paper"')
+        check_options(attention_gain="area", recalibration_scale=scale)
         self.scale: RecalibrationScale = scale
         self.transform = nn.Conv1d(CHANNELS, CHANNELS, kernel_size=1)
 

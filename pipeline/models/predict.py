@@ -1,18 +1,60 @@
-"""A checkpoint in, probabilities out."""
+"""A network and batches in, logits out: the one loop that predicts; and a checkpoint that labels examples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from pipeline.dataset.dataset import normalised, read_pair
+from pipeline.dataset.dataset import Batch, batch_of, normalised
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.records.faces import Example
 from pipeline.records.vocabulary import EMOTIONS, UsageError
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Iterable[Batch], *, device: torch.device | str, autocast: bool = False
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Each batch with its logits, (B, 7) float32 in the order of EMOTIONS.
+
+    Args:
+        model: on `device`; it is set to evaluation mode.
+        batches: read as they are needed.
+        device: where the model is.
+        autocast: run the forward pass in bfloat16.
+    """
+    model.eval()
+    device = torch.device(device)
+    for batch in batches:
+        face, context = move_images(batch, device=device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+            logits = model(face, context)
+        yield batch, logits.float().cpu().numpy()
+
+
+def move_images(batch: Batch, *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Face and context (B, 3, H, W) float32, normalised on the device: bytes travel, not floats."""
+    layout = memory_layout(device)
+    face, context = (
+        normalised(images.to(device, non_blocking=True)).contiguous(memory_format=layout)
+        for images in (batch.face, batch.context)
+    )
+    return face, context
+
+
+def memory_layout(device: torch.device) -> torch.memory_format:
+    """The order in memory in which convolutions are fastest on the device."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def softmax(logits: np.ndarray, *, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities (N, 7) float64 of logits (N, 7), divided by the temperature."""
+    return torch.from_numpy(logits).double().div(temperature).softmax(dim=1).numpy()
 
 
 class Predictor:
@@ -22,24 +64,19 @@ class Predictor:
         loaded = load_checkpoint(checkpoint, which)
         self.sha256: str = loaded.info["checkpoint_sha256"]
         self._temperature = temperature_of(loaded.info)
-        self._device = torch.device(device)
+        self._device = device
         self._model = loaded.model.to(self._device)
-        self._face_px: int = loaded.config["model"]["face_px"]
-        self._context_px: int = loaded.config["model"]["context_px"]
+        described = loaded.config["model"]
+        self._sizes: dict[str, int] = {name: described[name] for name in ("face_px", "context_px")}
         self._batch_size = batch_size
 
-    @torch.inference_mode()
     def predict(self, examples: Sequence[Example]) -> np.ndarray:
         """Softmax of the logits over the temperature: (len(examples), 7) float32 in the order of EMOTIONS."""
+        starts = range(0, len(examples), self._batch_size)
+        batches = (batch_of(examples[start : start + self._batch_size], **self._sizes) for start in starts)
         found = [np.empty((0, len(EMOTIONS)), np.float32)]
-        for start in range(0, len(examples), self._batch_size):
-            part = examples[start : start + self._batch_size]
-            pairs = [read_pair(example, face_px=self._face_px, context_px=self._context_px) for example in part]
-            face = torch.from_numpy(np.stack([face for face, _ in pairs])).permute(0, 3, 1, 2)  # (B, 3, H, W)
-            context = torch.from_numpy(np.stack([context for _, context in pairs])).permute(0, 3, 1, 2)
-            logits = self._model(normalised(face.to(self._device)), normalised(context.to(self._device)))  # (B, 7)
-            found.append((logits.float() / self._temperature).softmax(dim=1).cpu().numpy())
-        return np.concatenate(found)
+        found += [logits for _, logits in predict(self._model, batches, device=self._device)]
+        return softmax(np.concatenate(found), temperature=self._temperature).astype(np.float32)
 
 
 def temperature_of(info: dict[str, Any]) -> float:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.faces.detector import Detect, Detector, build_detector, resolve_device, resolve_precision
+from pipeline.faces.detector import Detect, Detector, build_detector, resolve_precision
 from pipeline.faces.given_boxes import read_boxes
 from pipeline.preprocess.config import PATH_FIELDS, ExtractConfig
 from pipeline.records.faces import Face
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.cluster import num_cluster_gpus
-from pipeline.runtime.console import log_status
+from pipeline.runtime.cluster import resolve_worker_device
 from pipeline.runtime.shared_detector import start_detectors
 from pipeline.storage.remote import absolute_url
 
@@ -69,15 +67,7 @@ def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
                 "fp32, or --detector-device cpu"
             )
         return "cpu"
-    if os.environ.get("RAY_ADDRESS"):
-        # Loads PyTorch before the cluster is joined: nodes that share a machine each unpack the job's folder anew then,
-        # and MKL ends a process whose folder was removed before.
-        resolve_device("auto")
-        has_gpu = num_cluster_gpus() >= 1
-        if asked == "cuda" and not has_gpu:
-            log_status("the cluster has no GPU now: asking it for one, as one that scales from zero needs")
-        return "cuda" if has_gpu or asked == "cuda" else "cpu"
-    return resolve_device(asked)  # A local Ray has what this machine has.
+    return resolve_worker_device(asked)
 
 
 def shared_detection(

@@ -34,7 +34,7 @@ from pipeline.preprocess.segments import check_shots
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import CLIP_SCHEMA, whole_ids
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.cluster import num_cluster_gpus
+from pipeline.runtime.cluster import resolve_worker_device
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
@@ -122,7 +122,7 @@ def job_of(
         return Choice(lines=(f"model {sha256[:12]}: {describe_night(night)}",), details=night)
 
     def build_actor(choice: Choice) -> ActorSpec:
-        device = _device(config.device)
+        device = resolve_worker_device(config.device)
         build = partial(
             ScoreActor,
             config=extract_config,
@@ -199,9 +199,3 @@ def _gpu_of_actor(*, device: str, detector_device: str) -> float:
     if device == "cpu":
         return 0.0
     return ACTOR_GPU if detector_device == "cuda" else 1.0
-
-
-def _device(asked: str) -> str:
-    if asked == "auto":
-        return "cuda" if num_cluster_gpus() >= 1 else "cpu"
-    return asked

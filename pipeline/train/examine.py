@@ -10,6 +10,7 @@ import torch
 
 from pipeline.dataset.dataset import ExampleDataset, normalised
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.predict import predict, softmax
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.training import Examined
 
@@ -45,12 +46,9 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     sizes = {"face_px": described["face_px"], "context_px": described["context_px"]}
     examples = ExampleDataset(data_url, split="validation", cache_dir=cache_dir, **sizes)
     rows = np.unique(np.linspace(0, len(examples) - 1, min(MAX_EXAMINED, len(examples))).round().astype(int))
-    parts = [
-        model(normalised(batch.face), normalised(batch.context)).softmax(dim=1).numpy()  # (B, 7)
-        for start in range(0, len(rows), BATCH_SIZE)
-        for batch in (examples.read_batch(rows[start : start + BATCH_SIZE]),)
-    ]
-    probabilities = np.concatenate(parts)  # (N, 7)
+    batches = (examples.read_batch(rows[start : start + BATCH_SIZE]) for start in range(0, len(rows), BATCH_SIZE))
+    logits = np.concatenate([found for _, found in predict(model, batches, device="cpu")])
+    probabilities = softmax(logits).astype(np.float32)  # (N, 7)
     labels = examples.labels[rows]  # (N,)
     of_truth = probabilities[np.arange(len(rows)), labels]
     wrong = [index for index in np.argsort(of_truth, kind="stable") if probabilities[index].argmax() != labels[index]]

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.dataset.dataset import Batch
-from pipeline.evaluate.validation import move_batch
 from pipeline.models.batch_norm import synchronised
+from pipeline.models.predict import memory_layout, move_images
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.train.config import TrainConfig
 
@@ -41,7 +41,7 @@ class RunState:
 
 
 class Learner:
-    """The network of one worker and its optimizer: `learn` does one step on this worker's share of a global batch."""
+    """The network of one worker and its optimizer: `train_step` learns from its share of a global batch."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Learner:
         world_size: int,
     ) -> None:
         self._config, self._run, self._device, self._rank, self._world_size = config, run, device, rank, world_size
-        self._layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self._layout = memory_layout(device)
         self.autocast = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self._average = None
         if config.ema is not None:
@@ -82,7 +82,7 @@ class Learner:
         """The network that is evaluated and saved: the average of the weights where there is one."""
         return self._model if self._average is None else self._average.module
 
-    def learn(self, batch: Batch, *, lr: float) -> Tensor:
+    def train_step(self, batch: Batch, *, lr: float) -> Tensor:
         """One optimizer step; the loss of the global batch before it, without flooding."""
         config, run = self._config, self._run
         self._optimizer.param_groups[0]["lr"] = lr
@@ -91,7 +91,8 @@ class Learner:
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
         self._parallel.train()
         self._optimizer.zero_grad(set_to_none=True)
-        face, context, labels = move_batch(batch, device=self._device, layout=self._layout)
+        face, context = move_images(batch, device=self._device)
+        labels = batch.labels.to(self._device, non_blocking=True)
         parts = list(zip(*(tensor.chunk(config.accumulate) for tensor in (face, context, labels)), strict=True))
         loss = torch.zeros((), device=self._device)
         for i, (face_part, context_part, labels_part) in enumerate(parts):

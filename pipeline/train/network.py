@@ -6,13 +6,12 @@ import hashlib
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.shards import Manifest
-from pipeline.models.backbones import Backbone, imagenet_weights, read_weights
-from pipeline.models.build import build_model, default_reads
+from pipeline.models.backbones import Backbone, check_weights, imagenet_weights, read_weights
+from pipeline.models.build import build_model, check_network, default_reads
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url, read_url
@@ -34,26 +33,31 @@ def new_model(config: TrainConfig) -> nn.Module:
 def load_pretrained(model: nn.Module, config: TrainConfig) -> str:
     """ImageNet's weights into a backbone: the first worker's, from which DDP sends them to the others; their origin."""
     assert isinstance(model, Backbone)  # --pretrained is refused for any other
+    tensors, source, origin = _pretrained(config)
+    model.load_pretrained(tensors, source=source)
+    return origin
+
+
+def _pretrained(config: TrainConfig) -> tuple[dict[str, Tensor], str, str]:
+    """The tensors of --pretrained, where they come from, and what a checkpoint says of that."""
     if config.weights is None:
-        model.load_pretrained(imagenet_weights(config.model), source="of torchvision")
-        return "torchvision IMAGENET1K_V1"
+        return imagenet_weights(config.model), "of torchvision", "torchvision IMAGENET1K_V1"
     try:
         content = read_url(absolute_url(config.weights))
     except OSError as error:
         raise UsageError(f"--weights {config.weights}: it can't be read ({error}); give a safetensors file") from None
-    model.load_pretrained(read_weights(content, source=config.weights), source=config.weights)
-    return f"sha256 {hashlib.sha256(content).hexdigest()}"
+    origin = f"sha256 {hashlib.sha256(content).hexdigest()}"
+    return read_weights(content, source=config.weights), config.weights, origin
 
 
 def check_model(config: TrainConfig, manifest: Manifest) -> None:
-    """Raise UsageError, before any process starts, where the model's name, options or input size are wrong."""
-    face_px, context_px = (config.input_px or manifest.config[name] for name in ("face_px", "context_px"))
+    """Raise UsageError, before any process starts, where the model's name, options, weights or input size are wrong."""
+    sizes: dict[str, Any] = {name: config.input_px or manifest.config[name] for name in ("face_px", "context_px")}
     try:
-        model = new_model(config).eval()
+        check_network(config.model, **_model_options(config), **sizes)
         if config.pretrained != "none":
-            load_pretrained(model, config)
-        with torch.inference_mode():
-            model(torch.zeros(1, 3, face_px, face_px), torch.zeros(1, 3, context_px, context_px))
+            tensors, source, _ = _pretrained(config)
+            check_weights(config.model, tensors, source=source)
     except ValueError as error:
         raise UsageError(f"--model {config.model}, --input-px {config.input_px}: {error}") from None
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from pipeline.dataset.batches import EvaluationBatches, TrainingBatches
+from pipeline.dataset.batches import EvaluationBatches, TrainingBatches, load_batches
 from pipeline.dataset.dataset import Batch, ExampleDataset
 from pipeline.evaluate.validation import evaluate
 from pipeline.models.checkpoint import (
@@ -40,34 +40,146 @@ T = TypeVar("T")
 LOSS_CHECK_STEPS = 50  # a GPU is waited for once in so many steps to see whether the loss is still finite
 
 
-def train_worker(
-    config: TrainConfig,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    device: torch.device | None = None,
-    loader_processes: int = 0,
-    announce: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> None:
-    """The loop of one worker, from the last checkpoint of RUN to the last epoch; without Ray it is a whole training.
+def train_worker(config: TrainConfig, **options: Any) -> None:
+    """`Trainer(config, ...).train()`: without Ray a whole training."""
+    Trainer(config, **options).train()
 
-    With world_size above 1 a torch process group must be there. Rank 0 writes RUN and announces its start and every
-    epoch. Raises TrainingStopped on every rank where data, RUN or loss don't allow to go on.
+
+class Trainer:
+    """The training of one worker, from the newest checkpoint of RUN to the last epoch; without Ray it is a whole one.
+
+    Args:
+        config: what to train, on which data, into which RUN.
+        rank, world_size: of this worker; above 1 a torch process group must be there.
+        device: where the network runs.
+        loader_processes: that decode images; 0: this process itself.
+        announce: takes the events of rank 0: its start, steps now and then, and every epoch.
+        training: batches to train on instead of those of the data, one a step.
+
+    Raises TrainingStopped on every rank where data, RUN or loss don't allow to go on.
     """
-    device = device or torch.device("cpu")
-    share = {"rank": rank, "world_size": world_size}
 
-    def opened() -> tuple[TrainingBatches, EvaluationBatches, dict[str, Any] | None]:
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
+        loader_processes: int = 0,
+        announce: Callable[[dict[str, Any]], None] = lambda _: None,
+        training: Iterator[Batch] | None = None,
+    ) -> None:
+        self._config, self._rank, self._world_size = config, rank, world_size
+        self._device, self._announce = device or torch.device("cpu"), announce if rank == 0 else lambda _: None
+        self._loading: dict[str, Any] = {"processes": loader_processes, "device": self._device}
+        batches, self._validation, self._saved = self._together(self._open)
+        self._examples, self._steps_per_epoch = batches.examples, batches.steps_per_epoch
+        self._total_steps = config.epochs * batches.steps_per_epoch
+        self._run = run = self._together(lambda: _started(config, self._saved, rank=rank))
+        self._training = training or load_batches(batches, range(run.step, self._total_steps), **self._loading)
+        self._learner = Learner(
+            config, run, labels=batches.examples.labels, device=self._device, rank=rank, world_size=world_size
+        )
+
+    def train(self) -> None:
+        """Every step that is left, a validation after each epoch, and what is saved of them."""
+        config, run, steps_per_epoch = self._config, self._run, self._steps_per_epoch
+        first = {"epoch": run.step // steps_per_epoch + 1, "step": run.step, "steps_per_epoch": steps_per_epoch}
+        self._announce({"event": "start", "world_size": self._world_size, "device": self._device.type, **first})
+        self._logs = RunLogs(config.output, first_step=run.step, lr_of=self._lr) if self._rank == 0 else None
+        if self._logs is not None and self._saved is not None:
+            self._logs.write_tables(run.history, run.losses)  # a kill may have come between the checkpoint and these
+        progress = _Progress(config, first_step=run.step, total_steps=self._total_steps)
+        for epoch in range(first["epoch"], config.epochs + 1):
+            started = time.perf_counter() - run.seconds_of_epoch
+            while run.step < epoch * steps_per_epoch:
+                loss = self.train_step(started=started)
+                if self._rank == 0 and progress.is_due():
+                    self._announce(progress.event(run.step, epoch=epoch, loss=float(loss)))
+            metrics = self.validate(started=started)
+            run.history.append({"epoch": epoch, "step": run.step, **_row(metrics)})
+            run.seconds_of_epoch = 0.0
+            self._together(lambda metrics=metrics: self.save("epoch", metrics))
+            self._announce({"event": "epoch", "epochs": config.epochs, **run.history[-1]})
+        if self._logs is not None:
+            self._logs.close()
+
+    def train_step(self, *, started: float) -> Tensor:
+        """One optimizer step, and a resume point where one is due; the loss before the step, a scalar on the device.
+
+        started: when the epoch began, by time.perf_counter.
+        """
+        run, every = self._run, self._config.checkpoint_every_steps
+        loss = self._learner.train_step(next(self._training), lr=self._lr(run.step))
+        run.step += 1
+        ends, commits = run.step % self._steps_per_epoch == 0, bool(every) and run.step % (every or 1) == 0
+        if ends or commits or run.step % LOSS_CHECK_STEPS == 0:
+            self._learner.note_losses()
+        if commits and not ends:
+            self._learner.average_buffers()
+            seconds = time.perf_counter() - started
+            self._together(lambda: self.save("step", {}, seconds=seconds))
+        return loss
+
+    def validate(self, *, started: float) -> dict[str, Any]:
+        """Metrics of the epoch that ended, over all ranks: of training, and of every validation example."""
+        run, steps = self._run, self._steps_per_epoch
+        train_seconds = time.perf_counter() - started
+        self._learner.average_buffers()
+        metrics = evaluate(
+            self._learner.evaluated,
+            load_batches(self._validation, range(len(self._validation)), **self._loading),
+            device=self._device,
+            autocast=self._learner.autocast,
+            world_size=self._world_size,
+        )
+        return metrics | {
+            "train_loss": float(np.mean(run.losses[run.step - steps :])),
+            "lr": self._lr(run.step - 1),
+            "train_examples_per_second": steps * self._config.batch_size / train_seconds,
+            "seconds": time.perf_counter() - started,
+            "world_size": self._world_size,
+        }
+
+    def save(self, after: Literal["epoch", "step"], metrics: Mapping[str, Any], *, seconds: float = 0.0) -> None:
+        """Commit the state after an epoch or within one, and its tables; on rank 0 alone.
+
+        seconds: that the unfinished epoch has taken so far.
+        """
+        if self._logs is None:
+            return
+        run = self._run
+        save_checkpoint(
+            self._config.output,
+            epoch=run.step // self._steps_per_epoch,
+            step=run.step,
+            model=self._learner.evaluated,
+            optimizer_state=self._learner.state(),
+            config=checkpoint_config(self._config, self._examples),
+            info={
+                "metrics": dict(metrics),
+                "temperature": metrics.get("temperature", 1.0),
+                "manifest_sha256": self._examples.manifest.sha256,
+                "pretrained_from": run.pretrained_from,
+                "seconds_of_epoch": seconds,
+                "history": run.history,
+            },
+            after=after,
+        )
+        if after == "epoch":
+            self._logs.write_epoch(run.history, run.losses)
+        else:
+            self._logs.write_steps(run.losses)
+        drop_old_checkpoints(self._config.output, keep=self._config.keep)
+
+    def _open(self) -> tuple[TrainingBatches, EvaluationBatches, dict[str, Any] | None]:
+        """The data, and the newest checkpoint's JSON; raises UsageError for what only a worker can know."""
+        config, share = self._config, {"rank": self._rank, "world_size": self._world_size}
+        sizes = {"face_px": config.input_px, "context_px": config.input_px}
+        cache: dict[str, Any] = {"cache_dir": config.cache_dir, "cache_decoded": config.cache_decoded}
         train_set, validation_set = (
-            ExampleDataset(
-                config.data,
-                split=split,
-                face_px=config.input_px,
-                context_px=config.input_px,
-                cache_dir=config.cache_dir,
-                cache_decoded=config.cache_decoded,
-            )
-            for split in ("train", "validation")
+            ExampleDataset(config.data, split=split, **sizes, **cache) for split in ("train", "validation")
         )
         train_set.require_every_class()
         batches = TrainingBatches(
@@ -79,91 +191,16 @@ def train_worker(
             **share,
         )
         _require_possible(config, batches)
-        return (
-            batches,
-            EvaluationBatches(validation_set, batch_size=max(1, config.batch_size // world_size), **share),
-            saved_run(config, train_set.manifest.sha256),
+        validation = EvaluationBatches(
+            validation_set, batch_size=max(1, config.batch_size // self._world_size), **share
         )
+        return batches, validation, saved_run(config, train_set.manifest.sha256)
 
-    batches, validation_batches, saved = _together(opened, world_size=world_size)
-    steps_per_epoch = batches.steps_per_epoch
-    total_steps = config.epochs * steps_per_epoch
+    def _lr(self, step: int) -> float:
+        return cosine_lr(step, self._total_steps, self._config.lr, warmup_steps=self._config.warmup_steps)
 
-    def lr_of(step: int) -> float:
-        return cosine_lr(step, total_steps, config.lr, warmup_steps=config.warmup_steps)
-
-    run = _together(lambda: _started(config, saved, rank=rank), world_size=world_size)
-    learner = Learner(config, run, labels=batches.examples.labels, device=device, rank=rank, world_size=world_size)
-    if rank == 0:
-        first = {"epoch": run.step // steps_per_epoch + 1, "step": run.step, "steps_per_epoch": steps_per_epoch}
-        announce({"event": "start", "world_size": world_size, "device": device.type, **first})
-    logs = RunLogs(config.output, first_step=run.step, lr_of=lr_of) if rank == 0 else None
-
-    def commit(after: Literal["epoch", "step"], metrics: Mapping[str, Any], seconds: float) -> None:
-        if logs is None:
-            return
-        save_checkpoint(
-            config.output,
-            epoch=run.step // steps_per_epoch,
-            step=run.step,
-            model=learner.evaluated,
-            optimizer_state=learner.state(),
-            config=checkpoint_config(config, batches.examples),
-            info={
-                "metrics": dict(metrics),
-                "temperature": metrics.get("temperature", 1.0),
-                "manifest_sha256": batches.examples.manifest.sha256,
-                "pretrained_from": run.pretrained_from,
-                "seconds_of_epoch": seconds,
-                "history": run.history,
-            },
-            after=after,
-        )
-        if after == "epoch":
-            logs.write_epoch(run.history, run.losses)
-        else:
-            logs.write_steps(run.losses)
-        drop_old_checkpoints(config.output, keep=config.keep)
-
-    if logs is not None and saved is not None:
-        logs.write_tables(run.history, run.losses)  # a kill may have come between the checkpoint and these
-    progress = _Progress(config, first_step=run.step, total_steps=total_steps)
-    training = _loader(batches, range(run.step, total_steps), processes=loader_processes, device=device)
-    for epoch in range(run.step // steps_per_epoch + 1, config.epochs + 1):
-        started = time.perf_counter() - run.seconds_of_epoch
-        while run.step < epoch * steps_per_epoch:
-            loss = learner.learn(next(training), lr=lr_of(run.step))
-            run.step += 1
-            every = config.checkpoint_every_steps
-            ends, commits = run.step == epoch * steps_per_epoch, bool(every) and run.step % (every or 1) == 0
-            if ends or commits or run.step % LOSS_CHECK_STEPS == 0:
-                learner.note_losses()
-            if commits and not ends:
-                learner.average_buffers()
-                seconds = time.perf_counter() - started
-                _together(lambda seconds=seconds: commit("step", {}, seconds), world_size=world_size)
-            if rank == 0 and progress.is_due():
-                announce(progress.event(run.step, epoch=epoch, loss=float(loss)))
-        train_loss = float(np.mean(run.losses[(epoch - 1) * steps_per_epoch :]))
-        train_seconds = time.perf_counter() - started
-
-        learner.average_buffers()
-        validation = _loader(
-            validation_batches, range(len(validation_batches)), processes=loader_processes, device=device
-        )
-        metrics = evaluate(
-            learner.evaluated, validation, device=device, autocast=learner.autocast, world_size=world_size
-        )
-        metrics |= {"train_loss": train_loss, "lr": lr_of(run.step - 1)}
-        metrics |= {"train_examples_per_second": steps_per_epoch * config.batch_size / train_seconds}
-        metrics |= {"seconds": time.perf_counter() - started, "world_size": world_size}
-        run.history.append({"epoch": epoch, "step": run.step, **_row(metrics)})
-        run.seconds_of_epoch = 0.0
-        _together(lambda metrics=metrics: commit("epoch", metrics, 0.0), world_size=world_size)
-        if rank == 0:
-            announce({"event": "epoch", "epochs": config.epochs, **run.history[-1]})
-    if logs is not None:
-        logs.close()
+    def _together(self, action: Callable[[], T]) -> T:
+        return _together(action, world_size=self._world_size)
 
 
 def _started(config: TrainConfig, saved: Mapping[str, Any] | None, *, rank: int) -> RunState:
@@ -289,20 +326,3 @@ def _require_possible(config: TrainConfig, batches: TrainingBatches) -> None:
         raise UsageError(f"--warmup-steps {config.warmup_steps}: the run has {total_steps} steps; give fewer")
     if config.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise UsageError("--compile: this machine has no C++ compiler; install g++, or leave it out")
-
-
-def _loader(
-    batches: TrainingBatches | EvaluationBatches, steps: range, *, processes: int, device: torch.device
-) -> Iterator[Batch]:
-    return iter(
-        DataLoader(
-            batches,
-            sampler=steps,
-            batch_size=None,  # a batch is one item: the data set decodes it whole
-            num_workers=processes,
-            prefetch_factor=4 if processes else None,
-            pin_memory=device.type == "cuda",
-            # Ray's worker has threads, and a fork beside threads may hold one of their locks for ever.
-            multiprocessing_context="forkserver" if processes else None,
-        )
-    )

@@ -16,7 +16,8 @@ import skimage.transform
 import torch
 
 from pipeline.faces import detector as detection
-from pipeline.faces.detector import build_detector, find_weights, resolve_device, resolve_precision
+from pipeline.faces.detector import build_detector, find_weights, resolve_precision
+from pipeline.faces.devices import resolve_device
 from pipeline.faces.dlib_cnn import DlibCnn, strongest, tile_levels, upsampled
 from pipeline.faces.dlib_weights import parse_weights, read_weights
 from pipeline.faces.given_boxes import read_boxes
@@ -450,6 +451,14 @@ def test_cuda_without_a_device_is_an_error():
     assert resolve_device("auto") == "cpu"
     with pytest.raises(ValueError, match="PyTorch sees no CUDA device"):
         build_detector("dlib-cnn", device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [("gpu", "is not known; use auto"), ("cuda:x", "is not known"), ("cuda:99", "device cuda:99")]
+)
+def test_a_device_that_is_not_known_or_not_there_is_named(asked, said):
+    with pytest.raises(ValueError, match=said):
+        resolve_device(asked)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

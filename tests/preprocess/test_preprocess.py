@@ -259,8 +259,8 @@ def crashing_work(config):
 def test_pytorch_is_loaded_before_a_cluster_is_joined():
     """Nodes on one machine then replace the folder that the job runs in, and MKL does not load in one that is gone."""
     code = (
-        "import sys, pipeline.preprocess.detectors as preprocess\n"
-        "preprocess.num_cluster_gpus = lambda: print('torch' in sys.modules) or 0\n"
+        "import sys, pipeline.preprocess.detectors as preprocess, pipeline.runtime.cluster as cluster\n"
+        "cluster.num_cluster_gpus = lambda: print('torch' in sys.modules) or 0\n"
         "assert 'torch' not in sys.modules\n"
         "preprocess.resolve_detector_device('auto', preprocess.ExtractConfig())\n"
     )

@@ -1,0 +1,32 @@
+"""Where a network runs: what is asked for comes in, a device that is there goes out."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.records.vocabulary import UsageError
+
+
+def resolve_device(asked: str) -> str:
+    """`cpu`, `cuda` or `cuda:N`, as torch.device takes them.
+
+    Args:
+        asked: one of these, or auto, which is CUDA where PyTorch sees it on this machine.
+
+    Raises:
+        UsageError: for another name, and for a CUDA device that PyTorch does not see here.
+    """
+    if asked not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:\d{1,3}", asked):
+        raise UsageError(f"device {asked!r} is not known; use auto, cpu, cuda or cuda:N")
+    if asked == "cpu":
+        return asked
+    import torch  # Not before: a job that detects on CPU with dlib alone needs none.
+
+    num_there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked == "auto":
+        return "cuda" if num_there else "cpu"
+    if not num_there:
+        raise UsageError(f"device {asked}: PyTorch sees no CUDA device here; use device auto or cpu")
+    if int(asked.partition(":")[2] or 0) >= num_there:
+        raise UsageError(f"device {asked} is not there: PyTorch sees {num_there} here; use auto, or a lower number")
+    return asked
