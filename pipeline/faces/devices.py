@@ -25,8 +25,8 @@ def resolve_device(asked: str) -> str:
     num_there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "auto":
         return "cuda" if num_there else "cpu"
-    if not num_there:
-        raise UsageError(f"device {asked}: PyTorch sees no CUDA device here; use device auto or cpu")
+    if asked == "cuda" and not num_there:
+        raise UsageError("device cuda: PyTorch sees no CUDA device here; use device auto or cpu")
     if int(asked.partition(":")[2] or 0) >= num_there:
-        raise UsageError(f"device {asked} is not there: PyTorch sees {num_there} here; use auto, or a lower number")
+        raise UsageError(f"device {asked!r} is not there: PyTorch sees {num_there} GPUs here; use auto or cpu")
     return asked

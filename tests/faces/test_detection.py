@@ -454,7 +454,8 @@ def test_cuda_without_a_device_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [("gpu", "is not known; use auto"), ("cuda:x", "is not known"), ("cuda:99", "device cuda:99")]
+    ("asked", "said"),
+    [("gpu", "is not known; use auto"), ("cuda:x", "is not known"), ("cuda:99", "device 'cuda:99' is not there")],
 )
 def test_a_device_that_is_not_known_or_not_there_is_named(asked, said):
     with pytest.raises(ValueError, match=said):
