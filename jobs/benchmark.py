@@ -1,44 +1,55 @@
 """Measure on this machine: `python jobs/benchmark.py STUDY --output FOLDER`; --help lists the studies."""
 
 import sys
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from command_line import run_job
 
-from benchmarks import BenchmarkConfig, benchmark, print_tables
-from benchmarks.ingest import IngestConfig, ingest, print_ingested
-from benchmarks.learn import LearnConfig, learn, print_learned
-from benchmarks.ledger import LedgerConfig, ledger, print_ledger
-from benchmarks.listing import ListingConfig, listing, print_listing
-from benchmarks.nights import NightsConfig, nights, print_nights
-from benchmarks.scaling import ScalingConfig, print_scaling, scaling
-from benchmarks.sizing import PlanConfig, plan, print_plan
+from benchmarks.config import BenchmarkConfig
 
-# Studies with flags of their own: these, what is run, and what shows it.
+# Studies with flags of their own: in benchmarks/STUDY.py these, what is run, and what shows it.
 OWN = {
-    "learn": (LearnConfig, learn, print_learned),
-    "ingest": (IngestConfig, ingest, print_ingested),
-    "ledger": (LedgerConfig, ledger, print_ledger),
-    "listing": (ListingConfig, listing, print_listing),
-    "nights": (NightsConfig, nights, print_nights),
-    "plan": (PlanConfig, plan, print_plan),
-    "scaling": (ScalingConfig, scaling, print_scaling),
+    "learn": ("LearnConfig", "learn", "print_learned"),
+    "ingest": ("IngestConfig", "ingest", "print_ingested"),
+    "ledger": ("LedgerConfig", "ledger", "print_ledger"),
+    "listing": ("ListingConfig", "listing", "print_listing"),
+    "nights": ("NightsConfig", "nights", "print_nights"),
+    "plan": ("PlanConfig", "plan", "print_plan"),
+    "scaling": ("ScalingConfig", "scaling", "print_scaling"),
 }
-CONFIG, RUN, SHOW = OWN.get(next(iter(sys.argv[1:]), ""), (BenchmarkConfig, benchmark, print_tables))
+STUDY = next((word for word in sys.argv[1:2] if word in OWN), None)
+MODULE = {"plan": "sizing"}
+
+
+def of_study(name: str) -> Any:
+    """What the module of the chosen study has under a name."""
+    assert STUDY
+    return getattr(import_module(f"benchmarks.{MODULE.get(STUDY, STUDY)}"), name)
 
 
 def main(config: Any) -> int:
-    SHOW(RUN(config))
+    if STUDY:
+        _, measure, show = map(of_study, OWN[STUDY])
+        show(measure(config))
+    else:
+        from benchmarks.studies import benchmark, print_tables  # PyTorch and Ray, which --help does without.
+
+        print_tables(benchmark(config))
     return 0
 
 
+run = partial(
+    run_job,
+    of_study(OWN[STUDY][0]) if STUDY else BenchmarkConfig,
+    main,
+    description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
+    " networks learn, how fast training reads, what a ledger and a listing cost at a size, what nights and films"
+    " cost, what a cluster costs and how actors are kept at work have flags of their own: learn, ingest, ledger,"
+    " listing, nights, plan or scaling, and --help.",
+    positional=("study",),
+)
+
 if __name__ == "__main__":
-    run_job(
-        CONFIG,
-        main,
-        description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
-        " networks learn, how fast training reads, what a ledger and a listing cost at a size, what nights and films"
-        " cost, what a cluster costs and how actors are kept at work have flags of their own: learn, ingest, ledger,"
-        " listing, nights, plan or scaling, and --help.",
-        positional=("study",),
-    )
+    run()

@@ -1,31 +1,45 @@
 """The command line of every job: flags from a typed dataclass, one line for a wrong one, documented exit codes.
 
-jsonargparse, because it reads the same fields from flags and from a YAML file (`--config`) and checks both against the
-dataclass's types; the flags' texts are the fields' docstrings.
+jsonargparse reads the same fields from flags and from a YAML file (`--config`), checks both against the dataclass's
+types, and prints shells' completions; the flags' texts are the fields' docstrings, their groups the fields' `Setting`s.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import signal
 import sys
 import traceback
-from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS, Action, ArgumentError
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # A clone runs without being installed.
 
-from docstring_parser import parse_from_object
-from jsonargparse import ArgumentParser
+CURE = "use .venv/bin/python, which `make setup` makes, or install the package: pip install -e ."
+if sys.version_info < (3, 11):  # noqa: UP036 - a user's Python may be older
+    sys.exit(f"this is Python {sys.version.split()[0]} ({sys.executable}), and 3.11 or later is needed; {CURE}")
+try:
+    from docstring_parser import parse_from_object
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import log_as_json, log_status
+    from pipeline.records.settings import Setting
+    from pipeline.records.vocabulary import UsageError
+    from pipeline.runtime.console import log_as_json, log_status
+except ModuleNotFoundError as missing:
+    name = Path(sys.argv[0]).name
+    print(f"{name}: error: {sys.executable} has no {missing.name}; {CURE}", file=sys.stderr)
+    sys.exit(2)
 
+DISTRIBUTION = "emotion-pipeline"
+METAVARS = {int: "N", int | None: "N", float: "X", float | None: "X"}
 EXIT_CODES = (
     "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use, or a store or disk that fails (what was "
     "committed is kept: mend it and run the same command again); 3 finished, but more clips than "
@@ -39,74 +53,239 @@ def run_job(
     *,
     description: str,
     positional: tuple[str, ...] = (),
+    examples: tuple[str, ...] = (),
     resume: str = "run the same command again",
 ) -> NoReturn:
     """Parse the flags into `config_class`, run `main`, and end the process with a documented exit code.
 
-    positional: fields given by their place instead of a flag; a tuple field takes what is left. resume: what an
-    interrupted user should do.
+    Args:
+        main: imports what takes long itself, so that --help and a wrong flag do not wait for it.
+        positional: fields given by their place instead of a flag; a tuple field takes what is left.
+        examples: commands, without the name of the program, for the end of the help.
+        resume: what an interrupted user should do.
     """
-    name = Path(sys.argv[0]).name
+    name = program()
     if "--json-logs" in sys.argv:
         log_as_json()  # A wrong flag beside it is told so too.
-    sys.excepthook = _told  # A bug's traceback may hold a store's credentials.
+    sys.excepthook = _print_bug  # A bug's traceback may hold a store's credentials.
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
     try:
-        _exit(main(parse(config_class, sys.argv[1:], description=description, positional=positional)))
+        config = parse(config_class, sys.argv[1:], description=description, positional=positional, examples=examples)
+        _exit(main(config))
     except UsageError as error:
         _end(f"{name}: error: {error}", 2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("pipeline", "benchmarks", "command_line"):
+            raise
+        _end(f"{name}: error: {sys.executable} has no {error.name}; {CURE}", 2)
     except KeyboardInterrupt:
         _end(f"{name}: interrupted; what was committed is kept. To resume, {resume}", 130)
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(0)
     except OSError as error:
         _end(f"{name}: error: {error}; what was committed is kept. Mend it and run the same command again", 2)
 
 
-def parse(config_class: type, arguments: list[str], *, description: str, positional: tuple[str, ...] = ()) -> Any:
-    """The config of these arguments. Raises UsageError, in one line, for a wrong flag or value."""
+def run_chosen(jobs: Mapping[str, partial[NoReturn]]) -> NoReturn:
+    """Run the job that the first argument names. jobs: by name, `run_job` with its arguments."""
+    name, chosen = program(), next(iter(sys.argv[1:]), "--help")
+    if chosen in jobs:
+        sys.argv = [f"{name} {chosen}", *sys.argv[2:]]
+        jobs[chosen]()
+    set_parsing_settings(add_print_completion_argument=True)
     parser = ArgumentParser(
-        prog=Path(sys.argv[0]).name, description=description, epilog=EXIT_CODES, exit_on_error=False
+        prog=name,
+        description="Labels the emotions of people in large video corpora.",
+        epilog=f"{name} JOB --help shows the flags of a job",
+        allow_abbrev=False,
+        exit_on_error=False,
+        version=version(),
     )
-    parser.add_argument("--config", action="config", help="YAML file of these fields (with _ for -); flags go first")
-    hints, texts = get_type_hints(config_class), _field_texts(config_class)
-    for field in sorted(fields(config_class), key=_has_default):
-        flag = f"--{field.name.replace('_', '-')}"
-        options: dict[str, Any] = {"type": hints[field.name], "help": texts[field.name]}
-        if field.name in positional:
-            many = str(hints[field.name]).startswith("tuple")
-            options |= {"type": str, "nargs": "*" if many else None}
-            parser.add_argument(field.name, **options)
-            continue
-        if _has_default(field):
-            options["default"] = field.default
-        else:
-            options["required"] = True
-        if hints[field.name] is bool:
-            options |= {"nargs": "?", "const": True}
-        elif str(hints[field.name]).startswith("tuple"):
-            options |= {"type": _CommaSeparated(hints[field.name]), "metavar": "A,B,..."}
-            if Ellipsis in hints[field.name].__args__:
-                # A shell's pattern gives them separately: --compare runs/*
-                options |= {"nargs": "+", "default": list(options.get("default", ()))}
-        parser.add_argument(flag, **options)
+    commands = parser.add_subcommands(metavar="JOB", title="jobs")
+    for job, run in jobs.items():
+        options = {key: value for key, value in run.keywords.items() if key != "resume"}
+        flags = build_parser(run.args[0], **options, shows_all=True)  # Completions are of what help shows.
+        commands.add_subcommand(job, flags, help=options["description"])
     try:
+        parser.parse_args([chosen])
+    except (ArgumentError, ValueError, TypeError) as error:
+        _end(f"{name}: error: {_one_line(error, {})} (see --help)", 2)
+    _exit(0)
+
+
+def program() -> str:
+    """The program as the user typed it, for messages."""
+    return Path(sys.argv[0]).name
+
+
+def version() -> str:
+    """The package's version; that of a clone which is not installed is not known."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "of a clone that is not installed"
+
+
+def parse(
+    config_class: type,
+    arguments: list[str],
+    *,
+    description: str,
+    positional: tuple[str, ...] = (),
+    examples: tuple[str, ...] = (),
+) -> Any:
+    """The config of these arguments. Raises UsageError, in one line, for a wrong flag or value."""
+    try:
+        parser = build_parser(
+            config_class,
+            description=description,
+            positional=positional,
+            examples=examples,
+            shows_all=any(given.startswith(("--help-all", "--print_completion")) for given in arguments),
+        )
         found = parser.parse_args(arguments)
         values = {field.name: found[field.name] for field in fields(config_class)}
         return config_class(
             **{name: _flattened(value) if isinstance(value, list) else value for name, value in values.items()}
         )
+    except BrokenPipeError:
+        raise
     except (ArgumentError, ValueError, TypeError, OSError) as error:
-        flags = [f"--{field.name.replace('_', '-')}" for field in fields(config_class)]
-        raise UsageError(f"{_one_line(error)}{_did_you_mean(str(error), flags)} (see --help)") from None
+        names = {field.name: field.name if field.name in positional else _flag(field) for field in fields(config_class)}
+        told = _one_line(error, names)
+        raise UsageError(f"{told}{_did_you_mean(told, ['--help-all', *names.values()])} (see --help)") from None
+
+
+def build_parser(
+    config_class: type,
+    *,
+    description: str,
+    positional: tuple[str, ...] = (),
+    examples: tuple[str, ...] = (),
+    shows_all: bool = False,
+) -> ArgumentParser:
+    """A parser of the fields of `config_class`. shows_all: the help has every flag, else the most used ones."""
+    set_parsing_settings(add_print_completion_argument=True)
+    name, settings, texts = program(), _settings(config_class), _field_texts(config_class)
+    required = [field for field in fields(config_class) if not _has_default(field)]
+    parser = ArgumentParser(
+        prog=name,
+        usage=" ".join([name, *(_usage(field, positional) for field in required), "[options]"]),
+        description=description,
+        epilog="\n\n".join(_epilog(name, examples)),
+        formatter_class=_Formatter if shows_all else _ShortFormatter,
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+        version=version(),
+        print_config="--print_config",
+    )
+    parser.add_argument("-h", "--help", action="help", help="show the flags that most people need and exit")
+    parser.add_argument("--help-all", action="help", help="show every flag and exit")
+    parser.add_argument("--config", action="config", help="YAML file of these fields (with _ for -); flags go first")
+    groups: dict[str, Any] = {}
+    for field in sorted(fields(config_class), key=lambda field: settings[field.name].place):
+        setting, text = settings[field.name], texts[field.name]
+        if not (shows_all or setting.common or field in required):
+            text = SUPPRESS
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
+        _add_field(groups[setting.group], field, config_class, is_positional=field.name in positional, text=text)
+    # argparse puts its own group first.
+    parser._action_groups = sorted(parser._action_groups, key=lambda group: group.title == "options")
+    return parser
+
+
+def _add_field(group: Any, field: Field[Any], config_class: type, *, is_positional: bool, text: str) -> None:
+    hint = get_type_hints(config_class)[field.name]
+    options: dict[str, Any] = {"type": hint, "help": text}
+    if is_positional:
+        many = {"nargs": "*", "default": []} if str(hint).startswith("tuple") else {}
+        group.add_argument(field.name, **options | {"type": str} | many)
+        return
+    if _has_default(field):
+        options["default"] = field.default
+    else:
+        options["required"] = True
+    if hint is bool:
+        options |= {"nargs": "?", "const": True}
+    elif hint in METAVARS:
+        options["metavar"] = METAVARS[hint]
+    elif str(hint).startswith("tuple"):
+        options |= {"type": _CommaSeparated(hint), "metavar": "A,B,..."}
+        if Ellipsis in hint.__args__:
+            # A shell's pattern gives them separately: --compare runs/*
+            options |= {"nargs": "+", "default": list(options.get("default", ()))}
+    group.add_argument(_flag(field), **options)
+
+
+def _flag(field: Field[Any]) -> str:
+    return f"--{field.name.replace('_', '-')}"
 
 
 def _has_default(field: Field[Any]) -> bool:
     return field.default is not MISSING
 
 
+def _usage(field: Field[Any], positional: tuple[str, ...]) -> str:
+    return field.name.upper() if field.name in positional else f"{_flag(field)} {field.name.upper()}"
+
+
+def _epilog(name: str, examples: Iterable[str]) -> Iterable[str]:
+    if examples:
+        yield "examples:\n" + "\n".join(f"  {name} {example}" for example in examples)
+    yield EXIT_CODES
+
+
+def _settings(config_class: type) -> dict[str, Setting]:
+    found = {}
+    for name, hint in get_type_hints(config_class, include_extras=True).items():
+        marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Setting)]
+        found[name] = marks[0] if marks else Setting()
+    return found
+
+
 def _did_you_mean(text: str, flags: list[str]) -> str:
-    unknown = re.search(r"unrecognized arguments: (--[\w-]+)", text)
-    close = difflib.get_close_matches(unknown[1], flags, n=1) if unknown else []
+    unknown = re.search(r"nrecognized arguments: (--[\w-]+)", text)
+    if not unknown:
+        return ""
+    begins = [flag for flag in flags if flag.startswith(unknown[1])]
+    close = begins[:1] or difflib.get_close_matches(unknown[1], flags, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+class _Formatter(DefaultHelpFormatter):
+    """jsonargparse's, with examples as they are written, and no word more than a switch needs."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(part if "\n" in part else fill(part, width, indent) for part in text.split("\n\n"))
+
+    def _format_args(self, action: Action, default_metavar: str) -> str:
+        return "" if getattr(action, "_typehint", None) is bool else super()._format_args(action, default_metavar)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        return super()._format_action_invocation(action).rstrip()
+
+
+class _ShortFormatter(_Formatter):
+    """The first sentence of each flag, and its default where there is one to tell."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = (action.help or "").split("\n\n")[0]
+        text = re.split(r"(?<=[\w)])\. (?=[A-Z1-9-])", text)[0].rstrip(".")
+        default = action.default
+        if not action.option_strings or default is None or default is False or default in (SUPPRESS, [], ()):
+            return text
+        return f"{text} [{','.join(map(str, default)) if isinstance(default, list | tuple) else default}]"
+
+    def add_argument(self, action: Action) -> None:
+        if not {"--print_config", "--print_completion"} & set(action.option_strings):
+            super().add_argument(action)
 
 
 class _CommaSeparated:
@@ -138,9 +317,12 @@ def _field_texts(config_class: type) -> dict[str, str]:
     return texts
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, names: Mapping[str, str]) -> str:
+    """The error in one line. names: of the fields, as they are typed."""
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
-    return re.sub(r'Parser key "(\w+)"', lambda found: f"--{found[1].replace('_', '-')}", text)
+    if found := re.fullmatch(r"(the following arguments are required: )([\w, ]+)", text):
+        return found[1] + ", ".join(names.get(name, name) for name in found[2].split(", "))
+    return re.sub(r'Parser key "(\w+)"', lambda found: names.get(found[1], found[1]), text)
 
 
 def _interrupt(*_: object) -> None:
@@ -159,5 +341,5 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     log_status("".join(traceback.format_exception(kind, error, trace)).rstrip(), event="bug")

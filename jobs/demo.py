@@ -6,27 +6,17 @@ import subprocess
 import sys
 import time
 import webbrowser
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from command_line import run_job
 
-from pipeline.synthetic.corpus import make_corpus, single_stream_bounds
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Makes a small SYNTHETIC corpus and takes it from video to labels."""
-
-    output: str = "demo"
-    """Folder of everything that the demo makes; it is emptied first."""
-    epochs: int = 16
-    """Epochs of training (count)."""
-    show: bool = True
-    """Open the last page in a browser, if there is one."""
+from pipeline.synthetic.config import DemoConfig
 
 
 def main(config: DemoConfig) -> int:
+    from pipeline.synthetic.corpus import make_corpus, single_stream_bounds  # PyAV, which --help does without.
+
     top, started = Path(config.output), time.monotonic()
     shutil.rmtree(top, ignore_errors=True)
     print("Making a SYNTHETIC corpus: one real face, bent into three expressions, on seven drawn scenes.")
@@ -55,5 +45,12 @@ def main(config: DemoConfig) -> int:
     return 0
 
 
+run = partial(
+    run_job,
+    DemoConfig,
+    main,
+    description="Makes a small SYNTHETIC corpus and takes it from video to labels.",
+)
+
 if __name__ == "__main__":
-    run_job(DemoConfig, main, description="Makes a small SYNTHETIC corpus and takes it from video to labels.")
+    run()

@@ -3,13 +3,18 @@
 With `--compare RUN RUN ...` instead of `--checkpoint`: the paper's tables and figures, ours beside the paper's.
 """
 
+from functools import partial
+
 from command_line import run_job
 
-from pipeline.evaluate.compare import write_comparison
-from pipeline.evaluate.job import EvaluateConfig, write_evaluation
+from pipeline.evaluate.config import EvaluateConfig
 
 
 def main(config: EvaluateConfig) -> int:
+    # PyTorch, which --help does without.
+    from pipeline.evaluate.compare import write_comparison
+    from pipeline.evaluate.job import write_evaluation
+
     if config.compare:
         write_comparison(config)
     else:
@@ -17,9 +22,13 @@ def main(config: EvaluateConfig) -> int:
     return 0
 
 
+run = partial(
+    run_job,
+    EvaluateConfig,
+    main,
+    description="Measures trained networks on labelled splits and shows their metrics beside the paper's.",
+    examples=("--data data --checkpoint run --output evaluation", "--compare runs/* --output tables"),
+)
+
 if __name__ == "__main__":
-    run_job(
-        EvaluateConfig,
-        main,
-        description="Measures trained networks on labelled splits and shows their metrics beside the paper's.",
-    )
+    run()

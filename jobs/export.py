@@ -1,14 +1,26 @@
 """Write labels for other programs: `python jobs/export.py LABELS --format csv --output DIR`."""
 
+from functools import partial
+
 from command_line import run_job
 
 from pipeline.labels.config import ExportConfig
-from pipeline.labels.export import export
+
+
+def main(config: ExportConfig) -> int:
+    from pipeline.labels.export import export  # Arrow, which --help does without.
+
+    return export(config)
+
+
+run = partial(
+    run_job,
+    ExportConfig,
+    main,
+    description="Writes labels as tables, subtitles or tiers.",
+    positional=("labels",),
+    examples=("labels --format csv --output tables", "labels --format elan --output tiers --clips 'show/*'"),
+)
 
 if __name__ == "__main__":
-    run_job(
-        ExportConfig,
-        export,
-        description="Writes labels as tables, subtitles or tiers.",
-        positional=("labels",),
-    )
+    run()

@@ -1,18 +1,28 @@
 """Preprocess a corpus: `python jobs/preprocess.py --input DIR_OR_URL --output DIR_OR_URL`."""
 
+from functools import partial
+
 from command_line import run_job
 
 from pipeline.preprocess.config import PreprocessConfig
-from pipeline.preprocess.job import preprocess
 
 
 def main(config: PreprocessConfig) -> int:
+    from pipeline.preprocess.job import preprocess  # Ray and Arrow, which --help does without.
+
     return preprocess(config).exit_code
 
 
+run = partial(
+    run_job,
+    PreprocessConfig,
+    main,
+    description="Decodes clips, finds faces, and writes face crops and masked contexts as Parquet shards.",
+    examples=(
+        "--input videos --output data",
+        "--input s3://bucket/films --output s3://bucket/data --sample-fps 2 --segment-seconds 60",
+    ),
+)
+
 if __name__ == "__main__":
-    run_job(
-        PreprocessConfig,
-        main,
-        description="Decodes clips, finds faces, and writes face crops and masked contexts as Parquet shards.",
-    )
+    run()

@@ -1,50 +1,58 @@
-"""What ended badly in a run, and another try: `python jobs/quarantine.py list|show|retry OUTPUT [NAME ...]`."""
+"""What ended badly in a run, and another try: `python jobs/quarantine.py list|show|retry|verify OUTPUT [NAME ...]`."""
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 
 from command_line import run_job
 
-from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.retry import chosen, quarantined, retry
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuarantineConfig:
-    """Lists, shows or retries the clips of a run that are quarantined or retryable."""
-
-    action: str
-    """list (a line each), show (everything known of each, as JSON) or retry (plan them again)."""
-    output: str
-    """Output folder of jobs/preprocess.py or jobs/score.py; a path or any fsspec URL."""
-    names: tuple[str, ...] = ()
-    """Only these: clip ids, paths or reasons; default: all."""
-
-    def __post_init__(self) -> None:
-        if self.action not in ("list", "show", "retry"):
-            raise ValueError(f"action is {self.action!r}; give one of list, show, retry")
+from pipeline.ledger.config import QuarantineConfig
+from pipeline.records.vocabulary import UsageError
 
 
 def main(config: QuarantineConfig) -> int:
-    ledger = Ledger(config.output)
-    outcomes = chosen(quarantined(ledger), config.names)
-    if config.action == "list":
-        for outcome in outcomes:
-            print(f"{outcome.clip_id}  {outcome.state:11}  {outcome.reason:16}  {outcome.path!r}")
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(o.reason for o in outcomes).most_common())
-        print(f"{len(outcomes)} clips: {reasons or 'nothing is quarantined'}")
-    elif config.action == "show":
-        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    # DuckDB and Arrow, which --help does without.
+    from pipeline.ledger.outputs import one_run_in, runs_in
+    from pipeline.ledger.retry import chosen, quarantined, retry, verify
+
+    runs = [one_run_in(config.output)] if config.action == "retry" else runs_in(config.output)
+    if config.action == "verify":
+        num_bad = 0
+        for line in (line for ledger in runs for line in verify(ledger)):
+            print(line, flush=True)
+            num_bad += 1
+        num_shards = sum(1 for ledger in runs for _ in ledger.shards())
+        if num_bad:
+            raise UsageError(f"{num_bad} of the {num_shards} shards of {config.output} are not what was committed")
+        print(f"{num_shards} shards: each has the sha256 of its ledger entry")
+        return 0
+    every = [quarantined(ledger) for ledger in runs]
+    wanted = {id(outcome) for outcome in chosen([outcome for found in every for outcome in found], config.names)}
+    every = [[outcome for outcome in found if id(outcome) in wanted] for found in every]
+    if config.action == "show":
+        print(json.dumps([asdict(outcome) for found in every for outcome in found], indent=1))
+    elif config.action == "retry":
+        print(f"{retry(runs[0], every[0])} clips are planned again; run the same job on {config.output} to do them")
     else:
-        print(f"{retry(ledger, outcomes)} clips are planned again; run the same job on {config.output} to do them")
+        for ledger, found in zip(runs, every, strict=True):
+            for outcome in found:
+                print(f"{outcome.clip_id}  {outcome.state:11}  {outcome.reason:16}  {outcome.path!r}")
+            counts = Counter(outcome.reason for outcome in found).most_common()
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+            where = f"{ledger.storage.url.rpartition('/')[2]}: " if len(runs) > 1 else ""
+            print(f"{where}{len(found)} clips: {reasons or 'nothing is quarantined'}")
     return 0
 
 
+run = partial(
+    run_job,
+    QuarantineConfig,
+    main,
+    description="Lists, shows or retries the clips of a run that are quarantined or retryable, or verifies its shards.",
+    positional=("action", "output", "names"),
+    examples=("list data", "retry data undecodable"),
+)
+
 if __name__ == "__main__":
-    run_job(
-        QuarantineConfig,
-        main,
-        description="Lists, shows or retries the clips of a run that are quarantined or retryable.",
-        positional=("action", "output", "names"),
-    )
+    run()

@@ -1,18 +1,28 @@
 """Label a collection: `python jobs/score.py --input DIR_OR_URL --checkpoint RUN --output LABELS`."""
 
+from functools import partial
+
 from command_line import run_job
 
 from pipeline.score.config import ScoreConfig
-from pipeline.score.job import score
 
 
 def main(config: ScoreConfig) -> int:
+    from pipeline.score.job import score  # Ray and PyTorch, which --help does without.
+
     return score(config).exit_code
 
 
+run = partial(
+    run_job,
+    ScoreConfig,
+    main,
+    description="Labels the people in clips with a trained model: seven probabilities a face, one label a clip.",
+    examples=(
+        "--input new --checkpoint run --output labels",
+        "--input s3://bucket/films --checkpoint run --output labels --limit 1000 --dry-run",
+    ),
+)
+
 if __name__ == "__main__":
-    run_job(
-        ScoreConfig,
-        main,
-        description="Labels the people in clips with a trained model: seven probabilities a face, one label a clip.",
-    )
+    run()

@@ -1,20 +1,27 @@
 """Train on preprocessed examples: `python jobs/train.py --data PREPROCESSED --output RUN`."""
 
+from functools import partial
+
 from command_line import run_job
 
 from pipeline.train.config import TrainConfig
-from pipeline.train.job import print_summary, train
 
 
 def main(config: TrainConfig) -> int:
+    from pipeline.train.job import print_summary, train  # Ray and PyTorch, which --help does without.
+
     print_summary(config.output, train(config))
     return 0
 
 
+run = partial(
+    run_job,
+    TrainConfig,
+    main,
+    description="Trains a network on preprocessed examples; one checkpoint per epoch, and the best of them named.",
+    examples=("--data data --output run", "--data data --output run --model resnet50 --pretrained finetune"),
+    resume="add --resume to the same command",
+)
+
 if __name__ == "__main__":
-    run_job(
-        TrainConfig,
-        main,
-        description="Trains a network on preprocessed examples; one checkpoint per epoch, and the best of them named.",
-        resume="add --resume to the same command",
-    )
+    run()

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "read": ["read_corpus", "require_input"],
-        "types": ["CORPUS_SCHEMA", "LAYOUTS", "Corpus", "CorpusError", "Ignored"],
+        "types": ["CORPUS_SCHEMA", "Corpus", "CorpusError", "Ignored"],
         "table": ["split_of"],
     },
 )

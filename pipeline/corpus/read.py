@@ -17,7 +17,8 @@ from pipeline.corpus.layouts import read_files
 from pipeline.corpus.listing import ask_store, locate, one_line_errors, shown_url
 from pipeline.corpus.manifest import read_manifest_file
 from pipeline.corpus.table import check_fractions
-from pipeline.corpus.types import LAYOUTS, Corpus, CorpusError
+from pipeline.corpus.types import Corpus, CorpusError
+from pipeline.records.vocabulary import LAYOUTS
 
 
 def read_corpus(

@@ -18,9 +18,6 @@ from pipeline.records.vocabulary import UsageError
 CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64()))
 
 
-LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
-
-
 ROWS_AT_ONCE = 2**15
 
 

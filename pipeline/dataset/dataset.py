@@ -34,9 +34,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-AUGMENTATIONS = ("crop", "colour")
-
-
 ROWS_AT_ONCE = 256  # decoded and not yet written, 80 MB at 224 px
 
 

@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "job": ["EvaluateConfig", "write_evaluation"],
+        "config": ["EvaluateConfig"],
+        "job": ["write_evaluation"],
         "compare": ["write_comparison"],
         "metrics": ["confusion_matrix", "macro_f1", "metrics_of", "per_class_accuracy", "top1_accuracy"],
     },

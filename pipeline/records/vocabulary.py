@@ -1,8 +1,12 @@
-"""The seven emotions, the splits, and the error of wrong use."""
+"""The seven emotions, the splits, the words that settings may have, and the error of wrong use.
+
+It imports next to nothing: the help of a job reads it.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 SCHEMA_VERSION = 1
 
@@ -27,3 +31,18 @@ EMOTIONS: tuple[str, ...] = tuple(emotion.value for emotion in Emotion)
 
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
+
+# How an input may be laid out.
+LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
+
+# What may decode a video.
+DECODERS = ("auto", "decord", "pyav")
+
+# Changes of the faces that training reads.
+AUGMENTATIONS = ("crop", "colour")
+
+# Networks of torchvision, which see one image.
+BACKBONES: tuple[str, ...] = ("alexnet", "vgg16", "resnet50")
+
+# The images that decide what a network says.
+Reads = Literal["pair", "face", "context"]

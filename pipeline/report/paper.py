@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.records.vocabulary import BACKBONES
+
 CAHFW_NET = "CAHFW-Net"
 
 
@@ -79,9 +81,6 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
     PaperNetwork("se-ca-aa", "none", None, SE_CA_AA, (10, 11)),
     PaperNetwork("cahfw", "none", CAHFW_NET, SE_CA_ER_AA, (8, 10, 11)),
 )
-
-
-BACKBONES = ("alexnet", "vgg16", "resnet50")
 
 
 def network_of(config: Mapping[str, Any]) -> dict[str, str]:

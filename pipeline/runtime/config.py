@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.sandbox.limits import SandboxLimits
+from pipeline.records.settings import Setting
+
+if TYPE_CHECKING:
+    from pipeline.sandbox.limits import SandboxLimits
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """How the work is spread and bounded; it changes nothing in the output."""
 
-    actors: int = 0
+    actors: Annotated[int, Setting("work", common=True)] = 0
     """Actors at work (count); 0: one for each CPU of the cluster."""
-    clips_per_shard: int = 32
+    clips_per_shard: Annotated[int, Setting("work")] = 32
     """Clips in one unit of work, which is one shard (count)."""
-    clip_timeout: float = 120.0
+    clip_timeout: Annotated[float, Setting("work")] = 120.0
     """Longest time without progress on one clip before it is killed (seconds)."""
-    max_worker_memory: int = 4096
+    max_worker_memory: Annotated[int, Setting("machine")] = 4096
     """Resident memory of one worker before the clip in it is killed (MiB)."""
-    driver_memory: int = 1024
+    driver_memory: Annotated[int, Setting("machine")] = 1024
     """Memory for planning and auditing in this process, about (MiB); what does not fit lies on its temporary disk."""
-    detector_device: str = "auto"
+    detector_device: Annotated[str, Setting("machine")] = "auto"
     """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector is dlib-cnn), cpu, cuda."""
-    max_quarantined: int | None = None
+    max_quarantined: Annotated[int | None, Setting("work", common=True)] = None
     """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
-    no_thumbnails: bool = False
+    no_thumbnails: Annotated[bool, Setting("pages", common=True)] = False
     """Put no picture of a person into report.html, nor beside it."""
-    blur_faces: bool = False
+    blur_faces: Annotated[bool, Setting("pages", common=True)] = False
     """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
-    json_logs: bool = False
+    json_logs: Annotated[bool, Setting("machine", common=True)] = False
     """For machines: nothing but one JSON object a line on stderr (event, time, counts)."""
-    force_new: bool = False
+    force_new: Annotated[bool, Setting("work")] = False
     """If the output holds a run of another config, write to a new folder beside it instead of refusing."""
 
     def __post_init__(self) -> None:
@@ -48,4 +52,6 @@ class PoolConfig:
     @property
     def limits(self) -> SandboxLimits:
         """What a sandboxed child may use."""
+        from pipeline.sandbox.limits import SandboxLimits  # The help of a job reads this module.
+
         return SandboxLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)

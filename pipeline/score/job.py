@@ -40,13 +40,12 @@ from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, output_for, prepare, print_summary, run
 from pipeline.score.actor import ScoreActor, join_segments
-from pipeline.score.config import ScoreConfig
+from pipeline.score.config import ScoreConfig, parse_since
 from pipeline.score.night import (
     Night,
     close_night,
     describe_night,
     estimated_seconds,
-    parse_since,
     partition_of,
     plan_night,
 )

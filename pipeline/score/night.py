@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -28,7 +27,6 @@ from pipeline.records.arrow import pc
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, ClipLabel
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.vocabulary import UsageError
 from pipeline.score.drift import DRIFT_NIGHTS, drift, night_record, read_nights
 
 # Measured: 0.6 core-seconds a clip of a second, 8 frames, Dlib's CNN in bf16. Used until a night was measured.
@@ -90,23 +88,6 @@ def describe_night(night: Night) -> str:
 def partition_of(output: str, checkpoint_sha256: str) -> str:
     """The folder of one model's labels in an output."""
     return f"{output.rstrip('/')}/model={checkpoint_sha256[:12]}"
-
-
-def parse_since(text: str) -> float:
-    """Seconds of the epoch of a date or time, UTC unless it names a zone. Raises ValueError."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"--since is {text!r}; give a date or time like 2026-11-22 or 2026-11-22T18:00") from None
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-
-
-def check_day(text: str) -> str:
-    """The day as it stands in paths, YYYY-MM-DD. Raises UsageError."""
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).strftime("%Y-%m-%d")
-    except ValueError:
-        raise UsageError(f"--day is {text!r}; give a day like 2026-11-22") from None
 
 
 def estimated_seconds(ledger: Ledger, night: Night) -> tuple[float, str]:

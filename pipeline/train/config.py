@@ -4,105 +4,103 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipeline.dataset.dataset import AUGMENTATIONS
-from pipeline.models.backbones import BACKBONES
-from pipeline.models.build import Reads
-from pipeline.records.vocabulary import UsageError
+from pipeline.records.settings import Setting
+from pipeline.records.vocabulary import AUGMENTATIONS, BACKBONES, Reads, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Train a network on preprocessed examples; one checkpoint per epoch, the best by validation top-1 accuracy."""
 
-    data: str
+    data: Annotated[str, Setting("input", common=True)]
     """Output of jobs/preprocess.py with labelled train and validation splits: a folder, or any fsspec URL."""
-    output: str
+    output: Annotated[str, Setting("input", common=True)]
     """RUN: a folder, or any fsspec URL, for checkpoints, metrics and logs. Several nodes must share it."""
-    model: str = "cahfw"
+    model: Annotated[str, Setting("network", common=True)] = "cahfw"
     """Network: cahfw, se-ca-aa, se-af (caer-net-s is the same), or a backbone: alexnet, vgg16 or resnet50."""
-    input: Reads | None = None
+    input: Annotated[Reads | None, Setting("network", common=True)] = None
     """Images that decide: the pair, the face or the context. None: the pair, and for a backbone, which sees one, the
     face. se-af with one is that stream of it alone."""
-    pretrained: Literal["none", "frozen", "finetune"] = "none"
+    pretrained: Annotated[Literal["none", "frozen", "finetune"], Setting("network", common=True)] = "none"
     """ImageNet's weights for a backbone: none, frozen (only the new head of seven is trained), or finetune (all is)."""
-    weights: str | None = None
+    weights: Annotated[str | None, Setting("network")] = None
     """safetensors file or URL of those weights, in torchvision's names. None: torchvision's own, from its server."""
-    epochs: int = 50
+    epochs: Annotated[int, Setting("training", common=True)] = 50
     """Passes over the training examples."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Setting("training", common=True)] = 128
     """Examples of one optimizer step, over all workers together."""
-    lr: float = 0.01
+    lr: Annotated[float, Setting("training", common=True)] = 0.01
     """Learning rate of the first step; a cosine anneals it to 0 over the whole run, step by step."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Setting("training")] = 0.9
     """Momentum of SGD, 0 up to 1 (exclusive)."""
-    nesterov: bool = True
+    nesterov: Annotated[bool, Setting("training")] = True
     """Nesterov's form of momentum."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Setting("training", common=True)] = 0.0
     """L2 penalty on all parameters."""
-    flooding: float = 0.05
+    flooding: Annotated[float, Setting("training")] = 0.05
     """Level b of |loss - b| + b, in nats: the training loss is kept from falling under it. 0 turns it off."""
-    dropout: float = 0.5
+    dropout: Annotated[float, Setting("training", common=True)] = 0.5
     """Share of features that dropout zeroes, 0 up to 1 (exclusive)."""
-    attention_gain: Literal["area", "paper"] = "area"
+    attention_gain: Annotated[Literal["area", "paper"], Setting("network")] = "area"
     """Gain of the context attention: area multiplies by its number of positions, paper is Eq. 7 to the letter."""
-    recalibration_scale: Literal["sqrt", "paper"] = "sqrt"
+    recalibration_scale: Annotated[Literal["sqrt", "paper"], Setting("network")] = "sqrt"
     """Scale before the softmax of element recalibration: sqrt is 1/sqrt(positions), paper is Eq. 13 to the letter."""
-    input_px: int | None = None
+    input_px: Annotated[int | None, Setting("network", common=True)] = None
     """Side of the face and context squares that the network reads, pixels. None: as they are stored."""
-    flip: bool = True
+    flip: Annotated[bool, Setting("training")] = True
     """Mirror half of the training pairs left to right, the face and its context together."""
-    augment_face: tuple[str, ...] = ()
+    augment_face: Annotated[tuple[str, ...], Setting("training", common=True)] = ()
     """Changes of the training faces, not of their context: crop (70 to 100 % of the area) and colour."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Setting("training")] = 0.0
     """Share of the training target that is spread over all seven classes, 0 up to 1 (exclusive)."""
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Annotated[Literal["none", "balanced"], Setting("training", common=True)] = "none"
     """Weights of the training loss. balanced: each class counts as much as any other, however many examples it has."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Setting("training")] = 0
     """Steps over which the learning rate grows to --lr before the cosine begins."""
-    clip_grad_norm: float | None = None
+    clip_grad_norm: Annotated[float | None, Setting("training")] = None
     """Largest norm of the gradient of a step; a larger one is scaled down to it. None: any."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Setting("training")] = 1
     """Parts that a worker cuts its share of a batch into, one forward and backward pass each, to save memory."""
-    ema: float | None = None
+    ema: Annotated[float | None, Setting("training")] = None
     """Decay per step of an exponential moving average of the weights, such as 0.999, which then is what is evaluated
     and saved. None: the weights themselves."""
-    sync_batchnorm: bool = False
+    sync_batchnorm: Annotated[bool, Setting("training")] = False
     """Statistics of batch norm over all workers' examples instead of each worker's own."""
-    seed: int = 0
+    seed: Annotated[int, Setting("training", common=True)] = 0
     """Seed of the order, the augmentation, dropout and the initial weights; 0 or more."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Setting("machine")] = "auto"
     """Arithmetic of the forward pass. auto: bf16 on CUDA, fp32 on CPU. Weights are always fp32."""
-    compile: bool = False
+    compile: Annotated[bool, Setting("machine")] = False
     """Compile the network with torch.compile: a minute or so more at the start, faster steps on a GPU."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Setting("machine", common=True)] = "auto"
     """Where the network runs. auto: on CUDA if the cluster has a GPU. cuda: also where the GPUs only come when asked
     for, as on a cluster that scales from zero."""
-    workers: int = 0
+    workers: Annotated[int, Setting("machine", common=True)] = 0
     """Training processes. 0: one per GPU of the cluster, 1 where there is none."""
-    loader_processes: int | None = None
+    loader_processes: Annotated[int | None, Setting("machine")] = None
     """Processes per worker that decode images. 0: the worker itself. None: 0 on CPU; on CUDA its share of cores."""
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, Setting("machine")] = None
     """Folder on each node for copies of the shards, about as large as they are. None: ~/.cache/emotion-pipeline."""
-    cache_decoded: bool = False
+    cache_decoded: Annotated[bool, Setting("machine")] = False
     """Keep the decoded images in --cache-dir too, 0.3 MB an example at 224 px: epochs then decode nothing. Worth it
     where they fit in the node's memory and decoding is what training waits for."""
-    checkpoint_every_steps: int | None = None
+    checkpoint_every_steps: Annotated[int | None, Setting("work")] = None
     """Steps between two resume points within an epoch. None: a run that was cut off repeats its last epoch."""
-    keep: int = 2
+    keep: Annotated[int, Setting("work")] = 2
     """Checkpoints of the last epochs to keep; the best one and the newest resume point are kept besides."""
-    no_thumbnails: bool = False
+    no_thumbnails: Annotated[bool, Setting("pages", common=True)] = False
     """Put no picture of a person into report.html."""
-    blur_faces: bool = False
+    blur_faces: Annotated[bool, Setting("pages")] = False
     """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
-    json_logs: bool = False
+    json_logs: Annotated[bool, Setting("machine")] = False
     """For machines: nothing but one JSON object a line on stderr (event, time, counts)."""
-    tracking: Literal["none", "mlflow"] = "none"
+    tracking: Annotated[Literal["none", "mlflow"], Setting("pages", common=True)] = "none"
     """Where epochs are logged besides RUN. mlflow: to MLFLOW_TRACKING_URI, if mlflow is installed."""
-    max_failures: int = 2
+    max_failures: Annotated[int, Setting("work")] = 2
     """Lost workers after which training gives up; before, it goes on from the last checkpoint by itself."""
-    resume: bool = False
+    resume: Annotated[bool, Setting("work", common=True)] = False
     """Go on from the last checkpoint of --output. --epochs may grow: the cosine is then that of the longer run."""
 
     def __post_init__(self) -> None:

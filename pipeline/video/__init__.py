@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "open": ["claimed_range", "frames_of_spans", "open_clip"],
         "image": ["read_image"],
-        "frames": ["DECODERS", "DecodeReport", "DecodedClip", "Frame", "Sampling", "VideoError"],
+        "frames": ["DecodeReport", "DecodedClip", "Frame", "Sampling", "VideoError"],
     },
 )

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DECODERS = ("auto", "decord", "pyav")
-
-
 MAX_PIXELS = 4096 * 4096  # 50 MB as RGB; a 772 KB file can claim 16384 x 16000 and want 7 to 12 GB
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import av
 import numpy as np
 
+from pipeline.records.vocabulary import DECODERS
 from pipeline.video.container import open_container, open_file, sniff_container
 from pipeline.video.decode import decode_frames
-from pipeline.video.frames import DECODERS, MAX_BYTES, MAX_PACKETS, MAX_PIXELS, DecodedClip, Sampling, VideoError
+from pipeline.video.frames import MAX_BYTES, MAX_PACKETS, MAX_PIXELS, DecodedClip, Sampling, VideoError
 from pipeline.video.index import index_of
 
 

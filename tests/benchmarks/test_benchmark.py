@@ -12,8 +12,8 @@ import pytest
 import skimage.data
 from rich.console import Console
 
-from benchmarks import BenchmarkConfig, benchmark, poison, print_tables, soak
 from benchmarks.clips import middle_frames
+from benchmarks.config import BenchmarkConfig
 from benchmarks.core_hours import core_hours, corpus_core_hours
 from benchmarks.decode import is_wrong
 from benchmarks.detect import net_macs
@@ -22,6 +22,7 @@ from benchmarks.nights import NightsConfig, nights, print_nights
 from benchmarks.parity import compared, matched, seen
 from benchmarks.poison import KINDS, link_corpus
 from benchmarks.soak import growth
+from benchmarks.studies import benchmark, poison, print_tables, soak
 from benchmarks.timing import Timing, spread, steady
 from pipeline.corpus.read import read_corpus
 from pipeline.faces.detector import cpu_has_bf16_convolutions, cpu_has_int8

@@ -14,7 +14,7 @@ from pipeline.dataset.batches import EvaluationBatches, TrainingBatches
 from pipeline.dataset.dataset import ExampleDataset, normalised
 from pipeline.dataset.shards import read_manifest
 from pipeline.faces.crops import decode_image, masked_region
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.records.vocabulary import AUGMENTATIONS, EMOTIONS, UsageError
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_flip_mirrors_the_pair_together(corpus):
     assert not torch.equal(mirrored.face, plain.face)
 
 
-@pytest.mark.parametrize("augmentation", dataset.AUGMENTATIONS)
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_augmentation_changes_the_face_alone_and_only_by_seed_epoch_and_row(corpus, augmentation):
     examples = opened(corpus, face_px=24)
 

@@ -14,7 +14,7 @@ from example_shards import PX, drawn_example, write_shards
 
 from pipeline.dataset.shards import read_manifest
 from pipeline.evaluate.compare import compare, runs_in
-from pipeline.evaluate.job import EvaluateConfig
+from pipeline.evaluate.config import EvaluateConfig
 from pipeline.models.build import build_model
 from pipeline.models.checkpoint import save_checkpoint, write_best
 from pipeline.records.vocabulary import EMOTIONS, UsageError

@@ -16,7 +16,8 @@ from example_shards import PX, write_shards
 from rich.console import Console
 
 from pipeline.dataset.dataset import ExampleDataset, normalised
-from pipeline.evaluate.job import EvaluateConfig, clips_of_examples, evaluate, predict_examples, write_evaluation
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.job import clips_of_examples, evaluate, predict_examples, write_evaluation
 from pipeline.evaluate.tables import markdown_of, print_evaluation, result_tables
 from pipeline.faces.crops import encode_image
 from pipeline.models.build import build_model

@@ -1,9 +1,15 @@
 """What a user types: help, wrong flags, config files, exit codes. Every job is run as a process of its own."""
 
+import importlib
+import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,9 +19,10 @@ sys.path.insert(0, str(REPOSITORY / "jobs"))
 
 from command_line import parse  # noqa: E402 - the jobs are scripts, not a package
 
+from pipeline.records.settings import GROUPS  # noqa: E402
 from pipeline.records.vocabulary import UsageError  # noqa: E402
 
-JOBS = ("preprocess", "train", "evaluate", "score", "quarantine")
+JOBS = ("preprocess", "train", "evaluate", "score", "export", "quarantine", "demo", "benchmark")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,10 @@ def test_a_config_file_gives_defaults_that_flags_override(tmp_path):
         (["--frames-per-clip", "many"], r"--frames-per-clip: .*int.*many \(see --help\)"),
         (["--frames-per-clip", "0"], r"--frames-per-clip is 0; give 1 or more"),
         (["--frame-per-clip", "3"], r"--frame-per-clip 3; did you mean --frames-per-clip\?"),
+        (["--frames", "3"], r"unrecognized arguments: --frames 3; did you mean --frames-per-clip\?"),
+        (["--frames=3"], r"unrecognized arguments: --frames=3; did you mean --frames-per-clip\?"),
+        (["--pag"], r"unrecognized arguments: --pag; did you mean --page\?"),
+        (["--zzz"], r"unrecognized arguments: --zzz \(see --help\)"),
         (["--fractions", "1,2"], r"--fractions: .*1,2"),
         (["--config", "nothing.yaml"], r"nothing.yaml"),
     ],
@@ -124,14 +135,114 @@ def run(job, *arguments):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_help_tells_every_field_with_its_default_and_the_exit_codes(job):
-    found = run(job, "--help")
+def test_help_has_the_flags_that_most_need_and_help_all_every_one(job):
+    short, whole = run(job, "--help"), run(job, "--help-all")
+    assert (short.returncode, whole.returncode) == (0, 0)
+    assert len(short.stdout.splitlines()) < 80
+    assert len(short.stdout.splitlines()) <= len(whole.stdout.splitlines())
+    for text in (short.stdout, whole.stdout):
+        assert "exit codes: 0 every input is accounted for" in " ".join(text.split())
+    if job in ("preprocess", "train", "evaluate", "score", "export", "quarantine"):
+        examples = short.stdout.partition("\nexamples:\n")[2].partition("\n\n")[0].splitlines()
+        assert len(examples) == 2
+        assert all(line.startswith(f"  {job}.py ") for line in examples)
+
+
+@pytest.mark.parametrize("job", ["preprocess", "score"])
+def test_help_is_grouped_with_the_input_first(job):
+    titles = re.findall(r"^(\w+):$", run(job, "--help-all").stdout, re.MULTILINE)
+    titles.remove("examples")
+    wanted = [group for group in (*GROUPS, "options") if group in titles]
+    assert titles == wanted
+    assert {"input", "sampling", "faces", "work", "pages", "machine"} - set(titles) <= {"sampling"}
+    assert "other" not in titles
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_examples_of_the_help_are_commands_of_the_job(job):
+    command = load(job)
+    for example in command.keywords.get("examples", ()):
+        options = {name: command.keywords[name] for name in ("description", "positional") if name in command.keywords}
+        parse(command.args[0], shlex.split(example), **options)
+
+
+def load(job):
+    """The `run_job` of a job, with its arguments."""
+    return importlib.import_module(job).run
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_imports_no_library_that_takes_long(job):
+    script = f"import sys, runpy; sys.argv = ['{job}.py', '--help']; sys.path.insert(0, 'jobs')\n"
+    script += f"try: runpy.run_path('jobs/{job}.py', run_name='__main__')\nexcept SystemExit: print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    loaded = set(found.stdout.splitlines()[-1].split())
+    assert "jsonargparse" in loaded
+    assert not {"torch", "ray", "pandas", "pyarrow", "numpy", "fsspec", "duckdb", "av", "rich", "plotly"} & loaded
+
+
+def test_version_is_the_packages():
+    found = run("preprocess", "--version")
+    assert (found.returncode, found.stdout) == (0, f"preprocess.py {metadata.version('emotion-pipeline')}\n")
+
+
+def test_help_whose_reader_has_gone_ends_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "jobs/preprocess.py", "--help-all"]
+    found = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False)
+    os.close(write)
+    assert found.stderr == b""
+
+
+def test_a_python_without_the_packages_is_told_which_to_use():
+    command = [sys.executable, "-S", "jobs/preprocess.py", "--help"]  # -S: nothing that is installed is found.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, check=False)
+    assert found.returncode == 2
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("preprocess.py: error: ")
+    assert ".venv/bin/python" in line
+
+
+def installed(*arguments):
+    """The command that pyproject.toml installs."""
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["emotion-pipeline"].partition(":")
+    code = f"import sys; from {module} import {function}; sys.argv[0] = 'emotion-pipeline'; {function}()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+
+
+def test_the_installed_command_runs_every_job():
+    found = installed("--help")
     assert found.returncode == 0
-    text = " ".join(found.stdout.split())
-    assert "exit codes: 0 every input is accounted for" in text
-    if job != "quarantine":
-        assert "default:" in text
-        assert "--output" in text
+    for job in set(JOBS) - {"benchmark"}:
+        assert f"    {job} " in found.stdout
+        assert installed(job, "--help").stdout.startswith(f"usage: emotion-pipeline {job} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["preproces"], "emotion-pipeline: error: .*preproces.*choose from 'preprocess'.*"),
+        (["preprocess", "--frames", "3"], "emotion-pipeline preprocess: error: .*--frames 3; did you mean.*"),
+        (["quarantine"], "emotion-pipeline quarantine: error: the following arguments are required: action, output.*"),
+        (["quarantine", "list"], "emotion-pipeline quarantine: error: the following arguments are required: output .*"),
+    ],
+)
+def test_the_installed_command_tells_what_is_wrong_in_one_line(arguments, message):
+    found = installed(*arguments)
+    assert found.returncode == 2
+    assert re.fullmatch(message, found.stderr.removesuffix("\n"))
+
+
+def test_completion_knows_every_job_and_every_flag():
+    script = installed("--print_completion=shtab-bash").stdout
+    for flag in ("preprocess", "score", "--frames-per-clip", "--min-decode-integrity", "--abstain-below"):
+        assert flag in script
+    syntax = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert (syntax.returncode, syntax.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -15,7 +15,8 @@ import s3fs
 import torch
 from fault_proxy import FaultProxy
 
-from pipeline.evaluate.job import EvaluateConfig, write_evaluation
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.job import write_evaluation
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.retry import quarantined
 from pipeline.models.checkpoint import read_checkpoint_info

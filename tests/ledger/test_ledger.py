@@ -16,6 +16,7 @@ from ledgers import audited, finish, pending, planned, sweep
 from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError, RunLock, identity
+from pipeline.ledger.outputs import one_run_in, runs_in
 from pipeline.ledger.retry import verify
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.clips import Clip
@@ -604,3 +605,22 @@ def test_a_name_that_is_no_utf8_survives_the_columns(local):
     assert found.detail == "no \\udcff"
     finish(local)
     assert json.loads(local.storage.read("outcomes.jsonl"))["detail"] == found.detail
+
+
+def test_the_runs_of_an_output_are_its_own_or_those_of_each_model(tmp_path):
+    one = Ledger(str(tmp_path / "data"))
+    planned(one, CLIPS, **PLAN)
+    assert [run.storage.url for run in runs_in(str(tmp_path / "data"))] == [one.storage.url]
+    models = [Ledger(str(tmp_path / "labels" / f"model={name}")) for name in ("b", "a")]
+    for model in models:
+        planned(model, CLIPS, **PLAN)
+    (tmp_path / "labels" / "model=empty").mkdir()
+    assert [run.storage.url for run in runs_in(str(tmp_path / "labels"))] == [
+        models[1].storage.url,
+        models[0].storage.url,
+    ]
+    with pytest.raises(LedgerError, match="holds the labels of 2 models: model=a, model=b; give one of these folders"):
+        one_run_in(str(tmp_path / "labels"))
+    for name in ("nothing", "labels/model=empty"):
+        with pytest.raises(LedgerError, match="holds no run"):
+            runs_in(str(tmp_path / name))

@@ -26,7 +26,7 @@ from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.runtime import cluster, run
-from pipeline.score.config import ScoreConfig
+from pipeline.score.config import ScoreConfig, parse_since
 from pipeline.score.drift import unit_facts
 from pipeline.score.job import score
 from pipeline.score.night import (
@@ -34,7 +34,6 @@ from pipeline.score.night import (
     close_night,
     commit_copies,
     estimated_seconds,
-    parse_since,
     partition_of,
     plan_night,
 )

@@ -1,0 +1,48 @@
+"""The runs in a folder that a user names, and what kind of output it is."""
+
+from __future__ import annotations
+
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.lock import LedgerError
+from pipeline.storage.remote import absolute_url
+from pipeline.storage.store import Storage
+
+
+def runs_in(url: str) -> list[Ledger]:
+    """The run in an output of jobs/preprocess.py, or those of each model in one of jobs/score.py, sorted by url.
+
+    Args:
+        url: the output, or a folder `model=...` in it; a path or any fsspec URL.
+
+    Raises:
+        LedgerError: where there is none.
+    """
+    here = Ledger(absolute_url(url))
+    if here.is_planned:
+        return [here]
+    models = [Ledger(f"{here.storage.url}/{name}") for name in model_folders(here.storage)]
+    if runs := [ledger for ledger in models if ledger.is_planned]:
+        return runs
+    raise LedgerError(
+        f"{url} holds no run (neither plan/run.json nor a folder model=...); give the --output of jobs/preprocess.py "
+        "or jobs/score.py"
+    )
+
+
+def one_run_in(url: str) -> Ledger:
+    """The only run of an output. Raises LedgerError where there is none, or several to choose from."""
+    runs = runs_in(url)
+    if len(runs) > 1:
+        names = ", ".join(ledger.storage.url.rpartition("/")[2] for ledger in runs)
+        raise LedgerError(f"{url} holds the labels of {len(runs)} models: {names}; give one of these folders")
+    return runs[0]
+
+
+def model_folders(storage: Storage) -> list[str]:
+    """The names of the folders `model=...`, sorted; none where there is no folder."""
+    try:
+        found = storage.filesystem.ls(storage.path(), detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
+    return sorted(name for name in names if name.startswith("model="))
