@@ -15,12 +15,17 @@ from pipeline.synthetic.config import DemoConfig
 
 
 def main(config: DemoConfig) -> int:
-    from pipeline.synthetic.corpus import make_corpus, single_stream_bounds  # PyAV, which --help does without.
+    from pipeline.synthetic.corpus import (  # PyAV, which --help does without.
+        make_corpus,
+        mark_synthetic,
+        single_stream_bounds,
+    )
 
     top, started = Path(config.output), time.monotonic()
     shutil.rmtree(top, ignore_errors=True)
     print("Making a SYNTHETIC corpus: one real face, bent into three expressions, on seven drawn scenes.")
     make_corpus(top / "corpus", clips_per_class=(9, 3, 3))
+    mark_synthetic(top / "corpus", name="demo corpus")
     shutil.copytree(top / "corpus" / "test", top / "new")
     small = f"--batch-size 16 --lr 0.02 --dropout 0.2 --input-px 32 --epochs {config.epochs}"
     for command in (
@@ -36,10 +41,9 @@ def main(config: DemoConfig) -> int:
     face, context = single_stream_bounds()
     print(f"\nHeld-out faces named right: {top1:.0%}. No model can pass {face:.0%} on the face alone, {context:.0%} on")
     print(f"the context alone. All of it is synthetic. It took {time.monotonic() - started:.0f} s. Look at:")
-    (labels,) = (top / "labels").glob("model=*")
-    pages = [top / name / "report.html" for name in ("data", "run", "evaluation", labels.relative_to(top))]
-    for page in pages:
-        print(f"    {page}")
+    folders = [top / name for name in ("data", "run", "evaluation")] + list((top / "labels").glob("model=*"))
+    pages = [folder / "report.html" for folder in folders]
+    print("".join(f"    {page}\n" for page in pages), end="")
     if config.show:
         webbrowser.open(pages[-1].resolve().as_uri())
     return 0

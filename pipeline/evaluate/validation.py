@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.dataset.dataset import Batch
+from pipeline.evaluate.calibration import expected_calibration_error, undecided_below
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
-from pipeline.models.predict import predict
+from pipeline.models.predict import predict, softmax
 from pipeline.records.vocabulary import EMOTIONS
 
 
@@ -28,6 +29,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """`metrics_of` all examples of all ranks, their mean cross-entropy `loss` in nats, and their `temperature`.
 
+    At that temperature: `ece`, and `abstain_below`, under which a guess was right less than half of the time.
     Each rank brings its own batches, possibly none; what is gathered over ranks is examples, so none counts twice.
     """
     found = [(np.empty((0, len(EMOTIONS)), np.float32), np.empty(0, np.int64))]
@@ -42,7 +44,14 @@ def evaluate(
     logits, labels = (np.concatenate(parts) for parts in zip(*ranks, strict=True))
     counts = confusion_matrix(labels, logits.argmax(axis=1))
     loss = float(cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
-    return {"loss": loss, "temperature": fitted_temperature(logits, labels), **metrics_of(counts)}
+    temperature = fitted_temperature(logits, labels)
+    probabilities = softmax(logits, temperature=temperature)
+    calibration = {
+        "temperature": temperature,
+        "ece": expected_calibration_error(probabilities, labels),
+        "abstain_below": undecided_below(probabilities, labels),
+    }
+    return {"loss": loss, **calibration, **metrics_of(counts)}
 
 
 def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

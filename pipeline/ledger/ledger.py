@@ -30,7 +30,7 @@ from pipeline.ledger.lock import LedgerError, RunLock
 from pipeline.ledger.snapshot import OUTCOME_ROWS, STORED_ROWS, Snapshot, outcome_rows
 from pipeline.ledger.units import Unit
 from pipeline.records.arrow import pc
-from pipeline.records.evolution import with_columns
+from pipeline.records.evolution import fixed, with_columns
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome
 from pipeline.storage.redaction import without_secrets
 from pipeline.storage.store import Storage
@@ -80,7 +80,7 @@ class Ledger:
             raise LedgerError(
                 f"{self.storage.url} holds a run of kind {saved['kind']!r}, not {kind!r}; give another --output"
             )
-        if changed := differences({**(defaults or {}), **saved["config"]}, config):
+        if changed := differences(fixed(kind, {**(defaults or {}), **saved["config"]}), fixed(kind, config)):
             raise LedgerError(
                 f"{self.storage.url} was begun under another config: {changed}; give the same flags, another --output, "
                 "or --force-new"

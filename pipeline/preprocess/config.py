@@ -34,6 +34,8 @@ class ExtractConfig:
     """Frames sampled for each second of the clip (1/s), instead of --frames-per-clip."""
     every_frame: Annotated[bool, Setting("sampling", common=True)] = False
     """Take every frame of the clip."""
+    min_sample_fps: Annotated[float, Setting("sampling")] = 0.0
+    """Frames a second at least: a clip so long that --frames-per-clip would be fewer is sampled at this rate (1/s)."""
     faces: Annotated[Literal["largest", "all"], Setting("faces", common=True)] = "largest"
     """Faces kept of each frame: largest (one; ties by score, then box) or all."""
     detector: Annotated[str, Setting("faces", common=True)] = "dlib-cnn"
@@ -83,6 +85,7 @@ class ExtractConfig:
         _at_least("--face-px", self.face_px, 8)
         _at_least("--context-px", self.context_px, 8)
         _at_least("--box-margin", self.box_margin, 0)
+        _at_least("--min-sample-fps", self.min_sample_fps, 0)
         if not 0 <= self.min_decode_integrity <= 1:
             raise ValueError(f"--min-decode-integrity is {self.min_decode_integrity}; give a share from 0 to 1")
         if self.sample_fps is not None and self.sample_fps <= 0:
@@ -108,7 +111,7 @@ class ExtractConfig:
             return Sampling(frames_per_clip=None, every_frame=True)
         if self.sample_fps is not None:
             return Sampling(frames_per_clip=None, sample_fps=self.sample_fps)
-        return Sampling(frames_per_clip=self.frames_per_clip)
+        return Sampling(frames_per_clip=self.frames_per_clip, min_fps=self.min_sample_fps)
 
 
 def extract_config_of(values: Any) -> ExtractConfig:

@@ -15,6 +15,8 @@ import pyarrow as pa
 from pipeline import report
 from pipeline.corpus.read import read_corpus
 from pipeline.corpus.types import Corpus
+from pipeline.dataset.description import NAME as DESCRIPTION
+from pipeline.dataset.description import description_bytes, read_description
 from pipeline.faces.detector import Detect
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
@@ -85,6 +87,7 @@ def preprocess(config: PreprocessConfig) -> Run:
     found = run(
         job_of(config, extract_config, device=device), partial(read_input, config), config.output, config=config
     )
+    found.ledger.storage.put(DESCRIPTION, description_bytes(read_description(config.input)))
     if config.page:
         write_page(found, config=config)
     print_summary(found)

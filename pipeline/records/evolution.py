@@ -19,6 +19,23 @@ from pipeline.records.columns import columns_of
 BEFORE: dict[str, Any] = {}
 
 
+# Kind of output -> settings that a later run may change: what they decide is looked at anew for each clip, or is only
+# how the results are read.
+MAY_CHANGE: dict[str, frozenset[str]] = {
+    "labels": frozenset(
+        {
+            *("abstain_below", "faces", "upsample", "retry_upsample", "detect_every"),
+            *("frames_per_clip", "sample_fps", "every_frame", "min_sample_fps"),
+        }
+    )
+}
+
+
+def fixed(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an output's settings that every run must have alike."""
+    return {name: value for name, value in settings.items() if name not in MAY_CHANGE.get(kind, ())}
+
+
 def with_defaults(config_class: type, saved: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
     """The saved settings, and for those that are younger what older versions did.
 

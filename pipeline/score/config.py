@@ -33,10 +33,26 @@ class ScoreConfig(PoolConfig):
     """Say what would be scored and about how many core-hours it takes; write nothing."""
     day: Annotated[str | None, Setting("labels")] = None
     """Day under which the labels are filed (YYYY-MM-DD); default: today, UTC."""
+    sample_fps: Annotated[float | None, Setting("sampling", common=True)] = None
+    """Frames sampled for each second of a clip (1/s); default: as the model's own data, and of long clips at least 2.
+
+    Which frames are looked at may differ from the model's data; how a face is cut out of them never does."""
+    frames_per_clip: Annotated[int | None, Setting("sampling", common=True)] = None
+    """Frames sampled from each clip, evenly spaced, however long it is (count)."""
+    every_frame: Annotated[bool, Setting("sampling", common=True)] = False
+    """Take every frame of each clip."""
     faces: Annotated[Literal["all", "largest"], Setting("faces", common=True)] = "all"
-    """Faces labelled of each frame: all, or the largest alone. All the rest is done as for the model's own data."""
-    abstain_below: Annotated[float, Setting("labels", common=True)] = 0.0
-    """Give no emotion to a face, person or clip whose highest probability is below this (0 to 1)."""
+    """Faces labelled of each frame: all, or the largest alone."""
+    upsample: Annotated[int | None, Setting("faces", common=True)] = None
+    """Times a frame is doubled before detection (0 or 1; 1 finds faces of 40 px); default: as the model's own data."""
+    retry_upsample: Annotated[bool | None, Setting("faces", common=True)] = None
+    """Look again with --upsample 1 at clips in which no face was found; default: as the model's own data."""
+    detect_every: Annotated[int | None, Setting("faces", common=True)] = None
+    """Detect on every K-th sampled frame (count, 1 to 32), interpolate between; default: as the model's own data."""
+    abstain_below: Annotated[float | None, Setting("labels", common=True)] = None
+    """A face, person or clip whose highest probability is below this (0 to 1) is undecided and gets no emotion.
+
+    Default: as the model was calibrated, the probability below which it was right less than half of the time."""
     boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     detector_weights: Annotated[str | None, Setting("faces")] = None
@@ -76,7 +92,9 @@ class ScoreConfig(PoolConfig):
             raise ValueError(f"--segment-seconds is {self.segment_seconds}; give 0 (never) or more")
         if self.segment_at_shots and not self.segment_seconds:
             raise ValueError("--segment-at-shots moves the cuts of --segment-seconds; give that too, or leave it out")
-        if not 0 <= self.abstain_below <= 1:
+        if sum((self.sample_fps is not None, self.frames_per_clip is not None, self.every_frame)) > 1:
+            raise ValueError("--sample-fps, --frames-per-clip and --every-frame exclude each other; give one of them")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise ValueError(f"--abstain-below is {self.abstain_below}; give a probability, 0 to 1")
         if self.since is not None:
             parse_since(self.since)

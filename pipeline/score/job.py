@@ -22,18 +22,15 @@ from pipeline.models.checkpoint import read_checkpoint_info
 from pipeline.models.predict import temperature_of
 from pipeline.preprocess.config import (
     ExtractConfig,
-    extract_config_of,
     plan_config_of,
     plan_defaults,
     versions,
-    why_not_cut,
 )
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.job import cut_long_clips
 from pipeline.preprocess.segments import check_shots
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import CLIP_SCHEMA, whole_ids
-from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import resolve_worker_device
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.job import ActorSpec, Choice, Job
@@ -41,6 +38,7 @@ from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, output_for, prepare, print_summary, run
 from pipeline.score.actor import ScoreActor, join_segments
 from pipeline.score.config import ScoreConfig, parse_since
+from pipeline.score.model import ModelRecord, describe_model, model_record
 from pipeline.score.night import (
     Night,
     close_night,
@@ -50,6 +48,7 @@ from pipeline.score.night import (
     plan_night,
 )
 from pipeline.score.page import picture_options, write_page
+from pipeline.score.reading import read_otherwise, reading_config
 from pipeline.storage.remote import absolute_url
 
 KIND = "labels"
@@ -69,11 +68,15 @@ def score(config: ScoreConfig) -> Run:
     if config.segment_at_shots:
         check_shots()
     info = read_checkpoint_info(config.checkpoint, config.epoch)
-    asked = _extract_config(config, info)
+    asked = reading_config(config, info)
     detector_device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=detector_device)
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
-    job = job_of(config, info, extract_config, detector_device=detector_device, day=day)
+    record = model_record(info, abstain_below=config.abstain_below)
+    log_status(describe_model(record))
+    if record.warnings:
+        log_status(f"warning: {'; '.join(record.warnings)}", event="warning")
+    job = job_of(config, info, extract_config, record=record, detector_device=detector_device, day=day)
     output = partition_of(config.output, info["checkpoint_sha256"])
     if config.dry_run:
         return _dry_run(job, output_for(output, job=job, force_new=config.force_new), config=config)
@@ -96,20 +99,33 @@ def read_input(config: ScoreConfig) -> Corpus:
 
 
 def job_of(
-    config: ScoreConfig, info: dict[str, Any], extract_config: ExtractConfig, *, detector_device: str, day: str
+    config: ScoreConfig,
+    info: dict[str, Any],
+    extract_config: ExtractConfig,
+    *,
+    record: ModelRecord,
+    detector_device: str,
+    day: str,
 ) -> Job:
     """What scoring is for the runner.
 
     Args:
         info: of the checkpoint (`read_checkpoint_info`).
+        record: of the same (`model_record`).
         extract_config: with `auto` resolved.
         detector_device: where faces are detected.
         day: under which the labels are filed.
     """
     sha256 = info["checkpoint_sha256"]
 
+    plan_config = {
+        **plan_config_of(extract_config),
+        "checkpoint_sha256": sha256,
+        "temperature": temperature_of(info),
+        "abstain_below": record.abstain_below,
+    }
+
     def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
-        del ledger
         night = plan_night(
             snapshot,
             since=parse_since(config.since) if config.since else None,
@@ -118,7 +134,8 @@ def job_of(
         )
         if config.segment_seconds:
             snapshot.substitute(_with_joins(snapshot.unplanned(), config, sample_fps=extract_config.sample_fps))
-        return Choice(lines=(f"model {sha256[:12]}: {describe_night(night)}",), details=night)
+        lines = (*read_otherwise(ledger, plan_config), f"model {sha256[:12]}: {describe_night(night)}")
+        return Choice(lines=lines, details=night)
 
     def build_actor(choice: Choice) -> ActorSpec:
         device = resolve_worker_device(config.device)
@@ -130,7 +147,7 @@ def job_of(
             which=info["epoch"],
             device=device,
             batch_size=config.batch_size,
-            abstain_below=config.abstain_below,
+            abstain_below=record.abstain_below,
             day=day,
             **picture_options(config, choice.details.num_to_score),
             blur_faces=config.blur_faces,
@@ -140,13 +157,12 @@ def job_of(
         return ActorSpec(build=build, num_gpus=num_gpus, start_shared=shared or dict)
 
     def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
-        join_segments(ledger, snapshot, checkpoint_sha256=sha256, abstain_below=config.abstain_below, day=day)
-        return close_night(ledger, snapshot, day=day)
+        join_segments(ledger, snapshot, checkpoint_sha256=sha256, abstain_below=record.abstain_below, day=day)
+        return {"model": record.facts(), **close_night(ledger, snapshot, day=day)}
 
-    model = {"checkpoint_sha256": sha256, "temperature": temperature_of(info), "abstain_below": config.abstain_below}
     return Job(
         kind=KIND,
-        plan_config={**plan_config_of(extract_config), **model},
+        plan_config=plan_config,
         plan_defaults={**plan_defaults(), "temperature": 1.0, "abstain_below": 0.0},
         versions=versions(),
         choose=choose,
@@ -181,17 +197,6 @@ def _dry_run(job: Job, output: str, *, config: ScoreConfig) -> Run:
     log_status(f"dry run: {night.num_to_score} clips to score, about {seconds / 3600:.2f} core-hours ({source})")
     ledger.store_listing(snapshot)
     return Run(ledger=ledger, snapshot=snapshot, summary=summary, audit=audit(snapshot), exit_code=0, choice=choice)
-
-
-def _extract_config(config: ScoreConfig, info: dict[str, Any]) -> ExtractConfig:
-    saved = info["config"]["preprocessing"]
-    if not isinstance(saved, dict) or "detector" not in saved:
-        raise UsageError(f"checkpoint {config.checkpoint} does not say how its examples were made; train it again")
-    values = {**saved, "faces": config.faces, "boxes": config.boxes, "detector_weights": config.detector_weights}
-    found = extract_config_of(values)
-    if config.segment_seconds and (fault := why_not_cut(found)):
-        raise UsageError(f"checkpoint {config.checkpoint} was trained on clips read in another way: {fault}")
-    return found
 
 
 def _gpu_of_actor(*, device: str, detector_device: str) -> float:

@@ -21,6 +21,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from pipeline.dataset.description import NAME as DESCRIPTION
+from pipeline.dataset.description import DataDescription, description_bytes
 from pipeline.records.faces import Box
 from pipeline.records.vocabulary import EMOTIONS, SPLITS
 from pipeline.synthetic.scenes import HEIGHT, PAN_PX, SCENES, WIDTH, draw_scene
@@ -153,6 +155,11 @@ def make_corpus(
     whole = next(clip for clip in clips if clip.path.endswith(".mp4"))
     (folder / BROKEN_PATH).write_bytes((folder / whole.path).read_bytes()[:20_000])
     return [*clips, *(MadeClip(path=path, split="train", label="Neutral") for path in (BROKEN_PATH, FACELESS_PATH))]
+
+
+def mark_synthetic(folder: str | Path, *, name: str) -> None:
+    """Write `dataset.json`, so that whatever is trained on the folder knows that no real people are in it."""
+    (Path(folder) / DESCRIPTION).write_bytes(description_bytes(DataDescription(name=name, synthetic=True)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pipeline.dataset.batches import EvaluationBatches, TrainingBatches, load_batches
 from pipeline.dataset.dataset import Batch, ExampleDataset
+from pipeline.dataset.description import describe_examples, read_description
 from pipeline.evaluate.validation import evaluate
 from pipeline.models.checkpoint import (
     FIXED_FIELDS,
@@ -75,6 +77,7 @@ class Trainer:
         self._loading: dict[str, Any] = {"processes": loader_processes, "device": self._device}
         batches, self._validation, self._saved = self._together(self._open)
         self._examples, self._steps_per_epoch = batches.examples, batches.steps_per_epoch
+        self._data = describe_examples(read_description(config.data), batches.examples.labels)
         self._total_steps = config.epochs * batches.steps_per_epoch
         self._run = run = self._together(lambda: _started(config, self._saved, rank=rank))
         self._training = training or load_batches(batches, range(run.step, self._total_steps), **self._loading)
@@ -164,6 +167,8 @@ class Trainer:
                 "pretrained_from": run.pretrained_from,
                 "seconds_of_epoch": seconds,
                 "history": run.history,
+                "data": self._data,
+                "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             after=after,
         )

@@ -21,13 +21,15 @@ class Sampling:
     """Which frames of the range to take: exactly one way is set, the others are None or False.
 
     frames_per_clip: k evenly spaced frames, the i-th at index floor((i + 0.5) * n / k) of the n frames in the range;
-    all frames where n < k. sample_fps: the first frame at or after t0 + i / sample_fps for i = 0, 1, ..., where t0 is
-    the start of the range (or the first frame); no frame twice. every_frame: all of them. Raises ValueError.
+    all frames where n < k. min_fps: where these would be fewer a second, frames are taken as by sample_fps at this
+    rate. sample_fps: the first frame at or after t0 + i / sample_fps for i = 0, 1, ..., where t0 is the start of the
+    range (or the first frame); no frame twice. every_frame: all of them. Raises ValueError.
     """
 
     frames_per_clip: int | None = 8
     sample_fps: float | None = None
     every_frame: bool = False
+    min_fps: float = 0.0
 
     def __post_init__(self) -> None:
         ways = (self.frames_per_clip is not None) + (self.sample_fps is not None) + self.every_frame
@@ -40,20 +42,25 @@ class Sampling:
             raise ValueError(f"frames_per_clip is {self.frames_per_clip}; it must be at least 1")
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
             raise ValueError(f"sample_fps is {self.sample_fps}; it must be a number above 0, in frames per second")
+        if not 0 <= self.min_fps < float("inf"):
+            raise ValueError(f"min_fps is {self.min_fps}; it must be a number, 0 or more, in frames per second")
 
     def choose(self, seconds: np.ndarray, *, start_pts_seconds: float | None = None) -> np.ndarray:
         """Positions, increasing, to take of frames shown at `seconds` (sorted, the range only)."""
         num = len(seconds)
         if self.every_frame or num == 0:
             return np.arange(num)
-        if self.frames_per_clip is not None:
+        sample_fps = self.sample_fps
+        if self.frames_per_clip is not None and (seconds[-1] - seconds[0]) * self.min_fps > self.frames_per_clip:
+            sample_fps = self.min_fps
+        if sample_fps is None:
             k = self.frames_per_clip
+            assert k is not None
             return np.arange(num) if num < k else np.array([(2 * i + 1) * num // (2 * k) for i in range(k)])
-        assert self.sample_fps is not None
         start = seconds[0] if start_pts_seconds is None else start_pts_seconds
         # A frame is taken when a target lies after the frame before it and not after the frame itself. The allowance
         # keeps a frame whose pts, as a binary fraction, falls a hair before its target.
-        targets_passed = np.floor((seconds - start) * self.sample_fps + 1e-6)
+        targets_passed = np.floor((seconds - start) * sample_fps + 1e-6)
         return np.flatnonzero(np.diff(targets_passed, prepend=-1) > 0)
 
 

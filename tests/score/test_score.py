@@ -445,14 +445,26 @@ def test_a_temperature_that_is_none_is_an_error(temperature):
         temperature_of({"temperature": temperature})
 
 
-def test_another_threshold_in_one_partition_is_refused(models, made, tmp_path):
+def test_what_changes_the_crop_is_refused_in_one_output_and_how_hard_is_looked_is_not(models, tmp_path, made, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.avi").write_bytes(made["face 0"])
-    values = {"input": str(tmp_path / "in"), "checkpoint": models[0][0], "output": str(tmp_path / "out")}
-    ledger = Ledger(partition_of(str(tmp_path / "out"), models[0][1]))
-    planned(ledger, [], **{**PLAN, "config": {"abstain_below": 0.5}})
-    with pytest.raises(LedgerError, match=r"abstain_below 0\.5 -> 0\.0.*--force-new"):
-        score(ScoreConfig(**values))
+    values = {"input": str(tmp_path / "in"), "checkpoint": models[0][0], "output": str(tmp_path / "out"), "actors": 1}
+    first = score(ScoreConfig(**values, day="2026-11-20", page=False))
+    (tmp_path / "in" / "b.avi").write_bytes(made["face 1"])
+    second = score(ScoreConfig(**values, day="2026-11-21", sample_fps=4.0, abstain_below=0.0, page=False))
+    told = capsys.readouterr().err
+    assert "read otherwise than when this output began: abstain_below 0.5 -> 0.0" in told
+    assert "sample_fps None -> 4.0; what has a label keeps it" in told
+    assert second.ledger.storage.url == first.ledger.storage.url
+    rows = {row["path"]: row for row in rows_of(tmp_path / "out", "clips")}
+    assert (rows["a.avi"]["num_frames"], rows["b.avi"]["num_frames"]) == (2, 4)
+    assert (rows["a.avi"]["emotion"], rows["a.avi"]["reason"]) == (None, "abstained")  # An untrained network.
+    assert rows["b.avi"]["emotion"]
+
+    ledger = Ledger(partition_of(str(tmp_path / "other"), models[0][1]))
+    planned(ledger, [], **{**PLAN, "config": {"box_margin": 0.1}})
+    with pytest.raises(LedgerError, match=r"box_margin 0\.1 -> 0\.0.*--force-new"):
+        score(ScoreConfig(**{**values, "output": str(tmp_path / "other")}))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""How far a network's probabilities are to be believed: their calibration error, and where its guesses are no better
+than a coin."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NUM_BINS = 15
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """Mean distance of the highest probability from the share that is right, over 15 bins of equal width (Guo et al.
+    2017); None of no examples, and of probabilities that are not finite.
+
+    Args:
+        probabilities: (N, 7), rows summing to 1.
+        labels: (N,) indices of the true emotions.
+    """
+    if not len(labels) or not np.isfinite(probabilities).all():
+        return None
+    highest = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((highest * NUM_BINS).astype(int), NUM_BINS - 1)
+    gaps = np.bincount(bins, weights=highest - right, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def undecided_below(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The highest probability from which on a guess was right at least half of the time; below it, it is none.
+
+    The share that is right is taken to rise with the probability (isotonic regression), so that a few lucky guesses
+    decide nothing. 1.0 where no guess was right so often, 0.0 where all were.
+
+    Args:
+        probabilities: (N, 7), rows summing to 1.
+        labels: (N,) indices of the true emotions.
+    """
+    if not len(labels) or not np.isfinite(probabilities).all():
+        return 1.0
+    order = np.argsort(probabilities.max(axis=1), kind="stable")
+    highest = probabilities.max(axis=1)[order]
+    right = (probabilities.argmax(axis=1) == labels)[order]
+    blocks: list[tuple[float, int]] = []  # (number right, number of examples), their shares rising
+    for value in right:
+        num_right, size = float(value), 1
+        while blocks and blocks[-1][0] * size >= num_right * blocks[-1][1]:
+            before, length = blocks.pop()
+            num_right, size = num_right + before, size + length
+        blocks.append((num_right, size))
+    start = 0
+    for num_right, size in blocks:
+        if 2 * num_right >= size:
+            return float(highest[start]) if start else 0.0
+        start += size
+    return 1.0
