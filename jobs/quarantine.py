@@ -27,7 +27,7 @@ def main(config: QuarantineConfig) -> int:
             raise UsageError(f"{num_bad} of the {num_shards} shards of {config.output} are not what was committed")
         print(f"{num_shards} shards: each has the sha256 of its ledger entry")
         return 0
-    every = [quarantined(ledger) for ledger in runs]
+    every = [quarantined(ledger, with_faceless=bool(config.names)) for ledger in runs]
     wanted = {id(outcome) for outcome in chosen([outcome for found in every for outcome in found], config.names)}
     every = [[outcome for outcome in found if id(outcome) in wanted] for found in every]
     if config.action == "show":

@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.records.faces import EXAMPLE_SCHEMA
+from pipeline.records.evolution import with_columns
+from pipeline.records.faces import EXAMPLE_SCHEMA, Example
 from pipeline.records.vocabulary import SCHEMA_VERSION, SPLITS, UsageError
 from pipeline.storage.store import Storage
 
@@ -130,9 +131,13 @@ def _copy_shard(manifest: Manifest, shard: dict[str, Any], path: Path) -> None:
             " restore it, or run jobs/preprocess.py again"
         )
     try:
-        table = pq.read_table(io.BytesIO(content))
+        stored = pq.read_table(io.BytesIO(content))
     except pa.ArrowInvalid as error:
         raise UsageError(f"{name} is not Parquet ({error}); run jobs/preprocess.py again") from None
+    try:
+        table = with_columns(stored, Example, EXAMPLE_SCHEMA)
+    except (ValueError, pa.ArrowException):
+        table = stored
     if not table.schema.equals(EXAMPLE_SCHEMA) or len(table) != shard["rows"]:
         raise UsageError(
             f"{name} has {len(table)} rows of {', '.join(table.schema.names)}, not {shard['rows']} examples;"

@@ -94,7 +94,8 @@ def spans_of(moments: Sequence[Moment], *, every: float) -> list[Span]:
 
 
 def by_person(faces: pa.Table) -> dict[int, pa.Table]:
-    """The faces of each person, by its number in order of appearance."""
+    """The faces of each person, by its number in order of appearance. Strays are nobody's."""
+    faces = faces.filter(pc.invert(faces["stray"]))
     return {
         index: faces.filter(pc.equal(faces["track_index"], index))
         for index in sorted(set(faces["track_index"].to_pylist()))

@@ -36,7 +36,7 @@ from pipeline.storage.remote import absolute_url
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 SHARDS_AT_ONCE = 256
 SHARDS_KEPT = 16
 _HIGHEST = f"greatest({', '.join(f'probabilities.{name}' for name in EMOTIONS)})"

@@ -9,11 +9,13 @@ from typing import Any
 
 from pipeline.labels.over_time import by_person, moments_of
 from pipeline.labels.source import Labels
+from pipeline.records.columns import FLAT_COLUMNS
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, TRACK_SCHEMA
 from pipeline.records.vocabulary import EMOTIONS
 
-CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("probabilities", "emotion_shares")]
-PERSON_COLUMNS = [name for name in TRACK_SCHEMA.names if name not in ("probabilities", "emotion_shares")]
+_ELSEWHERE = ("probabilities", "emotion_shares", "model", *FLAT_COLUMNS)
+CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in _ELSEWHERE]
+PERSON_COLUMNS = [name for name in TRACK_SCHEMA.names if name not in (*_ELSEWHERE, "person", "path")]
 TIME_COLUMNS = ["clip", "clip_id", "person", "second", *EMOTIONS, "emotion", "valence", "arousal", "num_faces"]
 _SHARES = [f"share_{name}" for name in EMOTIONS]
 MEANINGS = {

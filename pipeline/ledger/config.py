@@ -20,7 +20,7 @@ class QuarantineConfig:
     output: Annotated[str, Setting("input", common=True)]
     """Output folder of jobs/preprocess.py or jobs/score.py; a path or any fsspec URL."""
     names: Annotated[tuple[str, ...], Setting("input", common=True)] = ()
-    """Only these: clip ids, paths or reasons; default: all."""
+    """Only these: clip ids, paths or reasons; default: all but clips without a face (no_face_found)."""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:

@@ -12,14 +12,16 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.storage.retry import StorageError
 
 
-def quarantined(ledger: Ledger) -> list[Outcome]:
+def quarantined(ledger: Ledger, *, with_faceless: bool = False) -> list[Outcome]:
     """Every quarantined or retryable clip, and the quarantined segments of clips that are done, sorted by path.
 
-    Raises LedgerError if the folder holds no run.
+    with_faceless: those without a face too, which a night that looks harder may retry. Raises LedgerError if the folder
+    holds no run.
     """
     ledger.run_info()
     snapshot = ledger.snapshot()
-    listed = list(snapshot.outcomes("state in ('quarantined', 'retryable')"))
+    states = ("quarantined", "retryable", *(("no_face",) if with_faceless else ()))
+    listed = list(snapshot.outcomes(f"state in {states}"))
     bad = {outcome.clip_id for outcome in listed}
     absent = ", ".join(f"'{reason}'" for reason in NOT_THERE)
     rows = snapshot.settle("latest_parts").database.rows(
@@ -44,12 +46,12 @@ def chosen(outcomes: Sequence[Outcome], names: Sequence[str]) -> list[Outcome]:
 
 
 def retry(ledger: Ledger, outcomes: Sequence[Outcome]) -> int:
-    """Plan the quarantined clips among `outcomes` again, in units of their own; returns how many.
+    """Plan the quarantined and faceless clips among `outcomes` again, in units of their own; returns how many.
 
     The next run of the same command does them. Of a clip that was cut only the quarantined segments are done again, and
     its result is joined anew. Retryable clips need no plan: every run tries them again.
     """
-    named = {each.clip_id for each in outcomes if each.state is State.QUARANTINED}
+    named = {each.clip_id for each in outcomes if each.state in (State.QUARANTINED, State.NO_FACE)}
     with ledger.lock():
         snapshot = ledger.snapshot()
         # A clip and its copies have one result, whichever of them was named.

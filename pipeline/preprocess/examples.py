@@ -108,6 +108,7 @@ def _look(
                 context = make_context(frame.image, face.box, context_px=config.context_px)
                 yield Example(
                     clip_id=whole_id(clip.clip_id),
+                    path=clip.path,
                     frame_index=frame.frame_index,
                     pts_seconds=frame.pts_seconds,
                     face_index=face_index,

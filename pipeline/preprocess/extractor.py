@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.faces.detector import SHARED_BATCH_PX, Detect, DetectionError
 from pipeline.faces.given_boxes import read_boxes
-from pipeline.preprocess.config import ExtractConfig
+from pipeline.preprocess.config import RETRY_DETECTORS, ExtractConfig
 from pipeline.preprocess.examples import extracted, join_words
 from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive, sweep_scratch
 from pipeline.preprocess.sandboxed import (
@@ -195,9 +195,18 @@ class ClipExtractor:
             if examples:
                 return examples, ended(State.DONE, attempts=attempt, **facts)
             reason = "no_box_given" if self._config.boxes is not None else "no_face_found"
-            detail = join_words(f"no face in {facts['num_frames']} sampled frames", facts.pop("detail"))
+            seen = f"no face in {facts['num_frames']} sampled frames"
+            detail = join_words(join_words(seen, facts.pop("detail")), self._untried(), between="; ")
             return [], ended(State.NO_FACE, attempts=attempt, reason=reason, stage="detect", detail=detail, **facts)
         raise AssertionError("unreachable")
+
+    def _untried(self) -> str | None:
+        """What was looked for, and what would find more; None where all was tried."""
+        config = self._config
+        if config.boxes is not None or config.upsample or config.retry_upsample:
+            return None
+        flag = "--retry-upsample" if config.detector in RETRY_DETECTORS else "--upsample 1"
+        return f"{config.detector} looked for faces of about 80 px and more: {flag} finds those of 40 px"
 
     def _dropped(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The facts of a clip that decoded too badly for its examples to be kept."""

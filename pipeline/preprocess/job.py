@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline import report
 from pipeline.corpus.read import read_corpus
 from pipeline.corpus.types import Corpus
+from pipeline.dataset.card import examples_card
 from pipeline.dataset.description import NAME as DESCRIPTION
 from pipeline.dataset.description import description_bytes, read_description
 from pipeline.faces.detector import Detect
@@ -88,6 +89,8 @@ def preprocess(config: PreprocessConfig) -> Run:
         job_of(config, extract_config, device=device), partial(read_input, config), config.output, config=config
     )
     found.ledger.storage.put(DESCRIPTION, description_bytes(read_description(config.input)))
+    splits = found.snapshot.database.rows("select distinct coalesce(split, 'unsplit') as name from shards order by 1")
+    found.ledger.storage.put("README.md", examples_card(row["name"] for row in splits))
     if config.page:
         write_page(found, config=config)
     print_summary(found)

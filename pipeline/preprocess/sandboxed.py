@@ -92,7 +92,8 @@ def example_of(plain: Any, clip: Clip) -> Example:
     for name in ("face_jpeg", "context_jpeg"):
         if not given[name].startswith(IMAGE_BEGINNINGS):
             raise ValueError(f"{name} is no JPEG or PNG")
-    return Example(clip_id=whole_id(clip.clip_id), label=clip.label, split=clip.split, box=box, **given)
+    where = {"clip_id": whole_id(clip.clip_id), "path": clip.path}
+    return Example(**where, label=clip.label, split=clip.split, box=box, **given)
 
 
 def frame_of(plain: Any) -> Frame:

@@ -24,6 +24,10 @@ SegmentRule = Literal["first", "sum", "max", "mean"]
 
 BOX_TYPE = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("x_min", "y_min", "x_max", "y_max")])
 PROBABILITIES_TYPE = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in EMOTIONS])
+# Of few values, and of the type that readers of a folder `NAME=value` give its column, so that the two are one.
+REPEATED_TYPE = pa.dictionary(pa.int32(), pa.string())
+# Columns beside `probabilities`, one a class, for tools that read no nested ones.
+FLAT_COLUMNS = {f"p_{name}": name for name in EMOTIONS}
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
 
 
@@ -62,10 +66,20 @@ def schema_of(record: type, content: str) -> pa.Schema:
             that know Parquet but not Arrow see the file's metadata and nothing of a column's.
     """
     hints = get_type_hints(record)
-    arrow_fields = [_arrow_field(each, hints[each.name]) for each in columns_of(record)]
-    meanings = {each.name: each.metadata["meaning"] for each in columns_of(record)}
+    arrow_fields = []
+    for each in columns_of(record):
+        arrow_fields.append(_arrow_field(each, hints[each.name]))
+        arrow_fields += _flat_fields() if each.name == "probabilities" else []
+    meanings = {field.name: field.metadata[b"meaning"].decode() for field in arrow_fields}
     metadata = {"schema_version": str(SCHEMA_VERSION), "content": content, "columns": json.dumps(meanings)}
     return pa.schema(arrow_fields, metadata=metadata)
+
+
+def _flat_fields() -> list[pa.Field]:
+    return [
+        pa.field(flat, pa.float32(), metadata={"meaning": f"the same as probabilities.{name}"})
+        for flat, name in FLAT_COLUMNS.items()
+    ]
 
 
 def _arrow_field(declared: Field[Any], hint: Any) -> pa.Field:
@@ -90,6 +104,8 @@ def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns."""
     rows = [asdict(record) for record in records]
     for row in rows:
+        if row.get("probabilities") is not None:
+            row.update(zip(FLAT_COLUMNS, row["probabilities"], strict=True))
         for name in ("probabilities", "emotion_shares"):
             if row.get(name) is not None:
                 row[name] = dict(zip(EMOTIONS, row[name], strict=True))

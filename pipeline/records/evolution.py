@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.records.columns import columns_of
+from pipeline.records.arrow import pc
+from pipeline.records.columns import FLAT_COLUMNS, columns_of
 
 # Setting -> what every version did that did not have it yet, where that is not today's default.
 BEFORE: dict[str, Any] = {}
@@ -69,7 +70,12 @@ def with_columns(table: pa.Table, record: type, schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         if field.name in table.column_names:
-            columns.append(table[field.name].cast(field.type))
+            column = table[field.name].cast(field.type)
+            if column.null_count and not field.nullable:
+                column = column.fill_null(defaults[field.name])  # It was nullable once.
+            columns.append(column)
+        elif field.name in FLAT_COLUMNS and "probabilities" in table.column_names:
+            columns.append(pc.struct_field(table["probabilities"], FLAT_COLUMNS[field.name]))
         elif (value := defaults.get(field.name, MISSING)) is MISSING:
             raise ValueError(f"the table has no column {field.name!r}, which has no default; it is not of this kind")
         else:
@@ -92,6 +98,7 @@ def read_shard(
     """
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     file = pq.ParquetFile(pa.BufferReader(data))
-    stored = [name for name in wanted.names if name in file.schema_arrow.names]
+    needed = [*wanted.names, *(["probabilities"] if set(wanted.names) & FLAT_COLUMNS.keys() else [])]
+    stored = [name for name in dict.fromkeys(needed) if name in file.schema_arrow.names]
     table = pq.read_table(pa.BufferReader(data), columns=stored, filters=filters)
     return with_columns(table, record, wanted)

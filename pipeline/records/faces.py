@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from pipeline.records.columns import column, schema_of
+from pipeline.records.columns import REPEATED_TYPE, column, schema_of
 from pipeline.records.outcomes import State
 
 MEAN_EMOTION = "the most probable emotion of the mean: a model's guess, or null"
 SHARES = "share of the sampled faces whose most probable emotion it is (frames are sampled evenly, so: of the time)"
 CHANGES = "times a face's emotion differs from the one before it in the same track"
 ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing"
+PATH = "path of the clip relative to the input root; empty in a table that is older than this column"
+MODEL = "first 12 letters of the checkpoint's sha256, as in the folder; null in a table that is older than this column"
 AGREEMENT = "share of the faces whose most probable emotion is the most probable of the mean"
 
 
@@ -78,6 +80,7 @@ class FaceRow:
     face_index: int = column("0 for the largest face of the frame, 1 for the next", arrow=pa.int32())
     box: Box = column("face in the full upright frame: xyxy, integer pixels, half-open, clamped to the frame")
     face_score: float = column("the detector's score, higher is surer; 0 where boxes were given", arrow=pa.float32())
+    path: str = column(PATH, default="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +99,18 @@ class Example(FaceRow):
 class Prediction(FaceRow):
     """The model's guess for one face of one frame: `probabilities` in the order of `EMOTIONS`, summing to 1."""
 
-    track_index: int = column("which person of the clip, from 0 in order of appearance", arrow=pa.int32())
+    track_index: int = column(
+        "which person of the clip, from 0 in order of appearance; strays after them", arrow=pa.int32()
+    )
     probabilities: tuple[float, ...] = column("softmax over the seven emotions, at the checkpoint's temperature")
     emotion: str | None = column("the most probable emotion: a model's guess, or null")
     reason: str | None = column("abstained where emotion is null, else null")
     entropy: float = column(
         "entropy of the probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing", arrow=pa.float32()
     )
+    stray: bool = column("whether the face was seen once among many frames, and so counts as no person", default=False)
+    person: int | None = column("track_index + 1, as people count; null for a stray", default=None, arrow=pa.int32())
+    model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +129,9 @@ class TrackLabel:
     num_changes: int = column(CHANGES)
     mean_entropy: float = column(ENTROPY, arrow=pa.float32())
     agreement: float = column(AGREEMENT, arrow=pa.float32())
+    person: int | None = column("track_index + 1, as people count", default=None, arrow=pa.int32())
+    path: str = column(PATH, default="")
+    model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,15 +149,17 @@ class ClipLabel:
     )
     num_frames: int = column("sampled frames decoded", default=0)
     num_faces: int = column("faces scored, over all frames", default=0)
-    num_tracks: int = column("persons, as far as the boxes tell", default=0)
+    num_tracks: int = column("persons, as far as the boxes tell; strays are none", default=0)
+    num_strays: int = column("faces that were seen once among many frames", default=0)
     probabilities: tuple[float, ...] | None = column(
         "mean of the faces' probabilities over the clip, or null", default=None
     )
     emotion: str | None = column(MEAN_EMOTION, default=None)
     emotion_shares: tuple[float, ...] | None = column(SHARES, default=None)
-    num_changes: int | None = column(f"{CHANGES}, over all tracks", default=None)
+    num_changes: int = column(f"{CHANGES}, over all tracks", default=0)
     mean_entropy: float | None = column(ENTROPY, arrow=pa.float32(), default=None)
     agreement: float | None = column(AGREEMENT, arrow=pa.float32(), default=None)
+    model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

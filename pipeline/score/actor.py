@@ -21,7 +21,7 @@ from pipeline.models.predict import Predictor
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.records.clips import whole_id
-from pipeline.records.columns import table_of
+from pipeline.records.columns import FLAT_COLUMNS, table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import FRAME_SCHEMA, THUMBNAIL_SCHEMA, Box, Prediction, Thumbnail
 from pipeline.records.outcomes import Outcome, State, outcome_of, replaced_outcome
@@ -128,7 +128,8 @@ def join_segments(
 
 def _faces_of(ledger: Ledger, path: str) -> Iterator[Prediction]:
     """The faces of one segment, in order of time."""
-    for row in read_shard(ledger.storage.read(path), Prediction, FRAME_SCHEMA).to_pylist():
+    table = read_shard(ledger.storage.read(path), Prediction, FRAME_SCHEMA).drop_columns(list(FLAT_COLUMNS))
+    for row in table.to_pylist():
         yield Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.corpus.read import read_corpus
 from pipeline.corpus.types import Corpus
+from pipeline.dataset.card import labels_card
 from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
@@ -50,6 +51,7 @@ from pipeline.score.night import (
 from pipeline.score.page import picture_options, write_page
 from pipeline.score.reading import read_otherwise, reading_config
 from pipeline.storage.remote import absolute_url
+from pipeline.storage.store import Storage
 
 KIND = "labels"
 
@@ -83,6 +85,8 @@ def score(config: ScoreConfig) -> Run:
     for line in preflight(input_url=config.input, output_url=output):
         log_status(line)
     found = run(job, partial(read_input, config), output, config=config)
+    found.ledger.storage.put("README.md", labels_card())
+    Storage(config.output).put("README.md", labels_card("model=*/"))
     if config.page and found.choice.details.num_to_score:
         write_page(found, day=day, config=config)
     print_summary(found)
@@ -110,20 +114,15 @@ def job_of(
     """What scoring is for the runner.
 
     Args:
-        info: of the checkpoint (`read_checkpoint_info`).
-        record: of the same (`model_record`).
+        info, record: of the checkpoint (`read_checkpoint_info`, `model_record`).
         extract_config: with `auto` resolved.
         detector_device: where faces are detected.
         day: under which the labels are filed.
     """
     sha256 = info["checkpoint_sha256"]
-
-    plan_config = {
-        **plan_config_of(extract_config),
-        "checkpoint_sha256": sha256,
-        "temperature": temperature_of(info),
-        "abstain_below": record.abstain_below,
-    }
+    model = {"checkpoint_sha256": sha256, "temperature": temperature_of(info), "abstain_below": record.abstain_below}
+    plan_config = {**plan_config_of(extract_config), **model}
+    labelled = {"abstain_below": record.abstain_below, "day": day}
 
     def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
         night = plan_night(
@@ -147,17 +146,16 @@ def job_of(
             which=info["epoch"],
             device=device,
             batch_size=config.batch_size,
-            abstain_below=record.abstain_below,
-            day=day,
-            **picture_options(config, choice.details.num_to_score),
             blur_faces=config.blur_faces,
+            **picture_options(config, choice.details.num_to_score),
+            **labelled,
         )
         shared = shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU)
         num_gpus = _gpu_of_actor(device=device, detector_device=detector_device)
         return ActorSpec(build=build, num_gpus=num_gpus, start_shared=shared or dict)
 
     def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
-        join_segments(ledger, snapshot, checkpoint_sha256=sha256, abstain_below=record.abstain_below, day=day)
+        join_segments(ledger, snapshot, checkpoint_sha256=sha256, **labelled)
         return {"model": record.facts(), **close_night(ledger, snapshot, day=day)}
 
     return Job(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from pipeline.records.faces import (
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.drift import unit_facts
-from pipeline.score.tracks import emotion_of, entropies, linked, num_changes, summarised
+from pipeline.score.tracks import STRAY, emotion_of, entropies, linked, num_changes, numbered, summarised
 
 
 class UnitLabels:
@@ -31,6 +32,7 @@ class UnitLabels:
 
     def __init__(self, checkpoint_sha256: str, *, abstain_below: float, day: str) -> None:
         self._sha256, self._abstain_below, self._day = checkpoint_sha256, abstain_below, day
+        self._model = checkpoint_sha256[:12]
         self._faces: list[Prediction] = []
         self._tracks: list[TrackLabel] = []
         self._clips: list[ClipLabel] = []
@@ -40,12 +42,20 @@ class UnitLabels:
         self, clip: Clip, outcome: Outcome, faces: Sequence[Example | Prediction], probabilities: np.ndarray
     ) -> None:
         """Label one clip. faces: all of it, in order of time. probabilities: (len(faces), 7)."""
-        found = predictions_of(faces, probabilities, abstain_below=self._abstain_below)
+        found = predictions_of(
+            faces,
+            probabilities,
+            abstain_below=self._abstain_below,
+            num_frames=outcome.num_frames,
+            path=clip.path,
+            model=self._model,
+        )
         persons = track_labels_of(found, abstain_below=self._abstain_below)
         self._faces += found
         self._tracks += persons
         if outcome.state in (State.DONE, State.NO_FACE, State.QUARANTINED):  # Else it ends elsewhere, or later.
-            self._clips.append(clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below))
+            label = clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below)
+            self._clips.append(replace(label, model=self._model))
         if faces:
             self._shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
 
@@ -67,17 +77,33 @@ class UnitLabels:
 
 
 def predictions_of(
-    examples: Sequence[Example | Prediction], probabilities: np.ndarray, *, abstain_below: float
+    examples: Sequence[Example | Prediction],
+    probabilities: np.ndarray,
+    *,
+    abstain_below: float,
+    num_frames: int = 0,
+    path: str = "",
+    model: str | None = None,
 ) -> list[Prediction]:
-    """The rows of one clip's faces. probabilities: (len(examples), 7), rows summing to 1."""
+    """The rows of one clip's faces.
+
+    Args:
+        probabilities: (len(examples), 7), rows summing to 1.
+        abstain_below: a face whose highest probability is below it gets no emotion.
+        num_frames: sampled frames of the clip; where they are many, a face that is in one of them is a stray.
+        path, model: as they stand in the rows.
+    """
     found = []
+    tracks, num_persons = numbered(linked(examples), num_frames=num_frames)
     for example, row, track_index, entropy in zip(
-        examples, probabilities, linked(examples), entropies(probabilities), strict=True
+        examples, probabilities, tracks, entropies(probabilities), strict=True
     ):
+        is_stray = track_index >= num_persons
         emotion, reason = emotion_of(row, abstain_below=abstain_below)
         found.append(
             Prediction(
                 clip_id=example.clip_id,
+                path=path,
                 frame_index=example.frame_index,
                 pts_seconds=example.pts_seconds,
                 face_index=example.face_index,
@@ -88,6 +114,9 @@ def predictions_of(
                 emotion=emotion,
                 reason=reason,
                 entropy=float(entropy),
+                stray=is_stray,
+                person=None if is_stray else track_index + 1,
+                model=model,
             )
         )
     return found
@@ -97,13 +126,17 @@ def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> lis
     """The rows of one clip's persons, in order of appearance. faces: all of the clip, in order of time."""
     tracks, persons = [], defaultdict(list)
     for face in faces:
-        persons[face.track_index].append(face)
+        if not face.stray:
+            persons[face.track_index].append(face)
     for track_index, own in sorted(persons.items()):
         summary = summarised(np.array([face.probabilities for face in own]), abstain_below=abstain_below)
         tracks.append(
             TrackLabel(
                 clip_id=own[0].clip_id,
+                path=own[0].path,
+                model=own[0].model,
                 track_index=track_index,
+                person=track_index + 1,
                 first_pts_seconds=own[0].pts_seconds,
                 last_pts_seconds=own[-1].pts_seconds,
                 num_faces=len(own),
@@ -127,7 +160,7 @@ def clip_label_of(
     *,
     abstain_below: float,
 ) -> ClipLabel:
-    """The row of one clip: each face of each frame counts alike; changes are those of its persons."""
+    """The row of one clip: each face of each person counts alike; changes are those of its persons."""
     facts = {
         "clip_id": clip.clip_id,
         "path": clip.path,
@@ -137,14 +170,16 @@ def clip_label_of(
     }
     if not faces:
         return ClipLabel(**facts, reason=outcome.reason)
-    summary = summarised(np.array([face.probabilities for face in faces]), abstain_below=abstain_below)
+    counted = [face for face in faces if not face.stray]
+    summary = summarised(np.array([face.probabilities for face in counted or faces]), abstain_below=abstain_below)
     return ClipLabel(
         **facts,
-        reason=summary.reason,
+        reason=summary.reason if counted else STRAY,
         num_faces=len(faces),
         num_tracks=len(tracks),
+        num_strays=len(faces) - len(counted),
         probabilities=summary.probabilities,
-        emotion=summary.emotion,
+        emotion=summary.emotion if counted else None,
         emotion_shares=summary.emotion_shares,
         num_changes=sum(track.num_changes for track in tracks),
         mean_entropy=summary.mean_entropy,

@@ -9,6 +9,7 @@ tracks, of 440, and 10 pairs of one person whose head turns were further apart t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -19,6 +20,14 @@ from pipeline.records.faces import Box, Example, Prediction, iou
 from pipeline.records.vocabulary import EMOTIONS
 
 ABSTAINED = "abstained"
+
+
+# Reason of a clip in which no face was seen twice.
+STRAY = "stray"
+
+
+# A face that is in one of so many sampled frames, and in no other, is no person: mostly a false alarm of the detector.
+MANY_FRAMES = 5
 
 
 MIN_IOU = 0.2
@@ -93,6 +102,19 @@ def num_changes(emotions: Sequence[str | None]) -> int:
     """How often the emotion changes along one track, in order of time; None (abstained) is passed over."""
     named = [emotion for emotion in emotions if emotion is not None]
     return sum(a != b for a, b in pairwise(named))
+
+
+def numbered(tracks: Sequence[int], *, num_frames: int) -> tuple[list[int], int]:
+    """The tracks numbered anew, strays after the persons; and how many persons there are.
+
+    Args:
+        tracks: of each face of a clip, from `linked`.
+        num_frames: sampled frames of the clip, with and without faces.
+    """
+    sizes = Counter(tracks)
+    is_stray = {track: num_frames >= MANY_FRAMES and size == 1 for track, size in sizes.items()}
+    order = {track: number for number, track in enumerate(sorted(sizes, key=lambda track: (is_stray[track], track)))}
+    return [order[track] for track in tracks], len(sizes) - sum(is_stray.values())
 
 
 @dataclass

@@ -473,6 +473,7 @@ def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpo
         "checkpoint": checkpoint[0],
         "which": "last",
         "boxes": config_of(films)["boxes"],
+        "abstain_below": 0.0,
     }
     config = ScoreConfig(
         output=str(tmp_path), segment_seconds=7.0, batch_size=1, device="cpu", day=DAY, page=False, **values

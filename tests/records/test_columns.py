@@ -1,16 +1,19 @@
 """A column is declared once: its schema, its rows, the sums over segments and the reading of older outputs follow."""
 
+import io
 from dataclasses import dataclass, fields
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ledgers import joined
 
 from pipeline.records.clips import Clip
 from pipeline.records.columns import column, schema_of, table_of
-from pipeline.records.evolution import BEFORE, with_columns, with_defaults
-from pipeline.records.faces import ClipLabel, Example, Prediction, Thumbnail, TrackLabel
+from pipeline.records.evolution import BEFORE, read_shard, with_columns, with_defaults
+from pipeline.records.faces import FRAME_SCHEMA, Box, ClipLabel, Example, Prediction, Thumbnail, TrackLabel
 from pipeline.records.outcomes import COUNTED, Outcome, State, outcome_of
+from pipeline.records.vocabulary import EMOTIONS
 
 RECORDS = (Clip, ClipLabel, Example, Outcome, Prediction, Thumbnail, TrackLabel)
 
@@ -79,3 +82,25 @@ def test_an_outcome_of_an_older_entry_has_the_defaults_of_younger_columns():
     assert outcome_of({"clip_id": "a", "path": "p", "state": "done", "removed_since": 1}) == Outcome(
         clip_id="a", path="p", state=State.DONE
     )
+
+
+def test_probabilities_are_flat_columns_too_in_older_tables_as_well():
+    now = table_of([predicted()], FRAME_SCHEMA)
+    assert [name for name in now.column_names if name.startswith("p_")] == [f"p_{name}" for name in EMOTIONS]
+    old = now.select([name for name in now.column_names if not name.startswith("p_")])
+    assert with_columns(old, Prediction, FRAME_SCHEMA).to_pylist() == now.to_pylist()
+    buffer = io.BytesIO()
+    pq.write_table(old.drop_columns(["person", "stray", "path", "model"]), buffer)
+    (row,) = read_shard(buffer.getvalue(), Prediction, FRAME_SCHEMA, columns=["p_Sad", "stray", "path"]).to_pylist()
+    assert row == {"p_Sad": pytest.approx(0.4), "stray": False, "path": ""}
+
+
+def test_a_column_that_was_nullable_once_has_its_default_there():
+    old = pa.table({"name": ["a", "b"], "weight": pa.array([None, 2.0], pa.float64())})
+    assert with_columns(old, Row, SCHEMA)["weight"].to_pylist() == [1.5, 2.0]
+
+
+def predicted():
+    where = {"clip_id": "a", "path": "x.mp4", "frame_index": 0, "pts_seconds": 0.0, "face_index": 0, "face_score": 1.0}
+    values = {"track_index": 0, "emotion": "Sad", "reason": None, "entropy": 1.0, "person": 1, "model": "0123"}
+    return Prediction(**where, **values, box=Box(0, 0, 1, 1), probabilities=(0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.1))

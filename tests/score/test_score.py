@@ -1,10 +1,12 @@
 """Scoring night by night on a real S3 server: what is new, renamed, changed, removed, retryable or left for later."""
 
+import io
 import json
 import os
 import shutil
 from dataclasses import replace
 
+import av
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -14,9 +16,10 @@ from example_shards import drawn_example
 from ledgers import audited, finish, pending, planned, planned_night
 
 from pipeline.corpus.read import read_corpus
+from pipeline.dataset.card import labels_card
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
-from pipeline.ledger.retry import quarantined, retry
+from pipeline.ledger.retry import chosen, quarantined, retry
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.models.build import build_model
 from pipeline.models.checkpoint import save_checkpoint, write_best
@@ -445,6 +448,17 @@ def test_a_temperature_that_is_none_is_an_error(temperature):
         temperature_of({"temperature": temperature})
 
 
+def shrunk(video):
+    """The same clip with half as many pixels each way."""
+    made = io.BytesIO()
+    with av.open(io.BytesIO(video)) as source, av.open(made, "w", format="avi") as target:
+        stream = target.add_stream("mpeg4", rate=20, width=356, height=200, bit_rate=2_000_000)
+        for frame in source.decode(video=0):
+            target.mux(stream.encode(frame.reformat(width=356, height=200)))
+        target.mux(stream.encode())
+    return made.getvalue()
+
+
 def test_what_changes_the_crop_is_refused_in_one_output_and_how_hard_is_looked_is_not(models, tmp_path, made, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.avi").write_bytes(made["face 0"])
@@ -460,6 +474,23 @@ def test_what_changes_the_crop_is_refused_in_one_output_and_how_hard_is_looked_i
     assert (rows["a.avi"]["num_frames"], rows["b.avi"]["num_frames"]) == (2, 4)
     assert (rows["a.avi"]["emotion"], rows["a.avi"]["reason"]) == (None, "abstained")  # An untrained network.
     assert rows["b.avi"]["emotion"]
+
+    assert (tmp_path / "out" / "README.md").read_bytes() == labels_card("model=*/")
+    assert second.summary["model"]["warnings"][0].startswith("nobody knows how good this model is")
+
+    # What had no face is looked at harder, in the same output: half the size, the detector misses it.
+    small = shrunk(made["face 2"])
+    (tmp_path / "in" / "c.avi").write_bytes(small)
+    third = score(ScoreConfig(**values, day="2026-11-22", page=False))
+    (faceless,) = quarantined(third.ledger, with_faceless=True)
+    assert (faceless.path, faceless.state) == ("c.avi", State.NO_FACE)
+    assert "dlib-hog looked for faces of about 80 px and more: --upsample 1 finds those of 40 px" in faceless.detail
+    assert quarantined(third.ledger) == []
+    assert retry(third.ledger, chosen([faceless], ["no_face_found"])) == 1
+    fourth = score(ScoreConfig(**values, day="2026-11-23", upsample=1, page=False))
+    assert fourth.audit.holds
+    assert (fourth.summary["processed"], fourth.summary["done"], fourth.summary["no_face"]) == (1, 3, 0)
+    assert fourth.ledger.storage.url == third.ledger.storage.url
 
     ledger = Ledger(partition_of(str(tmp_path / "other"), models[0][1]))
     planned(ledger, [], **{**PLAN, "config": {"box_margin": 0.1}})

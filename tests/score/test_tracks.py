@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.records.clips import Clip
 from pipeline.records.faces import Box, Example
+from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.score.labels import predictions_of, track_labels_of
-from pipeline.score.tracks import ABSTAINED, emotion_of, entropies, linked, num_changes, summarised
+from pipeline.score.labels import UnitLabels, predictions_of, track_labels_of
+from pipeline.score.tracks import ABSTAINED, STRAY, emotion_of, entropies, linked, num_changes, numbered, summarised
 
 STEP_SECONDS = 0.4
 
@@ -157,3 +159,45 @@ def test_two_persons_of_a_clip_have_a_row_each():
     assert (second.num_faces, second.num_changes, second.emotion, second.agreement) == (2, 0, "Happy", 1.0)
     assert second.last_pts_seconds == STEP_SECONDS
     assert second.mean_entropy == pytest.approx(hand_entropy(GLAD))
+
+
+def test_a_face_seen_once_among_many_frames_is_no_person():
+    assert numbered([0, 1, 2, 1], num_frames=8) == ([1, 0, 2, 0], 1)
+    assert numbered([0, 1, 0, 1], num_frames=8) == ([0, 1, 0, 1], 2)
+    assert numbered([0, 1], num_frames=4) == ([0, 1], 2)  # Too few frames to tell.
+    assert numbered([], num_frames=8) == ([], 0)
+
+
+def labelled(faces, *, num_frames, abstain_below=0.0):
+    """The tables of a clip in which these faces show GLAD."""
+    clip = Clip(clip_id="a", path="x/a.mp4", url="a", size_bytes=1, content_id="c")
+    outcome = Outcome(clip_id="a", path="x/a.mp4", state=State.DONE, num_frames=num_frames, num_examples=len(faces))
+    labels = UnitLabels("0123456789abcdef", abstain_below=abstain_below, day="2026-11-20")
+    labels.add(clip, outcome, faces, np.array([GLAD] * len(faces), np.float32))
+    return {name: table.to_pylist() for name, table in labels.tables().items()}
+
+
+def test_a_stray_stays_among_the_faces_and_counts_nowhere_else():
+    found = labelled(faces_of([(100, 100)], [(100, 100), (700, 300)], [(105, 100)]), num_frames=8)
+    assert [(row["person"], row["track_index"], row["stray"]) for row in found["frames"]] == [
+        *((1, 0, False), (1, 0, False)),
+        *((None, 1, True), (1, 0, False)),
+    ]
+    (person,) = found["tracks"]
+    (clip,) = found["clips"]
+    assert (person["person"], person["num_faces"]) == (1, 3)
+    assert (clip["num_faces"], clip["num_tracks"], clip["num_strays"], clip["emotion"]) == (4, 1, 1, "Happy")
+
+
+def test_a_clip_of_nothing_but_strays_has_no_emotion():
+    found = labelled(faces_of([(100, 100)], [(700, 300)]), num_frames=8)
+    (clip,) = found["clips"]
+    assert found["tracks"] == []
+    assert (clip["emotion"], clip["reason"], clip["num_tracks"], clip["num_strays"]) == (None, STRAY, 0, 2)
+
+
+def test_rows_say_whose_they_are_and_hold_flat_probabilities():
+    found = labelled(faces_of([(100, 100)], [(100, 100)]), num_frames=2)
+    for row in (row for rows in found.values() for row in rows):
+        assert (row["path"], row["model"]) == ("x/a.mp4", "0123456789ab")
+        assert [row[f"p_{name}"] for name in EMOTIONS] == list(row["probabilities"].values())

@@ -1,0 +1,66 @@
+"""README.md of an output, from which `datasets.load_dataset(OUTPUT)` knows which of its files are which table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.records.faces import CLIP_LABEL_SCHEMA, EXAMPLE_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
+
+HEADING = "Made by emotion-pipeline. Labels and probabilities are a model's guess from pictures."
+
+
+@dataclass(frozen=True)
+class CardTable:
+    """A table of an output. files: the pattern of its files, by split. images: names of its columns of pictures."""
+
+    name: str
+    schema: pa.Schema
+    files: Mapping[str, str]
+    images: tuple[str, ...] = ()
+
+
+def examples_card(splits: Iterable[str]) -> bytes:
+    """Of an output of preprocessing whose examples are in these splits, `unsplit` among them."""
+    files = {split: f"examples/{split}/*.parquet" for split in splits}
+    return card_of([CardTable("examples", EXAMPLE_SCHEMA, files, images=("face_jpeg", "context_jpeg"))])
+
+
+def labels_card(folder: str = "") -> bytes:
+    """Of the labels of one model, or of all below a folder. folder: pattern of the models' folders, with a slash."""
+    schemas = {"clips": CLIP_LABEL_SCHEMA, "tracks": TRACK_SCHEMA, "frames": FRAME_SCHEMA}
+    return card_of(
+        [
+            CardTable(name, schema, {"train": f"{folder}{name}/**/*.parquet"})  # A single split goes by this name.
+            for name, schema in schemas.items()
+        ]
+    )
+
+
+def card_of(tables: list[CardTable]) -> bytes:
+    """The file. The first table is the default one."""
+    lines = ["---", "configs:"]
+    for number, table in enumerate(tables):
+        lines += [f"- config_name: {table.name}", *(["  default: true"] if number == 0 else []), "  data_files:"]
+        for split, pattern in table.files.items():
+            lines += [f"  - split: {split}", f'    path: "{pattern}"']
+    lines.append("dataset_info:")
+    for table in tables:
+        lines += [f"- config_name: {table.name}", "  features:", *_features(table.schema, table.images, indent="  ")]
+    return ("\n".join([*lines, "---", "", HEADING]) + "\n").encode()
+
+
+def _features(fields: pa.Schema | pa.StructType, images: tuple[str, ...], *, indent: str) -> Iterator[str]:
+    for field in fields:
+        yield f"{indent}- name: {field.name}"
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_struct(kind):
+            yield f"{indent}  struct:"
+            yield from _features(kind, images, indent=f"{indent}  ")
+        else:
+            yield f"{indent}  dtype: {'image' if field.name in images else _NAMES.get(str(kind), str(kind))}"
+
+
+_NAMES = {"float": "float32", "double": "float64"}
