@@ -41,8 +41,8 @@ def main(config: DemoConfig) -> int:
     face, context = single_stream_bounds()
     print(f"\nHeld-out faces named right: {top1:.0%}. No model can pass {face:.0%} on the face alone, {context:.0%} on")
     print(f"the context alone. All of it is synthetic. It took {time.monotonic() - started:.0f} s. Look at:")
-    folders = [top / name for name in ("data", "run", "evaluation")] + list((top / "labels").glob("model=*"))
-    pages = [folder / "report.html" for folder in folders]
+    pages = [top / name / "report.html" for name in ("data", "run", "evaluation")]
+    pages += (top / "labels").glob("model=*/report.html")
     print("".join(f"    {page}\n" for page in pages), end="")
     if config.show:
         webbrowser.open(pages[-1].resolve().as_uri())
@@ -50,10 +50,7 @@ def main(config: DemoConfig) -> int:
 
 
 run = partial(
-    run_job,
-    DemoConfig,
-    main,
-    description="Makes a small SYNTHETIC corpus and takes it from video to labels.",
+    run_job, DemoConfig, main, description="Makes a small SYNTHETIC corpus and takes it from video to labels."
 )
 
 if __name__ == "__main__":

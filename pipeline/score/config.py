@@ -39,15 +39,15 @@ class ScoreConfig(PoolConfig):
     Which frames are looked at may differ from the model's data; how a face is cut out of them never does."""
     frames_per_clip: Annotated[int | None, Setting("sampling", common=True)] = None
     """Frames sampled from each clip, evenly spaced, however long it is (count)."""
-    every_frame: Annotated[bool, Setting("sampling", common=True)] = False
+    every_frame: Annotated[bool, Setting("sampling")] = False
     """Take every frame of each clip."""
     faces: Annotated[Literal["all", "largest"], Setting("faces", common=True)] = "all"
     """Faces labelled of each frame: all, or the largest alone."""
-    upsample: Annotated[int | None, Setting("faces", common=True)] = None
+    upsample: Annotated[int | None, Setting("faces")] = None
     """Times a frame is doubled before detection (0 or 1; 1 finds faces of 40 px); default: as the model's own data."""
     retry_upsample: Annotated[bool | None, Setting("faces", common=True)] = None
     """Look again with --upsample 1 at clips in which no face was found; default: as the model's own data."""
-    detect_every: Annotated[int | None, Setting("faces", common=True)] = None
+    detect_every: Annotated[int | None, Setting("faces")] = None
     """Detect on every K-th sampled frame (count, 1 to 32), interpolate between; default: as the model's own data."""
     abstain_below: Annotated[float | None, Setting("labels", common=True)] = None
     """A face, person or clip whose highest probability is below this (0 to 1) is undecided and gets no emotion.

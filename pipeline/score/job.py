@@ -120,21 +120,16 @@ def job_of(
         day: under which the labels are filed.
     """
     sha256 = info["checkpoint_sha256"]
-    model = {"checkpoint_sha256": sha256, "temperature": temperature_of(info), "abstain_below": record.abstain_below}
-    plan_config = {**plan_config_of(extract_config), **model}
+    plan_config = {**plan_config_of(extract_config), **_model_config(info, record)}
     labelled = {"abstain_below": record.abstain_below, "day": day}
 
     def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
-        night = plan_night(
-            snapshot,
-            since=parse_since(config.since) if config.since else None,
-            limit=config.limit,
-            paths_matter=config.boxes is not None,
-        )
+        since = parse_since(config.since) if config.since else None
+        night = plan_night(snapshot, since=since, limit=config.limit, paths_matter=config.boxes is not None)
         if config.segment_seconds:
             snapshot.substitute(_with_joins(snapshot.unplanned(), config, sample_fps=extract_config.sample_fps))
-        lines = (*read_otherwise(ledger, plan_config), f"model {sha256[:12]}: {describe_night(night)}")
-        return Choice(lines=lines, details=night)
+        line = f"model {sha256[:12]}: {describe_night(night)}"
+        return Choice(lines=(*read_otherwise(ledger, plan_config), line), details=night)
 
     def build_actor(choice: Choice) -> ActorSpec:
         device = resolve_worker_device(config.device)
@@ -151,8 +146,8 @@ def job_of(
             **labelled,
         )
         shared = shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU)
-        num_gpus = _gpu_of_actor(device=device, detector_device=detector_device)
-        return ActorSpec(build=build, num_gpus=num_gpus, start_shared=shared or dict)
+        gpu = _gpu_of_actor(device=device, detector_device=detector_device)
+        return ActorSpec(build=build, num_gpus=gpu, start_shared=shared or dict)
 
     def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
         join_segments(ledger, snapshot, checkpoint_sha256=sha256, **labelled)
@@ -167,6 +162,11 @@ def job_of(
         build_actor=build_actor,
         finish=finish,
     )
+
+
+def _model_config(info: dict[str, Any], record: ModelRecord) -> dict[str, Any]:
+    sha256, temperature = info["checkpoint_sha256"], temperature_of(info)
+    return {"checkpoint_sha256": sha256, "temperature": temperature, "abstain_below": record.abstain_below}
 
 
 def _with_joins(clips: pa.Table, config: ScoreConfig, *, sample_fps: float | None) -> pa.Table:
