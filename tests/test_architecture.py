@@ -31,6 +31,7 @@ FOLDERS = {
     "train": "mlflow numpy ray rich torch yaml",
     "score": "numpy pyarrow torch",
     "labels": "numpy pyarrow pympi",
+    "viewer": "pyarrow numpy starlette uvicorn",
     "synthetic": "PIL av numpy skimage",
 }
 

@@ -43,16 +43,21 @@ def add_correction(storage: Storage, correction: Correction) -> bool:
 def read_corrections(storage: Storage) -> list[Correction]:
     """Every correction ever made, in the order in which they were said. One that cannot be read is reported."""
     names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
-    known = {each.name for each in fields(Correction)}
-    found = []
-    for name, data in storage.read_many(names).items():
-        try:
-            saved = {key: value for key, value in json.loads(data).items() if key in known}
-            values = with_defaults(Correction, saved)
-            found.append(Correction(**{**values, "said": Said(values["said"])}))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log_status(f"{storage.url}/{name} is no correction ({' '.join(str(error).split())[:120]}); it is left out")
+    read = (read_correction(f"{storage.url}/{name}", data) for name, data in storage.read_many(names).items())
+    found = [each for each in read if each is not None]
     return sorted(found, key=lambda each: (each.created, each.correction_id))
+
+
+def read_correction(name: str, data: bytes) -> Correction | None:
+    """The correction in an object's bytes; None, and a line that names it, where there is none."""
+    known = {each.name for each in fields(Correction)}
+    try:
+        saved = {key: value for key, value in json.loads(data).items() if key in known}
+        values = with_defaults(Correction, saved)
+        return Correction(**{**values, "said": Said(values["said"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        log_status(f"{name} is no correction ({' '.join(str(error).split())[:120]}); it is left out")
+        return None
 
 
 def standing(corrections: Iterable[Correction]) -> list[Correction]:

@@ -48,10 +48,10 @@ create or replace table shards_of as select unit,
   max(path) filter ("table" = 'tracks') as tracks_shard from shards group by unit;
 create or replace table clips_here as select l.clip_id, l.path, l.state,
   coalesce(c.reason, l.reason) as reason, l.detail, {", ".join(f"c.{name}" for name in _COLUMNS)},
-  l.unit, regexp_extract(s.clips_shard, 'day=([0-9-]+)', 1) as day, s.frames_shard, s.tracks_shard,
+  l.unit, regexp_extract(s.clips_shard, 'day=([0-9-]+)', 1) as day, s.frames_shard, s.tracks_shard, p.url, p.size_bytes,
   coalesce(c.same_as, l.clip_id) as original
   from latest l left join label_rows c on c.clip_id = l.clip_id and c.unit = l.unit
-  left join shards_of s on s.unit = l.unit;
+  left join shards_of s on s.unit = l.unit left join planned p on p.clip_id = l.clip_id;
 create or replace table clips as select c.* exclude (frames_shard, tracks_shard),
   coalesce(o.frames_shard, c.frames_shard) as frames_shard, coalesce(o.tracks_shard, c.tracks_shard) as tracks_shard,
   {_HIGHEST.replace("probabilities", "c.probabilities")} as probability,
@@ -66,7 +66,8 @@ class Labels:
     Attributes:
         database: holds the table `clips`: a row for each input with its label (columns of CLIP_LABEL_SCHEMA, state and
             reason of every input), `day`, `unit`, `original` (the clip whose faces are its own), the shards in which
-            its faces lie, `probability` (the highest of its seven) and `show` (the first folder of its path).
+            its faces lie, `url` and `size_bytes` as they were planned, `probability` (the highest of its seven) and
+            `show` (the first folder of its path).
         info: kind, config and versions with which they were made.
         digest: changes whenever a unit is committed.
     """
@@ -140,7 +141,7 @@ class Labels:
 
     def _made_index(self) -> pa.Table:
         snapshot = self.ledger.snapshot()
-        snapshot.settle("latest")
+        snapshot.settle("latest", "planned")
         paths = {shard["path"]: shard["unit"] for shard in snapshot.shards("\"table\" = 'clips' and rows > 0")}
         if len(paths) > SHARDS_AT_ONCE:
             log_status(f"reading the labels of {len(paths)} shards; the next time it is done")

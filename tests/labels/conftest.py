@@ -6,15 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from made_labels import MadeClip, make_labels
-
-CLIPS = [
-    MadeClip("show/one.avi", codec="mpeg4", emotions=(("Happy", "Sad"), ("Anger", "Anger"))),
-    MadeClip("show/two.mp4", codec="libx264", sureness=0.4, has_sound=True),
-    MadeClip("other/three.mp4", codec="libx264", emotions=(("Fear", "Neutral"),), sureness=0.6),
-    MadeClip("other/nobody.mp4", codec="libx264", emotions=()),
-    MadeClip("other/broken.mp4", codec=""),
-]
+from made_labels import CLIPS, make_labels
 
 
 class Made(NamedTuple):

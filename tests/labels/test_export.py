@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import webvtt
-from made_labels import MadeClip, make_labels
+from made_labels import CLIPS, MadeClip, make_labels
 from pympi.Elan import Eaf
 
 from pipeline.labels.config import ExportConfig
@@ -122,15 +122,9 @@ def test_what_is_there_stays_and_what_is_missing_is_written(made, tmp_path):
 def test_labels_that_were_added_are_in_the_next_export(own, tmp_path):
     out = exported(own.labels, tmp_path / "out", "csv")
     assert len(pd.read_csv(out / "clips.csv")) == 5
-    make_labels(own.videos, own.labels, [MadeClip("new.mp4", codec="libx264"), *_old()], draw=True)
+    make_labels(own.videos, own.labels, [MadeClip("new.mp4", codec="libx264"), *CLIPS], draw=True)
     exported(own.labels, out, "csv")
     assert "new.mp4" in set(pd.read_csv(out / "clips.csv")["path"])
-
-
-def _old():
-    from conftest import CLIPS
-
-    return CLIPS
 
 
 def test_another_export_into_the_same_folder_is_refused(made, tmp_path):
@@ -155,7 +149,7 @@ def test_labels_of_an_older_version_are_read_with_their_copies(tmp_path):
 
 
 def test_labels_of_two_models_need_a_choice(own, tmp_path):
-    make_labels(own.videos, own.labels, _old(), sha256="fedcba987654" + "0" * 52, draw=False)
+    make_labels(own.videos, own.labels, CLIPS, sha256="fedcba987654" + "0" * 52, draw=False)
     with pytest.raises(UsageError, match="0123456789ab, fedcba987654: give one"):
         exported(own.labels, tmp_path / "out", "csv")
     out = exported(own.labels, tmp_path / "out", "csv", model="fed")

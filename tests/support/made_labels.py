@@ -18,6 +18,8 @@ from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.labels import UnitLabels
+from pipeline.video.frames import MAX_PACKETS, MAX_PIXELS
+from pipeline.video.index import index_of
 
 WIDTH, HEIGHT, FPS = 320, 240, 25
 SHA256 = "0123456789ab" + "c" * 52
@@ -36,6 +38,15 @@ class MadeClip:
     emotions: tuple[tuple[str, str], ...] = (("Happy", "Sad"),)
     sureness: float = 0.8
     has_sound: bool = False
+
+
+CLIPS = [
+    MadeClip("show/one.avi", codec="mpeg4", emotions=(("Happy", "Sad"), ("Anger", "Anger"))),
+    MadeClip("show/two.mp4", codec="libx264", sureness=0.4, has_sound=True),
+    MadeClip("other/three.mp4", codec="libx264", emotions=(("Fear", "Neutral"),), sureness=0.6),
+    MadeClip("other/nobody.mp4", codec="libx264", emotions=()),
+    MadeClip("other/broken.mp4", codec=""),
+]
 
 
 def box_at(person: int, frame_index: int) -> Box:
@@ -68,7 +79,13 @@ def draw_clip(folder: Path, clip: MadeClip) -> None:
             writer.mux(sound.encode())
 
 
-def predicted(clip: MadeClip, clip_id: str) -> tuple[list[Example], np.ndarray]:
+def times_of(path: Path) -> np.ndarray:
+    """The times of a video's frames in its own timeline, seconds (N,)."""
+    with path.open("rb") as file:
+        return index_of(file, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS).seconds
+
+
+def predicted(clip: MadeClip, clip_id: str, times: np.ndarray) -> tuple[list[Example], np.ndarray]:
     """The faces of the sampled frames and the probabilities that the model is made to give them."""
     faces, rows = [], []
     for frame_index in range(0, clip.num_frames, clip.every):
@@ -81,7 +98,7 @@ def predicted(clip: MadeClip, clip_id: str) -> tuple[list[Example], np.ndarray]:
                 Example(
                     clip_id=clip_id,
                     frame_index=frame_index,
-                    pts_seconds=frame_index / FPS,
+                    pts_seconds=float(times[frame_index]),
                     face_index=person,
                     box=box_at(person, frame_index),
                     face_score=1.0,
@@ -119,7 +136,9 @@ def make_labels(
         rows, outcomes = UnitLabels(sha256, abstain_below=0.0, day=day), []
         for each in unit.clips:
             clip = by_path[each.path]
-            faces, probabilities = predicted(clip, each.clip_id) if clip.codec else ([], np.zeros((0, 7)))
+            faces, probabilities = [], np.zeros((0, 7))
+            if clip.codec:
+                faces, probabilities = predicted(clip, each.clip_id, times_of(videos / each.path))
             state = State.DONE if faces else State.NO_FACE if clip.codec else State.QUARANTINED
             reason = {State.NO_FACE: "no_face_found", State.QUARANTINED: "not_a_video"}.get(state)
             outcome = Outcome(

@@ -1,0 +1,35 @@
+"""The settings of the viewer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """Shows labels in a browser of this machine: clips, their videos with boxes, and corrections."""
+
+    labels: str
+    """Output of jobs/score.py, or the folder model=... in it; a path or any fsspec URL."""
+    input: str | None = None
+    """Where the videos lie now (folder or URL); default: where they lay when they were scored."""
+    model: str | None = None
+    """Which model's labels: the beginning of its sha256, or of two, separated by a comma, which are shown side by side.
+    Needed where the output holds more than two."""
+    blur_faces: bool = False
+    """Show no face: pictures and videos are sent without them."""
+    port: int = 0
+    """Port on 127.0.0.1; 0 takes a free one."""
+    no_browser: bool = False
+    """Print the address and open no browser."""
+    cache_gib: float = 4.0
+    """Room for converted videos and copies of remote ones in the temporary folder (GiB)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port is {self.port}; give 0 to 65535")
+        if not (math.isfinite(self.cache_gib) and self.cache_gib > 0):
+            raise ValueError(f"--cache-gib is {self.cache_gib}; give a size above 0, in GiB")
+        if self.model is not None and len(self.model.split(",")) > 2:
+            raise ValueError(f"--model is {self.model!r}; give one, or two separated by a comma")

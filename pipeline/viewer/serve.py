@@ -1,0 +1,77 @@
+"""The job: open labels and videos, serve them on loopback, print and open the address."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import webbrowser
+
+import uvicorn
+
+from pipeline.labels.source import Labels, models_of, open_labels
+from pipeline.labels.videos import opened_videos
+from pipeline.records.vocabulary import UsageError
+from pipeline.runtime.console import log_status
+from pipeline.storage.remote import absolute_url
+from pipeline.viewer.app import build_app
+from pipeline.viewer.config import ViewConfig
+from pipeline.viewer.media import Media
+
+HOST = "127.0.0.1"
+
+
+def view(config: ViewConfig) -> int:
+    """Serve until interrupted; the exit code. Raises UsageError, StorageError."""
+    models = opened_models(config)
+    listening = listen(config.port)
+    port = listening.getsockname()[1]
+    token = secrets.token_urlsafe(32)
+    try:
+        with opened_videos(config.input, cache_bytes=int(config.cache_gib * 2**30), num_children=2) as videos:
+            media = Media(videos, models[0], blur_faces=config.blur_faces)
+            app = build_app(models, media, token=token, cookie=f"viewer-{port}", blur_faces=config.blur_faces)
+            options = {"access_log": False, "server_header": False, "timeout_graceful_shutdown": 2}
+            server = uvicorn.Server(uvicorn.Config(app, log_level="error", **options))
+            _say_where(config, models, f"http://{HOST}:{port}/?token={token}")
+            server.run(sockets=[listening])
+    except KeyboardInterrupt:
+        log_status("the viewer has ended")
+    return 0
+
+
+def _say_where(config: ViewConfig, models: list[Labels], address: str) -> None:
+    num_clips = models[0].database.value("select count(*) from clips")
+    log_status(f"{num_clips} clips, model {' and '.join(model.model for model in models)}; Ctrl-C ends it")
+    print(address, flush=True)
+    if not config.no_browser and has_screen():
+        webbrowser.open(address)
+
+
+def opened_models(config: ViewConfig) -> list[Labels]:
+    """The labels of one model, or of two. Raises UsageError."""
+    if config.model is not None:
+        return [open_labels(config.labels, model=name) for name in config.model.split(",")]
+    found = models_of(absolute_url(config.labels))
+    if len(found) > 2:
+        names = ", ".join(each.rpartition("model=")[2] for each in found)
+        raise UsageError(f"--model is not given; {config.labels} holds the labels of {names}: give one or two of them")
+    return [Labels(url) for url in found]
+
+
+def listen(port: int) -> socket.socket:
+    """A socket on loopback. Raises UsageError where the port is taken."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+    except OSError as error:
+        listening.close()
+        raise UsageError(f"--port is {port}; it cannot be had ({error.strerror}): give another, or 0") from None
+    return listening
+
+
+def has_screen() -> bool:
+    """Whether a browser would open in a window: on a terminal alone one would take the terminal."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,193 @@
+"""The pages as a person uses them, in Chromium."""
+
+import numpy as np
+import pytest
+from made_labels import MadeClip, box_at, make_labels
+from viewing import until, viewing
+
+# Of the frame that is on the screen: its time, the box of the bright square in it, and that of the outline of person 1
+# (#0072b2) in what is drawn over it; both in pixels of the video.
+SEEN = """() => {
+  const video = document.getElementById("video"), over = document.getElementById("boxes");
+  const around = (data, width, fits) => {
+    let [left, top, right, bottom] = [1e9, 1e9, -1, -1];
+    for (let place = 0; place < data.length; place += 4) {
+      if (!fits(data[place], data[place + 1], data[place + 2], data[place + 3])) continue;
+      const x = (place / 4) % width, y = Math.floor(place / 4 / width);
+      left = Math.min(left, x); right = Math.max(right, x); top = Math.min(top, y); bottom = Math.max(bottom, y);
+    }
+    return right < 0 ? null : [left, top, right + 1, bottom + 1];
+  };
+  const [width, height] = [video.videoWidth, video.videoHeight];
+  const canvas = new OffscreenCanvas(width, height), pen = canvas.getContext("2d");
+  pen.drawImage(video, 0, 0);
+  const isWhite = (r, g, b) => r > 170 && g > 170 && b > 170;
+  const square = around(pen.getImageData(0, 0, width, height / 2).data, width, isWhite);
+  const data = over.getContext("2d").getImageData(0, 0, over.width, over.height).data;
+  const outline = around(data, over.width, (r, g, b, a) => a > 250 && r < 20 && Math.abs(g - 114) < 12 && b > 160);
+  const [across, down] = [width / over.width, height / over.height];
+  return { square, outline: outline && outline.map((value, side) => value * (side % 2 ? down : across)) };
+}"""
+PLAYED = f"""() => new Promise(resolve => {{
+  const video = document.getElementById("video"), seen = [], look = {SEEN};
+  const next = (_, facts) => {{
+    seen.push({{ time: facts.mediaTime, ...look() }});
+    if (facts.mediaTime > 1.7 || video.ended) {{ video.pause(); resolve(seen); }}
+    else video.requestVideoFrameCallback(next);
+  }};
+  video.requestVideoFrameCallback(next);
+  document.getElementById("play").click();
+}})"""
+
+
+def open_clip(browse, viewer, path, tail="", **options):
+    page = browse(f"{viewer.link}&clip={viewer.ids()[path]}{tail}", **options)
+    until(lambda: page.evaluate("document.getElementById('video')?.readyState ?? 0") >= 2)
+    until(lambda: page.evaluate(SEEN)["outline"])
+    return page
+
+
+@pytest.mark.parametrize("path", ["show/one.avi", "show/two.mp4", "show/four.ts", "other/three.mkv"])
+def test_while_it_plays_each_box_lies_on_the_face_of_its_frame(viewer, browse, path):
+    page = open_clip(browse, viewer, path)
+    # Past its middle person 1 of this clip is Sad, whose colour is that of the outline.
+    seen = [each for each in page.evaluate(PLAYED) if path != "show/two.mp4" or each["time"] < 0.85]
+    assert len(seen) >= 10
+    for each in seen:
+        assert np.allclose(each["square"], each["outline"], atol=5), each
+    assert np.ptp([each["square"][0] for each in seen]) > 30  # It moved.
+
+
+@pytest.mark.parametrize(("path", "seconds"), [("show/one.avi", 1.6), ("show/four.ts", 1.6), ("show/two.mp4", 0.4)])
+def test_a_link_leads_to_a_moment(viewer, browse, path, seconds):
+    facts = viewer.get(f"/api/clips/{viewer.ids()[path]}/video").json()
+    page = open_clip(browse, viewer, path, f"&t={facts['start'] + seconds}")
+    expected = box_at(0, round(seconds * 25) - (path == "show/one.avi"))  # The first frame of an AVI lasts two.
+
+    def lies_there():
+        seen = page.evaluate(SEEN)
+        return seen["outline"] and abs(seen["outline"][0] - expected.x_min) <= 4 and seen["square"]
+
+    square = until(lies_there)
+    assert abs(square[0] - expected.x_min) <= 4
+    assert "token" not in page.url
+
+
+def test_a_click_on_a_strip_seeks_and_a_key_steps_to_a_sampled_frame(viewer, browse):
+    page = open_clip(browse, viewer, "show/one.avi")
+    strip = page.locator(".strips canvas").first
+    width = strip.bounding_box()["width"]
+    strip.click(position={"x": width * 0.6, "y": 5})
+    until(lambda: 2.2 < page.evaluate("document.getElementById('video').currentTime") < 2.6)
+    until(lambda: "interpolated" in page.content() and page.locator("#moment-note").inner_text() != "")
+    page.keyboard.press(".")
+    until(lambda: page.locator("#moment-note").inner_text().startswith("sampled frame"))
+    assert page.locator(".seven").inner_text().count("%") == 7
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#person").input_value() == "1"
+
+
+def test_a_correction_by_keys_survives_a_reload_and_is_taken_back(own_viewer, browse):
+    page = open_clip(browse, own_viewer, "show/one.avi", "&t=1.0")
+    page.locator("#annotator").fill("Ada Lovelace")
+    page.keyboard.press("Escape")
+    page.keyboard.press("[")
+    page.keyboard.press("3")
+    until(lambda: "Fear: person 1" in page.locator("#corrections").inner_text())
+    page.reload()
+    until(lambda: "Fear: person 1" in page.locator("#corrections").inner_text())
+    assert "Ada Lovelace" in page.locator("#corrections").inner_text()
+    assert page.locator("#annotator").input_value() == "Ada Lovelace"
+    page.keyboard.press("x")
+    until(lambda: page.locator("#corrections li").count() == 2)
+    page.keyboard.press("u")
+    until(lambda: page.locator("#corrections li").count() == 1)
+    (said,) = own_viewer.get(f"/api/clips/{own_viewer.ids()['show/one.avi']}/corrections").json()
+    assert (said["label"], said["track_index"], said["end_pts_seconds"]) == ("Fear", 0, None)
+    assert said["start_pts_seconds"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_two_annotators_see_each_other_and_lose_nothing(own_viewer, browse):
+    pages = [open_clip(browse, own_viewer, "show/two.mp4") for _ in range(2)]
+    for page, name, button in zip(pages, ("Ada", "Ben"), ("Sad", "Cannot tell"), strict=True):
+        page.locator("#annotator").fill(name)
+        page.locator("#says button", has_text=button).click()
+        until(lambda page=page, name=name: name in page.locator("#corrections").inner_text())
+    text = pages[1].locator("#corrections").inner_text()
+    assert "Ada" in text
+    assert "Ben" in text
+    assert pages[1].locator("#corrections button").count() == 1  # Each takes back only what is his own.
+
+
+def test_the_collection_filters_counts_and_comes_back(viewer, browse):
+    page = browse(viewer.link)
+    until(lambda: page.locator("#results tbody tr").count() == 6)
+    page.locator("#counts button", has_text="Anger").click()
+    until(lambda: page.locator("#results tbody tr").count() == 1)
+    assert "1 to 1 of 1 that fit, of 6 clips" in page.locator("#found").inner_text()
+    page.locator("#results a").click()
+    until(lambda: page.locator("h1").inner_text() == "show/one.avi")
+    page.go_back()
+    until(lambda: page.locator("#results tbody tr").count() == 1)
+    page.locator("#filters [type=reset]").click()
+    until(lambda: page.locator("#results tbody tr").count() == 6)
+    page.locator("#filters [name=sort]").select_option("-entropy")
+    until(lambda: page.locator("#results tbody tr a").first.inner_text() == "show/two.mp4")
+
+
+def test_the_wall_has_a_picture_of_each_clip_that_has_one(viewer, browse):
+    page = browse(f"{viewer.link}&view=wall")
+    until(lambda: page.locator(".wall li").count() == 6)
+    until(lambda: page.evaluate("[...document.querySelectorAll('.wall img')].every(each => each.naturalWidth > 0)"))
+    assert page.locator(".wall img").count() == 5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen_by_day_and_night(viewer, browse, width, scheme):
+    options = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+    page = open_clip(browse, viewer, "show/one.avi", **options)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#back").click()
+    until(lambda: page.locator("#results tbody tr").count() == 6)
+    page.locator("#more summary").click()
+    page.locator("#drift summary").click()
+    until(lambda: page.locator(".drift tbody tr").count() == 1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 23, 26)"
+    )
+
+
+def test_every_control_has_a_name(viewer, browse):
+    page = open_clip(browse, viewer, "show/one.avi")
+    nameless = """() => [...document.querySelectorAll("button, input, select, canvas, a")].filter(each =>
+      each.getClientRects().length && !(each.ariaLabel || each.innerText?.trim() || each.title || each.labels?.length)
+    ).map(each => each.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+
+
+def test_a_path_is_text_whatever_it_says(tmp_path, browse):
+    name = "<img src=x onerror=alert(1)>&amp;.mp4"
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip(name, codec="libx264")])
+    with viewing(tmp_path / "labels") as found:
+        page = browse(found.link)
+        until(lambda: page.locator("#results tbody a").count() == 1)
+        assert page.locator("#results tbody a").inner_text() == name
+        page.locator("#results tbody a").click()
+        until(lambda: page.locator("h1").inner_text() == name)
+        page.goto("about:blank")
+
+
+def test_a_video_that_is_gone_leaves_its_strips(tmp_path, browse):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4", codec="libx264")])
+    (tmp_path / "videos" / "a.mp4").unlink()
+    with viewing(tmp_path / "labels") as found:
+        clip = found.get("/api/clips").json()["rows"][0]["clip_id"]
+        assert "--input" in found.get(f"/api/clips/{clip}/video").json()["error"]
+        page = browse(f"{found.link}&clip={clip}", quiet=False)
+        until(lambda: "--input" in page.locator("#note").inner_text())
+        until(lambda: page.locator(".strips canvas").count() == 1)
+        page.goto("about:blank")
