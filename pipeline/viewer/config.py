@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from pipeline.records.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
     """Shows labels in a browser of this machine: clips, their videos with boxes, and corrections."""
 
-    labels: str
+    labels: Annotated[str, Setting("input", common=True)]
     """Output of jobs/score.py, or the folder model=... in it; a path or any fsspec URL."""
-    input: str | None = None
+    input: Annotated[str | None, Setting("input", common=True)] = None
     """Where the videos lie now (folder or URL); default: where they lay when they were scored."""
-    model: str | None = None
+    model: Annotated[str | None, Setting("input", common=True)] = None
     """Which model's labels: the beginning of its sha256, or of two, separated by a comma, which are shown side by side.
     Needed where the output holds more than two."""
-    blur_faces: bool = False
+    blur_faces: Annotated[bool, Setting("pages", common=True)] = False
     """Show no face: pictures and videos are sent without them."""
-    port: int = 0
+    port: Annotated[int, Setting("machine", common=True)] = 0
     """Port on 127.0.0.1; 0 takes a free one."""
-    no_browser: bool = False
+    no_browser: Annotated[bool, Setting("pages", common=True)] = False
     """Print the address and open no browser."""
-    cache_gib: float = 4.0
+    cache_gib: Annotated[float, Setting("machine")] = 4.0
     """Room for converted videos and copies of remote ones in the temporary folder (GiB)."""
 
     def __post_init__(self) -> None:

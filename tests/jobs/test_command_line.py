@@ -22,7 +22,7 @@ from command_line import parse  # noqa: E402 - the jobs are scripts, not a packa
 from pipeline.records.settings import GROUPS  # noqa: E402
 from pipeline.records.vocabulary import UsageError  # noqa: E402
 
-JOBS = ("preprocess", "train", "evaluate", "score", "export", "quarantine", "demo", "benchmark")
+JOBS = ("preprocess", "train", "evaluate", "score", "export", "view", "quarantine", "demo", "benchmark")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def test_help_has_the_flags_that_most_need_and_help_all_every_one(job):
     assert len(short.stdout.splitlines()) <= len(whole.stdout.splitlines())
     for text in (short.stdout, whole.stdout):
         assert "exit codes: 0 every input is accounted for" in " ".join(text.split())
-    if job in ("preprocess", "train", "evaluate", "score", "export", "quarantine"):
+    if job in ("preprocess", "train", "evaluate", "score", "export", "view", "quarantine"):
         examples = short.stdout.partition("\nexamples:\n")[2].partition("\n\n")[0].splitlines()
         assert len(examples) == 2
         assert all(line.startswith(f"  {job}.py ") for line in examples)

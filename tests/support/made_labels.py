@@ -98,7 +98,7 @@ def predicted(clip: MadeClip, clip_id: str, times: np.ndarray) -> tuple[list[Exa
                 Example(
                     clip_id=clip_id,
                     frame_index=frame_index,
-                    pts_seconds=float(times[frame_index]),
+                    pts_seconds=float(times[frame_index]) if frame_index < len(times) else frame_index / FPS,
                     face_index=person,
                     box=box_at(person, frame_index),
                     face_score=1.0,
