@@ -17,9 +17,10 @@ from benchmarks.clips import middle_frames
 from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import median, shown, table
 from benchmarks.timing import seconds_of, spread
-from pipeline.faces.detector import build_detector, cpu_has_bf16_convolutions, cpu_has_int8, find_weights
+from pipeline.faces.detector import build_detector, find_weights
 from pipeline.faces.dlib_cnn import tile_levels
 from pipeline.faces.dlib_weights import read_weights
+from pipeline.faces.processor import cpu_has_bf16_convolutions, cpu_has_int8
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Face
 

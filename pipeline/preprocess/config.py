@@ -18,9 +18,6 @@ from pipeline.runtime.config import PoolConfig
 if TYPE_CHECKING:
     from pipeline.video.frames import Sampling
 
-RETRY_DETECTORS = ("dlib-cnn", "dlib-cnn-reference")
-
-
 MAX_DETECT_EVERY = 32
 
 
@@ -39,11 +36,12 @@ class ExtractConfig:
     faces: Annotated[Literal["largest", "all"], Setting("faces", common=True)] = "largest"
     """Faces kept of each frame: largest (one; ties by score, then box) or all."""
     detector: Annotated[str, Setting("faces", common=True)] = "dlib-cnn"
-    """Face detector: dlib-cnn (Dlib's CNN, run in PyTorch), dlib-cnn-reference (run by dlib), dlib-hog."""
+    """Face detector: dlib-cnn (Dlib's CNN, run in PyTorch), dlib-cnn-reference (run by dlib), dlib-hog, or one that an
+    installed package adds."""
     detector_precision: Annotated[str, Setting("faces")] = "auto"
-    """Arithmetic of dlib-cnn: fp32, bf16, int8 (on CPU), or auto (bf16 where the processor has it)."""
+    """Arithmetic of the detector: fp32, bf16, int8 (on CPU), or auto (for dlib-cnn bf16 where the processor has it)."""
     detector_weights: Annotated[str | None, Setting("faces")] = None
-    """Path of mmod_human_face_detector.dat; default: from the package face-recognition-models."""
+    """Path of the detector's weights (for dlib-cnn mmod_human_face_detector.dat); default: the installed package's."""
     score_threshold: Annotated[float, Setting("faces")] = 0.0
     """Faces must score more than this (the detector's own scale)."""
     upsample: Annotated[int, Setting("faces", common=True)] = 0
@@ -71,10 +69,10 @@ class ExtractConfig:
     """Least share of a clip's frames that must decode whole (0 to 1); below it the clip is quarantined."""
 
     def __post_init__(self) -> None:
-        from pipeline.faces.detector import DETECTORS, PRECISIONS
+        from pipeline.faces.spec import PRECISIONS, detector_names, detector_spec
 
         _one_of("--faces", self.faces, ("largest", "all"))
-        _one_of("--detector", self.detector, DETECTORS)
+        _one_of("--detector", self.detector, detector_names())
         _one_of("--detector-precision", self.detector_precision, PRECISIONS)
         _one_of("--image-format", self.image_format, ("jpeg", "png"))
         _one_of("--decoder", self.decoder, DECODERS)
@@ -92,10 +90,11 @@ class ExtractConfig:
             raise ValueError(f"--sample-fps is {self.sample_fps}; give a rate above 0 frames a second")
         if self.sample_fps is not None and self.every_frame:
             raise ValueError("--sample-fps and --every-frame exclude each other; give one of them")
-        if self.retry_upsample and self.detector not in RETRY_DETECTORS:
+        if self.retry_upsample and not detector_spec(self.detector).finds_more_upsampled:
+            others = [name for name in detector_names() if detector_spec(name).finds_more_upsampled]
             raise ValueError(
                 f"--retry-upsample is for a CNN, and --detector is {self.detector}; give --detector "
-                f"{' or '.join(RETRY_DETECTORS)}, or leave --retry-upsample out"
+                f"{' or '.join(others)}, or leave --retry-upsample out"
             )
         if self.retry_upsample and self.upsample != 0:
             raise ValueError(
@@ -193,12 +192,12 @@ def why_not_cut(config: ExtractConfig) -> str | None:
 
 def plan_config_of(config: ExtractConfig) -> dict[str, Any]:
     """What a resumed run is compared by, and what a model remembers of its examples."""
-    from pipeline.faces.detector import find_weights
+    from pipeline.faces.spec import detector_spec
 
     values = {name: value for name, value in asdict(config).items() if name not in PATH_FIELDS}
     values["boxes_sha256"] = _sha256(config.boxes) if config.boxes else None
-    uses_weights = config.boxes is None and config.detector.startswith("dlib-cnn")
-    values["detector_weights_sha256"] = _sha256(str(find_weights(config.detector_weights))) if uses_weights else None
+    weights = detector_spec(config.detector).weights if config.boxes is None else None
+    values["detector_weights_sha256"] = _sha256(str(weights.find(config.detector_weights))) if weights else None
     return values
 
 

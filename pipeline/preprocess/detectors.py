@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.faces.detector import Detect, Detector, build_detector, resolve_precision
+from pipeline.faces.detector import Detect, Detector, build_detector
 from pipeline.faces.given_boxes import read_boxes
+from pipeline.faces.spec import detector_spec, detectors_on
 from pipeline.preprocess.config import PATH_FIELDS, ExtractConfig
 from pipeline.records.faces import Face
 from pipeline.records.vocabulary import UsageError
@@ -57,14 +58,15 @@ def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
     """
     if asked == "cpu" or config.boxes is not None:
         return "cpu"
-    on_cpu_alone = config.detector if config.detector != "dlib-cnn" else None
-    if config.detector_precision == "int8":
-        on_cpu_alone = "--detector-precision int8"
+    on_cuda = detector_spec(config.detector).precisions.get("cuda", ())
+    on_cpu_alone = None if on_cuda else config.detector
+    if on_cuda and config.detector_precision not in ("auto", *on_cuda):
+        on_cpu_alone = f"--detector-precision {config.detector_precision}"
     if on_cpu_alone:
         if asked == "cuda":
             raise UsageError(
-                f"--detector-device is cuda, but {on_cpu_alone} runs on CPU alone; give --detector dlib-cnn in bf16 or "
-                "fp32, or --detector-device cpu"
+                f"--detector-device is cuda, but {on_cpu_alone} runs on CPU alone; give --detector "
+                f"{' or '.join(detectors_on('cuda'))} in bf16 or fp32, or --detector-device cpu"
             )
         return "cpu"
     return resolve_worker_device(asked)
@@ -87,17 +89,18 @@ def resolved(config: ExtractConfig, *, device: str = "cpu") -> ExtractConfig:
     list, weights file or option now, instead of in every actor.
     """
     values = asdict(config)
-    if config.detector == "dlib-cnn":
+    spec = detector_spec(config.detector)
+    if spec.has_choice and config.detector_precision == "auto":
         # Not resolve_precision(..., "cuda"): the driver of a cluster may have no GPU of its own.
-        is_bf16 = device == "cuda" and config.detector_precision == "auto"
-        values["detector_precision"] = "bf16" if is_bf16 else resolve_precision(config.detector_precision, "cpu")
+        values["detector_precision"] = spec.auto_precision(device)
     for name in PATH_FIELDS:
         if values[name] is not None:
             values[name] = absolute_url(values[name])
     if config.boxes is not None:
         read_boxes(values["boxes"])
     found = ExtractConfig(**values)
-    # This machine's processor may lack the bf16 that the GPU has.
-    is_elsewhere = device == "cuda" and found.detector_precision == "bf16"
-    detector_of(replace(found, detector_precision="fp32") if is_elsewhere else found)
+    if device == "cpu":
+        detector_of(found)
+    elif "cpu" in spec.precisions:  # This machine may lack the GPU, and its processor the GPU's arithmetic.
+        detector_of(replace(found, detector_precision="auto"))
     return found

@@ -23,7 +23,8 @@ from typing import Any
 
 from pipeline.faces.detector import SHARED_BATCH_PX, Detect, DetectionError
 from pipeline.faces.given_boxes import read_boxes
-from pipeline.preprocess.config import RETRY_DETECTORS, ExtractConfig
+from pipeline.faces.spec import detector_spec
+from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.examples import extracted, join_words
 from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive, sweep_scratch
 from pipeline.preprocess.sandboxed import (
@@ -79,7 +80,8 @@ class ClipExtractor:
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         repository = str(Path(__file__).resolve().parents[2])
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
-        build, preload = (build_work, ("torch",)) if shared_detect is None else (build_decoding, ())
+        preload = detector_spec(config.detector).preload if shared_detect is None else ()
+        build = build_work if shared_detect is None else build_decoding
         self.sandbox = Sandbox(
             build,
             {"config": config},
@@ -205,7 +207,7 @@ class ClipExtractor:
         config = self._config
         if config.boxes is not None or config.upsample or config.retry_upsample:
             return None
-        flag = "--retry-upsample" if config.detector in RETRY_DETECTORS else "--upsample 1"
+        flag = "--retry-upsample" if detector_spec(config.detector).finds_more_upsampled else "--upsample 1"
         return f"{config.detector} looked for faces of about 80 px and more: {flag} finds those of 40 px"
 
     def _dropped(self, facts: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class PoolConfig:
     driver_memory: Annotated[int, Setting("machine")] = 1024
     """Memory for planning and auditing in this process, about (MiB); what does not fit lies on its temporary disk."""
     detector_device: Annotated[str, Setting("machine")] = "auto"
-    """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector is dlib-cnn), cpu, cuda."""
+    """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector runs there), cpu, cuda."""
     max_quarantined: Annotated[int | None, Setting("work", common=True)] = None
     """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
     no_thumbnails: Annotated[bool, Setting("pages", common=True)] = False

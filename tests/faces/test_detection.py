@@ -4,6 +4,7 @@ import os
 import random
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,8 +16,9 @@ import skimage.data
 import skimage.transform
 import torch
 
-from pipeline.faces import detector as detection
+from pipeline.faces import processor
 from pipeline.faces.detector import build_detector, find_weights, resolve_precision
+from pipeline.faces.detectors.dlib_cnn import WEIGHTS
 from pipeline.faces.devices import resolve_device
 from pipeline.faces.dlib_cnn import DlibCnn, strongest, tile_levels, upsampled
 from pipeline.faces.dlib_weights import parse_weights, read_weights
@@ -26,6 +28,7 @@ from pipeline.faces.winograd import POINTS, RowWinograd, transforms
 from pipeline.records.faces import Box, Face
 from pipeline.records.vocabulary import UsageError
 
+OURS = ("dlib-cnn", "dlib-cnn-reference", "dlib-hog")
 MAX_SCORE_DIFFERENCE = 1e-4
 
 needs_clips = pytest.mark.skipif("REAL_CLIPS_DIR" not in os.environ, reason="REAL_CLIPS_DIR is not set")
@@ -227,14 +230,14 @@ def test_levels_lie_in_the_tile_apart_from_each_other(height, width):
 # What a detector answers
 
 
-@pytest.mark.parametrize("name", detection.DETECTORS)
+@pytest.mark.parametrize("name", OURS)
 def test_the_astronauts_face_is_found(astronaut, name):
     (faces,) = build_detector(name).detect_faces([astronaut])
     assert len(faces) == 1
     assert iou(faces[0].box, Box(177, 66, 275, 166)) > 0.6
 
 
-needs_int8 = pytest.mark.skipif(not detection.cpu_has_int8(), reason="this processor has no int8")
+needs_int8 = pytest.mark.skipif(not processor.cpu_has_int8(), reason="this processor has no int8")
 
 
 def several_frames(astronaut):
@@ -246,12 +249,12 @@ def several_frames(astronaut):
 
 
 def test_bf16_is_refused_in_words_where_the_processor_has_no_convolutions_in_it(monkeypatch):
-    monkeypatch.setattr(detection, "_cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(processor, "_cpu_flags", lambda: frozenset({"avx2"}))
     with pytest.raises(UsageError, match="bf16: this processor has no AVX-512 BW, VL and DQ; use fp32"):
         build_detector("dlib-cnn", precision="bf16", device="cpu")
 
 
-@pytest.mark.skipif(not detection.cpu_has_bf16_convolutions(), reason="this processor has no convolutions in bf16")
+@pytest.mark.skipif(not processor.cpu_has_bf16_convolutions(), reason="this processor has no convolutions in bf16")
 def test_bf16_finds_the_same_faces(astronaut, port):
     frames = several_frames(astronaut)
     rough = build_detector("dlib-cnn", precision="bf16", device="cpu")
@@ -275,7 +278,7 @@ def test_int8_finds_every_face_whose_score_is_not_near_the_threshold(astronaut, 
 
 
 def test_int8_is_refused_where_the_processor_would_cut_sums_off(monkeypatch):
-    monkeypatch.setattr(detection, "_cpu_has", lambda *_: False)
+    monkeypatch.setattr(processor, "_cpu_has", lambda *_: False)
     with pytest.raises(UsageError, match=r"int8: this processor has no .* use fp32"):
         build_detector("dlib-cnn", precision="int8", device="cpu")
 
@@ -289,13 +292,13 @@ def test_int8_gives_a_frame_the_same_faces_whatever_came_before(astronaut):
     assert detector.detect_faces([bright, astronaut[:, ::-1], astronaut])[-1] == alone
 
 
-@pytest.mark.parametrize("name", detection.DETECTORS)
+@pytest.mark.parametrize("name", OURS)
 def test_a_flat_image_has_no_face(name):
     detector = build_detector(name)
     assert detector.detect_faces([np.full((120, 160, 3), 128, np.uint8), np.zeros((90, 90), np.uint8)]) == [[], []]
 
 
-@pytest.mark.parametrize("name", detection.DETECTORS)
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("upsample", [0, 1])
 def test_a_tiny_image_has_no_face(name, upsample):
     images = [np.zeros(shape, np.uint8) for shape in ((1, 1), (1, 300), (8, 8, 3), (300, 9), (7, 200, 3), (3, 27))]
@@ -372,7 +375,7 @@ def test_the_weaker_of_two_overlapping_boxes_goes():
     assert strongest(np.empty((0, 4), np.int64), 0.3) == []
 
 
-@pytest.mark.parametrize("name", detection.DETECTORS)
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize(
     "image",
     [
@@ -475,7 +478,7 @@ def test_fp32_on_cuda_has_the_cpus_boxes(astronaut, port):
 
 def test_weights_come_from_the_package_without_importing_it():
     path = find_weights()
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == detection.WEIGHTS_SHA256
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == WEIGHTS.sha256
     assert "face_recognition_models" not in sys.modules
 
 
@@ -493,16 +496,15 @@ def test_other_weights_are_an_error_with_both_digests_and_the_cure(tmp_path):
     with pytest.raises(ValueError, match="install face-recognition-models") as caught:
         build_detector("dlib-cnn", weights=str(path))
     assert hashlib.sha256(path.read_bytes()).hexdigest() in str(caught.value)
-    assert detection.WEIGHTS_SHA256 in str(caught.value)
+    assert WEIGHTS.sha256 in str(caught.value)
     assert str(path) in str(caught.value)
 
 
-def test_missing_weights_are_an_error_with_the_cure(tmp_path, monkeypatch):
+def test_missing_weights_are_an_error_with_the_cure(tmp_path):
     with pytest.raises(ValueError, match="no such file; install face-recognition-models"):
         find_weights(str(tmp_path / "none.dat"))
-    monkeypatch.setattr(detection, "WEIGHTS_PACKAGE", "no-such-package")
     with pytest.raises(ValueError, match="no-such-package, which carries the detector's weights, is missing"):
-        find_weights()
+        replace(WEIGHTS, package="no-such-package").find()
 
 
 def test_the_network_is_read_whole():
