@@ -26,7 +26,7 @@ FOLDERS = {
     "report": "PIL jinja2 markupsafe numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",
     "models": "numpy safetensors torch torchvision",
-    "preprocess": "numpy psutil pyarrow scenedetect",
+    "preprocess": "msgspec numpy psutil pyarrow scenedetect",
     "evaluate": "numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",
     "score": "numpy pyarrow torch",

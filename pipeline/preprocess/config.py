@@ -53,6 +53,8 @@ class ExtractConfig:
 
     1, the default, detects on every frame: at 3 the boxes meet those of full detection with a mean IoU of 0.95 in
     steady clips and 0.87 in clips with cuts, and a face that is in one of two key frames only is lost between them."""
+    min_face_px: Annotated[int, Setting("faces", common=True)] = 0
+    """Faces whose box is narrower or lower than this in the full frame are left out, and counted (pixels); 0: none."""
     boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     box_margin: Annotated[float, Setting("faces")] = 0.0
@@ -80,6 +82,7 @@ class ExtractConfig:
         _at_least("--frames-per-clip", self.frames_per_clip, 1)
         # The frames between two key frames are held in memory until the second is known.
         _one_of("--detect-every", self.detect_every, tuple(range(1, MAX_DETECT_EVERY + 1)))
+        _at_least("--min-face-px", self.min_face_px, 0)
         _at_least("--face-px", self.face_px, 8)
         _at_least("--context-px", self.context_px, 8)
         _at_least("--box-margin", self.box_margin, 0)

@@ -91,47 +91,58 @@ def _look(
         stage("detect")
         return detect(images) if given is None else [given for _ in images]
 
-    num_frames = num_faceless = num_clamped = num_examples = 0
+    num_frames = num_faceless = num_clamped = num_small = num_examples = 0
     reports: list[DecodeReport] = []
     with contextlib.closing(frames):
         every = config.detect_every if given is None else 1
         for frame, found in located(noting(frames, reports), find, detect_every=every, batch_px=batch_px):
             stage("crop")
             height, width = frame.image.shape[:2]
-            kept, clamped = select_faces(found, faces_kept=config.faces, width=width, height=height)
+            inside, clamped = select_faces(found, faces_kept="all", width=width, height=height)
+            large = [face for face in inside if min(face.box.width, face.box.height) >= config.min_face_px]
+            kept = large[:1] if config.faces == "largest" else large
             num_frames += 1
+            num_small += len(inside) - len(large)
             num_clamped += clamped
             num_faceless += not kept
             num_examples += len(kept)
             for face_index, face in enumerate(kept):
-                crop = crop_face(frame.image, face.box, face_px=config.face_px, margin=config.box_margin)
-                context = make_context(frame.image, face.box, context_px=config.context_px)
-                yield Example(
-                    clip_id=whole_id(clip.clip_id),
-                    path=clip.path,
-                    frame_index=frame.frame_index,
-                    pts_seconds=frame.pts_seconds,
-                    face_index=face_index,
-                    box=face.box,
-                    face_score=face.score,
-                    frame_width=width,
-                    frame_height=height,
-                    face_jpeg=encode_image(crop, image_format=config.image_format),
-                    context_jpeg=encode_image(context, image_format=config.image_format),
-                    label=clip.label,
-                    split=clip.split,
-                )
+                yield _example(frame, face, face_index=face_index, clip=clip, config=config)
     (report,) = reports
+    too_small = f"{num_small} faces are smaller than --min-face-px {config.min_face_px}" if num_small else None
     return {
         "num_frames": num_frames,
         "num_faceless_frames": num_faceless,
         "num_boxes_clamped": num_clamped,
+        "num_faces_small": num_small,
         "num_examples": num_examples,
         "decoder": report.decoder,
         "decoder_reason": report.decoder_reason,
         "decode_integrity": report.decode_integrity,
-        "detail": _damage(report),
+        "detail": join_words(None if num_examples else too_small, _damage(report)),
     }
+
+
+def _example(frame: Frame, face: Face, *, face_index: int, clip: Clip, config: ExtractConfig) -> Example:
+    """One face of one frame as an example of the clip."""
+    height, width = frame.image.shape[:2]
+    crop = crop_face(frame.image, face.box, face_px=config.face_px, margin=config.box_margin)
+    context = make_context(frame.image, face.box, context_px=config.context_px)
+    return Example(
+        clip_id=whole_id(clip.clip_id),
+        path=clip.path,
+        frame_index=frame.frame_index,
+        pts_seconds=frame.pts_seconds,
+        face_index=face_index,
+        box=face.box,
+        face_score=face.score,
+        frame_width=width,
+        frame_height=height,
+        face_jpeg=encode_image(crop, image_format=config.image_format),
+        context_jpeg=encode_image(context, image_format=config.image_format),
+        label=clip.label,
+        split=clip.split,
+    )
 
 
 def _damage(report: DecodeReport) -> str | None:

@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Generator, Iterable
+from dataclasses import asdict, astuple, fields
+from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
 
+import msgspec
 import numpy as np
 
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import detect_of
 from pipeline.preprocess.examples import decoded, extracted, noting
 from pipeline.records.clips import Clip, whole_id
+from pipeline.records.columns import columns_of
 from pipeline.records.faces import Box, Example
+from pipeline.records.outcomes import Outcome
 from pipeline.sandbox.messages import printable
 from pipeline.video.frames import MAX_PIXELS, DecodeReport, Frame
-
-# What a sandboxed child tells: its fields and their types.
-EXAMPLE_FIELDS = {
-    **dict.fromkeys(("frame_index", "face_index", "frame_width", "frame_height"), int),
-    **dict.fromkeys(("pts_seconds", "face_score"), float),
-    **dict.fromkeys(("face_jpeg", "context_jpeg"), bytes),
-}
-
-
-FACT_FIELDS = {
-    **dict.fromkeys(("num_frames", "num_faceless_frames", "num_boxes_clamped", "num_examples"), int),
-    **dict.fromkeys(("decoder", "decoder_reason", "detail"), str),
-    "decode_integrity": float,
-}
-
-
-REPORT_FIELDS = {
-    **dict.fromkeys(("num_frames", "num_decoded", "num_corrupt", "num_repeated", "num_missing"), int),
-    **dict.fromkeys(("decoder", "decoder_reason", "container", "codec"), str),
-    "decode_integrity": float,
-}
-
 
 MAX_LETTERS = 2000
 
 
 IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n")
+
+
+# What the values of a record may be where a child tells them: counts that fit their columns, and no NaN.
+_KINDS: dict[Any, Any] = {
+    int: Annotated[int, msgspec.Meta(ge=0, lt=2**31)],
+    float: Annotated[float, msgspec.Meta(gt=-(2**53), lt=2**31)],
+    Box: tuple[int, int, int, int],
+}
+_SHARE = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+def _message(record: type, names: Iterable[str], *, may_lack: Collection[str] = ()) -> type[msgspec.Struct]:
+    """What a child tells of a record, typed as its fields are. may_lack: fields that then have their defaults."""
+    hints, defaults = get_type_hints(record), {each.name: each.default for each in fields(record)}
+    declared = []
+    for name in names:
+        kinds = [each for each in get_args(hints[name]) or (hints[name],) if each is not type(None)]
+        kind = _SHARE if name == "decode_integrity" else _KINDS.get(kinds[0], kinds[0])
+        kind = kind if get_origin(hints[name]) is not tuple else hints[name]
+        kind = Optional[kind] if name == "detail" else kind  # noqa: UP045 - made here, not written down
+        declared.append((name, kind, defaults[name]) if name in may_lack else (name, kind))
+    return msgspec.defstruct(record.__name__, declared, kw_only=True, forbid_unknown_fields=True)
+
+
+# The clip and its label are not the child's to tell.
+_EXAMPLE = [each.name for each in fields(Example) if each.name not in ("clip_id", "path", "label", "split")]
+_FACTS = [each.name for each in columns_of(Outcome) if each.metadata["from_child"]]
+ExampleMessage = _message(Example, _EXAMPLE)
+FactsMessage = _message(Outcome, _FACTS, may_lack=[name for name in _FACTS if name.startswith("num_")])
+ReportMessage = _message(DecodeReport, [each.name for each in fields(DecodeReport)])
+FrameMessage = _message(Frame, [each.name for each in fields(Frame)])
 
 
 def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
@@ -57,11 +69,7 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
         decode = functools.partial(decoded, task, config, stage)
         facts: list[dict[str, Any]] = []
         for example in noting(extracted(task, config, decode=decode, detect=detect, stage=stage, batch_px=1), facts):
-            box = example.box
-            yield {
-                **{name: getattr(example, name) for name in EXAMPLE_FIELDS},
-                "box": [box.x_min, box.y_min, box.x_max, box.y_max],
-            }
+            yield {**{name: getattr(example, name) for name in _EXAMPLE}, "box": list(astuple(example.box))}
         return facts[0]
 
     return work
@@ -74,7 +82,7 @@ def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, A
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
         reports: list[DecodeReport] = []
         for frame in noting(decoded(task, config, stage), reports):
-            yield {"frame_index": frame.frame_index, "pts_seconds": frame.pts_seconds, "image": frame.image}
+            yield {each.name: getattr(frame, each.name) for each in fields(frame)}
         return asdict(reports[0])
 
     return work
@@ -82,11 +90,8 @@ def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, A
 
 def example_of(plain: Any, clip: Clip) -> Example:
     """The example of this clip that the child told. Raises ValueError for what is none."""
-    given = _given(plain, {**EXAMPLE_FIELDS, "box": list})
-    width, height = given["frame_width"], given["frame_height"]
-    if len(given["box"]) != 4 or not all(type(each) is int for each in given["box"]):
-        raise ValueError(f"box is {given['box']!r}")
-    box = Box(*given.pop("box"))
+    given = _given(plain, ExampleMessage)
+    width, height, box = given["frame_width"], given["frame_height"], Box(*given.pop("box"))
     if width * height > MAX_PIXELS or box != box.clamped(width=width, height=height):
         raise ValueError(f"box {box} is not in a frame of {width} x {height} pixels")
     for name in ("face_jpeg", "context_jpeg"):
@@ -98,7 +103,7 @@ def example_of(plain: Any, clip: Clip) -> Example:
 
 def frame_of(plain: Any) -> Frame:
     """The frame that the child told. Raises ValueError for what is none."""
-    given = _given(plain, {"frame_index": int, "pts_seconds": float, "image": np.ndarray})
+    given = _given(plain, FrameMessage)
     image = given["image"]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not 0 < image.size <= 3 * MAX_PIXELS:
         raise ValueError(f"the image is {image.dtype} of shape {image.shape}")
@@ -107,31 +112,36 @@ def frame_of(plain: Any) -> Frame:
 
 def facts_of(plain: Any, *, num_examples: int) -> dict[str, Any]:
     """The facts of the outcome that the child told. Raises ValueError for what are none."""
-    given = _given(plain, FACT_FIELDS)
-    if given["num_examples"] != num_examples or given["decode_integrity"] > 1:
+    given = _given(plain, FactsMessage)
+    if given["num_examples"] != num_examples:
         raise ValueError(f"the facts are {given}, and {num_examples} examples came")
     return given
 
 
 def report_of(plain: Any) -> DecodeReport:
     """How the child decoded, as it told. Raises ValueError for what is none."""
-    given = _given(plain, {**REPORT_FIELDS, "notes": list})
-    if given["decode_integrity"] > 1 or not all(isinstance(note, str) for note in given["notes"]):
-        raise ValueError(f"the report is {given}")
-    return DecodeReport(**{**given, "notes": tuple(given["notes"])})
+    return DecodeReport(**_given(plain, ReportMessage))
 
 
-def _given(plain: Any, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """The values of exactly these names and kinds, numbers in the range of their columns, texts printable."""
-    if not isinstance(plain, dict) or plain.keys() != kinds.keys():
-        raise ValueError("its fields are others")
+def _given(plain: Any, message: type[msgspec.Struct]) -> dict[str, Any]:
+    """The values of a message by name, texts printable. Raises ValueError for a plain value that is no such message."""
+    try:
+        found = msgspec.convert(plain, message, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        has_others = re.search("unknown field|missing required field", str(error))
+        raise ValueError(f"its fields are others: {error}" if has_others else str(error)) from None
     given = {}
-    for name, kind in kinds.items():
-        value = plain[name]
-        if type(value) is not kind and not (name == "detail" and value is None):
-            raise ValueError(f"{name} is of type {type(value).__name__}")
-        least = -math.inf if name in ("pts_seconds", "face_score") else 0
-        if isinstance(value, int | float) and not least <= value < 2**31:
-            raise ValueError(f"{name} is {value}")
-        given[name] = printable(value)[:MAX_LETTERS] if isinstance(value, str) else value
+    for each in msgspec.structs.fields(message):
+        value = getattr(found, each.name)
+        if isinstance(value, float) and type(plain[each.name]) is not float:
+            raise ValueError(
+                f"{each.name} is {plain[each.name]!r}, no float"
+            )  # msgspec takes whole numbers for floats.
+        given[each.name] = _readable(value)
     return given
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_readable, value))
+    return printable(value)[:MAX_LETTERS] if isinstance(value, str) else value

@@ -48,6 +48,7 @@ class Outcome:
     num_examples: int = column("rows written", default=0, segments="sum", from_child=True)
     num_examples_dropped: int = column("examples made and then dropped with their clip", default=0, segments="sum")
     num_boxes_clamped: int = column("boxes that passed the frame's edge", default=0, segments="sum", from_child=True)
+    num_faces_small: int = column("faces left out as too small", default=0, segments="sum", from_child=True)
     attempts: int = column("tries of this clip", default=1, segments="max", arrow=pa.int32())
     seconds: float = column("wall time of the clip", default=0.0, segments="sum")
     decoder: str | None = column("what made the frames, or null", default=None, from_child=True)
