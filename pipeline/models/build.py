@@ -10,17 +10,18 @@ from torch import nn
 from pipeline.models.backbones import Backbone, check_backbone_size
 from pipeline.models.caer_net import CAERNetS, CAHFWNetWithoutRecalibration, SingleStream
 from pipeline.models.cahfw import AttentionGain, CAHFWNet, RecalibrationScale, check_options, check_sides
+from pipeline.models.face_resnet import FaceResNet
 from pipeline.records.vocabulary import BACKBONES, Reads, UsageError
 
 PAIR_MODELS: tuple[str, ...] = ("cahfw", "se-ca-aa", "se-af", "caer-net-s")
 
 
-MODELS: tuple[str, ...] = (*PAIR_MODELS, *BACKBONES)
+MODELS: tuple[str, ...] = (*PAIR_MODELS, *BACKBONES, "face-resnet")
 
 
 def default_reads(name: str) -> Reads:
-    """The images that a network reads unless told otherwise: the face for a backbone, else the pair."""
-    return "face" if name in BACKBONES else "pair"
+    """The images that a network reads unless told otherwise: the face for one that sees a face alone, else the pair."""
+    return "face" if name in (*BACKBONES, "face-resnet") else "pair"
 
 
 def build_model(
@@ -52,6 +53,8 @@ def build_model(
             return CAERNetS(attention_gain=attention_gain, dropout=dropout)
         case "se-af" | "caer-net-s", ("face" | "context") as image:
             return SingleStream(reads=image, attention_gain=attention_gain, dropout=dropout)
+        case "face-resnet", _:
+            return FaceResNet(dropout=dropout)
         case backbone, ("face" | "context") as image:
             return Backbone(backbone, reads=image, dropout=dropout)
     raise AssertionError("checked above")
@@ -82,6 +85,8 @@ def check_network(
         raise UsageError(f"input {reads!r} is not known; use pair, face or context")
     if name in BACKBONES and reads == "pair":
         raise UsageError(f"model {name} sees one image; take --input face or --input context")
+    if name == "face-resnet" and reads != "face":
+        raise UsageError(f"model {name} sees the face alone; take --input face")
     if name in ("cahfw", "se-ca-aa") and reads != "pair":
         raise UsageError(
             f"model {name} is made of attention between face and context; take --input pair, or the stream of one"

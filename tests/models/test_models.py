@@ -347,3 +347,19 @@ except UsageError as error:
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "need torchvision: pip install torchvision" in json.loads(found.stdout)
+
+
+def test_the_face_network_has_its_size_and_ignores_context_light_and_side():
+    model = build_model("face-resnet").eval()
+    assert num_parameters(model) == 1_523_047
+    face, context = images(2, 48)
+    with torch.inference_mode():
+        logits = model(face, context)
+        assert logits.shape == (2, 7)
+        torch.testing.assert_close(model(face, torch.zeros_like(context)), logits)
+        torch.testing.assert_close(model(face.flip(3), context), logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model(face * 0.5 + 1.0, context), logits, atol=1e-3, rtol=1e-3)
+    with pytest.raises(UsageError, match="--input face"):
+        build_model("face-resnet", reads="pair")
+    with pytest.raises(UsageError, match="48 px"):
+        model(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
