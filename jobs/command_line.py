@@ -145,7 +145,7 @@ def parse(
             shows_all=any(given.startswith(("--help-all", "--print_completion")) for given in arguments),
         )
         found = parser.parse_args(arguments)
-        values = {field.name: found[field.name] for field in fields(config_class)}
+        values = {field.name: found[field.name.rstrip("_")] for field in fields(config_class)}
         return config_class(
             **{name: _flattened(value) if isinstance(value, list) else value for name, value in values.items()}
         )
@@ -221,7 +221,8 @@ def _add_field(group: Any, field: Field[Any], config_class: type, *, is_position
 
 
 def _flag(field: Field[Any]) -> str:
-    return f"--{field.name.replace('_', '-')}"
+    """A field that Python keeps the name of for itself ends with _, as `import_`."""
+    return f"--{field.name.rstrip('_').replace('_', '-')}"
 
 
 def _has_default(field: Field[Any]) -> bool:

@@ -17,7 +17,7 @@ run = partial(
     run_job,
     ExportConfig,
     main,
-    description="Writes labels as tables, subtitles or tiers.",
+    description="Writes labels as tables, subtitles, tiers, videos, tasks, images or figures; imports corrections.",
     positional=("labels",),
     examples=("labels --format csv --output tables", "labels --format elan --output tiers --clips 'show/*'"),
 )

@@ -8,8 +8,9 @@ from typing import Annotated, Literal, get_args
 
 from pipeline.records.settings import Setting
 
-Format = Literal["csv", "webvtt", "elan"]
+Format = Literal["csv", "webvtt", "elan", "video", "label-studio", "cvat", "hf", "figure"]
 FORMATS: tuple[str, ...] = get_args(Format)
+IMPORTED = ("label-studio", "cvat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +20,25 @@ class ExportConfig:
     labels: Annotated[str, Setting("input", common=True)]
     """Output of jobs/score.py, or the folder model=... in it; a path or any fsspec URL."""
     format: Annotated[Format, Setting("labels", common=True)]
-    """csv, webvtt or elan."""
-    output: Annotated[str, Setting("input", common=True)]
+    """csv, webvtt, elan, video (MP4 with the boxes drawn), label-studio, cvat, hf (faces for datasets.load_dataset) or
+    figure (SVG and PDF)."""
+    output: Annotated[str | None, Setting("input", common=True)] = None
     """Folder of the files; a path or any fsspec URL. Run the same command again to go on where it stopped."""
+    input: Annotated[str | None, Setting("input", common=True)] = None
+    """Where the videos lie now (folder or URL), for formats that need them; default: where they were scored."""
+    import_: Annotated[str | None, Setting("input", common=True)] = None
+    """What comes back from label-studio or cvat (file or folder): each change becomes a correction of the labels, and
+    nothing is exported."""
+    annotator: Annotated[str | None, Setting("input")] = None
+    """Name beside the corrections that are imported; default: the one that the file names."""
     model: Annotated[str | None, Setting("input", common=True)] = None
     """Which model's labels: the beginning of its sha256. Needed where the output holds several."""
     clips: Annotated[str, Setting("input", common=True)] = "*"
     """Only clips whose path fits this pattern (like 'show/*.mp4'), or the one of this id."""
     every: Annotated[float, Setting("labels", common=True)] = 1.0
     """Length of a moment (seconds)."""
+    blur_faces: Annotated[bool, Setting("labels", common=True)] = False
+    """video and hf: make faces unrecognisable, and the rest of a video's picture coarse."""
     most_uncertain: Annotated[int | None, Setting("labels", common=True)] = None
     """Only this many persons, those of the highest entropy, one a clip as far as the clips go (count); csv lists
     them in most_uncertain.csv."""
@@ -35,6 +46,12 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"--format is {self.format!r}; give one of {', '.join(FORMATS)}")
+        if self.import_ is not None and self.format not in IMPORTED:
+            raise ValueError(f"--import is given with --format {self.format}; give {' or '.join(IMPORTED)}")
+        if self.import_ is None and self.output is None:
+            raise ValueError("--output is missing; give a folder, or --import what came back")
+        if self.blur_faces and self.format not in ("video", "hf"):
+            raise ValueError(f"--blur-faces is given with --format {self.format}, which shows no face; leave it out")
         if not (math.isfinite(self.every) and self.every > 0):
             raise ValueError(f"--every is {self.every}; give a length above 0, in seconds")
         if self.most_uncertain is not None and self.most_uncertain < 1:

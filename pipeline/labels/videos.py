@@ -24,7 +24,7 @@ from pipeline.storage.archives.reading import MemberReader
 from pipeline.storage.remote import absolute_url, fetch, local_path
 from pipeline.storage.retry import StorageError
 from pipeline.storage.scratch import PREFIX, ScratchFolder, sweep
-from pipeline.video.convert import build_media
+from pipeline.video.work import build_media
 
 LIMITS = SandboxLimits(timeout_seconds=60.0, memory_bytes=2**31)
 SCRATCH = f"{PREFIX}videos-"
@@ -132,10 +132,17 @@ class Videos:
         return bool(size) and not is_member(clip["url"] or "") and path.stat().st_size != size
 
     def ask(self, what: str, clip: dict[str, Any], *, child: int = 0, **options: Any) -> Any:
-        """What a child process says of the clip's video: `facts`, `picture` or `convert` (see video/convert.py).
+        """What a child process says of the clip's video: `facts`, `picture` or `convert` (see video/work.py).
 
         Raises VideoMissingError.
         """
+        items = self.ask_many(what, clip, child=child, **options)
+        if len(items) != 1:
+            raise VideoMissingError(f"{clip['path']} cannot be shown")
+        return items[0]
+
+    def ask_many(self, what: str, clip: dict[str, Any], *, child: int = 0, **options: Any) -> list[Any]:
+        """All that a child process says: the parts of a `draw`, or `crops`. Raises VideoMissingError."""
         path = self.local(clip)
         number = child % len(self._sandboxes)
         with self._locks[number]:
@@ -145,9 +152,7 @@ class Videos:
                 items, _ = sandbox.run({"what": what, "path": str(path), "options": options})
             except SandboxError as error:
                 raise VideoMissingError(f"{clip['path']} cannot be shown: {error.detail}") from None
-        if len(items) != 1:
-            raise VideoMissingError(f"{clip['path']} cannot be shown")
-        return items[0]
+        return items
 
 
 def step_of(faces: pa.Table, config: dict[str, Any]) -> float:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,13 @@ def video_facts(path: str | Path) -> VideoFacts:
     with open_file(Path(path), MAX_BYTES) as file:
         demuxer = sniff_container(file.read(4096))
         with open_container(file, demuxer, MAX_PIXELS) as (container, stream):
-            sounds = _sounds(container)
+            sounds = sounds_of(container)
             sound = sounds[0].codec_context.codec.canonical_name if sounds else None
             codec, pixels = stream.codec_context.codec.canonical_name, stream.codec_context.pix_fmt
             rate = stream.average_rate
             claimed = None if container.duration is None else container.duration / av.time_base
             start = float((stream.start_time or 0) * stream.time_base)
-            first = next(iter(_decoded(file, container, stream, None)), None)
+            first = next(iter(frames_of(file, container, stream, None)), None)
             if first is None:
                 raise VideoError("no_frames", "no frame of the video can be decoded")
             height, width = first[1].shape[:2]
@@ -111,7 +111,7 @@ def _packets_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
             return
 
 
-def _sounds(container: Any) -> list[Any]:
+def sounds_of(container: Any) -> list[Any]:
     return [each for each in container.streams.audio if each.codec_context is not None]
 
 
@@ -125,7 +125,7 @@ def picture_at(path: str | Path, seconds: float, *, max_px: int, hidden: Sequenc
         open_container(file, sniff_container(file.read(4096)), MAX_PIXELS) as (container, stream),
     ):
         image = None
-        for pts_seconds, frame in _decoded(file, container, stream, seconds):
+        for pts_seconds, frame in frames_of(file, container, stream, seconds):
             if image is not None and pts_seconds > seconds + 1e-4:
                 break
             image = frame
@@ -140,7 +140,7 @@ def picture_at(path: str | Path, seconds: float, *, max_px: int, hidden: Sequenc
     return buffer.getvalue()
 
 
-def _decoded(file: Any, container: Any, stream: Any, seconds: float | None) -> Iterator[tuple[float, np.ndarray]]:
+def frames_of(file: Any, container: Any, stream: Any, seconds: float | None) -> Iterator[tuple[float, np.ndarray]]:
     """Upright RGB frames from the key frame before a time on (None: from where it stands), with their times."""
     matrix: Any = ()
     for pts_seconds, frame in _timed(file, container, stream, seconds):
@@ -202,7 +202,7 @@ def converted(
         open_container(file, sniff_container(file.read(4096)), MAX_PIXELS) as (container, stream),
         av.open(buffer, "w", format="mp4", options=FRAGMENT) as writer,
     ):
-        sounds = _sounds(container)
+        sounds = sounds_of(container)
         pictures, sound, packets = None, None, []
         for pts_seconds, until, shown in _stretch(file, container, stream, start, end):
             image = _blurred(shown, hidden, pts_seconds) if blur else shown
@@ -317,23 +317,3 @@ def _sound_frames(container: Any, sound: Any, seconds: float) -> Iterator[Any]:
         yield from container.decode(sound)
     except (FFmpegError, IndexError):
         return  # No sound from here on.
-
-
-def build_media() -> Callable[[Any, Callable[[str], None]], Generator[Any, None, Any]]:
-    """The work of a child process: one of the functions above by name, with the arguments of its task."""
-    from pipeline.video.boxes import tracks_of
-
-    def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[Any, None, Any]:
-        path, what, options = task["path"], task["what"], dict(task["options"])
-        stage(what)
-        if "hidden" in options:
-            options["hidden"] = tracks_of(options["hidden"], step_seconds=options.pop("step_seconds"))
-        if what == "facts":
-            yield asdict(video_facts(path))
-        elif what == "picture":
-            yield picture_at(path, **options)
-        elif what == "convert":
-            yield converted(path, **options)
-        return None
-
-    return work
