@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
+
+from pipeline.storage.redaction import terminal_text
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table: the first column to the left, the others to the right."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(terminal_text(title)), title_justify="left")
     for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number else "left")
+        made.add_column(Text(terminal_text(column)), justify="right" if number else "left")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(terminal_text(cell)) for cell in row))
     return made
 
 

@@ -32,7 +32,7 @@ try:
 
     from pipeline.records.settings import Setting
     from pipeline.records.vocabulary import UsageError
-    from pipeline.runtime.console import log_as_json, log_status
+    from pipeline.runtime.console import log_as_json, log_status, log_traceback
 except ModuleNotFoundError as missing:
     name = Path(sys.argv[0]).name
     print(f"{name}: error: {sys.executable} has no {missing.name}; {CURE}", file=sys.stderr)
@@ -343,4 +343,4 @@ def _exit(code: int) -> NoReturn:
 
 
 def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    log_status("".join(traceback.format_exception(kind, error, trace)).rstrip(), event="bug")
+    log_traceback("".join(traceback.format_exception(kind, error, trace)).rstrip())

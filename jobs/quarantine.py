@@ -9,6 +9,7 @@ from command_line import run_job
 
 from pipeline.ledger.config import QuarantineConfig
 from pipeline.records.vocabulary import UsageError
+from pipeline.runtime.console import print_line
 
 
 def main(config: QuarantineConfig) -> int:
@@ -20,12 +21,12 @@ def main(config: QuarantineConfig) -> int:
     if config.action == "verify":
         num_bad = 0
         for line in (line for ledger in runs for line in verify(ledger)):
-            print(line, flush=True)
+            print_line(line)
             num_bad += 1
         num_shards = sum(1 for ledger in runs for _ in ledger.shards())
         if num_bad:
             raise UsageError(f"{num_bad} of the {num_shards} shards of {config.output} are not what was committed")
-        print(f"{num_shards} shards: each has the sha256 of its ledger entry")
+        print_line(f"{num_shards} shards: each has the sha256 of its ledger entry")
         return 0
     every = [quarantined(ledger, with_faceless=bool(config.names)) for ledger in runs]
     wanted = {id(outcome) for outcome in chosen([outcome for found in every for outcome in found], config.names)}
@@ -33,15 +34,17 @@ def main(config: QuarantineConfig) -> int:
     if config.action == "show":
         print(json.dumps([asdict(outcome) for found in every for outcome in found], indent=1))
     elif config.action == "retry":
-        print(f"{retry(runs[0], every[0])} clips are planned again; run the same job on {config.output} to do them")
+        print_line(
+            f"{retry(runs[0], every[0])} clips are planned again; run the same job on {config.output} to do them"
+        )
     else:
         for ledger, found in zip(runs, every, strict=True):
             for outcome in found:
-                print(f"{outcome.clip_id}  {outcome.state:11}  {outcome.reason:16}  {outcome.path!r}")
+                print_line(f"{outcome.clip_id}  {outcome.state:11}  {outcome.reason:16}  {outcome.path!r}")
             counts = Counter(outcome.reason for outcome in found).most_common()
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
             where = f"{ledger.storage.url.rpartition('/')[2]}: " if len(runs) > 1 else ""
-            print(f"{where}{len(found)} clips: {reasons or 'nothing is quarantined'}")
+            print_line(f"{where}{len(found)} clips: {reasons or 'nothing is quarantined'}")
     return 0
 
 

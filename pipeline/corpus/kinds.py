@@ -12,11 +12,12 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from pipeline.corpus.listing import ask_store, info_of, map_in_threads, printable_path, url_of, without_query
+from pipeline.corpus.listing import ask_store, info_of, map_in_threads, printable_path, url_of
 from pipeline.corpus.table import md5_of
 from pipeline.corpus.types import Ignored, ListedFile, ListedFiles
 from pipeline.storage.archives.listing import list_members, listing_block_bytes
 from pipeline.storage.archives.members import Member, kind_of, member_url
+from pipeline.storage.redaction import without_query
 from pipeline.storage.remote import RangedFile
 
 _VIDEO_EXTENSIONS = frozenset(
@@ -46,6 +47,9 @@ _NAMED_EXTENSIONS = _VIDEO_EXTENSIONS | _IMAGE_EXTENSIONS | _OTHER_EXTENSIONS
 
 
 _FIRST_BYTES = 4096
+
+
+MAX_EXTENSION_LETTERS = 12
 
 
 def extension_of(path: str) -> str:
@@ -180,12 +184,16 @@ def as_ignored(file: ListedFile, reason: str) -> Ignored:
 
 
 def why_not_a_video(file: ListedFile) -> Ignored:
-    return as_ignored(file, _not_a_video_reason(extension_of(file.path)))
+    name = file.path if file.url is None else file.path.rpartition("!")[2]  # of a member: its own
+    extension = extension_of(name)
+    # An upload chooses it, and every one is kept for the life of the process.
+    is_plain = extension.isascii() and extension.isalnum() and len(extension) <= MAX_EXTENSION_LETTERS
+    return as_ignored(file, _not_a_video_reason(extension if is_plain or not extension else "(another)"))
 
 
 @cache  # A million files share a few texts.
 def _not_a_video_reason(extension: str) -> str:
-    return f"not a video by its name: .{extension}"
+    return f"not a video by its name: .{extension}" if extension else "not a video by its name: no extension"
 
 
 def _members_of(archive: ListedFile) -> list[Member]:

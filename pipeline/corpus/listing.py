@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.corpus.types import CorpusError, Ignored, ListedFile
-from pipeline.storage.redaction import redacted
+from pipeline.storage.redaction import redacted, without_query, without_secrets
 from pipeline.storage.remote import listed, local_path, open_filesystem
 from pipeline.storage.retry import StorageError, call, store_errors
 
@@ -210,7 +210,7 @@ def _remote_files(root: str, store: AbstractFileSystem) -> Iterator[ListedFile |
     for place, info in _objects(root, store):
         if place.endswith("/"):
             continue  # the empty object that stands for a folder
-        path = posixpath.basename(without_query(place)) if place == root else place.removeprefix(start)
+        path = posixpath.basename(without_query(without_secrets(place))) if place == root else place.removeprefix(start)
         if place != root and (path.startswith(".") or "/." in path):
             yield Ignored(path=path, reason="hidden: its name begins with a dot")
         else:
@@ -265,7 +265,3 @@ def remote_modified(info: Mapping[str, Any]) -> float | None:
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     return float(value) if isinstance(value, int | float) else None
-
-
-def without_query(place: str) -> str:
-    return place.partition("?")[0] if place.startswith(("http://", "https://")) else place

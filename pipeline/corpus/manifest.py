@@ -32,10 +32,10 @@ from pipeline.corpus.listing import (
     remote_modified,
     shown_url,
     url_of,
-    without_query,
 )
 from pipeline.corpus.table import corpus_of
 from pipeline.corpus.types import ROWS_AT_ONCE, Corpus, CorpusError, ListedFile
+from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed
 from pipeline.storage.retry import StorageError, StoreLostError
 
@@ -234,7 +234,7 @@ def _path_from(
         return os.path.relpath(place, folder) if store is None else place
     if row_store == store and place.startswith(f"{folder}/"):
         return without_query(place.removeprefix(f"{folder}/"))
-    return without_query(row_store.unstrip_protocol(place))
+    return without_secrets(row_store.unstrip_protocol(place))
 
 
 def _looked_up(files: Iterable[ListedFile], folders: Iterable[tuple[AbstractFileSystem, str]]) -> Iterator[ListedFile]:

@@ -38,6 +38,8 @@ from pipeline.report.paper import (
     answered_by,
     network_of,
 )
+from pipeline.runtime.console import print_line
+from pipeline.storage.redaction import redacted
 from pipeline.storage.remote import absolute_url
 from pipeline.storage.store import Storage
 
@@ -100,12 +102,12 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
             network["name"] += f" of {network['runs'][0]['run'].rsplit('/', 1)[-1]}"
     networks.sort(key=_order)
     comparison: dict[str, Any] = {
-        "data": data_url,
+        "data": redacted(data_url),
         "manifest_sha256": manifest.sha256,
         "split": SPLIT,
         "warnings": warnings,
         "networks": networks,
-        "missing": _missing(networks, data_url=data_url, folder=_folder_of(config.compare, list(infos))),
+        "missing": _missing(networks, data_url=redacted(data_url), folder=_folder_of(config.compare, list(infos))),
         "figure_1": figure_1,
     }
     comparison["tables"] = [asdict(table) for table in comparison_tables(comparison)]
@@ -363,9 +365,9 @@ def write_comparison(config: EvaluateConfig) -> dict[str, Any]:
     console = Console()
     print_tables([ResultTable(**table) for table in comparison["tables"]], console)
     for warning in comparison["warnings"]:
-        console.print(f"note: {warning}", soft_wrap=True, markup=False, highlight=False)
+        print_line(f"note: {warning}")
     written = "comparison.json, comparison.md, report.html"
     if comparison["missing"]:
         written += f"; `sh {config.output}/train-missing.sh` trains the {len(comparison['missing'])} that are missing"
-    console.print(f"Written to {config.output}: {written}", soft_wrap=True, markup=False, highlight=False)
+    print_line(f"Written to {config.output}: {written}")
     return comparison

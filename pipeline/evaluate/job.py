@@ -28,7 +28,8 @@ from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.predict import predict, softmax
 from pipeline.records.vocabulary import UsageError
 from pipeline.report.paper import network_of
-from pipeline.storage.redaction import redacted_values
+from pipeline.runtime.console import print_line
+from pipeline.storage.redaction import redacted, redacted_values
 from pipeline.storage.store import Storage
 
 
@@ -64,9 +65,9 @@ def evaluate(
         for split in splits
     }
     return {
-        "data": data_url,
+        "data": redacted(data_url),
         "manifest_sha256": next(iter(datasets.values())).manifest.sha256,
-        "checkpoint": checkpoint_url,
+        "checkpoint": redacted(checkpoint_url),
         "checkpoint_sha256": checkpoint.info["checkpoint_sha256"],
         "trained_on_manifest_sha256": checkpoint.info["manifest_sha256"],
         "epoch": checkpoint.info["epoch"],
@@ -155,7 +156,5 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     output.put("evaluation.json", json.dumps(evaluation, indent=1, allow_nan=False).encode())
     console = Console()
     print_evaluation(evaluation, console)
-    console.print(
-        f"Written to {config.output}: evaluation.json, evaluation.md, report.html", soft_wrap=True, markup=False
-    )
+    print_line(f"Written to {config.output}: evaluation.json, evaluation.md, report.html")
     return evaluation

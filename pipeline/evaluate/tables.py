@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4, answered_by
+from pipeline.storage.redaction import terminal_text
 
 CAVEAT = (
     "Accuracies and F1 are percent, over single faces unless clips are named. The paper's are on the test set of"
@@ -94,8 +97,9 @@ def percent(share: float | None) -> str:
 
 def markdown_of(evaluation: dict[str, Any]) -> str:
     """The tables of an evaluation as one Markdown page."""
-    lines = [f"# Evaluation of {evaluation['model']['name']}", "", CAVEAT]
-    lines += ["", f"Data: `{evaluation['data']}`. Checkpoint: `{evaluation['checkpoint']}`."]
+    lines = [f"# Evaluation of {markdown_text(evaluation['model']['name'])}", "", CAVEAT]
+    data, checkpoint = (markdown_code(evaluation[name]) for name in ("data", "checkpoint"))
+    lines += ["", f"Data: {data}. Checkpoint: {checkpoint}."]
     for table in result_tables(evaluation):
         lines += markdown_lines(table)
     return "\n".join(lines) + "\n"
@@ -105,11 +109,24 @@ def markdown_lines(table: ResultTable) -> list[str]:
     """A table under its title as lines of Markdown; what stands under `command` is code."""
     rule = ["---"] + ["---:"] * (len(table.columns) - 1)
     body = (
-        [f"`{cell}`" if column == "command" else cell for column, cell in zip(table.columns, row, strict=True)]
+        [
+            markdown_code(cell).replace("|", "\\|") if column == "command" else markdown_text(cell)
+            for column, cell in zip(table.columns, row, strict=True)
+        ]
         for row in table.rows
     )
-    rows = (table.columns, rule, *body)
-    return ["", f"## {table.title}", "", *("| " + " | ".join(cells) + " |" for cells in rows)]
+    rows = ([*map(markdown_text, table.columns)], rule, *body)
+    return ["", f"## {markdown_text(table.title)}", "", *("| " + " | ".join(cells) + " |" for cells in rows)]
+
+
+def markdown_text(text: str) -> str:
+    """Text for Markdown: in one line, and what would begin a cell, code, a link or HTML is escaped."""
+    return re.sub(r"([\\`|\[\]<*])", r"\\\1", terminal_text(text))
+
+
+def markdown_code(text: str) -> str:
+    """Text as code in Markdown. It has no escape for a backtick there, so it becomes an apostrophe."""
+    return "`{}`".format(terminal_text(text).replace("`", "'"))
 
 
 def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:
@@ -120,10 +137,11 @@ def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:
 def print_tables(tables: Sequence[ResultTable], console: Console) -> None:
     """Tables in a terminal, and what they can be compared with."""
     for result in tables:
-        table = Table(*result.columns[:1], title=result.title, title_justify="left")
-        for column in result.columns[1:]:
-            table.add_column(column, justify="right")
+        # As Text: in a plain string Rich would take "[...]" of a name for its markup.
+        table = Table(title=Text(terminal_text(result.title)), title_justify="left")
+        for number, column in enumerate(result.columns):
+            table.add_column(Text(terminal_text(column)), justify="right" if number else "left")
         for row in result.rows:
-            table.add_row(*row)
+            table.add_row(*(Text(terminal_text(cell)) for cell in row))
         console.print(table)
     console.print(CAVEAT, highlight=False)

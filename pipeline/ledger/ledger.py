@@ -381,7 +381,7 @@ class Ledger:
 
 def without_addresses(clips: pa.Table) -> pa.Table:
     """Clips with urls that may be written down: a signed address is a password, and dead the day after."""
-    has_secret = pc.match_substring_regex(clips["url"], "@|%40|^https?:|https?%3A")
+    has_secret = pc.match_substring_regex(clips["url"], "://.*(@|%40|[^/][?]|%3F|#|%23|;|%3B)")
     if not pc.any(has_secret).as_py():
         return clips
     urls = [

@@ -18,7 +18,7 @@ from pipeline.records.clips import Clip, whole_id
 from pipeline.records.columns import columns_of
 from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome
-from pipeline.sandbox.messages import printable
+from pipeline.storage.redaction import printable
 from pipeline.video.frames import MAX_PIXELS, DecodeReport, Frame
 
 MAX_LETTERS = 2000

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.storage.redaction import redacted
+from pipeline.storage.redaction import redacted, terminal_text
 
 _output = {"as_json": False}
 
@@ -33,7 +33,20 @@ def log_status(line: str, *, event: str = "message") -> None:
     if is_json():
         log_event(event, text=line)
     else:
-        print(redacted(line), file=sys.stderr, flush=True)
+        print(terminal_text(line), file=sys.stderr, flush=True)
+
+
+def log_traceback(text: str) -> None:
+    """The traceback of a bug: the one text that keeps its lines."""
+    if is_json():
+        log_event("bug", text=text)
+    else:
+        print("\n".join(map(terminal_text, redacted(text).split("\n"))), file=sys.stderr, flush=True)
+
+
+def print_line(line: str) -> None:
+    """A line of a command's answer, on stdout, as `terminal_text` has it."""
+    print(terminal_text(line))
 
 
 def log_event(event: str, **values: Any) -> None:

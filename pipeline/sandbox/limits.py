@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.sandbox.messages import printable
+from pipeline.storage.redaction import printable
 
 # What a process says that asked for memory and got none; C++ then aborts.
 OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory", "MemoryError")

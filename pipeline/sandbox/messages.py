@@ -34,11 +34,6 @@ _BYTES, _ARRAY = 1, 2
 _NUMBERS = re.compile(r"[<|][biuf][1248]")
 
 
-def printable(text: str) -> str:
-    """The text for terminals, pages and tables: a blank for each control character and what is no character."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 class MessageError(ValueError):
     """What came is no message, or a value is none that a message can hold."""
 

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "store": ["Storage"],
         "retry": ["StorageError", "StoreLostError", "call"],
         "remote": ["RangedFile", "absolute_url", "fetch", "local_path", "open_filesystem", "read_url"],
-        "redaction": ["redacted", "redacted_values", "without_secrets"],
+        "redaction": ["printable", "redacted", "redacted_values", "terminal_text", "without_secrets"],
         "scratch": ["ScratchFolder", "sweep"],
     },
 )

@@ -227,7 +227,7 @@ def _tracked(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> Itera
     if config.tracking == "none":
         yield None
         return
-    tracker = MlflowRun(config.output, parameters=asdict(config), history=history)
+    tracker = MlflowRun(config.output, parameters=redacted_values(asdict(config)), history=history)
     finished = False
     try:
         yield tracker

@@ -1,0 +1,53 @@
+"""What a hostile input may not do by its names, its links and its addresses."""
+
+import functools
+import http.server
+import io
+import tarfile
+import threading
+
+import pytest
+
+from pipeline.corpus.read import read_corpus
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A folder, and the place (host:port) of a web server that gives what is in it."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):  # pyright: ignore[reportIncompatibleMethodOverride]
+            """Quiet."""
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("userinfo", ["me:hunter2@", "hunter2@"])
+def test_a_path_that_comes_from_an_address_holds_no_credential(userinfo, tmp_path, web):
+    folder, place = web
+    (folder / "a.mp4").write_bytes(b"x")
+    (tmp_path / "m.csv").write_text(f"url\nhttp://{userinfo}{place}/a.mp4?sig=hunter2\n")
+    (clip,) = read_corpus(str(tmp_path / "m.csv")).clips
+    assert clip.path == f"http://{place}/a.mp4"
+    assert clip.content_id != "missing"
+    assert "hunter2" not in read_corpus(f"http://{userinfo}{place}/a.mp4?sig=hunter2").clips[0].path
+
+
+def test_an_ignored_member_tells_its_own_extension_and_no_more(tmp_path):
+    names = ["notes", "notes.txt", "x.m\x1b[2J", f"x.{'m' * 4000}", "b.zip!c.xyz"]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in [*names, "clip.mp4"]:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"x"))
+    corpus = read_corpus(str(tmp_path))
+    assert {each.path: each.reason for each in corpus.ignored} == {
+        f"a.tar!{name}": f"not a video by its name: {told}"
+        for name, told in zip(names, ["no extension", ".txt", ".(another)", ".(another)", ".xyz"], strict=True)
+    }
