@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote_plus
 
 HIDDEN = "…"
 
@@ -164,8 +164,6 @@ def _redacted_member(url: str, hidden: str) -> str:
     ]
     if shown == fields:
         return url
-    return _MEMBERS_START + urlencode(shown, quote_via=_quoted)
-
-
-def _quoted(text: str, safe: str, encoding: str | None, errors: str | None) -> str:
-    return quote(text, safe=f"{HIDDEN}{safe}", encoding=encoding, errors=errors).replace(quote(HIDDEN), HIDDEN)
+    return _MEMBERS_START + "&".join(f"{name}={quote_plus(value)}" for name, value in shown).replace(
+        quote_plus(HIDDEN), HIDDEN
+    )
