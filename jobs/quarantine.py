@@ -20,9 +20,8 @@ def main(config: QuarantineConfig) -> int:
     runs = [one_run_in(config.output)] if config.action == "retry" else runs_in(config.output)
     if config.action == "verify":
         num_bad = 0
-        for line in (line for ledger in runs for line in verify(ledger)):
+        for num_bad, line in enumerate((line for ledger in runs for line in verify(ledger)), 1):
             print_line(line)
-            num_bad += 1
         num_shards = sum(1 for ledger in runs for _ in ledger.shards())
         if num_bad:
             raise UsageError(f"{num_bad} of the {num_shards} shards of {config.output} are not what was committed")
@@ -34,16 +33,15 @@ def main(config: QuarantineConfig) -> int:
     if config.action == "show":
         print(json.dumps([asdict(outcome) for found in every for outcome in found], indent=1))
     elif config.action == "retry":
-        print_line(
-            f"{retry(runs[0], every[0])} clips are planned again; run the same job on {config.output} to do them"
-        )
+        num_again = retry(runs[0], every[0])
+        print_line(f"{num_again} clips are planned again; run the same job on {config.output} to do them")
     else:
         for ledger, found in zip(runs, every, strict=True):
             for outcome in found:
                 print_line(f"{outcome.clip_id}  {outcome.state:11}  {outcome.reason:16}  {outcome.path!r}")
             counts = Counter(outcome.reason for outcome in found).most_common()
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
-            where = f"{ledger.storage.url.rpartition('/')[2]}: " if len(runs) > 1 else ""
+            where = f"{ledger.storage.url.rpartition('/')[2]}: " * (len(runs) > 1)
             print_line(f"{where}{len(found)} clips: {reasons or 'nothing is quarantined'}")
     return 0
 
