@@ -20,7 +20,7 @@ def main(config: QuarantineConfig) -> int:
     runs = [one_run_in(config.output)] if config.action == "retry" else runs_in(config.output)
     if config.action == "verify":
         num_bad = 0
-        for num_bad, line in enumerate((line for ledger in runs for line in verify(ledger)), 1):
+        for num_bad, line in enumerate((line for ledger in runs for line in verify(ledger)), 1):  # noqa: B007
             print_line(line)
         num_shards = sum(1 for ledger in runs for _ in ledger.shards())
         if num_bad:
