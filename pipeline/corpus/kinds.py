@@ -13,7 +13,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from pipeline.corpus.listing import ask_store, info_of, map_in_threads, printable_path, url_of
-from pipeline.corpus.table import md5_of
+from pipeline.corpus.table import listed_md5
 from pipeline.corpus.types import Ignored, ListedFile, ListedFiles
 from pipeline.storage.archives.listing import list_members, listing_block_bytes
 from pipeline.storage.archives.members import Member, kind_of, member_url
@@ -127,7 +127,7 @@ class SortedFiles:
                 archives.append(item)
             else:
                 self._add(item, extension)
-        for archive, found in zip(archives, map_in_threads(_members_of, archives), strict=True):
+        for archive, found in map_in_threads(_with_members, archives):
             if not found:
                 self.ignored.append(as_ignored(archive, "an archive that holds nothing"))
             for member in found:
@@ -154,7 +154,9 @@ class SortedFiles:
             size_bytes=member.size_bytes,
             content_id=member.content_id,
             is_broken=member.reason is not None,
-            url=member_url(url_of(archive.place, archive.store), archive.size_bytes, member),
+            url=member_url(
+                url_of(archive.place, archive.store), archive.size_bytes, member, content_id=archive.content_id or ""
+            ),
             tree_path="/".join([*filter(None, map(posixpath.dirname, path.split("!"))), posixpath.basename(path)]),
         )
         if not member.name or kind_of(member.name):
@@ -196,10 +198,17 @@ def _not_a_video_reason(extension: str) -> str:
     return f"not a video by its name: .{extension}" if extension else "not a video by its name: no extension"
 
 
+def _with_members(archive: ListedFile) -> tuple[ListedFile, list[Member]]:
+    """An archive with its content id, and what lies in it."""
+    if archive.content_id is None:
+        archive = replace(archive, content_id=listed_md5(archive))
+    return archive, _members_of(archive)
+
+
 def _members_of(archive: ListedFile) -> list[Member]:
-    kind = kind_of(archive.path)
+    kind, content_id = kind_of(archive.path), archive.content_id
     assert kind is not None, "only archives come here"
-    content_id = archive.content_id or md5_of(archive)
+    assert content_id is not None, "hashed before"
     try:
         with _opened(archive, block_bytes=listing_block_bytes(kind)) as file:
             return list_members(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import posixpath
@@ -21,6 +20,7 @@ from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from pipeline.corpus.types import CorpusError, Ignored, ListedFile
+from pipeline.storage.contents import is_on_the_web, stored_content_id
 from pipeline.storage.redaction import redacted, without_query, without_secrets
 from pipeline.storage.remote import listed, local_path, open_filesystem
 from pipeline.storage.retry import StorageError, call, store_errors
@@ -219,7 +219,7 @@ def _remote_files(root: str, store: AbstractFileSystem) -> Iterator[ListedFile |
                 place=place,
                 size_bytes=info.get("size") or 0,
                 store=store,
-                content_id=remote_content_id(info),
+                content_id=remote_content_id(info, store),
                 modified=remote_modified(info),
             )
 
@@ -242,16 +242,9 @@ def _objects(root: str, store: AbstractFileSystem) -> Iterator[tuple[str, Mappin
         yield root, info
 
 
-def remote_content_id(info: Mapping[str, Any]) -> str:
-    if info.get("type") == "directory":
-        return "not-a-file"
-    if info.get("md5Hash"):  # Google's MD5, in base64; its etag changes with the metadata
-        return base64.b64decode(info["md5Hash"]).hex()
-    for name in ("ETag", "etag", "generation", "checksum"):
-        if info.get(name):
-            return str(info[name]).removeprefix("W/").strip('"')
-    changed = next((str(info[name]) for name in _TIMES if info.get(name)), "")
-    return f"{info.get('size')} {changed}".strip()
+def remote_content_id(info: Mapping[str, Any], store: AbstractFileSystem) -> str:
+    """What a store says of the bytes of a file that is there; "" for a web server, which may say what it likes."""
+    return "" if is_on_the_web(store) else stored_content_id(info)
 
 
 def remote_modified(info: Mapping[str, Any]) -> float | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, islice
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
@@ -16,10 +18,18 @@ from pipeline.corpus.types import CORPUS_SCHEMA, ROWS_AT_ONCE, Corpus, CorpusErr
 from pipeline.records.arrow import pc
 from pipeline.records.clips import Clips
 from pipeline.records.vocabulary import SPLITS
+from pipeline.storage.contents import UNKNOWN, md5_of
 from pipeline.storage.redaction import redacted
 
 # A column of Arrow's strings holds no more, so some 50 million addresses.
 _MAX_URL_BYTES = 2**31 - 1
+
+
+# Fields of signed addresses: those of AWS, Google, Azure, CloudFront, and what others call a token.
+_PASSES = re.compile(
+    r"(?i)x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|"
+    r"s[vetrpi]|s[a-z]{2}|sig|sks?|sk[oteivs]+|.*(token|sign|secret|password|api_?key|auth).*"
+)
 
 
 def split_of(clip_id: str, split_fractions: Sequence[float]) -> str:
@@ -67,8 +77,9 @@ def _table(files: Iterable[ListedFile], split_fractions: Sequence[float] | None)
     while batch := list(islice(files, ROWS_AT_ONCE)):
         # Many time ranges of one large file read it once.
         unhashed = {file.place: file for file in batch if file.content_id is None}
-        md5s = dict(zip(unhashed, map_in_threads(md5_of, unhashed.values()), strict=True))
-        rows = [_row(file, file.content_id or md5s[file.place], split_fractions) for file in batch]
+        md5s = dict(zip(unhashed, map_in_threads(listed_md5, unhashed.values()), strict=True))
+        ids = [md5s[file.place] if file.content_id is None else file.content_id for file in batch]
+        rows = [_row(file, content_id, split_fractions) for file, content_id in zip(batch, ids, strict=True)]
         columns = zip(zip(*rows, strict=True), CORPUS_SCHEMA.types, strict=True)
         parts.append(pa.table([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA))
         num_files += len(batch)
@@ -120,10 +131,10 @@ def _description(layout: str, table: pa.Table, notes: list[str], *, num_hashed: 
     return "; ".join([text, *notes])
 
 
-def md5_of(file: ListedFile) -> str:
+def listed_md5(file: ListedFile) -> str:
+    """The content id of a local file: its MD5, or "unreadable"."""
     try:
-        with open(file.place, "rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return md5_of(file.place)
     except OSError:
         return "unreadable"
 
@@ -143,8 +154,20 @@ def _row(file: ListedFile, content_id: str, split_fractions: Sequence[float] | N
 
 def _clip_id(file: ListedFile, content_id: str, start: float | None, end: float | None) -> str:
     # JSON in ASCII: no separator that a name could imitate, and a place for undecodable bytes.
-    text = json.dumps([file.path, file.size_bytes, content_id, start, end])
+    if content_id in UNKNOWN:
+        # Its address alone: whether a server answered while it was listed, and what it said, must not make the id.
+        text = json.dumps([file.path, *_identifying(file.url or file.place), start, end])
+    else:
+        text = json.dumps([file.path, file.size_bytes, content_id, start, end])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _identifying(url: str) -> list[tuple[str, str]]:
+    """The fields of a web address's query that name what it gives, not those that say who may have it until when."""
+    if not url.startswith(("http://", "https://")):
+        return []
+    fields = parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    return [(name, value) for name, value in fields if not _PASSES.fullmatch(name)]
 
 
 def check_fractions(split_fractions: Sequence[float]) -> None:

@@ -60,22 +60,38 @@ select * exclude (unit, generation) replace (
 from plan semi join first using (ordinal);
 
 -- name: recognise
--- A file that could not be seen today, or whose store gives no hash, is the input that was planned at its path.
+-- A file that could not be seen today, or whose store gives no hash, is the input that was planned at its address. One
+-- of another size, or that is there after all, takes that one's place.
 create or replace table given as
+with stands as (
+    select p.*, coalesce(l.state = 'quarantined' and l.reason = 'missing', false) as was_missing
+    from planned p anti join replaced using (clip_id) left join latest l using (clip_id)),
+    unsure as (select * from given where not is_known),
+    own as (select g.clip_id, p.clip_id as planned_id from unsure g join stands p using (clip_id)),
+    others as (
+    select g.clip_id, p.clip_id as planned_id
+    from (select * from unsure anti join own using (clip_id)) g
+    join (select * from stands where clip_id not in (select planned_id from own)) p on p.path = g.path
+        and p.start_pts_seconds is not distinct from g.start_pts_seconds
+        and p.end_pts_seconds is not distinct from g.end_pts_seconds
+    qualify count(*) over (partition by g.clip_id) = 1 and count(*) over (partition by p.clip_id) = 1),
+    matched as (
+    select m.clip_id, p.* exclude (clip_id), p.clip_id as planned_id, g.content_id <> '' or (
+        not p.was_missing and (p.size_bytes = g.size_bytes or p.size_bytes = 0 or g.size_bytes = 0)) as is_same
+    from (from own union all from others) m join unsure g using (clip_id) join stands p on p.clip_id = m.planned_id)
 select g.* replace (
-    coalesce(p.clip_id, g.clip_id) as clip_id, coalesce(p.content_id, g.content_id) as content_id,
-    coalesce(p.size_bytes, g.size_bytes) as size_bytes, coalesce(p.split, g.split) as split)
-from given g left join (select * from planned anti join replaced using (clip_id)) p
-    on not g.is_hashed and p.path = g.path
-    and p.start_pts_seconds is not distinct from g.start_pts_seconds
-    and p.end_pts_seconds is not distinct from g.end_pts_seconds;
+    case when m.is_same then m.planned_id when m.is_same is null then g.clip_id
+        else left(sha256(g.clip_id || ' ' || g.size_bytes), 20) end as clip_id,
+    if(m.is_same, m.content_id, g.content_id) as content_id,
+    if(m.is_same, m.size_bytes, g.size_bytes) as size_bytes, if(m.is_same, m.split, g.split) as split)
+from given g left join matched m on not g.is_known and m.clip_id = g.clip_id;
 
 -- name: substitute
 create or replace table given as
 with whole as (select distinct split_part(clip_id, '.', 1) as clip_id from parts)
 select * from given anti join whole using (clip_id)
 union all by name
-select p.*, g.modified_seconds, g.reading_key, g.is_hashed
+select p.*, g.modified_seconds, g.reading_key, g.is_known
 from parts p join given g on g.clip_id = split_part(p.clip_id, '.', 1);
 
 -- name: find_gone
@@ -95,12 +111,17 @@ left join (select * from gone qualify row_number() over (
     and o.end_pts_seconds is not distinct from if(contains(g.clip_id, '.'), null, g.end_pts_seconds);
 
 -- name: find_retried
+-- Also a clip whose bytes were others when it was read, and are again those that were planned.
 create or replace table retried as
-with again as (
-    select o.unit, o.clip_id, o.reason from outcomes o semi join (
+with failed as (
+    select unit, clip_id, reason from outcomes where state = 'retryable' or (
+        state = 'changed' and reason = 'other_bytes'
+        and split_part(clip_id, '.', 1) in (select clip_id from given where is_known))),
+    again as (
+    select o.unit, o.clip_id, o.reason from failed o semi join (
         select arg_max(unit, ordinal) as unit, clip_id from plan
-        semi join (select clip_id from outcomes where state = 'retryable') using (clip_id) group by clip_id)
-    using (unit, clip_id) where o.state = 'retryable'),
+        semi join failed using (clip_id) group by clip_id)
+    using (unit, clip_id)),
     live as (
     select p.* replace (if(a.reason = 'original_changed', null, p.same_as) as same_as)
     from plan p join again a using (unit, clip_id)
@@ -113,7 +134,7 @@ create or replace table chosen as select * from new union all by name select * f
 
 -- name: choose_again
 create or replace table chosen as
-select * exclude (unit, ordinal, generation), null::double as modified_seconds, '' as reading_key, false as is_hashed
+select * exclude (unit, ordinal, generation), null::double as modified_seconds, '' as reading_key, false as is_known
 from plan semi join (select min(ordinal) as ordinal from plan group by clip_id) using (ordinal)
 where clip_id in (select unnest($ids));
 
@@ -125,7 +146,7 @@ where p.label is distinct from g.label or (p.split is distinct from g.split and 
 -- Groups of one split; first what is a unit by itself (a segment, a clip that joins some), then the others. Members of
 -- one compressed stream follow one another; all else goes by id, which mixes the classes.
 create or replace table sorted as
-select * exclude (grp, alone, reading_key, is_hashed), grp, alone from (
+select * exclude (grp, alone, reading_key, is_known), grp, alone from (
     select *, if(same_as is not null, 'copies', coalesce(split, 'unsplit')) as grp,
         contains(clip_id, '.') or coalesce(same_as = clip_id, false) as alone from chosen)
 order by grp, alone desc, reading_key, clip_id;
@@ -287,7 +308,7 @@ select * exclude (content, is_known, place, original, is_copy, is_rest, is_old, 
     replace (if(is_copy, original, if(follows, leader_id, null)) as same_as)
 from night where is_known or is_copy or is_new or follows
 union all by name
-select p.* exclude (ordinal, replaces) replace (n.url as url), false as is_hashed, '' as reading_key
+select p.* exclude (ordinal, replaces) replace (n.url as url), false as is_known, '' as reading_key
 from (select *, {content} as content from planned where same_as is null
     and clip_id not in (select clip_id from given) and clip_id not in (select clip_id from replaced)) p
 join (select content, arg_min(url, place) as url from night group by all) n using (content);

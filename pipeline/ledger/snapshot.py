@@ -15,6 +15,7 @@ from pipeline.records.clips import CLIP_SCHEMA, whole_id
 from pipeline.records.columns import columns_of
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State, outcome_of
 from pipeline.storage.archives.members import MEMBERS_START, reading_order
+from pipeline.storage.contents import UNKNOWN
 
 NOT_FINISHED = "not_finished"
 UNIT = pa.field("unit", pa.string())
@@ -32,12 +33,15 @@ STORED_ROWS = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
 GIVEN_ROWS = pa.schema(
     [
         *CLIP_SCHEMA,
-        *(("modified_seconds", pa.float64()), ("reading_key", pa.string()), ("is_hashed", pa.bool_())),
+        *(("modified_seconds", pa.float64()), ("reading_key", pa.string()), ("is_known", pa.bool_())),
     ]
 )
 # Only these say that two files are alike: an MD5 that was computed here, and an etag of S3's family. A web server may
 # say what it likes.
 HASHED = r"regexp_full_match(content_id, '[0-9a-f]{32}(-[0-9]+)?') and not regexp_matches(url, '^https?:|=https?%3A')"
+
+# Only these say that a path holds the bytes that were planned, or others.
+KNOWN = f"content_id not in {UNKNOWN} and not regexp_matches(url, '^https?://')"
 
 # Derived table -> those that it is made of.
 NEEDS = {"planned": (), "latest_parts": (), "joined": ("latest_parts",), "latest": ("latest_parts", "joined")}
@@ -116,12 +120,13 @@ class Snapshot:
         for batch in batches:
             keys = [reading_key(url) if url.startswith(MEMBERS_START) else "" for url in batch["url"].to_pylist()]
             self.database.insert("given", pa.table(batch).append_column("reading_key", pa.array(keys, pa.string())))
-        self.database.execute(f"update given set is_hashed = ({HASHED})")
+        self.database.execute(f"update given set is_known = ({KNOWN})")
 
     def recognise(self) -> None:
         """Give clips that today's listing cannot tell by their bytes the ids that were planned at their paths."""
-        self.settle("planned")
-        self.database.run("recognise")
+        if self.database.value("select exists(from given where not is_known)"):
+            self.settle("planned", "latest")
+            self.database.run("recognise")
 
     def unplanned(self) -> pa.Table:
         """The given clips that no plan has: rows of CLIP_SCHEMA, sorted by path."""

@@ -44,9 +44,10 @@ from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import archive_of, is_member
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
+from pipeline.storage.contents import LocalContents
 from pipeline.storage.redaction import redacted
 from pipeline.storage.remote import local_path
-from pipeline.storage.retry import StoreLostError
+from pipeline.storage.retry import ContentChangedError, StoreLostError
 from pipeline.video.frames import DecodeReport, Frame
 
 MAX_TRIES = 2
@@ -70,9 +71,10 @@ class ClipExtractor:
         self._shared_detect = shared_detect
         self._num_unreached = 0
         self._boxes = read_boxes(config.boxes) if config.boxes is not None else {}
-        self._members = MemberReader(open_archive)
+        self._contents = LocalContents()
+        self._members = MemberReader(functools.partial(open_archive, contents=self._contents))
         self._film = contextlib.ExitStack()
-        self._film_url: str | None = None
+        self._film_of: tuple[str, str] | None = None
         self._film_path: Path | None = None
         self._scratch: str | None = None
         sweep_scratch()
@@ -120,7 +122,12 @@ class ClipExtractor:
         try:
             with self._fetched(clip) as path:
                 self._num_unreached = 0
-                return self._run(clip, path, ended)
+                found = self._run(clip, path, ended)
+            self._require_unchanged(clip)
+            return found
+        except ContentChangedError as error:
+            self._forget_film()
+            return [], ended(State.CHANGED, reason="other_bytes", stage="fetch", detail=str(error))
         except ArchiveError as error:
             return [], ended(State.QUARANTINED, reason=error.reason, stage="unpack", detail=str(error))
         except FileNotFoundError:
@@ -145,24 +152,36 @@ class ClipExtractor:
         """The clip as a local file under a neutral name. Raises ArchiveError and OSError."""
         copies = self._copies() if local_path(clip.url) is None or is_member(clip.url) else None
         if whole_id(clip.clip_id) != clip.clip_id:
-            if self._film_url != clip.url:  # The next segment of this actor is mostly one of the same film.
-                self._film.close()
-                self._film_url = None  # Should the next one not be there.
-                self._film_path = self._film.enter_context(local_file(clip, copies=copies))
-                self._film_url = clip.url
+            if self._film_of != (
+                clip.url,
+                clip.content_id,
+            ):  # The next segment of this actor is mostly one of the same film.
+                self._forget_film()  # Should the next one not be there.
+                self._film_path = self._film.enter_context(local_file(clip, copies=copies, contents=self._contents))
+                self._film_of = clip.url, clip.content_id
             assert self._film_path is not None
             yield self._film_path
             return
-        self._film.close()
-        self._film_url = None
+        self._forget_film()
         if not is_member(clip.url):
-            with local_file(clip, copies=copies) as path:
+            with local_file(clip, copies=copies, contents=self._contents) as path:
                 yield path
             return
         with tempfile.TemporaryDirectory(dir=copies) as folder:
             neutral = Path(folder) / "clip"
             self._members.copy(clip.url, neutral, content_id=clip.content_id)
             yield neutral
+
+    def _forget_film(self) -> None:
+        """Let go of the film that the last segment was of."""
+        self._film.close()
+        self._film_of = None
+
+    def _require_unchanged(self, clip: Clip) -> None:
+        """Raise ContentChangedError where the local file that a clip was read from is another by now."""
+        local = local_path(archive_of(clip.url) if is_member(clip.url) else clip.url)
+        if local is not None:
+            self._contents.require_unchanged(local)
 
     def _copies(self) -> str:
         """The folder for copies of remote clips and of members of archives, which the child may read."""

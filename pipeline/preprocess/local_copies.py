@@ -15,18 +15,27 @@ from typing import Any
 import psutil
 
 from pipeline.records.clips import Clip
-from pipeline.storage.remote import RangedFile, fetch, local_path, open_filesystem
+from pipeline.storage.contents import LocalContents
+from pipeline.storage.remote import (
+    RangedFile,
+    fetch,
+    local_path,
+    open_filesystem,
+    require_content,
+    while_unchanged,
+)
 from pipeline.storage.retry import StorageError
 
 SCRATCH_PREFIX = "emotion-pipeline-clip-"
 
 
 @contextlib.contextmanager
-def local_file(clip: Clip, *, copies: str | None) -> Iterator[Path]:
+def local_file(clip: Clip, *, copies: str | None, contents: LocalContents) -> Iterator[Path]:
     """The clip's bytes as a local file under a neutral name: a link to a local file, a copy of a remote one.
 
     FFmpeg reads patterns, protocols and playlists out of names; this one has none. copies: the folder for copies.
-    Raises OSError; of a remote file only what outlasted every try.
+    contents: what is known of local files. Raises ContentChangedError where it has other bytes than were listed, and
+    OSError; of a remote file only what outlasted every try.
     """
     local = local_path(clip.url)
     with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=copies) as folder:
@@ -34,21 +43,30 @@ def local_file(clip: Clip, *, copies: str | None) -> Iterator[Path]:
         if local is not None:
             if not stat.S_ISREG(os.stat(local).st_mode):  # Opening a FIFO would wait for ever.
                 raise IsADirectoryError(errno.EISDIR, "not a regular file")
-            with open(local, "rb"):  # Unreadable is said here, in the clip's own name.
-                neutral.symlink_to(os.path.abspath(local))
+            contents.verify(local, clip.content_id)  # Unreadable is said here, in the clip's own name.
+            neutral.symlink_to(os.path.abspath(local))
         else:
-            fetch(clip.url, neutral, size_bytes=clip.size_bytes or None)  # Some web servers tell no size.
+            # Some web servers tell no size.
+            fetch(clip.url, neutral, size_bytes=clip.size_bytes or None, content_id=clip.content_id)
         yield neutral
 
 
-def open_archive(url: str, num_bytes: int, block_bytes: int) -> Any:
-    """An archive for reading, a block at a time and without asking the store for its size. Raises OSError."""
+def open_archive(url: str, num_bytes: int, block_bytes: int, content_id: str, *, contents: LocalContents) -> Any:
+    """An archive for reading, a block at a time and without asking the store for its size.
+
+    content_id: what it was listed with; "" where that is not known. Raises ContentChangedError where it has other
+    bytes, and OSError.
+    """
     local = local_path(url)
     if local is not None:
+        if content_id:
+            contents.verify(local, content_id)
         return open(local, "rb")
     filesystem, path = open_filesystem(url)
     what = f"{url} cannot be read"
-    return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes)
+    if while_unchanged(filesystem, content_id) is filesystem:
+        require_content(filesystem, path, content_id, url=url)
+    return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes, content_id=content_id)
 
 
 def sweep_scratch() -> None:

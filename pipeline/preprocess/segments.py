@@ -30,7 +30,7 @@ from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import is_member
 from pipeline.storage.remote import RangedFile, fetch, local_path, open_filesystem
-from pipeline.storage.retry import StorageError
+from pipeline.storage.retry import ContentChangedError, StorageError
 from pipeline.video.open import claimed_range, frames_of_spans
 
 MIN_BYTES = 2**20  # a smaller file is not asked for its length: a minute of video has more
@@ -197,7 +197,7 @@ def _told(
     try:
         with local(clip) as path:
             return sandbox.run({"path": path, **task})[1]
-    except (SandboxError, FileNotFoundError, PermissionError):
+    except (SandboxError, FileNotFoundError, PermissionError, ContentChangedError):
         return None  # Whatever it is, the actor that reads the whole clip will say it.
     except StorageError as error:
         if error.errno != errno.EACCES:  # This one may be forbidden and the next be not.
@@ -212,7 +212,7 @@ def _all_of(clip: Clip, *, copies: str) -> Iterator[Path]:
         yield Path(local)
         return
     with tempfile.TemporaryDirectory(dir=copies) as folder:
-        fetch(clip.url, Path(folder) / "clip", size_bytes=clip.size_bytes)
+        fetch(clip.url, Path(folder) / "clip", size_bytes=clip.size_bytes, content_id=clip.content_id)
         yield Path(folder) / "clip"
 
 
@@ -224,7 +224,12 @@ def _ends(clip: Clip, *, copies: str) -> Iterator[Path]:
         return
     filesystem, place = open_filesystem(clip.url)
     source = RangedFile(
-        filesystem, place, what=f"{clip.url} cannot be read", size_bytes=clip.size_bytes, block_bytes=END_BYTES
+        filesystem,
+        place,
+        what=f"{clip.url} cannot be read",
+        size_bytes=clip.size_bytes,
+        block_bytes=END_BYTES,
+        content_id=clip.content_id,
     )
     with tempfile.NamedTemporaryFile(dir=copies) as file:
         for start in sorted({0, max(0, clip.size_bytes - END_BYTES)}):

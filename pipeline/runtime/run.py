@@ -153,11 +153,11 @@ def _ray() -> Iterator[str]:
 
 
 def _has_changed_clips(snapshot: Snapshot) -> bool:
-    """Whether actors met other bytes than were listed, and no plan has an input for these yet."""
+    """Whether actors of this run met other bytes than were listed, and no plan has an input for these yet."""
     return bool(
         snapshot.database.value(
-            "select exists(from outcomes o anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1) "
-            "where o.state = 'changed')"
+            "select exists(from outcomes o anti join old_entries using (unit) "
+            "anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1) where o.state = 'changed')"
         )
     )
 

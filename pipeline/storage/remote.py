@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 import fsspec
 
-from pipeline.storage.retry import TRIES, TruncatedError, call, checked
+from pipeline.storage.contents import UNKNOWN, IfMatch, is_on_the_web, stored_content_id
+from pipeline.storage.retry import TRIES, ContentChangedError, TruncatedError, call, checked
 
 
 def local_path(url: str) -> str | None:
@@ -56,27 +57,50 @@ def read_url(url: str) -> bytes:
     return bytes(call(filesystem, "cat_file", path, what=f"{url} cannot be read"))
 
 
-def fetch(url: str, to: Path, *, size_bytes: int | None) -> None:
-    """Copy a remote file to the local path `to`, `size_bytes` of it where that is known.
+def fetch(url: str, to: Path, *, size_bytes: int | None, content_id: str = "") -> None:
+    """Copy a remote file to the local path `to`.
 
-    One GET: range reads made 10 to 300 requests a clip. Raises FileNotFoundError, and StorageError for a fault that
-    lasts.
+    One GET: range reads made 10 to 300 requests a clip. Raises FileNotFoundError, ContentChangedError where the file
+    is not the one of `size_bytes` and `content_id` that was listed, as far as these are known, and StorageError for a
+    fault that lasts.
     """
     filesystem, path = open_filesystem(url)
+    reader = while_unchanged(filesystem, content_id)
 
     def check(_: Any) -> None:
         if size_bytes is not None and (found := to.stat().st_size) != size_bytes:
-            raise TruncatedError(f"{found} bytes came instead of {size_bytes}")
+            told = call(filesystem, "info", path, what=f"{url} cannot be read").get("size")
+            if told == size_bytes or told != found:
+                raise TruncatedError(f"{found} bytes came instead of {size_bytes}")
+            if content_id not in UNKNOWN:
+                raise ContentChangedError(f"it has {found} bytes, and had {size_bytes} when it was listed")
 
-    call(
-        filesystem,
-        "get_file",
-        path,
-        str(to),
-        what=f"{url} cannot be copied to {to.parent}",
-        then=check,
-        size_bytes=size_bytes or 2**33,
-    )
+    what = f"{url} cannot be copied to {to.parent}"
+    call(reader, "get_file", path, str(to), what=what, then=check, size_bytes=size_bytes or 2**33)
+    if reader is filesystem:
+        require_content(filesystem, path, content_id, url=url)
+
+
+def while_unchanged(filesystem: Any, content_id: str) -> Any:
+    """What reads an object only while it has the content that was listed: on S3; elsewhere the file system itself."""
+    return IfMatch(filesystem, content_id) if _is_s3(filesystem) and content_id not in UNKNOWN else filesystem
+
+
+def require_content(filesystem: Any, path: str, content_id: str, *, url: str) -> None:
+    """Raise ContentChangedError where the store says now that a file has other content than was listed.
+
+    Web servers are not asked: their etags mean nothing.
+    """
+    if content_id in UNKNOWN or is_on_the_web(filesystem):
+        return
+    filesystem.invalidate_cache()
+    found = stored_content_id(call(filesystem, "info", path, what=f"{url} cannot be read"))
+    if found and found != content_id:
+        raise ContentChangedError("it has other bytes than when it was listed")
+
+
+def _is_s3(filesystem: Any) -> bool:
+    return hasattr(filesystem, "call_s3")
 
 
 def listed(
@@ -91,7 +115,7 @@ def listed(
     """
     filesystem.invalidate_cache()
     options: dict[str, Any] = {"what": what, "num_tries": num_tries}
-    if not hasattr(filesystem, "call_s3"):
+    if not _is_s3(filesystem):
         depth = {} if is_deep else {"maxdepth": 1}
         yield from call(filesystem, "find", path, detail=True, **depth, **options).items()
         return
@@ -114,11 +138,14 @@ def listed(
 class RangedFile:
     """A remote file of `size_bytes`, read by ranges of `block_bytes` and more, each asked for like any other request.
 
-    Reading raises FileNotFoundError, and StorageError for a fault that lasts.
+    Reading raises FileNotFoundError, ContentChangedError where an object of S3 has other content than `content_id`, as
+    far as it is known, and StorageError for a fault that lasts.
     """
 
-    def __init__(self, filesystem: Any, path: str, *, what: str, size_bytes: int, block_bytes: int) -> None:
-        self._filesystem = filesystem
+    def __init__(
+        self, filesystem: Any, path: str, *, what: str, size_bytes: int, block_bytes: int, content_id: str = ""
+    ) -> None:
+        self._filesystem = while_unchanged(filesystem, content_id)
         self._path = path
         self._what = what
         self._size_bytes = size_bytes

@@ -35,7 +35,13 @@ REQUEST_SECONDS = 60.0
 SLOWEST_BYTES_PER_SECOND = 2**16
 
 
+class ContentChangedError(OSError):
+    """A file has other bytes than when it was listed; the next listing has them as an input of their own."""
+
+
+# What is told as it is: it says something about one object, and no other try would give another answer.
 ABSENT_OR_THERE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+TOLD_AS_IT_IS = (*ABSENT_OR_THERE, ContentChangedError)
 
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -88,9 +94,10 @@ def call(
     """`then` of what a remote file system's method gives; a transient fault of either is tried again.
 
     what: begins the message, as in "s3://b/x cannot be read". size_bytes: about what will be moved, for the time
-    limit of one try. Raises FileNotFoundError and its like as they are, and StorageError for a fault that lasts.
+    limit of one try. Raises FileNotFoundError, ContentChangedError and their like as they are, and StorageError for a
+    fault that lasts.
     """
-    if isinstance(filesystem, AsyncFileSystem):
+    if isinstance(filesystem, AsyncFileSystem) or getattr(filesystem, "takes_timeout", False):
         options["timeout"] = REQUEST_SECONDS + size_bytes / SLOWEST_BYTES_PER_SECOND
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_transient),
@@ -101,7 +108,7 @@ def call(
     try:
         return tries(lambda: then(getattr(filesystem, method)(*arguments, **options)))
     except store_errors() as error:
-        if isinstance(error, ABSENT_OR_THERE) and _code(error) != "NoSuchBucket":
+        if isinstance(error, TOLD_AS_IT_IS) and error_code(error) != "NoSuchBucket":
             raise
         raise_storage_error(error, what, num_tries=num_tries)
 
@@ -124,10 +131,10 @@ def is_transient(error: BaseException) -> bool:
     status = getattr(error, "status", None)  # of aiohttp's answers
     if isinstance(status, int) and status:
         return status >= 500 or status in (408, 425, 429)
-    code = _code(error)
+    code = error_code(error)
     if code in _DAMAGED_IN_TRANSIT:
         return True
-    if code in _BAD_CREDENTIALS or isinstance(error, (*ABSENT_OR_THERE, PermissionError)):
+    if code in _BAD_CREDENTIALS or isinstance(error, (*TOLD_AS_IT_IS, PermissionError)):
         return False
     if isinstance(error, OSError):
         return error.errno not in _LASTING
@@ -147,7 +154,7 @@ def _loaded(names: tuple[tuple[str, str], ...]) -> tuple[type[Exception], ...]:
     return tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
 
 
-def _code(error: BaseException) -> str:
+def error_code(error: BaseException) -> str:
     """The error code of an S3 answer, as far as s3fs keeps it; else the empty string."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
@@ -155,7 +162,7 @@ def _code(error: BaseException) -> str:
 
 def raise_storage_error(error: BaseException, what: str, *, num_tries: int) -> NoReturn:
     """Raise a fault that lasts as one line: what cannot be done, why, and the cure."""
-    code = _code(error)
+    code = error_code(error)
     number = errno.ENOENT if code == "NoSuchBucket" else getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if code and code not in reason and not code.isdigit():

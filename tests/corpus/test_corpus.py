@@ -812,8 +812,10 @@ def test_signed_web_addresses_are_read_but_never_shown(tmp_path: Path, web: tupl
     ]
     again = read_corpus(manifest(tmp_path, f"url\n{address}/a.mp4?X-Amz-Signature=another\n"))
     assert again.clips[0].clip_id == corpus.clips[0].clip_id
+    two = read_corpus(manifest(tmp_path, f"url\n{address}/gone.mp4?id=1\n{address}/gone.mp4?id=2\n"))
+    assert len({clip.clip_id for clip in two.clips}) == 2
     with pytest.raises(CorpusError, match="cannot be told apart"):
-        read_corpus(manifest(tmp_path, f"url\n{address}/gone.mp4?id=1\n{address}/gone.mp4?id=2\n"))
+        read_corpus(manifest(tmp_path, f"url\n{address}/gone.mp4?sig=1\n{address}/gone.mp4?sig=2\n"))
     with pytest.raises(CorpusError) as caught:
         read_corpus(f"{address}/gone.mp4?X-Amz-Signature=secret")
     assert "secret" not in str(caught.value)

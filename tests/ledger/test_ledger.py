@@ -582,7 +582,7 @@ def test_other_bytes_at_a_path_replace_the_input_and_keep_its_split(local):
 def test_a_listing_that_cannot_tell_the_bytes_makes_no_other_input_of_them(local):
     clips = [replace(clip, content_id=MD5) for clip in CLIPS]
     planned(local, clips, **PLAN)
-    unseen = [renewed(clips[0], content="missing"), renewed(clips[1], content="2026-11-25T10:00:00"), *clips[2:]]
+    unseen = [renewed(clips[0], content="missing"), renewed(clips[1], content=""), *clips[2:]]
     assert planned(local, unseen, **PLAN)[0] == []
     assert audited(local).num_inputs == 4
 
@@ -592,6 +592,65 @@ def test_an_input_that_could_not_be_seen_is_replaced_by_what_lies_there_later(lo
     told, _ = planned(local, [renewed(CLIPS[0], content=MD5), *CLIPS[1:]], **PLAN)
     assert "1 inputs have other bytes" in told[1]
     assert audited(local).counted["changed"] == 1
+
+
+WEB = replace(CLIPS[0], url="http://host/a.avi", content_id="")
+
+
+@pytest.mark.parametrize(("first", "second"), [("missing", ""), ("", "missing"), ("", ""), ('"0-an-etag"', "")])
+def test_an_address_without_a_hash_is_one_input_whatever_its_server_says(local, first, second):
+    planned(local, [replace(WEB, content_id=first, size_bytes=0 if first == "missing" else 7)], **PLAN)
+    now = replace(renewed(WEB, content=second), size_bytes=0 if second == "missing" else 7, split="validation")
+    assert planned(local, [now], **PLAN)[0] == []
+    (unit,) = pending(local, [now])
+    assert [clip.split for clip in unit.clips] == [WEB.split]
+
+
+def test_an_address_that_has_another_size_holds_an_input_of_its_own(local):
+    planned(local, [replace(WEB, size_bytes=7)], **PLAN)
+    now = [replace(WEB, size_bytes=8)]
+    told, _ = planned(local, now, **PLAN)
+    assert told[1].startswith("1 inputs have other bytes than were planned")
+    assert audited(local).counted["changed"] == 1
+    assert planned(local, now, **PLAN)[0] == []
+    assert audited(local).num_inputs == 2
+
+
+def test_an_address_that_was_missing_is_read_once_it_is_there(local):
+    planned(local, [replace(WEB, size_bytes=0, content_id="missing")], **PLAN)
+    (unit,) = pending(local)
+    facts = {"clip_id": unit.clips[0].clip_id, "path": "a.avi"}
+    gone = Outcome(**facts, state=State.QUARANTINED, reason="missing", stage="fetch")
+    local.commit(unit, tables={}, outcomes=[gone], facts={})
+    now = [replace(WEB, size_bytes=7)]
+    told, _ = planned(local, now, **PLAN)
+    assert told[1].startswith("1 inputs have other bytes than were planned")
+    (unit,) = pending(local, now)
+    assert planned(local, now, **PLAN)[0] == []
+    assert audited(local).counted == {"done": 0, "no_face": 0, "quarantined": 0, "retryable": 1, "changed": 1}
+
+
+def test_addresses_of_one_path_keep_their_own_inputs(local):
+    two = [replace(WEB, clip_id="1" * 20, size_bytes=7), replace(WEB, clip_id="2" * 20, size_bytes=8)]
+    planned(local, two, **PLAN)
+    assert planned(local, two, **PLAN)[0] == []
+    now = [replace(two[0], size_bytes=9), two[1]]
+    assert planned(local, now, **PLAN)[0][1].startswith("1 inputs have other bytes")
+    assert planned(local, now, **PLAN)[0] == []
+    assert audited(local).num_inputs == 3
+
+
+def test_a_clip_whose_planned_bytes_are_back_is_tried_again(local):
+    clips = [replace(CLIPS[0], content_id=MD5)]
+    planned(local, clips, **PLAN)
+    (unit,) = pending(local)
+    facts = {"clip_id": unit.clips[0].clip_id, "path": "a.avi"}
+    changed = Outcome(**facts, state=State.CHANGED, reason="other_bytes", stage="fetch")
+    local.commit(unit, tables={}, outcomes=[changed], facts={})
+    planned(local, [replace(CLIPS[1], content_id=MD5[::-1])], **PLAN)  # taken away: nothing to try
+    assert [clip.path for unit in pending(local) for clip in unit.clips] == ["b.avi"]
+    planned(local, clips, **PLAN)
+    assert {clip.path for unit in pending(local, clips) for clip in unit.clips} == {"a.avi", "b.avi"}
 
 
 def test_a_name_that_is_no_utf8_survives_the_columns(local):

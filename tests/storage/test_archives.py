@@ -10,6 +10,7 @@ import struct
 import tarfile
 import zipfile
 from collections import Counter
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -25,6 +26,7 @@ from pipeline.storage.archives.listing import list_members
 from pipeline.storage.archives.members import archive_of, kind_of, member_url, reading_order
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
+from pipeline.storage.contents import LocalContents
 from pipeline.storage.remote import open_filesystem
 from pipeline.synthetic.corpus import make_corpus
 
@@ -62,7 +64,7 @@ def reasons(data, name):
 
 
 def reader_of(data, requests=None):
-    def open_file(_url, num_bytes, block_bytes):
+    def open_file(_url, num_bytes, block_bytes, _content_id):
         assert num_bytes == len(data)
         if requests is not None:
             requests.append(block_bytes)
@@ -75,7 +77,7 @@ def bytes_of(member, data, tmp_path, *, reader=None):
     target = tmp_path / "clip"
     target.unlink(missing_ok=True)
     with contextlib.closing(reader or reader_of(data)) as opened:
-        opened.copy(member_url("x", len(data), member), target, content_id=member.content_id)
+        opened.copy(member_url("x", len(data), member, content_id=""), target, content_id=member.content_id)
     return target.read_bytes()
 
 
@@ -133,7 +135,7 @@ def test_a_compressed_tar_is_read_once_for_members_in_their_order(tmp_path):
     data, requests = packed("a.tar.gz", files), []
     members = listed(data, "a.tar.gz")
     reader = reader_of(data, requests)
-    urls = sorted((member_url("x", len(data), member) for member in members), key=reading_order)
+    urls = sorted((member_url("x", len(data), member, content_id="") for member in members), key=reading_order)
     for number, (url, member) in enumerate(zip(urls, members, strict=True)):
         reader.copy(url, tmp_path / str(number), content_id=member.content_id)
         assert (tmp_path / str(number)).read_bytes() == files[member.name]
@@ -146,7 +148,9 @@ def test_a_compressed_tar_is_read_once_for_members_in_their_order(tmp_path):
 def test_only_what_lies_in_a_compressed_stream_is_kept_in_order():
     for name in ("a.zip", "a.tar"):
         data = packed(name, FILES)
-        assert {reading_order(member_url("x", len(data), member)) for member in listed(data, name)} == {()}
+        assert {reading_order(member_url("x", len(data), member, content_id="")) for member in listed(data, name)} == {
+            ()
+        }
     assert reading_order("s3://bucket/a.mp4") == ()
 
 
@@ -313,7 +317,7 @@ def test_a_failing_store_is_not_the_archives_fault(tmp_path):
     member = listed(data, "a.tar.gz")[0]
     reader = MemberReader(lambda *_: Broken(data))
     with pytest.raises(ConnectionResetError):
-        reader.copy(member_url("x", len(data), member), tmp_path / "clip", content_id=member.content_id)
+        reader.copy(member_url("x", len(data), member, content_id=""), tmp_path / "clip", content_id=member.content_id)
 
 
 # --- in a corpus -----------------------------------------------------------------------------------------------------
@@ -398,7 +402,7 @@ def test_archives_on_s3_are_read_by_ranges_and_keep_their_local_ids(s3, tmp_path
     corpus = read_corpus(s3.url("in"))
     local = read_corpus(str(tmp_path))
     assert [(clip.path, clip.clip_id) for clip in corpus.clips] == [(clip.path, clip.clip_id) for clip in local.clips]
-    reader = MemberReader(open_archive)
+    reader = MemberReader(partial(open_archive, contents=LocalContents()))
     for clip in corpus.clips:
         assert archive_of(clip.url).startswith("s3://")
         target = tmp_path / clip.clip_id

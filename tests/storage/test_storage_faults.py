@@ -257,7 +257,7 @@ def test_a_full_temporary_folder_is_told(s3, storage, proxy, extractor, monkeypa
     async def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(s3fs.S3FileSystem, "_get_file", full)
+    monkeypatch.setattr("pipeline.storage.contents.IfMatch._copy", full)
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(StoreLostError, match=r"cannot be copied to .*: No space left on device; free space"):
         extractor.extract(clip_at(s3.url("out/a.mp4")))

@@ -40,9 +40,12 @@ def kind_of(name: str) -> str | None:
     return next((kind for suffix, kind in _KINDS.items() if name.lower().endswith(suffix)), None)
 
 
-def member_url(archive_url: str, archive_bytes: int, member: Member) -> str:
-    """Where a member is read: `archive://?file=<url of the archive>&bytes=...` and its steps, or its reason."""
-    fields: list[tuple[str, Any]] = [("file", archive_url), ("bytes", archive_bytes)]
+def member_url(archive_url: str, archive_bytes: int, member: Member, *, content_id: str) -> str:
+    """Where a member is read: `archive://?file=<url of the archive>&bytes=...` and its steps, or its reason.
+
+    content_id: of the archive, which it must still have when the member is read.
+    """
+    fields: list[tuple[str, Any]] = [("file", archive_url), ("bytes", archive_bytes), ("content", content_id)]
     if member.reason is not None:
         fields += [("reason", member.reason), ("detail", member.detail)]
     else:
@@ -74,6 +77,7 @@ class Place:
     num_bytes: int
     steps: tuple[Step, ...]
     problem: tuple[str, str] | None
+    content_id: str  # of the archive; "" in urls that are older than it
 
     @property
     def is_stream(self) -> bool:
@@ -88,4 +92,10 @@ def place_of(url: str) -> Place:
     named = dict(fields)
     steps = [(k, tuple(map(int, filter(None, v.split(","))))) for k, v in fields if k in ("gz", "zst", "tar", "zip")]
     problem = (named["reason"], named["detail"]) if "reason" in named else None
-    return Place(file=named["file"], num_bytes=int(named["bytes"]), steps=tuple(steps), problem=problem)
+    return Place(
+        file=named["file"],
+        num_bytes=int(named["bytes"]),
+        steps=tuple(steps),
+        problem=problem,
+        content_id=named.get("content", ""),
+    )

@@ -33,10 +33,10 @@ _FAULTS = (
 class MemberReader:
     """Copies members out of archives; between members of one compressed stream it keeps its place in that stream.
 
-    open_file: opens an archive by its URL, its size (bytes) and what one request should fetch (bytes).
+    open_file: opens an archive by its URL, its size (bytes), what one request should fetch (bytes) and its content id.
     """
 
-    def __init__(self, open_file: Callable[[str, int, int], Any]) -> None:
+    def __init__(self, open_file: Callable[[str, int, int, str], Any]) -> None:
         self._open_file = open_file
         self._key: tuple[Any, ...] | None = None
         self._opened = contextlib.ExitStack()
@@ -83,7 +83,7 @@ class MemberReader:
 
     def _container_of(self, place: Place) -> FilePart:
         """What the member is cut from, standing before it."""
-        key = (place.file, place.num_bytes, place.steps[:-1])
+        key = (place.file, place.num_bytes, place.content_id, place.steps[:-1])
         kind, numbers = place.steps[-1]
         begin = numbers[0] - (tarfile.BLOCKSIZE if kind == "tar" else 0)
         if place.is_stream and key == self._key and self._container is not None and self._container.tell() <= begin:
@@ -100,7 +100,7 @@ class MemberReader:
 
     def _open(self, place: Place, block_bytes: int) -> Any:
         try:
-            return self._open_file(place.file, place.num_bytes, block_bytes)
+            return self._open_file(place.file, place.num_bytes, block_bytes, place.content_id)
         except Exception as error:  # whatever a store raises
             raise StoreFaultError(error) from error
 
