@@ -62,7 +62,13 @@ class LocalContents:
         self._known: dict[str, tuple[tuple[int, ...], str]] = {}
 
     def verify(self, path: str, content_id: str) -> None:
-        """Raise ContentChangedError where the file's bytes are not those of `content_id`, and OSError."""
+        """Raise ContentChangedError where the file's bytes are not those of `content_id`, and OSError.
+
+        A file that could not be read when it was listed ("missing", ...) has other bytes once it can be.
+        """
+        if not is_md5(content_id) and content_id not in UNKNOWN[1:]:  # no listing of ours says so of a local file
+            with open(path, "rb"):
+                return
         status = _identity(path)
         known = self._known.get(path)
         if known is None or known[0] != status:
