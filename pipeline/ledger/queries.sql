@@ -66,7 +66,7 @@ create or replace table given as
 with stands as (
     select p.*, coalesce(l.state = 'quarantined' and l.reason = 'missing', false) as was_missing
     from planned p anti join replaced using (clip_id) left join latest l using (clip_id)),
-    unsure as (select * from given where not is_known),
+    unsure as (select * from given where not has_content),
     own as (select g.clip_id, p.clip_id as planned_id from unsure g join stands p using (clip_id)),
     others as (
     select g.clip_id, p.clip_id as planned_id
@@ -84,14 +84,14 @@ select g.* replace (
         else left(sha256(g.clip_id || ' ' || g.size_bytes), 20) end as clip_id,
     if(m.is_same, m.content_id, g.content_id) as content_id,
     if(m.is_same, m.size_bytes, g.size_bytes) as size_bytes, if(m.is_same, m.split, g.split) as split)
-from given g left join matched m on not g.is_known and m.clip_id = g.clip_id;
+from given g left join matched m on not g.has_content and m.clip_id = g.clip_id;
 
 -- name: substitute
 create or replace table given as
 with whole as (select distinct split_part(clip_id, '.', 1) as clip_id from parts)
 select * from given anti join whole using (clip_id)
 union all by name
-select p.*, g.modified_seconds, g.reading_key, g.is_known
+select p.*, g.modified_seconds, g.reading_key, g.has_content
 from parts p join given g on g.clip_id = split_part(p.clip_id, '.', 1);
 
 -- name: find_gone
@@ -116,7 +116,7 @@ create or replace table retried as
 with failed as (
     select unit, clip_id, reason from outcomes where state = 'retryable' or (
         state = 'changed' and reason = 'other_bytes'
-        and split_part(clip_id, '.', 1) in (select clip_id from given where is_known))),
+        and split_part(clip_id, '.', 1) in (select clip_id from given where has_content))),
     again as (
     select o.unit, o.clip_id, o.reason from failed o semi join (
         select arg_max(unit, ordinal) as unit, clip_id from plan
@@ -134,7 +134,7 @@ create or replace table chosen as select * from new union all by name select * f
 
 -- name: choose_again
 create or replace table chosen as
-select * exclude (unit, ordinal, generation), null::double as modified_seconds, '' as reading_key, false as is_known
+select * exclude (unit, ordinal, generation), null::double as modified_seconds, '' as reading_key, false as has_content
 from plan semi join (select min(ordinal) as ordinal from plan group by clip_id) using (ordinal)
 where clip_id in (select unnest($ids));
 
@@ -146,7 +146,7 @@ where p.label is distinct from g.label or (p.split is distinct from g.split and 
 -- Groups of one split; first what is a unit by itself (a segment, a clip that joins some), then the others. Members of
 -- one compressed stream follow one another; all else goes by id, which mixes the classes.
 create or replace table sorted as
-select * exclude (grp, alone, reading_key, is_known), grp, alone from (
+select * exclude (grp, alone, reading_key, has_content), grp, alone from (
     select *, if(same_as is not null, 'copies', coalesce(split, 'unsplit')) as grp,
         contains(clip_id, '.') or coalesce(same_as = clip_id, false) as alone from chosen)
 order by grp, alone desc, reading_key, clip_id;
@@ -308,7 +308,7 @@ select * exclude (content, is_known, place, original, is_copy, is_rest, is_old, 
     replace (if(is_copy, original, if(follows, leader_id, null)) as same_as)
 from night where is_known or is_copy or is_new or follows
 union all by name
-select p.* exclude (ordinal, replaces) replace (n.url as url), false as is_known, '' as reading_key
+select p.* exclude (ordinal, replaces) replace (n.url as url), false as has_content, '' as reading_key
 from (select *, {content} as content from planned where same_as is null
     and clip_id not in (select clip_id from given) and clip_id not in (select clip_id from replaced)) p
 join (select content, arg_min(url, place) as url from night group by all) n using (content);

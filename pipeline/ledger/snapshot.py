@@ -33,7 +33,7 @@ STORED_ROWS = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
 GIVEN_ROWS = pa.schema(
     [
         *CLIP_SCHEMA,
-        *(("modified_seconds", pa.float64()), ("reading_key", pa.string()), ("is_known", pa.bool_())),
+        *(("modified_seconds", pa.float64()), ("reading_key", pa.string()), ("has_content", pa.bool_())),
     ]
 )
 # Only these say that two files are alike: an MD5 that was computed here, and an etag of S3's family. A web server may
@@ -120,11 +120,11 @@ class Snapshot:
         for batch in batches:
             keys = [reading_key(url) if url.startswith(MEMBERS_START) else "" for url in batch["url"].to_pylist()]
             self.database.insert("given", pa.table(batch).append_column("reading_key", pa.array(keys, pa.string())))
-        self.database.execute(f"update given set is_known = ({KNOWN})")
+        self.database.execute(f"update given set has_content = ({KNOWN})")
 
     def recognise(self) -> None:
         """Give clips that today's listing cannot tell by their bytes the ids that were planned at their paths."""
-        if self.database.value("select exists(from given where not is_known)"):
+        if self.database.value("select exists(from given where not has_content)"):
             self.settle("planned", "latest")
             self.database.run("recognise")
 
