@@ -28,12 +28,12 @@ def examples_card(splits: Iterable[str]) -> bytes:
     return card_of([CardTable("examples", EXAMPLE_SCHEMA, files, images=("face_jpeg", "context_jpeg"))])
 
 
-def labels_card(folder: str = "") -> bytes:
-    """Of the labels of one model, or of all below a folder. folder: pattern of the models' folders, with a slash."""
+def labels_card() -> bytes:
+    """Of the labels of one model."""
     schemas = {"clips": CLIP_LABEL_SCHEMA, "tracks": TRACK_SCHEMA, "frames": FRAME_SCHEMA}
     return card_of(
         [
-            CardTable(name, schema, {"train": f"{folder}{name}/**/*.parquet"})  # A single split goes by this name.
+            CardTable(name, schema, {"train": f"{name}/**/*.parquet"})  # A single split goes by this name.
             for name, schema in schemas.items()
         ]
     )

@@ -51,7 +51,6 @@ from pipeline.score.night import (
 from pipeline.score.page import picture_options, write_page
 from pipeline.score.reading import read_otherwise, reading_config
 from pipeline.storage.remote import absolute_url
-from pipeline.storage.store import Storage
 
 KIND = "labels"
 
@@ -86,7 +85,6 @@ def score(config: ScoreConfig) -> Run:
         log_status(line)
     found = run(job, partial(read_input, config), output, config=config)
     found.ledger.storage.put("README.md", labels_card())
-    Storage(config.output).put("README.md", labels_card("model=*/"))
     if config.page and found.choice.details.num_to_score:
         write_page(found, day=day, config=config)
     print_summary(found)
