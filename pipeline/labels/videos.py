@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import is_member
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
+from pipeline.storage.contents import LocalContents
 from pipeline.storage.remote import absolute_url, fetch, local_path
 from pipeline.storage.retry import StorageError
 from pipeline.storage.scratch import PREFIX, ScratchFolder, sweep
@@ -58,7 +60,7 @@ class Videos:
             Sandbox(build_media, {}, limits=LIMITS, preload=("av",), readable=[str(self.folder)])
             for _ in range(num_children)
         ]
-        self._members = MemberReader(open_archive)
+        self._members = MemberReader(functools.partial(open_archive, contents=LocalContents()))
 
     def close(self) -> None:
         """End the children and remove the copies."""

@@ -181,7 +181,7 @@ def clip_label_of(
         probabilities=summary.probabilities,
         emotion=summary.emotion if counted else None,
         emotion_shares=summary.emotion_shares,
-        num_changes=sum(track.num_changes for track in tracks),
+        num_changes=sum(track.num_changes or 0 for track in tracks),
         mean_entropy=summary.mean_entropy,
         agreement=summary.agreement,
     )

@@ -475,8 +475,7 @@ def test_what_changes_the_crop_is_refused_in_one_output_and_how_hard_is_looked_i
     assert (rows["a.avi"]["emotion"], rows["a.avi"]["reason"]) == (None, "abstained")  # An untrained network.
     assert rows["b.avi"]["emotion"]
 
-    (partition,) = (tmp_path / "out").iterdir()
-    assert (partition / "README.md").read_bytes() == labels_card()
+    assert second.ledger.storage.read("README.md") == labels_card()
     assert second.summary["model"]["warnings"][0].startswith("nobody knows how good this model is")
 
     # What had no face is looked at harder, in the same output: half the size, the detector misses it.
