@@ -18,7 +18,7 @@ FOLDERS = {
     "records": "pyarrow",
     "storage": "fsspec pyarrow tenacity",
     "video": "PIL av decord numpy",
-    "faces": "PIL dlib fsspec numpy torch",
+    "faces": "PIL dlib numpy torch",
     "sandbox": "msgpack numpy psutil",
     "corpus": "fsspec pyarrow",
     "ledger": "duckdb psutil pyarrow",

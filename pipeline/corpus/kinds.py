@@ -19,15 +19,7 @@ from pipeline.storage.archives.listing import list_members, listing_block_bytes
 from pipeline.storage.archives.members import Member, kind_of, member_url
 from pipeline.storage.redaction import without_query
 from pipeline.storage.remote import RangedFile
-
-_VIDEO_EXTENSIONS = frozenset(
-    "3g2 3gp asf avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2t m2ts m2v m4v mj2 mkv mov mp4 mpe mpeg mpg mts mxf "  # noqa: SIM905
-    "ogm ogv qt rm rmvb ts vob webm wmv y4m".split()
-)
-
-
-_IMAGE_EXTENSIONS = frozenset({"png", "jpg", "jpeg"})
-
+from pipeline.video.formats import HEAD_BYTES, IMAGE_NAMES, VIDEO_NAMES, container_of
 
 _MANIFEST_EXTENSIONS = frozenset({"csv", "tsv", "parquet"})
 
@@ -43,10 +35,7 @@ _OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
 )
 
 
-_NAMED_EXTENSIONS = _VIDEO_EXTENSIONS | _IMAGE_EXTENSIONS | _OTHER_EXTENSIONS
-
-
-_FIRST_BYTES = 4096
+_NAMED_EXTENSIONS = VIDEO_NAMES | IMAGE_NAMES | _OTHER_EXTENSIONS
 
 
 MAX_EXTENSION_LETTERS = 12
@@ -69,41 +58,12 @@ def _first_bytes(file: ListedFile) -> bytes | OSError:
     if file.size_bytes == 0:
         return b""
     if file.store is not None:
-        return bytes(ask_store(file.store, "cat_file", file.place, start=0, end=_FIRST_BYTES))
+        return bytes(ask_store(file.store, "cat_file", file.place, start=0, end=HEAD_BYTES))
     try:
         with open(file.place, "rb") as stream:
-            return stream.read(_FIRST_BYTES)
+            return stream.read(HEAD_BYTES)
     except OSError as error:
         return error
-
-
-def _is_video(start: bytes) -> bool:
-    """Whether the first bytes are those of a known video container."""
-    return (
-        start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-        or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
-        or start.startswith(
-            (
-                b"\x1a\x45\xdf\xa3",  # Matroska, WebM
-                b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, WMV
-                b"\x00\x00\x01\xba",  # MPEG program stream
-                b"\x00\x00\x01\xb3",  # MPEG video
-                b"\x06\x0e\x2b\x34\x02\x05\x01\x01",  # MXF
-                b"FLV\x01",
-                b"GIF87a",
-                b"GIF89a",
-                b"OggS",
-                b".RMF",
-                b"YUV4MPEG2 ",
-                b"DKIF",
-            )
-        )
-        # A transport stream's packets of 188 bytes, or of 192 with a time code before each, begin with 0x47.
-        or any(
-            len(start) > first + 2 * step and {*start[first::step][:8]} == {0x47}
-            for first, step in ((0, 188), (4, 192))
-        )
-    )
 
 
 class SortedFiles:
@@ -135,9 +95,9 @@ class SortedFiles:
         self._read_unnamed()
 
     def _add(self, file: ListedFile, extension: str) -> None:
-        if extension in _VIDEO_EXTENSIONS:
+        if extension in VIDEO_NAMES:
             (self.broken_videos if file.is_broken else self.videos).append(file)
-        elif extension in _IMAGE_EXTENSIONS:
+        elif extension in IMAGE_NAMES:
             (self.broken_images if file.is_broken else self.images).append(file)
         elif extension in _OTHER_ARCHIVE_EXTENSIONS:
             self.ignored.append(as_ignored(file, f"an archive of a kind that is not read: .{extension}"))
@@ -175,7 +135,7 @@ class SortedFiles:
             if isinstance(start, OSError):
                 reason = f"not a video by its name, and it cannot be read: {start.strerror}"
                 self.ignored.append(as_ignored(file, reason))
-            elif _is_video(start):
+            elif container_of(start) is not None:
                 self.videos.append(file)
             else:
                 self.ignored.append(as_ignored(file, "not a video: no known container in its first bytes"))
@@ -239,4 +199,4 @@ def _opened(file: ListedFile, *, block_bytes: int) -> Any:
 
 def _is_named_as_clip(name: str) -> bool:
     extension = extension_of(name)
-    return extension in _VIDEO_EXTENSIONS or extension in _IMAGE_EXTENSIONS
+    return extension in VIDEO_NAMES or extension in IMAGE_NAMES

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-import fsspec
-
 from pipeline.records.faces import Box
 from pipeline.records.vocabulary import UsageError
+from pipeline.storage.remote import read_url
 
 
 def read_boxes(url: str) -> dict[str, list[Box]]:
@@ -19,8 +18,7 @@ def read_boxes(url: str) -> dict[str, list[Box]]:
     coordinate is changed: a list whose right and bottom are inclusive loses one row and one column of pixels. Raises
     ValueError, naming file, line, value and cure, for a row that cannot be read or an inverted box.
     """
-    with fsspec.open(url, "rb") as file:
-        content: bytes = file.read()  # type: ignore[union-attr]
+    content = read_url(url)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -65,6 +65,8 @@ class ExtractConfig:
     """Side of the context image (pixels)."""
     image_format: Annotated[str, Setting("faces")] = "jpeg"
     """Encoding of the crops: jpeg (quality 95, 4:4:4) or png."""
+    stream: Annotated[int | None, Setting("sampling")] = None
+    """Which video stream of a file is read (number, from 0); by default the longest."""
     decoder: Annotated[str, Setting("sampling")] = "auto"
     """Video decoder: auto (decord where it is right, else PyAV), decord, pyav."""
     min_decode_integrity: Annotated[float, Setting("sampling")] = 0.0
@@ -80,6 +82,7 @@ class ExtractConfig:
         _one_of("--decoder", self.decoder, DECODERS)
         _one_of("--upsample", self.upsample, (0, 1))
         _at_least("--frames-per-clip", self.frames_per_clip, 1)
+        _at_least("--stream", self.stream or 0, 0)
         # The frames between two key frames are held in memory until the second is known.
         _one_of("--detect-every", self.detect_every, tuple(range(1, MAX_DETECT_EVERY + 1)))
         _at_least("--min-face-px", self.min_face_px, 0)

@@ -15,11 +15,12 @@ from pipeline.faces.detector import Detect
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.faces import Example, Face
+from pipeline.video.formats import IMAGE_NAMES
 from pipeline.video.frames import DecodeReport, Frame
 from pipeline.video.image import read_image
 from pipeline.video.open import open_clip
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+IMAGE_SUFFIXES = tuple(f".{name}" for name in sorted(IMAGE_NAMES))
 
 
 Item = TypeVar("Item")
@@ -40,8 +41,9 @@ def decoded(
         opened = open_clip(
             task["path"],
             config.sampling,
-            start_pts_seconds=clip.start_pts_seconds,
-            end_pts_seconds=clip.end_pts_seconds,
+            start_seconds=clip.start_pts_seconds,
+            end_seconds=clip.end_pts_seconds,
+            stream=config.stream,
             decoder=config.decoder,
         )
     with contextlib.closing(opened):
@@ -133,6 +135,8 @@ def _example(frame: Frame, face: Face, *, face_index: int, clip: Clip, config: E
         path=clip.path,
         frame_index=frame.frame_index,
         pts_seconds=frame.pts_seconds,
+        seconds=frame.seconds,
+        sample_aspect_ratio=frame.sample_aspect_ratio,
         face_index=face_index,
         box=face.box,
         face_score=face.score,
@@ -146,9 +150,9 @@ def _example(frame: Frame, face: Face, *, face_index: int, clip: Clip, config: E
 
 
 def _damage(report: DecodeReport) -> str | None:
-    """What did not decode whole, in words; None where all did."""
+    """What did not decode whole and what the decoder had to say, in words; None where there is nothing."""
     if report.decode_integrity == 1:
-        return None
+        return join_words(*report.notes, between="; ")
     num_frames = report.num_decoded + report.num_missing
     counts = f"{report.num_missing} missing, {report.num_corrupt} corrupt, {report.num_repeated} repeated"
     return join_words(f"of {num_frames} frames {counts}", *report.notes, between="; ")

@@ -114,7 +114,8 @@ def job_of(config: PreprocessConfig, extract_config: ExtractConfig, *, device: s
     def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
         del ledger
         if config.segment_seconds:
-            snapshot.substitute(cut_long_clips(snapshot.unplanned(), config, sample_fps=config.sample_fps))
+            parts = cut_long_clips(snapshot.unplanned(), config, sample_fps=config.sample_fps, stream=config.stream)
+            snapshot.substitute(parts)
         return Choice()
 
     return Job(
@@ -127,7 +128,7 @@ def job_of(config: PreprocessConfig, extract_config: ExtractConfig, *, device: s
     )
 
 
-def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None) -> pa.Table:
+def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None, stream: int | None) -> pa.Table:
     """The segments of those of these clips that are longer than the config's `segment_seconds`."""
     parts = segmented(
         clips,
@@ -136,6 +137,7 @@ def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None) ->
         sample_fps=sample_fps,
         limits=config.limits,
         at_shots=config.segment_at_shots,
+        stream=stream,
     )
     return parts.filter(is_segment(parts["clip_id"]))
 

@@ -64,15 +64,16 @@ def segmented(
     sample_fps: float | None,
     limits: SandboxLimits,
     at_shots: bool = False,
+    stream: int | None = None,
 ) -> pa.Table:
     """The clips (rows of CLIP_SCHEMA), and in place of each that claims to be longer than `segment_seconds` its
     segments.
 
     known_ids: of clips that a plan has, which stay whole here as the plan keeps its cut, and are not opened.
     sample_fps: the rate of sampling, so that each segment begins where the whole clip would be sampled; None: every
-    frame. at_shots: cut where a shot begins, if one does shortly before. Clips with a time range of their own, images,
-    members of archives, copies and files whose length cannot be told stay whole too. Raises StorageError where the
-    store of a clip fails.
+    frame. at_shots: cut where a shot begins, if one does shortly before. stream: the video stream that is read. Clips
+    with a time range of their own, images, members of archives, copies and files whose length cannot be told stay
+    whole too. Raises StorageError where the store of a clip fails.
     """
     is_known = pc.is_in(clips["clip_id"], value_set=_whole(known_ids))
     may_be_long = pc.and_(pc.greater_equal(clips["size_bytes"], MIN_BYTES), pc.invert(is_known))
@@ -86,13 +87,15 @@ def segmented(
     ):
         for row in clips.filter(may_be_long).to_pylist():
             clip = clip_of(row)
-            claimed: Any = None if is_member(clip.url) else _told(clip, sandbox, partial(_ends, copies=folder), {})
+            claimed: Any = (
+                None if is_member(clip.url) else _told(clip, sandbox, partial(_ends, copies=folder), {"stream": stream})
+            )
             if not _are_times(claimed, 2):
                 parts.append(clip)
                 continue
             edges = edges_of(*claimed, segment_seconds=segment_seconds, sample_fps=sample_fps)
             if at_shots and edges:
-                task = {"edges": edges, "window_seconds": _window(segment_seconds)}
+                task = {"edges": edges, "window_seconds": _window(segment_seconds), "stream": stream}
                 shots: Any = _told(clip, sandbox, partial(_all_of, copies=folder), task)
                 if not _are_times(shots, len(edges), may_be_none=True):
                     shots = [None] * len(edges)
@@ -145,12 +148,11 @@ def build_probe() -> Callable[..., Generator[None, None, Any]]:
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[None, None, Any]:
         stage("open")
         if "edges" not in task:
-            return claimed_range(task["path"])
+            return claimed_range(task["path"], stream=task["stream"])
         spans = [(edge - task["window_seconds"], edge) for edge in task["edges"]]
         found: list[float | None] = []
-        for (_, edge), frames in zip(
-            spans, frames_of_spans(task["path"], spans, past_seconds=PAST_SECONDS), strict=True
-        ):
+        looks = frames_of_spans(task["path"], spans, past_seconds=PAST_SECONDS, stream=task["stream"])
+        for (_, edge), frames in zip(spans, looks, strict=True):
             stage("shots")
             found.append(max((time for time in shots_of(frames) if time <= edge), default=None))
         return found

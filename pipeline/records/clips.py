@@ -32,8 +32,10 @@ class Clip:
     content_id: str = column("the store's etag, or the MD5 of the bytes")
     label: str | None = column("true emotion, or null", default=None)
     split: str | None = column("train, validation or test, or null", default=None)
-    start_pts_seconds: float | None = column("start of the range, seconds, or null", default=None)
-    end_pts_seconds: float | None = column("end of the range (exclusive), seconds, or null", default=None)
+    start_pts_seconds: float | None = column("start of the range after the first frame, seconds, or null", default=None)
+    end_pts_seconds: float | None = column(
+        "end of the range (exclusive) after the first frame, seconds, or null", default=None
+    )
     same_as: str | None = column("clip_id of a clip with the same bytes, or null", default=None)
 
     def __post_init__(self) -> None:

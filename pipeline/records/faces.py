@@ -81,6 +81,10 @@ class FaceRow:
     box: Box = column("face in the full upright frame: xyxy, integer pixels, half-open, clamped to the frame")
     face_score: float = column("the detector's score, higher is surer; 0 where boxes were given", arrow=pa.float32())
     path: str = column(PATH, default="")
+    seconds: float | None = column("time of the frame after the clip's first one, seconds, or null", default=None)
+    sample_aspect_ratio: float = column(
+        "width of a pixel by its height as stored; boxes and crops are in square pixels", default=1.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -125,7 +125,7 @@ def job_of(
         since = parse_since(config.since) if config.since else None
         night = plan_night(snapshot, since=since, limit=config.limit, paths_matter=config.boxes is not None)
         if config.segment_seconds:
-            snapshot.substitute(_with_joins(snapshot.unplanned(), config, sample_fps=extract_config.sample_fps))
+            snapshot.substitute(_with_joins(snapshot.unplanned(), config, extract_config))
         line = f"model {sha256[:12]}: {describe_night(night)}"
         return Choice(lines=(*read_otherwise(ledger, plan_config), line), details=night)
 
@@ -167,9 +167,10 @@ def _model_config(info: dict[str, Any], record: ModelRecord) -> dict[str, Any]:
     return {"checkpoint_sha256": sha256, "temperature": temperature, "abstain_below": record.abstain_below}
 
 
-def _with_joins(clips: pa.Table, config: ScoreConfig, *, sample_fps: float | None) -> pa.Table:
+def _with_joins(clips: pa.Table, config: ScoreConfig, extract: ExtractConfig) -> pa.Table:
     """The segments of the long ones among these clips, and each such clip as what joins them."""
-    parts = cut_long_clips(clips.filter(pc.is_null(clips["same_as"])), config, sample_fps=sample_fps)
+    wanted = clips.filter(pc.is_null(clips["same_as"]))
+    parts = cut_long_clips(wanted, config, sample_fps=extract.sample_fps, stream=extract.stream)
     joins = clips.filter(pc.is_in(clips["clip_id"], value_set=combined(whole_ids(parts["clip_id"]))))
     place = CLIP_SCHEMA.get_field_index("same_as")
     return pa.concat_tables([parts, joins.set_column(place, CLIP_SCHEMA.field(place), joins["clip_id"])])

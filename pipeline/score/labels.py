@@ -106,6 +106,8 @@ def predictions_of(
                 path=path,
                 frame_index=example.frame_index,
                 pts_seconds=example.pts_seconds,
+                seconds=example.seconds,
+                sample_aspect_ratio=example.sample_aspect_ratio,
                 face_index=example.face_index,
                 box=example.box,
                 face_score=example.face_score,

@@ -1,4 +1,4 @@
-"""Recognises a container by its content, and opens it."""
+"""Opens a file and its container, and gives the packets of its video."""
 
 from __future__ import annotations
 
@@ -14,67 +14,6 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from pipeline.video.frames import VideoError
-
-_MAGIC = (  # (offset, bytes, demuxer)
-    (0, b"\x1a\x45\xdf\xa3", "matroska"),
-    (0, b"\x00\x00\x01\xba", "mpeg"),
-    (0, b"\x00\x00\x01\xb3", "mpegvideo"),
-    (0, b"FLV\x01", "flv"),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
-    (0, b"OggS", "ogg"),
-    (0, b"GIF87a", "gif"),
-    (0, b"GIF89a", "gif"),
-    (0, b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "mxf"),
-)
-
-
-_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"uuid")
-
-
-_STILL_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif")
-
-
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*", b"8BPS", b"\x00\x00\x00\x0cjP")
-
-
-_PLAYLISTS = (b"#extm3u", b"ffconcat", b"[playlist]", b"<?xml", b"<mpd", b"<asx", b"<smil", b"v=0", b"[reference]")
-
-
-_URLS = (b"http:", b"https:", b"rtsp:", b"rtmp:", b"ftp:", b"file:", b"mms:", b"udp:", b"concat:", b"subfile:")
-
-
-def sniff_container(head: bytes) -> str:
-    """FFmpeg's name of the demuxer for a file that starts with `head`. Raises VideoError for all that is no video.
-
-    Nothing here asks FFmpeg: its own probe takes playlists (HLS, DASH, ffconcat, SDP) in a file of any name, and
-    then opens what they point to.
-    """
-    for offset, magic, demuxer in _MAGIC:
-        if head[offset:].startswith(magic):
-            return demuxer
-    if head[4:8] in _MOV_BOXES and head[8:12] not in _STILL_BRANDS:
-        return "mov"
-    if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"AVIX", b"AVI\x19", b"AMV "):
-        return "avi"
-    # 188 bytes a packet, or 192 and 204 with a time stamp or a checksum; a cut file may start inside a packet.
-    for size in (188, 192, 204):
-        if any(len(syncs := head[start::size][:5]) == 5 and set(syncs) == {0x47} for start in range(size)):
-            return "mpegts"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:32].lower()
-    if text.startswith(_PLAYLISTS + _URLS):
-        raise VideoError(
-            "playlist",
-            f"the file is a playlist or a link (it starts with {text[:12].decode('latin-1')!r}), not a video; "
-            "give the videos that it points to",
-        )
-    if head.startswith(_IMAGES) or head[8:12] in (*_STILL_BRANDS, b"WEBP"):
-        raise VideoError("image", "the file is a still image, not a video; give it an image's name, or leave it out")
-    raise VideoError(
-        "not_a_video",
-        f"the file is no video container that is known here (it starts with {head[:8].hex(' ')}); "
-        "give mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv, mxf or gif",
-    )
-
 
 _ERRORS_OF_THE_PATH = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
@@ -103,8 +42,8 @@ def open_file(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_container(file: BinaryIO, demuxer: str, max_pixels: int) -> Iterator[tuple[Any, Any]]:
-    """The container and its video stream, ready to decode on one thread. Raises VideoError."""
+def open_streams(file: BinaryIO, demuxer: str, max_pixels: int) -> Iterator[Any]:
+    """The container, of which nothing is decoded yet. Raises VideoError."""
     file.seek(0)
     options = {"max_pixels": str(max_pixels), "protocol_whitelist": "none"}
     try:
@@ -115,11 +54,17 @@ def open_container(file: BinaryIO, demuxer: str, max_pixels: int) -> Iterator[tu
             f"its {demuxer} container cannot be read ({error.strerror}): it is damaged or was cut off; copy it again",
         ) from error
     with container:
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise VideoError("no_video_stream", "the file holds no video stream (only sound, text or a cover picture)")
-        best = container.streams.best("video")
-        stream: Any = best if best in streams else streams[0]
+        yield container
+
+
+@contextmanager
+def open_container(file: BinaryIO, demuxer: str, max_pixels: int, *, number: int) -> Iterator[tuple[Any, Any]]:
+    """The container and its video stream `number` (among the video streams, from 0), ready to decode on one thread.
+
+    Raises VideoError.
+    """
+    with open_streams(file, demuxer, max_pixels) as container:
+        stream: Any = container.streams.video[number]
         context = stream.codec_context
         if context is None:
             raise VideoError("unsupported_codec", "no decoder is known for its video; convert it, for example to H.264")
@@ -135,10 +80,20 @@ def open_container(file: BinaryIO, demuxer: str, max_pixels: int) -> Iterator[tu
         yield container, stream
 
 
-def packets_of(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
-    """The packets of the stream, numbered. Raises FFmpegError where the container is damaged."""
-    number = -1
-    packets = container.demux(stream)
+def videos_of(container: Any) -> list[int]:
+    """The numbers of the video streams that are no cover pictures; the one a player would show first. May be empty."""
+    best = container.streams.best("video")
+    numbers = [
+        number
+        for number, stream in enumerate(container.streams.video)
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    return sorted(numbers, key=lambda number: container.streams.video[number] is not best)
+
+
+def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
+    """The packets of the streams that hold bytes. Raises FFmpegError where the container is damaged."""
+    packets = container.demux(*streams)
     while True:
         try:
             packet = next(packets, None)
@@ -147,5 +102,4 @@ def packets_of(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         if packet is None:
             return
         if packet.size:  # an empty one is a dropped frame of an AVI, or the end; it would end the decode
-            number += 1
-            yield number, packet
+            yield packet

@@ -1,22 +1,17 @@
-"""A video file in, upright RGB frames at chosen times out, with a report of how whole the decode was.
+"""Decodes the wanted frames of an indexed file by PyAV or decord, and counts damage.
 
-The only module that knows PyAV and decord. The order of work is what makes it safe: the container is recognised by
-its content before any decoder sees the file, its packets are counted once, and every choice of frames is made from
-that count, never from what a header claims. A decoder is given an open file and the name of one demuxer, so that it
-follows neither playlists nor URLs, whatever the file is called.
-
-One decoder, PyAV, decodes in sequence, is right for every file and sees damage. The other, decord, seeks; it is used
-only where that is exact (`_DecordProof`, `_why_not_decord`) and where it spares a long decode (`_WORTH_FRAMES`).
-Both give the same frames: the index of every sampled frame is fixed before either opens the file.
+PyAV decodes in sequence, is right for every file and sees damage. decord seeks; it is used only where that is exact
+(`DecordProof`, `why_not_decord`) and where it spares a long decode (`_WORTH_FRAMES`). Both give the same frames: the
+index of every sampled frame is fixed before either opens the file.
 
 Still for the reader of a file to fear are time and memory: run this in a supervised child process.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +21,8 @@ from av.error import FFmpegError
 from pipeline.video.container import open_container, open_file, packets_of
 from pipeline.video.frames import DecodeReport, Frame, VideoError
 from pipeline.video.index import FrameIndex
-from pipeline.video.pixels import display_matrix, to_rgb, upright
+from pipeline.video.order import FrameNumbers
+from pipeline.video.pixels import display_matrix, shown_size, to_rgb, upright
 
 # About 2 s of decoding at 640x480. Below that decord is hardly faster (8 of 90 frames, XviD, key frame every 12: 34
 # against 39 ms; H.264: 89 against 86), and it conceals damage: of 98 clips with a few flipped bits that passed every
@@ -46,8 +42,27 @@ def _is_worth_it(index: FrameIndex, wanted: np.ndarray, *, high: int) -> bool:
     return high - int((wanted - begin + 1).sum()) >= _WORTH_FRAMES
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of an indexed file: the frames `wanted` (increasing) of the range from frame `low` to `high`.
+
+    num_absent: frames of the range that lie after the end of a file that was cut off.
+    """
+
+    path: Path
+    index: FrameIndex
+    wanted: np.ndarray
+    low: int
+    high: int
+    num_absent: int
+    decoder: str
+    max_pixels: int
+    max_bytes: int
+
+
 @dataclass
 class _Tally:
+    num_given: int = 0
     num_decoded: int = 0
     num_corrupt: int = 0
     num_repeated: int = 0
@@ -59,61 +74,33 @@ class _DecordError(Exception):
     """decord failed, or disagrees with the index; the message says how."""
 
 
-def decode_frames(
-    path: Path,
-    index: FrameIndex,
-    wanted: np.ndarray,
-    *,
-    low: int,
-    high: int,
-    decoder: str,
-    limits: tuple[int, int],
-) -> Generator[Frame, None, DecodeReport]:
-    max_pixels, max_bytes = limits
-    used, reason = "pyav", "asked for"
-    if decoder != "pyav":
-        if index.why_not_decord:
-            reason = index.why_not_decord
-        elif decoder == "auto" and not _is_worth_it(index, wanted, high=high):
-            reason = "short enough to decode in sequence, which sees damage"
-        elif decoder == "auto" and path.stat().st_size > _MAX_DECORD_BYTES:
-            reason = "too large for decord, which holds all packets of a file at once"
-        else:
-            used, reason = (
-                "decord",
-                "its seeking is exact here, and spares a long decode"
-                if decoder == "auto"
-                else "asked for, and exact here",
-            )
+def decode_frames(request: Request) -> Generator[Frame, None, DecodeReport]:
+    """The wanted frames, in order. Raises VideoError where none decodes."""
+    index = request.index
+    used, reason = _decoder_of(request)
     tally = _Tally()
-    num_given, num_expected = 0, len(wanted)
-    with open_file(path, max_bytes) as file:
+    num_expected = len(request.wanted)
+    with open_file(request.path, request.max_bytes) as file:
         if used == "decord":
             try:
-                for frame in _decord_frames(file, index, wanted):
+                for frame in _decord_frames(file, index, request.wanted):
                     tally.num_decoded += 1
-                    num_given += 1
+                    tally.num_given += 1
                     yield frame
             except _DecordError as error:
-                used, reason, tally = "pyav", f"decord failed: {error}", _Tally()
+                used, reason, tally = "pyav", f"decord failed: {error}", _Tally(num_given=tally.num_given)
         if used == "pyav":
-            start = _run_in(index, low)
-            rest = wanted[num_given:]
-            for frame in _pyav_frames(
-                file, index, rest, low=low, high=high, max_pixels=max_pixels, tally=tally, from_packet=start
-            ):
-                num_given += 1
-                yield frame
-            num_expected = int(index.num_pictures[low:high].sum())
+            yield from _pyav_frames(file, request, tally, from_packet=_run_in(index, request.low))
+            num_expected = int(index.num_pictures[request.low : request.high].sum())
     notes = (*index.notes, *tally.notes)
-    if num_given == 0:
+    if tally.num_given == 0:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise VideoError(
             "undecodable",
-            f"none of its {high - low} frames in the range decodes as {index.codec}{why}; it is damaged, "
-            "lacks its first key frame or passes the limit of pixels: encode it again",
+            f"none of its {request.high - request.low} frames in the range decodes as {index.codec}{why}; it is "
+            "damaged, lacks its first key frame or passes the limit of pixels: encode it again",
         )
-    num_missing = max(0, num_expected - tally.num_decoded)
+    num_missing = max(0, num_expected - tally.num_decoded) + request.num_absent
     whole = max(0, tally.num_decoded - tally.num_corrupt - tally.num_repeated)
     return DecodeReport(
         decoder=used,
@@ -128,6 +115,21 @@ def decode_frames(
         decode_integrity=whole / (tally.num_decoded + num_missing),
         notes=notes,
     )
+
+
+def _decoder_of(request: Request) -> tuple[str, str]:
+    """Which decoder to use, and why."""
+    if request.decoder == "pyav":
+        return "pyav", "asked for"
+    if request.index.why_not_decord:
+        return "pyav", request.index.why_not_decord
+    if request.decoder == "decord":
+        return "decord", "asked for, and exact here"
+    if not _is_worth_it(request.index, request.wanted, high=request.high):
+        return "pyav", "short enough to decode in sequence, which sees damage"
+    if request.path.stat().st_size > _MAX_DECORD_BYTES:
+        return "pyav", "too large for decord, which holds all packets of a file at once"
+    return "decord", "its seeking is exact here, and spares a long decode"
 
 
 def _decord_frames(file: BinaryIO, index: FrameIndex, wanted: np.ndarray) -> Iterator[Frame]:
@@ -155,7 +157,17 @@ def _decord_frames(file: BinaryIO, index: FrameIndex, wanted: np.ndarray) -> Ite
             raise _DecordError(f"at frame {number} ({_first_line(error)})") from error
         if image.shape != index.shape:
             raise _DecordError(f"frame {number} has shape {image.shape}, the first has {index.shape}")
-        yield Frame(frame_index=number, pts_seconds=float(seconds[number]), image=image)
+        yield _frame_of(index, number, image)
+
+
+def _frame_of(index: FrameIndex, number: int, image: np.ndarray) -> Frame:
+    return Frame(
+        frame_index=number,
+        pts_seconds=float(index.seconds[number]),
+        seconds=float(index.clock[number]),
+        image=image,
+        sample_aspect_ratio=float(index.pixel_aspect),
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -164,48 +176,35 @@ def _first_line(error: BaseException) -> str:
     return (line.partition(": ")[2] or line or type(error).__name__)[:200]
 
 
-def _pyav_frames(
-    file: BinaryIO,
-    index: FrameIndex,
-    wanted: np.ndarray,
-    *,
-    low: int,
-    high: int,
-    max_pixels: int,
-    tally: _Tally,
-    from_packet: int,
-) -> Iterator[Frame]:
+def _pyav_frames(file: BinaryIO, request: Request, tally: _Tally, *, from_packet: int) -> Iterator[Frame]:
     """The wanted frames by a sequential decode up to frame `high`; where one is lost the next one stands in."""
-    ticks: list[int] = index.ticks.tolist()
-    number, previous_pts, position, sizes = -1, None, 0, set()
-    rotation, matrix = None, None
-    with open_container(file, index.demuxer, max_pixels) as (container, stream):
-        for num_packets, frame in _decoded(container, stream, index, from_packet=from_packet, tally=tally):
-            # The rank of its time, so that a frame keeps its index where frames before it were lost. A rank beyond
-            # the packets that were read so far is a damaged timestamp.
-            by_rank = 0 if index.by_order or frame.pts is None else bisect_left(ticks, frame.pts)
-            is_first, number = number < 0, max(number + 1, by_rank if by_rank < num_packets else 0)
+    index, wanted, low, high = request.index, request.wanted, request.low, request.high
+    numbers, position, sizes = FrameNumbers(index), tally.num_given, set()
+    previous_tick, is_first, rotation, matrix = None, True, None, None
+    with open_container(file, index.demuxer, request.max_pixels, number=index.stream) as (container, stream):
+        for frame in _decoded(container, stream, numbers, from_packet=from_packet, tally=tally):
+            number, in_order = numbers.number_of(frame.pts)
             if is_first and from_packet and number > low:
                 break  # the run-in was too short: start again below
+            is_first = False
             if low <= number < high:
+                tick = int(index.ticks[number])
                 tally.num_decoded += 1
                 tally.num_corrupt += frame.is_corrupt
-                tally.num_repeated += frame.pts is not None and frame.pts == previous_pts
+                tally.num_repeated += tick == previous_tick
+                previous_tick = tick
                 sizes.add((frame.width, frame.height))
-                if position < len(wanted) and number >= wanted[position]:
+                if in_order and position < len(wanted) and number >= wanted[position]:
                     position = int(np.searchsorted(wanted, number, side="right"))
-                    image = to_rgb(frame, number)
                     if frame.rotation != rotation:
                         rotation, matrix = frame.rotation, display_matrix(frame)
-                    seconds = float(index.seconds[number])
-                    yield Frame(frame_index=number, pts_seconds=seconds, image=upright(image, matrix))
-            previous_pts = frame.pts
-            if number >= high - 1:
+                    size = shown_size(frame.width, frame.height, index.pixel_aspect, max_pixels=request.max_pixels)
+                    tally.num_given += 1
+                    yield _frame_of(index, number, upright(to_rgb(frame, number, size=size), matrix))
+            if in_order and number >= high - 1:
                 break
     if from_packet and not sizes:
-        yield from _pyav_frames(
-            file, index, wanted, low=low, high=high, max_pixels=max_pixels, tally=tally, from_packet=0
-        )
+        yield from _pyav_frames(file, request, tally, from_packet=0)
     if len(sizes) > 1:
         tally.notes.append(f"the size changes in the middle: {', '.join(f'{w}x{h}' for w, h in sorted(sizes))}")
 
@@ -217,49 +216,49 @@ def _run_in(index: FrameIndex, low: int) -> int:
     intra refresh, the group before it makes the picture whole. If even that gives no frame by `low` (a long intra
     refresh took 26 frames), `_pyav_frames` starts again from the file's beginning.
     """
-    if low == 0 or index.by_order:
+    if low == 0:
         return 0
     before = np.flatnonzero(index.key_ticks <= index.ticks[low])
     return int(index.key_packets[before[-2]]) if len(before) > 1 else 0
 
 
-def _decoded(
-    container: Any, stream: Any, index: FrameIndex, *, from_packet: int, tally: _Tally
-) -> Iterator[tuple[int, Any]]:
-    """(packets read, frame) of every frame that decodes, in presentation order.
+def _decoded(container: Any, stream: Any, numbers: FrameNumbers, *, from_packet: int, tally: _Tally) -> Iterator[Any]:
+    """Every frame that decodes, in presentation order; the pts of each is the number of the packet that it came in.
 
-    After an error it goes on at the next key frame: what lies between would be drawn on a lost picture. Where
-    frames are known by their order only, nothing after an error can be placed, and decoding ends.
+    After an error it goes on at the next key frame: what lies between would be drawn on a lost picture, as what lies
+    before the first key frame would be.
     """
     context = stream.codec_context
-    number, lost = -1, False
+    lost = numbers.begins_without_key and not context.codec.intra_only
+    drain = partial(_decode, context, None)
     try:
-        for number, packet in packets_of(container, stream):
+        for number, packet in enumerate(packets_of(container, stream)):
             if number < from_packet or (lost and not packet.is_keyframe):
                 continue
             if lost:
-                context.flush_buffers()
+                if tally.num_errors:
+                    context.flush_buffers()
                 lost = False
-            try:
-                frames = context.decode(packet)
-            except FFmpegError as error:
+            numbers.feed(number, is_key=packet.is_keyframe)
+            packet.pts = number
+            frames, error = _decode(context, packet)
+            if error is not None:
                 tally.num_errors += 1
                 if tally.num_errors == 1:
                     tally.notes.append(f"packet {number} does not decode ({error.strerror})")
                 lost = True
-                frames = _drained(context)
-            yield from ((number + 1, frame) for frame in frames)
-            if lost and index.by_order:
-                return
+                numbers.lose(number)
+                frames = drain()[0] if numbers.are_sure else []
+            yield from frames
     except FFmpegError:  # the container is damaged from here on; the index noted it
         pass
     if not lost:
-        yield from ((number + 1, frame) for frame in _drained(context))
+        yield from drain()[0]
 
 
-def _drained(context: Any) -> list[Any]:
-    """The frames that the decoder still holds."""
+def _decode(context: Any, packet: Any) -> tuple[list[Any], FFmpegError | None]:
+    """The frames that a packet brings out (None: those that the decoder still holds), or the error."""
     try:
-        return context.decode(None)
-    except FFmpegError:
-        return []
+        return context.decode(packet), None
+    except FFmpegError as error:
+        return [], error

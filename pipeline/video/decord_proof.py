@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from av.error import FFmpegError
@@ -85,14 +86,18 @@ class DecordProof:
 _PROVABLE = {("h264", "mov"), ("h264", "matroska"), ("mpeg4", "avi"), ("mpeg4", "mov"), ("mpeg4", "matroska")}
 
 
-def why_not_decord(stream: Any, num_frames: int, *, increasing: bool, by_order: bool) -> str | None:
+def why_not_decord(
+    stream: Any, num_frames: int, pixel_aspect: Fraction, *, increasing: bool, may_reorder: bool
+) -> str | None:
     """What the stream as a whole says against decord, beside `DecordProof`."""
-    if not increasing or by_order:
+    if not increasing or may_reorder:
         return "frames may be reordered (B-frames)"
     if len(stream.container.streams.video) != 1:
         return "more than one video stream"
     if stream.frames not in (0, num_frames):  # decord aborts the process where a header claims 10^9
         return f"the header claims {stream.frames} frames, the file holds {num_frames}"
+    if pixel_aspect != 1:
+        return f"its pixels are not square ({pixel_aspect.numerator}:{pixel_aspect.denominator})"
     if stream.codec_context.pix_fmt not in ("yuv420p", "yuvj420p"):
         return f"pixel format {stream.codec_context.pix_fmt}"
     return None

@@ -45,7 +45,7 @@ class Sampling:
         if not 0 <= self.min_fps < float("inf"):
             raise ValueError(f"min_fps is {self.min_fps}; it must be a number, 0 or more, in frames per second")
 
-    def choose(self, seconds: np.ndarray, *, start_pts_seconds: float | None = None) -> np.ndarray:
+    def choose(self, seconds: np.ndarray, *, start_seconds: float | None = None) -> np.ndarray:
         """Positions, increasing, to take of frames shown at `seconds` (sorted, the range only)."""
         num = len(seconds)
         if self.every_frame or num == 0:
@@ -57,7 +57,7 @@ class Sampling:
             k = self.frames_per_clip
             assert k is not None
             return np.arange(num) if num < k else np.array([(2 * i + 1) * num // (2 * k) for i in range(k)])
-        start = seconds[0] if start_pts_seconds is None else start_pts_seconds
+        start = seconds[0] if start_seconds is None else start_seconds
         # A frame is taken when a target lies after the frame before it and not after the frame itself. The allowance
         # keeps a frame whose pts, as a binary fraction, falls a hair before its target.
         targets_passed = np.floor((seconds - start) * sample_fps + 1e-6)
@@ -69,13 +69,16 @@ class Frame:
     """One sampled frame: `image` is RGB uint8 (height, width, 3), upright.
 
     frame_index counts the frames of the file in presentation order from 0, by the container's timestamps, so that it
-    is the same after a damaged stretch. pts_seconds is in the file's own timeline. Alpha is dropped, interlaced
-    frames stay woven, pixels stay as stored where they are not square.
+    is the same after a damaged stretch. pts_seconds is in the file's own timeline, seconds counts from the clip's
+    first frame. Alpha is dropped and interlaced frames stay woven; pixels are square, and sample_aspect_ratio says how
+    wide one was by its height as stored.
     """
 
     frame_index: int
     pts_seconds: float
+    seconds: float
     image: np.ndarray
+    sample_aspect_ratio: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +88,8 @@ class DecodeReport:
     num_frames: frames of the whole file by its packets, without those that an edit list hides. The other counts are of
     the frames that were decoded to get the samples: with PyAV every frame of the range, sampled or not; with decord
     the sampled ones, since it conceals damage. num_missing: frames that the packets promise and the decoder did not
-    give. num_repeated: frames with the timestamp of the frame before. decode_integrity: the share of
-    num_decoded + num_missing that is neither corrupt nor repeated, 0 to 1.
+    give, and those that the header claims after the last packet. num_repeated: frames with the timestamp of the frame
+    before. decode_integrity: the share of num_decoded + num_missing that is neither corrupt nor repeated, 0 to 1.
     """
 
     decoder: str

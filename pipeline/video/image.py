@@ -44,7 +44,7 @@ def _rgb_of(image: Image.Image) -> np.ndarray:
 
 
 def _one_frame(pixels: np.ndarray, kind: str) -> Generator[Frame, None, DecodeReport]:
-    yield Frame(frame_index=0, pts_seconds=0.0, image=pixels)
+    yield Frame(frame_index=0, pts_seconds=0.0, seconds=0.0, image=pixels)
     return DecodeReport(
         decoder="pillow",
         decoder_reason="a still image",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,21 @@ import av
 import numpy as np
 
 from pipeline.records.vocabulary import DECODERS
-from pipeline.video.container import open_container, open_file, sniff_container
-from pipeline.video.decode import decode_frames
+from pipeline.video.container import open_container, open_file, packets_of
+from pipeline.video.decode import Request, decode_frames
+from pipeline.video.formats import HEAD_BYTES, Container, sniff_container
 from pipeline.video.frames import MAX_BYTES, MAX_PACKETS, MAX_PIXELS, DecodedClip, Sampling, VideoError
-from pipeline.video.index import index_of
+from pipeline.video.index import FrameIndex, index_of, zero_tick
+from pipeline.video.streams import choose_stream
 
 
 def open_clip(
     path: str | Path,
     sampling: Sampling,
     *,
-    start_pts_seconds: float | None = None,
-    end_pts_seconds: float | None = None,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    stream: int | None = None,
     decoder: str = "auto",
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
@@ -29,67 +34,107 @@ def open_clip(
 ) -> DecodedClip:
     """Recognise and index a local video file; iterate over the result to decode the sampled frames.
 
-    The range [start_pts_seconds, end_pts_seconds) is in the file's own timeline; None is the file's start or end.
-    decoder: "auto" (decord where right and worth it), "decord" (wherever right), "pyav" (always). Limits: pixels of
-    one frame, bytes of the file, packets of the video stream. Raises VideoError for a file that cannot be used, here
-    or at the first frame, and ValueError for an unknown decoder.
+    The range [start_seconds, end_seconds) counts from the clip's first frame, as players do; None is the file's start
+    or end. stream: which of its video streams, from 0; None is the longest. decoder: "auto" (decord where right and
+    worth it), "decord" (wherever right), "pyav" (always). Limits: pixels of one frame, bytes of the file, packets of
+    the video stream. Raises VideoError for a file that cannot be used, here or at the first frame, and ValueError for
+    an unknown decoder.
     """
     if decoder not in DECODERS:
         raise ValueError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}")
     path = Path(path)
     with open_file(path, max_bytes) as file:
-        index = index_of(file, max_pixels=max_pixels, max_packets=max_packets)
-    seconds = index.seconds
-    low = 0 if start_pts_seconds is None else int(np.searchsorted(seconds, start_pts_seconds))
-    high = len(seconds) if end_pts_seconds is None else int(np.searchsorted(seconds, end_pts_seconds))
+        index = index_of(file, max_pixels=max_pixels, max_packets=max_packets, stream=stream)
+    low, high = _range_in(index, start_seconds, end_seconds)
+    return DecodedClip(
+        decode_frames(
+            Request(
+                path=path,
+                index=index,
+                wanted=low + sampling.choose(index.clock[low:high], start_seconds=start_seconds),
+                low=low,
+                high=high,
+                num_absent=_num_absent(index, end_seconds) if high == len(index.ticks) else 0,
+                decoder=decoder,
+                max_pixels=max_pixels,
+                max_bytes=max_bytes,
+            )
+        )
+    )
+
+
+def _range_in(index: FrameIndex, start_seconds: float | None, end_seconds: float | None) -> tuple[int, int]:
+    """The first frame of a range, and the one past its last. Raises VideoError where it holds none."""
+    seconds = index.clock
+    low = 0 if start_seconds is None else int(np.searchsorted(seconds, start_seconds))
+    high = len(seconds) if end_seconds is None else int(np.searchsorted(seconds, end_seconds))
+    why = f" ({'; '.join(index.notes)})" if index.notes else ""
     if low >= len(seconds):
         raise VideoError(
             "range_past_end",
-            f"the range starts at {start_pts_seconds} s, past the last frame ({seconds[-1]:.3f} s); check the manifest",
+            f"the range starts at {start_seconds} s, past the last frame ({seconds[-1]:.3f} s){why}; "
+            "check the manifest",
         )
     if low >= high:
         raise VideoError(
             "no_frames",
-            f"no frame lies in the range {start_pts_seconds} to {end_pts_seconds} s (the file has frames from "
-            f"{seconds[0]:.3f} to {seconds[-1]:.3f} s); check the manifest",
+            f"no frame lies in the range {start_seconds} to {end_seconds} s (the file has frames from "
+            f"{seconds[0]:.3f} to {seconds[-1]:.3f} s{why}); check the manifest",
         )
-    wanted = low + sampling.choose(seconds[low:high], start_pts_seconds=start_pts_seconds)
-    return DecodedClip(
-        decode_frames(path, index, wanted, low=low, high=high, decoder=decoder, limits=(max_pixels, max_bytes))
-    )
+    return low, high
 
 
-def claimed_range(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[float, float] | None:
-    """The times of a local video's first and last frame by its header (seconds), None where it tells none.
+def _num_absent(index: FrameIndex, end_seconds: float | None) -> int:
+    """How many of the frames that the header claims after the last one lie before the end of the range."""
+    if end_seconds is None or not index.num_absent:
+        return index.num_absent
+    step = float(np.median(np.diff(index.clock))) if len(index.clock) > 1 else 0.0
+    past_last = end_seconds - float(index.clock[-1])
+    return min(index.num_absent, max(0, math.ceil(past_last / step - 1e-6) - 1)) if step > 0 else index.num_absent
+
+
+def claimed_range(path: str | Path, *, stream: int | None = None) -> tuple[float, float] | None:
+    """The times of a local video's first and last frame by its header, in seconds from its beginning; None where it
+    tells none.
 
     Not to be trusted. Raises VideoError for a file that is no video.
     """
-    with (
-        open_file(Path(path), MAX_BYTES) as file,
-        open_container(file, sniff_container(file.read(4096)), max_pixels) as (container, stream),
-    ):
-        if container.duration is None or not stream.time_base:
+    with _opened(path, stream) as (container, video, kind):
+        if container.duration is None or not video.time_base:
             return None
-        start = float((stream.start_time or 0) * stream.time_base)
+        first = next(packets_of(container, video), None)
+        tick = video.start_time or 0
+        zero = zero_tick(kind, tick, begins_with_key=first is None or first.is_keyframe)
+        start = float((tick - zero) * video.time_base)
         return start, start + container.duration / av.time_base
 
 
+@contextmanager
+def _opened(path: str | Path, stream: int | None) -> Iterator[tuple[Any, Any, Container]]:
+    with open_file(Path(path), MAX_BYTES) as file:
+        kind = sniff_container(file.read(HEAD_BYTES))
+        number, _ = choose_stream(file, kind.demuxer, asked=stream, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS)
+        with open_container(file, kind.demuxer, MAX_PIXELS, number=number) as (container, video):
+            yield container, video, kind
+
+
 def frames_of_spans(
-    path: str | Path, spans: Iterable[tuple[float, float]], *, past_seconds: float, max_pixels: int = MAX_PIXELS
+    path: str | Path, spans: Iterable[tuple[float, float]], *, past_seconds: float, stream: int | None = None
 ) -> Iterator[Iterator[tuple[float, np.ndarray]]]:
-    """For each (start, end) in seconds the frames from its start to `past_seconds` past its end, small, with their
-    times: BGR uint8, at most 160 px wide. Read each to its end before the next.
+    """For each (start, end) in seconds from the clip's beginning the frames from its start to `past_seconds` past its
+    end, small, with their times: BGR uint8, at most 160 px wide. Read each to its end before the next.
 
     Seeks by key frames: for a look at the pictures, where a frame more or less does no harm. Raises VideoError for a
     file that is no video, and FFmpegError where it is damaged.
     """
-    with (
-        open_file(Path(path), MAX_BYTES) as file,
-        open_container(file, sniff_container(file.read(4096)), max_pixels) as (container, stream),
-    ):
+    with _opened(path, stream) as (container, video, kind):
+        first = next(packets_of(container, video), None)
+        tick = zero_tick(kind, video.start_time or 0, begins_with_key=first is None or first.is_keyframe)
+        zero = float(tick * video.time_base)
         for start, end in spans:
-            container.seek(round(start / stream.time_base), stream=stream)
-            yield _small_frames(container, stream, start, end + past_seconds)
+            container.seek(round((zero + start) / video.time_base), stream=video)
+            frames = _small_frames(container, video, zero + start, zero + end + past_seconds)
+            yield ((seconds - zero, image) for seconds, image in frames)
 
 
 def _small_frames(container: Any, stream: Any, start: float, end: float) -> Iterator[tuple[float, np.ndarray]]:

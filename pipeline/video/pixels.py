@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,32 @@ from av.error import FFmpegError
 
 from pipeline.video.frames import VideoError
 
+_WIDEST = 8  # a larger ratio is a damaged header: 352x576 shown as 16:9 is 2.9
 
-def to_rgb(frame: Any, number: int) -> np.ndarray:
+
+def pixel_aspect_of(stream: Any) -> Fraction:
+    """The width of a stored pixel by its height, as the container or else the codec says; 1 where neither does."""
+    for aspect in (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio):
+        if aspect and Fraction(1, _WIDEST) <= aspect <= _WIDEST:
+            return Fraction(aspect)
+    return Fraction(1)
+
+
+def shown_size(width: int, height: int, pixel_aspect: Fraction, *, max_pixels: int) -> tuple[int, int]:
+    """Width and height of a stored frame in square pixels: its width is changed, or its height where that would pass
+    the limit."""
+    wide = max(1, round(width * pixel_aspect))
+    if wide * height <= max_pixels or pixel_aspect < 1:
+        return wide, height
+    return width, max(1, round(height / pixel_aspect))
+
+
+def to_rgb(frame: Any, number: int, *, size: tuple[int, int]) -> np.ndarray:
+    """A frame as RGB uint8 of `size` (width, height). Raises VideoError."""
     try:
-        return frame.to_ndarray(format="rgb24")
+        if size == (frame.width, frame.height):
+            return frame.to_ndarray(format="rgb24")
+        return frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="BICUBIC")
     except FFmpegError as error:
         raise VideoError(
             "undecodable",

@@ -88,7 +88,8 @@ def frames_of(count, *, seconds=None, width=4):
     """Frames whose pixels say their number."""
     for number in range(count):
         image = np.full((2, width, 3), number, np.uint8)
-        yield Frame(frame_index=number, pts_seconds=seconds[number] if seconds else number / 10, image=image)
+        at = seconds[number] if seconds else number / 10
+        yield Frame(frame_index=number, pts_seconds=at, seconds=at, image=image)
 
 
 class Searched:

@@ -69,7 +69,7 @@ def test_a_clip_with_fewer_frames_than_asked_gives_each_once():
 def test_sampling_by_rate_takes_the_first_frame_at_or_after_each_target():
     seconds = np.array([0.0, 0.3, 0.5, 0.9, 1.6, 1.7])
     assert Sampling(frames_per_clip=None, sample_fps=2).choose(seconds).tolist() == [0, 2, 4]
-    assert Sampling(frames_per_clip=None, sample_fps=2).choose(seconds, start_pts_seconds=-0.1).tolist() == [0, 2, 3, 4]
+    assert Sampling(frames_per_clip=None, sample_fps=2).choose(seconds, start_seconds=-0.1).tolist() == [0, 2, 3, 4]
     assert Sampling(frames_per_clip=None, sample_fps=1000).choose(seconds).tolist() == [0, 1, 2, 3, 4, 5]
     every_tenth = np.arange(100) * 1001 / 30000
     assert Sampling(frames_per_clip=None, sample_fps=3000 / 1001).choose(every_tenth).tolist() == list(
@@ -223,7 +223,7 @@ def test_a_range_gives_the_very_frames_of_the_whole_decode(tmp_path: Path, how: 
     path = make_clip(tmp_path / "a.mp4", num_frames=120, **how)
     whole = {frame.frame_index: frame for frame in frames_of(open_clip(path, EVERY_FRAME))}
     for start in (0.0, 0.5, 1.21, 2.05, 3.0):
-        clip = open_clip(path, EVERY_FRAME, start_pts_seconds=start, end_pts_seconds=start + 0.5)
+        clip = open_clip(path, EVERY_FRAME, start_seconds=start, end_seconds=start + 0.5)
         frames = frames_of(clip)
         inside = [i for i, frame in whole.items() if start <= frame.pts_seconds < start + 0.5]
         assert [frame.frame_index for frame in frames] == inside
@@ -233,9 +233,9 @@ def test_a_range_gives_the_very_frames_of_the_whole_decode(tmp_path: Path, how: 
 
 def test_a_range_without_frames_is_named(tmp_path: Path):
     path = make_clip(tmp_path / "a.mp4")
-    assert reason_of(path, start_pts_seconds=2.0) == "range_past_end"
-    assert reason_of(path, start_pts_seconds=0.01, end_pts_seconds=0.02) == "no_frames"
-    assert reason_of(path, end_pts_seconds=-1.0) == "no_frames"
+    assert reason_of(path, start_seconds=2.0) == "range_past_end"
+    assert reason_of(path, start_seconds=0.01, end_seconds=0.02) == "no_frames"
+    assert reason_of(path, end_seconds=-1.0) == "no_frames"
 
 
 # Which decoder
