@@ -119,8 +119,10 @@ def container_of(head: bytes) -> Container | None:
             return each
     # 188 bytes a packet, or 192 and 204 with a time stamp or a checksum; a cut file may start inside a packet.
     for size in (188, 192, 204):
-        if any(len(syncs := head[start::size][:5]) == 5 and set(syncs) == {0x47} for start in range(size)):
-            return _BY_DEMUXER["mpegts"]
+        for start in range(size):
+            syncs = head[start::size][:5]
+            if set(syncs) == {0x47} and (len(syncs) == 5 or (len(syncs) >= 3 and start in (0, 4))):
+                return _BY_DEMUXER["mpegts"]
     return None
 
 

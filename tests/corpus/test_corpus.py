@@ -207,7 +207,7 @@ def test_a_file_url_may_be_plain_or_percent_encoded(tmp_path: Path) -> None:
 def test_the_first_bytes_tell_where_the_name_does_not(tmp_path: Path, nasty_dir: Path) -> None:
     write(tmp_path, "no_extension", (nasty_dir / "syn_no_extension").read_bytes())
     for name in ("syn_trunc30.avi", "torchcodec_av1_video.mkv", "syn_interlaced.mpg", "syn_no_key_at_start.ts"):
-        write(tmp_path, f"{name}.part", (nasty_dir / name).read_bytes())
+        write(tmp_path, f"{name}.thing", (nasty_dir / name).read_bytes())
     for name in ("syn_wmv2.wmv", "syn_h264.flv", "decord_rot90.mov", "moviepy_bbb.webm"):
         write(tmp_path, name.replace(".", "_"), (nasty_dir / name).read_bytes())
     write(tmp_path, "playlist", (nasty_dir / "playlist_to_file_named.mp4").read_bytes())
@@ -227,6 +227,15 @@ def test_the_first_bytes_tell_where_the_name_does_not(tmp_path: Path, nasty_dir:
         (b"\x89PNG\r\n\x1a\n", False),
         ((b"\x47" + bytes(187)) * 4, True),
         ((bytes(4) + b"\x47" + bytes(187)) * 4, True),
+        ((b"\x47" + bytes(203)) * 4, True),
+        (b"\0\0\0\x18stypmsdh", True),
+        (b"YUV4MPEG2 W160 H96 F25:1\n", True),
+        (b"DKIF\0\0\x20\0VP80", True),
+        (b".RMF\0\0\0\x12", True),
+        (b"\0\0\0\x01\x67\x64\0\x1e", True),
+        (b"\0\0\0\x01\x40\x01\x0c\x01", True),
+        (b"nut/multimedia container\0", True),
+        (b"\0\0\0\x1cftypavif", False),
         (b"G" + bytes(400), False),
         (b"G", False),
         (b"#EXTM3U\n", False),

@@ -22,6 +22,7 @@ from video_zoo import (
     with_matrix,
 )
 
+from pipeline.corpus.read import read_corpus
 from pipeline.video import decode
 from pipeline.video.frames import DecodedClip, Frame, Sampling, VideoError
 from pipeline.video.image import read_image
@@ -457,6 +458,22 @@ def test_a_file_that_is_no_video_is_refused_by_its_content(tmp_path: Path, conte
     path = tmp_path / "named.mp4"
     path.write_bytes(content)
     assert reason_of(path) == reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.mp4", "a.mkv", "a.avi", "a.ts", "a.mpg", "a.flv", "a.wmv", "a.gif", "a.mxf", "a.rm", "a.ivf", "a.nut", "a.m2v"],
+)
+def test_what_is_planned_as_a_video_without_a_name_is_what_the_decoder_takes(tmp_path: Path, name: str):
+    codecs = {"a.wmv": "wmv2", "a.gif": "gif", "a.rm": "rv20", "a.ivf": "libvpx", "a.flv": "flv", "a.m2v": "mpeg2video"}
+    codec = codecs.get(name, "mpeg2video" if name in ("a.mpg", "a.mxf") else "libx264")
+    how = {"pixel_format": "rgb8"} if codec == "gif" else {"rate": 25}
+    made = make_clip(
+        tmp_path / name, codec=codec, num_frames=4, container="mpeg2video" if name == "a.m2v" else None, **how
+    )
+    made.rename(tmp_path / "nameless")
+    (clip,) = read_corpus(str(tmp_path)).clips
+    assert len(frames_of(open_clip(clip.url, EVERY_FRAME))) == 4
 
 
 def test_folders_pipes_devices_loops_and_missing_files_are_refused(tmp_path: Path):
