@@ -19,10 +19,10 @@ from av.error import FFmpegError
 from PIL import Image
 
 from pipeline.video.boxes import Track, without_faces
-from pipeline.video.container import open_container, open_file, sniff_container
-from pipeline.video.frames import MAX_BYTES, MAX_PACKETS, MAX_PIXELS, VideoError
+from pipeline.video.frames import MAX_PACKETS, MAX_PIXELS, VideoError
 from pipeline.video.index import index_of
-from pipeline.video.pixels import display_matrix, to_rgb, upright
+from pipeline.video.open import open_video
+from pipeline.video.pixels import display_matrix, pixel_aspect_of, shown_size, to_rgb, upright
 
 SOUND_RATE = 48_000
 SOUND_FRAME = 1024  # Samples of one AAC packet.
@@ -45,7 +45,7 @@ PLAYED_PIXELS = {"yuv420p", "yuvj420p"}
 class VideoFacts:
     """What is known of a video before it is played.
 
-    width, height: of an upright frame in stored pixels, those of the boxes. start, end: seconds of the file's own
+    width, height: of an upright frame in square pixels, those of the boxes. start, end: seconds of the file's own
     timeline. is_played: whether browsers play the file itself, with its first frame at 0 s.
     """
 
@@ -61,19 +61,17 @@ class VideoFacts:
 
 def video_facts(path: str | Path) -> VideoFacts:
     """Facts of a local video. Raises VideoError."""
-    with open_file(Path(path), MAX_BYTES) as file:
-        demuxer = sniff_container(file.read(4096))
-        with open_container(file, demuxer, MAX_PIXELS) as (container, stream):
-            sounds = sounds_of(container)
-            sound = sounds[0].codec_context.codec.canonical_name if sounds else None
-            codec, pixels = stream.codec_context.codec.canonical_name, stream.codec_context.pix_fmt
-            rate = stream.average_rate
-            claimed = None if container.duration is None else container.duration / av.time_base
-            start = float((stream.start_time or 0) * stream.time_base)
-            first = next(iter(frames_of(file, container, stream, None)), None)
-            if first is None:
-                raise VideoError("no_frames", "no frame of the video can be decoded")
-            height, width = first[1].shape[:2]
+    with open_video(path) as (file, container, stream, kind):
+        sounds = sounds_of(container)
+        sound = sounds[0].codec_context.codec.canonical_name if sounds else None
+        demuxer, codec, pixels = kind.demuxer, stream.codec_context.codec.canonical_name, stream.codec_context.pix_fmt
+        rate = stream.average_rate
+        claimed = None if container.duration is None else container.duration / av.time_base
+        start = float((stream.start_time or 0) * stream.time_base)
+        first = next(iter(frames_of(file, container, stream, None)), None)
+        if first is None:
+            raise VideoError("no_frames", "no frame of the video can be decoded")
+        height, width = first[1].shape[:2]
         end = start + claimed if claimed is not None and claimed > 0 else None
         if end is None:
             seconds = index_of(file, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS).seconds
@@ -120,10 +118,7 @@ def picture_at(path: str | Path, seconds: float, *, max_px: int, hidden: Sequenc
 
     hidden: with `blur`, the tracks whose faces are hidden. Raises VideoError.
     """
-    with (
-        open_file(Path(path), MAX_BYTES) as file,
-        open_container(file, sniff_container(file.read(4096)), MAX_PIXELS) as (container, stream),
-    ):
+    with open_video(path) as (file, container, stream, _):
         image = None
         for pts_seconds, frame in frames_of(file, container, stream, seconds):
             if image is not None and pts_seconds > seconds + 1e-4:
@@ -146,7 +141,12 @@ def frames_of(file: Any, container: Any, stream: Any, seconds: float | None) -> 
     for pts_seconds, frame in _timed(file, container, stream, seconds):
         if matrix == ():
             matrix = display_matrix(frame)
-        yield pts_seconds, upright(to_rgb(frame, 0), matrix)
+        yield pts_seconds, _shown(frame, stream, matrix)
+
+
+def _shown(frame: Any, stream: Any, matrix: Any) -> np.ndarray:
+    size = shown_size(frame.width, frame.height, pixel_aspect_of(stream), max_pixels=MAX_PIXELS)
+    return upright(to_rgb(frame, 0, size=size), matrix)
 
 
 def _timed(file: Any, container: Any, stream: Any, seconds: float | None) -> Iterator[tuple[float, Any]]:
@@ -198,8 +198,7 @@ def converted(
     """
     buffer = io.BytesIO()
     with (
-        open_file(Path(path), MAX_BYTES) as file,
-        open_container(file, sniff_container(file.read(4096)), MAX_PIXELS) as (container, stream),
+        open_video(path) as (file, container, stream, _),
         av.open(buffer, "w", format="mp4", options=FRAGMENT) as writer,
     ):
         sounds = sounds_of(container)
@@ -241,14 +240,14 @@ def _stretch(
         if matrix == ():
             matrix = display_matrix(frame)
         if held is not None and pts_seconds > held[0]:
-            yield held[0], pts_seconds, upright(to_rgb(held[1], 0), matrix)
+            yield held[0], pts_seconds, _shown(held[1], stream, matrix)
             held = None
         if pts_seconds >= end - 1e-6:
             return
         if pts_seconds >= start - 1e-6:
             held = pts_seconds, frame
     if held is not None:
-        yield held[0], held[0] + step, upright(to_rgb(held[1], 0), matrix)
+        yield held[0], held[0] + step, _shown(held[1], stream, matrix)
 
 
 def video_stream(writer: Any, image: np.ndarray) -> Any:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -99,7 +99,7 @@ def claimed_range(path: str | Path, *, stream: int | None = None) -> tuple[float
 
     Not to be trusted. Raises VideoError for a file that is no video.
     """
-    with _opened(path, stream) as (container, video, kind):
+    with open_video(path, stream=stream) as (_, container, video, kind):
         if container.duration is None or not video.time_base:
             return None
         first = next(packets_of(container, video), None)
@@ -110,12 +110,16 @@ def claimed_range(path: str | Path, *, stream: int | None = None) -> tuple[float
 
 
 @contextmanager
-def _opened(path: str | Path, stream: int | None) -> Iterator[tuple[Any, Any, Container]]:
+def open_video(path: str | Path, *, stream: int | None = None) -> Iterator[tuple[BinaryIO, Any, Any, Container]]:
+    """A local video: its file, container, the video stream that is read of it (or `stream`), and its kind.
+
+    Raises VideoError.
+    """
     with open_file(Path(path), MAX_BYTES) as file:
         kind = sniff_container(file.read(HEAD_BYTES))
         number, _ = choose_stream(file, kind.demuxer, asked=stream, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS)
         with open_container(file, kind.demuxer, MAX_PIXELS, number=number) as (container, video):
-            yield container, video, kind
+            yield file, container, video, kind
 
 
 def frames_of_spans(
@@ -127,7 +131,7 @@ def frames_of_spans(
     Seeks by key frames: for a look at the pictures, where a frame more or less does no harm. Raises VideoError for a
     file that is no video, and FFmpegError where it is damaged.
     """
-    with _opened(path, stream) as (container, video, kind):
+    with open_video(path, stream=stream) as (_, container, video, kind):
         first = next(packets_of(container, video), None)
         tick = zero_tick(kind, video.start_time or 0, begins_with_key=first is None or first.is_keyframe)
         zero = float(tick * video.time_base)
