@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.video.boxes import Track, without_faces
-from pipeline.video.container import open_container, open_file, sniff_container
 from pipeline.video.convert import SOUND_RATE, TICKS, encodable, frames_of, sound_stream_of, sounds_of, video_stream
-from pipeline.video.frames import MAX_BYTES, MAX_PIXELS, VideoError
+from pipeline.video.frames import VideoError
+from pipeline.video.open import open_video
 
 PERSON_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 # Sounds that go into MP4 as they are.
@@ -75,8 +75,7 @@ def drawn_video(
     """
     buffer = io.BytesIO()
     with (
-        open_file(Path(path), MAX_BYTES) as file,
-        open_container(file, sniff_container(file.read(4096)), MAX_PIXELS) as (container, stream),
+        open_video(path) as (file, container, stream, _),
         av.open(buffer, "w", format="mp4") as writer,
     ):
         sounds = sounds_of(container)
@@ -143,10 +142,7 @@ def crops_at(
 
     A time is that of a frame. Raises VideoError.
     """
-    with (
-        open_file(Path(path), MAX_BYTES) as file,
-        open_container(file, sniff_container(file.read(4096)), MAX_PIXELS) as (container, stream),
-    ):
+    with open_video(path) as (file, container, stream, _):
         frames = frames_of(file, container, stream, 0.0)
         held = next(frames, None)
         following = next(frames, None)
