@@ -11,6 +11,11 @@ from pipeline.evaluate.config import EvaluateConfig
 
 
 def main(config: EvaluateConfig) -> int:
+    if config.corrections:
+        from pipeline.labels.agreement import evaluate_corrections
+
+        evaluate_corrections(config)
+        return 0
     # PyTorch, which --help does without.
     from pipeline.evaluate.compare import write_comparison
     from pipeline.evaluate.job import write_evaluation

@@ -10,7 +10,12 @@ from pipeline.preprocess.config import PreprocessConfig
 def main(config: PreprocessConfig) -> int:
     from pipeline.preprocess.job import preprocess  # Ray and Arrow, which --help does without.
 
-    return preprocess(config).exit_code
+    corrected = None
+    if config.corrections is not None:
+        from pipeline.labels.corrected_faces import corrected_faces
+
+        corrected = corrected_faces(config.corrections)
+    return preprocess(config, corrected).exit_code
 
 
 run = partial(

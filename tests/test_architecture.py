@@ -30,7 +30,7 @@ FOLDERS = {
     "evaluate": "numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",
     "score": "numpy pyarrow torch",
-    "labels": "matplotlib numpy pyarrow pympi statsmodels",
+    "labels": "matplotlib numpy pyarrow pympi sklearn statsmodels",
     "viewer": "pyarrow numpy starlette uvicorn",
     "synthetic": "PIL av numpy skimage",
 }

@@ -23,6 +23,9 @@ class EvaluateConfig:
     compare: Annotated[tuple[str, ...], Setting("input", common=True)] = ()
     """Instead of --checkpoint: outputs of jobs/train.py, or folders of them, whose best checkpoints fill the paper's
     Tables 2, 3, 4 and Figures 1, 8, 10, 11 on the test split. What no run fills is told with the command that would."""
+    corrections: Annotated[str | None, Setting("input", common=True)] = None
+    """Instead of --checkpoint: output of jobs/score.py whose labels people corrected. How often each model was right
+    where they looked, by class, and how far they agree (Cohen's and Fleiss' kappa; extra [analysis])."""
     splits: Annotated[tuple[str, ...], Setting("input", common=True)] = ("validation", "test")
     """The splits to evaluate with --checkpoint, each by itself: any of train, validation and test."""
     batch_size: Annotated[int, Setting("machine", common=True)] = 64
@@ -37,8 +40,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if not self.output:
             raise UsageError("output is empty; give a folder or a URL")
-        if bool(self.checkpoint) == bool(self.compare):
-            raise UsageError("give either --checkpoint, one run, or --compare, the runs of the paper's tables")
+        if sum(map(bool, (self.checkpoint, self.compare, self.corrections))) != 1:
+            raise UsageError(
+                "give either --checkpoint, one run, or --compare, the runs of the paper's tables, or --corrections,"
+                " labels that people corrected"
+            )
         if self.checkpoint and not self.data:
             raise UsageError("data is empty; give the output of jobs/preprocess.py: a folder or a URL")
         object.__setattr__(self, "splits", tuple(self.splits))

@@ -6,7 +6,9 @@ shard and its sha256.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,14 +33,17 @@ from pipeline.preprocess.config import (
     plan_defaults,
     versions,
 )
+from pipeline.preprocess.corrected import CorrectedFaces
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.segments import check_shots, segmented
+from pipeline.records.arrow import pc
 from pipeline.records.clips import is_segment
 from pipeline.records.columns import table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
-from pipeline.records.outcomes import replaced_outcome
+from pipeline.records.outcomes import State, replaced_outcome
+from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
@@ -52,8 +57,15 @@ class PreprocessActor:
     """Turns one unit of clips into one committed shard of examples."""
 
     def __init__(
-        self, *, ledger_url: str, config: ExtractConfig, limits: SandboxLimits, shared_detect: Detect | None = None
+        self,
+        *,
+        ledger_url: str,
+        config: ExtractConfig,
+        limits: SandboxLimits,
+        corrected: CorrectedFaces | None = None,
+        shared_detect: Detect | None = None,
     ) -> None:
+        self._corrected = corrected
         self._ledger = Ledger(ledger_url)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
 
@@ -65,6 +77,14 @@ class PreprocessActor:
                 outcomes.append(replaced_outcome(clip))
                 continue
             found, outcome = self._extractor.extract(clip)
+            if self._corrected is not None:
+                found = self._corrected.applied(clip, found)
+                outcome = replace(outcome, num_examples=len(found))
+                if outcome.state == State.DONE and not found:
+                    detail = "no face of it has a label of its own or a corrected one"
+                    outcome = replace(
+                        outcome, state=State.NO_FACE, reason="not_labelled", stage="detect", detail=detail
+                    )
             examples += found
             outcomes.append(outcome)
         return self._ledger.commit(
@@ -75,8 +95,11 @@ class PreprocessActor:
         )
 
 
-def preprocess(config: PreprocessConfig) -> Run:
-    """Preprocess what is missing of the input, and write summary, manifest and page."""
+def preprocess(config: PreprocessConfig, corrected: CorrectedFaces | None = None) -> Run:
+    """Preprocess what is missing of the input, and write summary, manifest and page.
+
+    corrected: what people said of its faces (`config.corrections`, which `labels/` reads).
+    """
     log_as_json(config.json_logs)
     if config.segment_at_shots:
         check_shots()
@@ -86,8 +109,14 @@ def preprocess(config: PreprocessConfig) -> Run:
     for line in preflight(input_url=config.input, output_url=config.output):
         log_status(line)
     found = run(
-        job_of(config, extract_config, device=device), partial(read_input, config), config.output, config=config
+        job_of(config, extract_config, device=device, corrected=corrected),
+        partial(read_input, config, corrected),
+        config.output,
+        config=config,
     )
+    if corrected is not None:
+        told = {"labels": config.corrections, "digest": corrected.digest, "corrections": list(corrected.correction_ids)}
+        found.ledger.storage.put("corrections.json", (json.dumps(told, indent=1) + "\n").encode())
     found.ledger.storage.put(DESCRIPTION, description_bytes(read_description(config.input)))
     splits = found.snapshot.database.rows("select distinct coalesce(split, 'unsplit') as name from shards order by 1")
     found.ledger.storage.put("README.md", examples_card(row["name"] for row in splits))
@@ -97,18 +126,30 @@ def preprocess(config: PreprocessConfig) -> Run:
     return found
 
 
-def read_input(config: PreprocessConfig) -> Corpus:
-    """List the input, and read a byte of some of its clips."""
+def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None) -> Corpus:
+    """List the input, and read a byte of some of its clips; with corrections only clips that have a label by now."""
     corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
+    if corrected is not None:
+        is_corrected = pc.is_in(corpus.table["clip_id"], value_set=pa.array(list(corrected.clips), pa.string()))
+        table = corpus.table.filter(pc.or_(is_corrected, pc.is_valid(corpus.table["label"])))
+        if not pc.any(is_corrected).as_py():
+            raise UsageError(
+                f"--corrections {config.corrections}: none of its clips is in --input {config.input}; give the videos"
+                " that were scored"
+            )
+        corpus = replace(corpus, table=table)
     check_clips(corpus.table)
     return corpus
 
 
-def job_of(config: PreprocessConfig, extract_config: ExtractConfig, *, device: str) -> Job:
+def job_of(
+    config: PreprocessConfig, extract_config: ExtractConfig, *, device: str, corrected: CorrectedFaces | None = None
+) -> Job:
     """What preprocessing is for the runner. extract_config: with `auto` resolved. device: where faces are detected."""
     shared = shared_detection(extract_config, device=device)
     spec = ActorSpec(
-        build=partial(PreprocessActor, config=extract_config, limits=config.limits), start_shared=shared or dict
+        build=partial(PreprocessActor, config=extract_config, limits=config.limits, corrected=corrected),
+        start_shared=shared or dict,
     )
 
     def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
@@ -120,8 +161,12 @@ def job_of(config: PreprocessConfig, extract_config: ExtractConfig, *, device: s
 
     return Job(
         kind=KIND,
-        plan_config={**plan_config_of(extract_config), "split_fractions": list(config.split_fractions)},
-        plan_defaults=plan_defaults(),
+        plan_config={
+            **plan_config_of(extract_config),
+            "split_fractions": list(config.split_fractions),
+            "corrections": None if corrected is None else corrected.digest,
+        },
+        plan_defaults={**plan_defaults(), "corrections": None},
         versions=versions(),
         choose=choose,
         build_actor=lambda _: spec,

@@ -27,6 +27,9 @@ class TrainConfig:
     """ImageNet's weights for a backbone: none, frozen (only the new head of seven is trained), or finetune (all is)."""
     weights: Annotated[str | None, Setting("network")] = None
     """safetensors file or URL of those weights, in torchvision's names. None: torchvision's own, from its server."""
+    init: Annotated[str | None, Setting("network", common=True)] = None
+    """Output of jobs/train.py whose best checkpoint the weights start from (folder or URL), to fine-tune it: the
+    same --model and options."""
     epochs: Annotated[int, Setting("training", common=True)] = 50
     """Passes over the training examples."""
     batch_size: Annotated[int, Setting("training", common=True)] = 128
@@ -125,6 +128,7 @@ class TrainConfig:
         require(self.loader_processes is None or self.loader_processes >= 0, "loader_processes", "0 or more")
         require(self.pretrained in ("none", "frozen", "finetune"), "pretrained", "none, frozen or finetune")
         require(self.pretrained == "none" or self.model in BACKBONES, "pretrained", f"none with --model {self.model}")
+        require(self.init is None or self.pretrained == "none", "init", "no --pretrained beside it")
         require(self.weights is None or self.pretrained != "none", "weights", "--pretrained frozen or finetune too")
         require(set(self.augment_face) <= set(AUGMENTATIONS), "augment_face", f"some of {', '.join(AUGMENTATIONS)}")
         require(self.class_weights in ("none", "balanced"), "class_weights", "none or balanced")

@@ -12,6 +12,7 @@ from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.shards import Manifest
 from pipeline.models.backbones import Backbone, check_weights, imagenet_weights, read_weights
 from pipeline.models.build import build_model, check_network, default_reads
+from pipeline.models.checkpoint import load_checkpoint
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url, read_url
@@ -38,6 +39,22 @@ def load_pretrained(model: nn.Module, config: TrainConfig) -> str:
     return origin
 
 
+def load_initial(model: nn.Module, config: TrainConfig) -> str:
+    """The weights of --init into a network; where they are from. Raises UsageError where it is another network."""
+    assert config.init is not None
+    checkpoint = load_checkpoint(absolute_url(config.init), "best")
+    found = checkpoint.config["model"]
+    theirs = {"model": found["name"], **found["options"]}
+    ours = {"model": config.model, **_model_options(config)}
+    # Dropout has no weights.
+    changed = [name for name in ours if name != "dropout" and theirs.get(name) != ours[name]]
+    if changed:
+        told = ", ".join(f"{name} {theirs.get(name)!r}, and here it is {ours[name]!r}" for name in changed)
+        raise UsageError(f"--init {config.init} was trained with {told}; give the same")
+    model.load_state_dict(checkpoint.model.state_dict())
+    return f"checkpoint sha256 {checkpoint.info['checkpoint_sha256']}"
+
+
 def _pretrained(config: TrainConfig) -> tuple[dict[str, Tensor], str, str]:
     """The tensors of --pretrained, where they come from, and what a checkpoint says of that."""
     if config.weights is None:
@@ -55,6 +72,8 @@ def check_model(config: TrainConfig, manifest: Manifest) -> None:
     sizes: dict[str, Any] = {name: config.input_px or manifest.config[name] for name in ("face_px", "context_px")}
     try:
         check_network(config.model, **_model_options(config), **sizes)
+        if config.init is not None:
+            load_initial(new_model(config), config)
         if config.pretrained != "none":
             tensors, source, _ = _pretrained(config)
             check_weights(config.model, tensors, source=source)

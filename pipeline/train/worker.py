@@ -33,7 +33,7 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted
 from pipeline.train.config import TrainConfig
 from pipeline.train.learner import Learner, RunState, TrainingStopped, cosine_lr
-from pipeline.train.network import checkpoint_config, load_pretrained, new_model
+from pipeline.train.network import checkpoint_config, load_initial, load_pretrained, new_model
 from pipeline.train.training_log import RunLogs
 
 T = TypeVar("T")
@@ -213,7 +213,11 @@ def _started(config: TrainConfig, saved: Mapping[str, Any] | None, *, rank: int)
     torch.manual_seed(config.seed)
     model = new_model(config)
     if saved is None:
-        origin = load_pretrained(model, config) if rank == 0 and config.pretrained != "none" else None
+        origin = None
+        if rank == 0 and config.init is not None:
+            origin = load_initial(model, config)
+        elif rank == 0 and config.pretrained != "none":
+            origin = load_pretrained(model, config)
         return RunState(model=model, pretrained_from=origin)
     checkpoint = load_checkpoint(config.output, "newest")
     model.load_state_dict(checkpoint.model.state_dict())

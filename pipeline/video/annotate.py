@@ -117,7 +117,8 @@ def _sound_packets(container: Any, sound: Any, target: Any, first: float) -> Ite
     if sound.codec_context.codec.canonical_name in COPIED_SOUNDS:
         moved = round(first / sound.time_base)
         for packet in container.demux(sound):
-            if packet.dts is None or packet.pts - moved < 0:
+            # AAC begins with a packet before 0 s, without which the first would be heard wrong.
+            if packet.dts is None or (packet.pts - moved) * sound.time_base < -0.1:
                 continue
             packet.pts, packet.dts = packet.pts - moved, packet.dts - moved
             packet.stream = target

@@ -32,6 +32,11 @@ def decoded(path):
     return images, sounds, kind
 
 
+def sound_of(path):
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
 def test_a_video_has_each_box_on_its_frame_and_its_own_sound(made, tmp_path):
     out = exported(made.labels, tmp_path / "out", "video", clips="show/two*")
     (path,) = out.glob("*.mp4")
@@ -43,9 +48,8 @@ def test_a_video_has_each_box_on_its_frame_and_its_own_sound(made, tmp_path):
         expected = box_at(0, number)
         assert abs(columns.min() - expected.x_min) <= 4
         assert abs(columns.max() - expected.x_max) <= 4
-    _, before, _ = decoded(made.videos / "show" / "two.mp4")
-    assert sounds[5].shape == before[5].shape
-    assert np.allclose(sounds[5], before[5], atol=1e-5)  # Copied, not encoded again.
+    assert len(sounds) > 90
+    assert sound_of(path) == sound_of(made.videos / "show" / "two.mp4")  # Copied, not encoded again.
 
 
 def test_a_video_of_another_container_becomes_one_that_plays(made, tmp_path):
