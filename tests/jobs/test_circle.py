@@ -24,8 +24,8 @@ def job(name, *arguments, log):
 
 def test_what_40_persons_are_said_to_be_makes_the_model_better_on_clips_that_it_never_saw(tmp_path):
     log = tmp_path / "log"
-    make_corpus(tmp_path / "first", clips_per_class=(2, 1, 5), seed=3)
-    make_corpus(tmp_path / "truth", clips_per_class=(8, 1, 1), seed=4)
+    make_corpus(tmp_path / "first", clips_per_class=(3, 3, 6), seed=3)
+    make_corpus(tmp_path / "truth", clips_per_class=(9, 3, 3), seed=4)
     first, run, labels = tmp_path / "data", tmp_path / "run", tmp_path / "labels"
     job("preprocess.py", "--input", tmp_path / "first", "--output", first, *SMALL, "--page=false", log=log)
     job("train.py", "--data", first, "--output", run, "--epochs", "2", *TRAIN, log=log)
