@@ -134,7 +134,7 @@ class Ledger:
     def take_back(self, snapshot: Snapshot, unit_ids: Sequence[str]) -> None:
         """Make units pending again whose rows hold no more; the shards are swept once there are others."""
         self.reopen()  # First: _SUCCESS must never stand beside a plan with more to do.
-        self._drop_compacted()
+        self.drop_compacted()
         for unit_id in unit_ids:
             self.storage.delete(f"ledger/{unit_id}.json")
         snapshot.forget_entries(unit_ids)
@@ -345,7 +345,7 @@ class Ledger:
         except (pa.ArrowInvalid, OSError, ValueError):
             return COMPACT_ROWS.empty_table()
 
-    def _drop_compacted(self) -> None:
+    def drop_compacted(self) -> None:
         """Before an entry may get other contents under its name."""
         for name in self.storage.sizes("compact"):
             self.storage.delete(name)

@@ -86,6 +86,11 @@ select g.* replace (
     if(m.is_same, m.size_bytes, g.size_bytes) as size_bytes, if(m.is_same, m.split, g.split) as split)
 from given g left join matched m on not g.has_content and m.clip_id = g.clip_id;
 
+-- name: replaced_with_rows
+-- Planned clips that other bytes replaced, and of which rows are still in shards.
+select distinct o.clip_id from outcomes o join replaced r on r.clip_id = split_part(o.clip_id, '.', 1)
+where o.num_examples > 0;
+
 -- name: substitute
 create or replace table given as
 with whole as (select distinct split_part(clip_id, '.', 1) as clip_id from parts)

@@ -22,6 +22,7 @@ from pipeline.dataset.description import NAME as DESCRIPTION
 from pipeline.dataset.description import description_bytes, read_description
 from pipeline.faces.detector import Detect
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.removal import remove_replaced
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
 from pipeline.preprocess.config import (
@@ -159,6 +160,13 @@ def job_of(
             snapshot.substitute(parts)
         return Choice()
 
+    def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
+        ledger.refresh(snapshot)
+        num_removed = remove_replaced(ledger, snapshot)
+        if num_removed:
+            log_status(f"{num_removed} inputs have other bytes now: their old examples are taken out")
+        return {}
+
     return Job(
         kind=KIND,
         plan_config={
@@ -170,6 +178,7 @@ def job_of(
         versions=versions(),
         choose=choose,
         build_actor=lambda _: spec,
+        finish=finish,
     )
 
 

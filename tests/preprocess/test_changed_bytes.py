@@ -1,18 +1,21 @@
 """A clip whose bytes are no longer those that were listed: its result is never filed under what nobody read."""
 
 import io
+import json
 import os
 import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 from ledgers import audited
 
 from pipeline.corpus.read import read_corpus
+from pipeline.ledger import removal
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.retry import quarantined, retry
+from pipeline.ledger.retry import quarantined, retry, verify
 from pipeline.preprocess.config import ExtractConfig, PreprocessConfig
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.job import preprocess
@@ -265,3 +268,38 @@ def test_a_broken_upload_that_was_mended_under_its_name_is_another_input(tmp_pat
     (source / "old.avi").write_bytes(videos[0].read_bytes()[:1000])  # the old bytes turn up elsewhere
     run = preprocess(config)
     assert ("old.avi", State.QUARANTINED) in {(path, state) for path, state, _ in states_of(run)}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_the_examples_of_what_was_replaced_leave_the_shards_also_when_that_is_cut_off(tmp_path, videos, monkeypatch):
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number, name in enumerate("abc"):
+        shutil.copy(videos[number], source / f"{name}.avi")
+    config = config_of(source, output)
+    preprocess(config)
+    shutil.copy(videos[3], source / "a.avi")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "json_bytes", kill)  # new shards are there, the entry is not
+        with pytest.raises(Killed):
+            preprocess(config)
+    run = preprocess(config)
+    assert (run.exit_code, run.audit.holds) == (0, True)
+    now = {clip.clip_id for clip in read_corpus(str(source)).clips}
+    stored = [pq.read_table(path, columns=["clip_id"])["clip_id"].to_pylist() for path in output.rglob("*.parquet")]
+    assert sorted(clip_id for ids in stored for clip_id in ids) == sorted(now)
+    assert sum(shard["rows"] for shard in json.loads((output / "manifest.json").read_text())["shards"]) == 3
+    assert not list(verify(run.ledger))
+    assert {(path, state) for path, state, _ in states_of(run) if path == "a.avi"} == {
+        ("a.avi", State.CHANGED),
+        ("a.avi", State.DONE),
+    }
+    assert preprocess(config).summary["processed"] == 0
