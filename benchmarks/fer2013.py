@@ -30,8 +30,8 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 
-# Dlib's boxes end at brows and chin; FER2013's pictures show some forehead too. Measured on real clips.
-BOX_MARGIN = 0.0
+# Of 120 of FER2013's pictures Dlib's box was 0.80 of the side (median; quartiles 0.80 and 0.95): 0.03 to 0.13 a side.
+BOX_MARGIN = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)

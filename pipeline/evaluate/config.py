@@ -19,7 +19,7 @@ class EvaluateConfig:
     data: Annotated[str | None, Setting("input", common=True)] = None
     """Output of jobs/preprocess.py: a folder or any fsspec URL. Default with --compare: what the runs trained on."""
     checkpoint: Annotated[str | None, Setting("input", common=True)] = None
-    """Output of jobs/train.py, whose best checkpoint by validation top-1 accuracy is taken: a folder or fsspec URL."""
+    """Output of jobs/train.py (folder or fsspec URL), whose best epoch by validation accuracy is taken; or baseline."""
     compare: Annotated[tuple[str, ...], Setting("input", common=True)] = ()
     """Instead of --checkpoint: outputs of jobs/train.py, or folders of them, whose best checkpoints fill the paper's
     Tables 2, 3, 4 and Figures 1, 8, 10, 11 on the test split. What no run fills is told with the command that would."""

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.models.build import build_model
+from pipeline.models.shipped import run_url_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import TEMPORARY, Storage
@@ -171,17 +172,21 @@ def newest_checkpoint(run_url: str) -> str | None:
 def read_checkpoint_info(run_url: str, which: Which = "best") -> dict[str, Any]:
     """The JSON of a checkpoint without its tensors: {"config", "epoch", "step", ...}, as info and config are loaded.
 
+    run_url: a run, or the name of one that comes with the package (`shipped`).
+
     Raises UsageError where there is none, or where it is damaged.
     """
+    run_url = run_url_of(run_url)
     return _read_commit(run_url, _chosen_folder(run_url, which))
 
 
 def load_checkpoint(run_url: str, which: Which = "best") -> LoadedCheckpoint:
-    """A checkpoint of a run: see Which.
+    """A checkpoint of a run, or of one of the package's by its name (`shipped`): see Which.
 
     Raises UsageError where there is none, where a file is missing or is not the one that was committed (sha256), and
     where the weights don't fit the model that it names.
     """
+    run_url = run_url_of(run_url)
     folder = _chosen_folder(run_url, which)
     commit = _read_commit(run_url, folder)
     where = f"checkpoint {run_url.rstrip('/')}/{folder}"

@@ -21,6 +21,7 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.models.checkpoint import read_checkpoint_info
 from pipeline.models.predict import temperature_of
+from pipeline.models.shipped import portable
 from pipeline.preprocess.config import (
     ExtractConfig,
     plan_config_of,
@@ -50,7 +51,6 @@ from pipeline.score.night import (
 )
 from pipeline.score.page import picture_options, write_page
 from pipeline.score.reading import read_otherwise, reading_config
-from pipeline.storage.remote import absolute_url
 
 KIND = "labels"
 
@@ -135,7 +135,7 @@ def job_of(
             ScoreActor,
             config=extract_config,
             limits=config.limits,
-            checkpoint=absolute_url(config.checkpoint),
+            checkpoint=portable(config.checkpoint),
             which=info["epoch"],
             device=device,
             batch_size=config.batch_size,

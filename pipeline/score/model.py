@@ -36,6 +36,7 @@ class ModelRecord:
         accuracy, num_validation: share of so many validation examples that it named right.
         ece: expected calibration error on them.
         abstain_below: a face, person or clip whose highest probability is below it is undecided.
+        card: what its maker says of it, in a line.
         warnings: why its labels are not to be relied on, a line each.
     """
 
@@ -50,6 +51,7 @@ class ModelRecord:
     num_validation: int | None
     ece: float | None
     abstain_below: float
+    card: str | None = None
     warnings: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def model_record(info: Mapping[str, Any], *, abstain_below: float | None = None)
         num_validation=num_validation,
         ece=metrics.get("ece"),
         abstain_below=decided,
+        card=info.get("card"),
         warnings=tuple(_warnings(metrics, data)),
     )
 
@@ -104,7 +107,8 @@ def model_words(facts: Mapping[str, Any]) -> list[str]:
         )
         right += "" if facts["ece"] is None else f", calibration error {facts['ece']:.2f}"
     decides = f"undecided below a probability of {facts['abstain_below']:.2f}"
-    return [f"{facts['name']}{day}", learned, right, decides]
+    said = [facts["card"]] if facts.get("card") else []
+    return [f"{facts['name']}{day}", learned, right, decides, *said]
 
 
 def _percent(share: float) -> str:

@@ -1,0 +1,26 @@
+"""Checkpoints that come with the package, by name: `baseline` wherever a checkpoint is given.
+
+They are runs like any other; only where they lie is found here. A name goes to every machine of a cluster as it is, for
+the package may lie elsewhere on each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.storage.remote import absolute_url
+
+SHIPPED = ("baseline",)
+
+
+def run_url_of(checkpoint: str) -> str:
+    """Where a checkpoint lies: the package's folder of one of SHIPPED, else what was given.
+
+    A folder of one's own of such a name is meant by `./baseline`.
+    """
+    return str(Path(__file__).parent / checkpoint) if checkpoint in SHIPPED else checkpoint
+
+
+def portable(checkpoint: str) -> str:
+    """The same checkpoint for a process that may run elsewhere: a URL that is absolute, or one of SHIPPED."""
+    return checkpoint if checkpoint in SHIPPED else absolute_url(checkpoint)
