@@ -25,7 +25,7 @@ FOLDERS = {
     "runtime": "av numpy pyarrow ray rich yaml",
     "report": "PIL jinja2 markupsafe numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",
-    "models": "numpy safetensors torch torchvision",
+    "models": "numpy onnx onnxruntime onnxscript safetensors torch torchvision",
     "preprocess": "msgspec numpy psutil pyarrow scenedetect",
     "evaluate": "numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",

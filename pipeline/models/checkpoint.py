@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.models.build import build_model
+from pipeline.models.onnx_models import OnnxNetwork, is_onnx, onnx_info, read_onnx
 from pipeline.models.shipped import run_url_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.retry import StorageError
@@ -177,6 +178,8 @@ def read_checkpoint_info(run_url: str, which: Which = "best") -> dict[str, Any]:
     Raises UsageError where there is none, or where it is damaged.
     """
     run_url = run_url_of(run_url)
+    if is_onnx(run_url):
+        return onnx_info(read_onnx(run_url))
     return _read_commit(run_url, _chosen_folder(run_url, which))
 
 
@@ -187,6 +190,11 @@ def load_checkpoint(run_url: str, which: Which = "best") -> LoadedCheckpoint:
     where the weights don't fit the model that it names.
     """
     run_url = run_url_of(run_url)
+    if is_onnx(run_url):
+        outside = read_onnx(run_url)
+        info = onnx_info(outside)
+        model = OnnxNetwork(outside, where=run_url).eval()
+        return LoadedCheckpoint(model=model, config=info.pop("config"), info=info, training_state={})
     folder = _chosen_folder(run_url, which)
     commit = _read_commit(run_url, folder)
     where = f"checkpoint {run_url.rstrip('/')}/{folder}"

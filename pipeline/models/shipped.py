@@ -24,3 +24,8 @@ def run_url_of(checkpoint: str) -> str:
 def portable(checkpoint: str) -> str:
     """The same checkpoint for a process that may run elsewhere: a URL that is absolute, or one of SHIPPED."""
     return checkpoint if checkpoint in SHIPPED else absolute_url(checkpoint)
+
+
+def card_of(checkpoint: str) -> str | None:
+    """The card of one of SHIPPED, Markdown; None of any other."""
+    return (Path(run_url_of(checkpoint)) / "card.md").read_text() if checkpoint in SHIPPED else None

@@ -22,7 +22,7 @@ from command_line import parse  # noqa: E402 - the jobs are scripts, not a packa
 from pipeline.records.settings import GROUPS  # noqa: E402
 from pipeline.records.vocabulary import UsageError  # noqa: E402
 
-JOBS = ("preprocess", "train", "evaluate", "score", "export", "view", "quarantine", "demo", "benchmark")
+JOBS = ("preprocess", "train", "evaluate", "score", "export", "view", "models", "quarantine", "demo", "benchmark")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,41 @@
+"""Models by name: `python jobs/models.py list | card NAME | export RUN --format onnx --output FOLDER`."""
+
+import json
+from functools import partial
+
+from command_line import run_job
+
+from pipeline.models.config import ModelsConfig
+
+
+def main(config: ModelsConfig) -> int:
+    # PyTorch, which --help does without.
+    from pipeline.models.checkpoint import read_checkpoint_info
+    from pipeline.models.shipped import SHIPPED, card_of
+    from pipeline.score.model import describe_model, model_record
+
+    if config.action == "export":
+        from pipeline.models.export_onnx import export_onnx
+
+        for path in export_onnx(config.name, config.output):
+            print(path)
+        return 0
+    for name in SHIPPED if config.action == "list" else (config.name,):
+        info = read_checkpoint_info(name)
+        print(f"{name}: {describe_model(model_record(info))}")
+        if config.action == "card":
+            print(f"\n{card_of(name) or json.dumps(info['config'], indent=1)}")
+    return 0
+
+
+run = partial(
+    run_job,
+    ModelsConfig,
+    main,
+    description="Lists the models that come with the package, shows a model's card, or exports a run of ours to ONNX.",
+    positional=("action", "name"),
+    examples=("list", "card baseline", "export out/run --format onnx --output models"),
+)
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,152 @@
+"""Models from outside: an `.onnx` file with a sidecar `.json`, run by ONNX Runtime (extra `[onnx]`).
+
+It comes as a network like any other, called as `model(face, context)`, so that whatever takes a checkpoint takes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.dataset.dataset import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.models.sidecar import Sidecar, read_sidecar
+from pipeline.records.vocabulary import UsageError
+from pipeline.storage.remote import read_url
+
+GREY = (0.299, 0.587, 0.114)  # BT.601
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideModel:
+    """An .onnx file and what its sidecar says."""
+
+    content: bytes
+    sidecar: Sidecar
+
+
+def is_onnx(url: str) -> bool:
+    """Whether a checkpoint is a model from outside."""
+    return url.lower().endswith(".onnx")
+
+
+def read_onnx(url: str) -> OutsideModel:
+    """The file and its sidecar, of its name but for the ending. UsageError where one is missing or not the other's."""
+    beside = f"{url[: -len('.onnx')]}.json"
+    read = {}
+    for name in (url, beside):
+        try:
+            read[name] = read_url(name)
+        except OSError as error:
+            cure = "" if name == url else "; write what the model wants and gives: jobs/README.md, models from outside"
+            raise UsageError(f"checkpoint {name} can't be read ({error}){cure}") from None
+    sidecar, digest = read_sidecar(read[beside], where=beside), hashlib.sha256(read[url]).hexdigest()
+    if digest != sidecar.sha256:
+        raise UsageError(
+            f"checkpoint {url}: its sha256 is {digest[:12]}…, {beside} says {sidecar.sha256[:12]}…; fetch it again"
+        )
+    return OutsideModel(read[url], sidecar)
+
+
+def onnx_info(outside: OutsideModel) -> dict[str, Any]:
+    """What `read_checkpoint_info` says of a run, of a model from outside. Its sha256 is of model and sidecar."""
+    sidecar = outside.sidecar
+    told = hashlib.sha256(f"{sidecar.sha256} {sidecar!r}".encode()).hexdigest()
+    return {
+        "epoch": 0,
+        "step": 0,
+        "checkpoint_sha256": told,
+        "config": {
+            "model": {
+                "name": sidecar.name,
+                "options": {"reads": "pair" if len(sidecar.inputs) == 2 else sidecar.inputs[0]},
+                "face_px": sidecar.face_px,
+                "context_px": sidecar.context_px,
+            },
+            "training": {},
+            "preprocessing": {"detector": "dlib-cnn", **sidecar.preprocessing, "box_margin": sidecar.margin},
+        },
+        "metrics": dict(sidecar.metrics),
+        "temperature": sidecar.temperature,
+        "data": dict(sidecar.data),
+        "trained_at": sidecar.trained_at,
+        "card": sidecar.card,
+        "manifest_sha256": "",
+        "history": [],
+    }
+
+
+class OnnxNetwork(nn.Module):
+    """`model(face, context)` of ImageNet-normalised RGB `(B, 3, height, width)` to logits `(B, 7)`.
+
+    Raises UsageError without ONNX Runtime, and for a file that it can't load.
+    """
+
+    def __init__(self, outside: OutsideModel, *, where: str) -> None:
+        super().__init__()
+        runtime = _runtime()
+        self._sidecar, self._where = outside.sidecar, where
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # there is an actor a core
+        options.log_severity_level = 3
+        there = runtime.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
+        try:
+            self._session = runtime.InferenceSession(outside.content, options, providers=providers)
+        except Exception as error:  # noqa: BLE001 - the runtime's own errors have no common class
+            raise UsageError(f"checkpoint {where}: ONNX Runtime can't load it ({_line(error)})") from None
+        self._names = [each.name for each in self._session.get_inputs()]
+        if len(self._names) != len(self._sidecar.inputs):
+            raise UsageError(
+                f"checkpoint {where}: it has the inputs {', '.join(self._names)}, its sidecar says"
+                f" {', '.join(self._sidecar.inputs)}"
+            )
+
+    def forward(self, face: Tensor, context: Tensor) -> Tensor:
+        images = {"face": face, "context": context}
+        given = {
+            name: self._pixels(images[image]) for name, image in zip(self._names, self._sidecar.inputs, strict=True)
+        }
+        try:
+            output = np.asarray(self._session.run(None, given)[0])
+        except Exception as error:  # noqa: BLE001 - as above
+            raise UsageError(f"checkpoint {self._where}: ONNX Runtime can't run it ({_line(error)})") from None
+        if output.shape != (len(face), len(self._sidecar.outputs)):
+            raise UsageError(
+                f"checkpoint {self._where}: it gives {output.shape}, its sidecar names {len(self._sidecar.outputs)}"
+                f" outputs of {len(face)} faces"
+            )
+        chosen = torch.from_numpy(output.astype(np.float32))[:, list(self._sidecar.columns)]
+        if self._sidecar.gives == "probabilities":
+            chosen = chosen.clamp(min=1e-12).log()
+        return chosen.to(face.device)
+
+    def _pixels(self, images: Tensor) -> np.ndarray:
+        """(B, C, H, W) float32 as the sidecar wants them."""
+        sidecar = self._sidecar
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        pixels = (images.float().cpu() * std + mean) * 255
+        if sidecar.colour == "bgr":
+            pixels = pixels.flip(1)
+        elif sidecar.colour == "grey":
+            pixels = (pixels * torch.tensor(GREY).view(3, 1, 1)).sum(dim=1, keepdim=True)
+        own_mean, own_std = (torch.tensor(values).view(-1, 1, 1) for values in (sidecar.mean, sidecar.std))
+        return ((pixels / sidecar.scale - own_mean) / own_std).contiguous().numpy()
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise UsageError(
+            "an .onnx checkpoint needs ONNX Runtime: pip install onnxruntime, or this package with its extra [onnx]"
+        ) from None
+    return onnxruntime
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

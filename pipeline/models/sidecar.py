@@ -1,0 +1,147 @@
+"""What a model from outside wants and gives: the JSON beside an `.onnx` file, checked.
+
+{"name": "enet_b0_8_best_vgaf", "sha256": "...", "face_px": 224, "margin": 0.1, "colour": "rgb", "scale": 255,
+ "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "outputs": ["Anger", "Contempt", ...], "gives": "logits",
+ "left_out": ["Contempt"], "licence": "...", "source": "...", "card": "one line for whoever reads its labels"}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from pipeline.records.vocabulary import EMOTIONS, UsageError
+
+# Names that others give to the seven.
+SYNONYMS = {
+    **dict.fromkeys(("anger", "angry"), "Anger"),
+    **dict.fromkeys(("disgust", "disgusted"), "Disgust"),
+    **dict.fromkeys(("fear", "fearful", "afraid"), "Fear"),
+    **dict.fromkeys(("happy", "happiness", "joy"), "Happy"),
+    **dict.fromkeys(("neutral", "neutrality"), "Neutral"),
+    **dict.fromkeys(("sad", "sadness"), "Sad"),
+    **dict.fromkeys(("surprise", "surprised"), "Surprise"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """One model.
+
+    Args:
+        name: of the model.
+        sha256: of the .onnx file; another file is refused.
+        inputs: images that it is given, in order.
+        face_px, context_px: sides of its squares, pixels.
+        margin: share of Dlib's box added on each side of the face.
+        colour: order of its channels; grey is one channel.
+        scale: pixels (0 to 255) are divided by this, then `mean` is taken away, then it is divided by `std`.
+        outputs: what the columns of its first output are: emotions, by any of SYNONYMS, or names in `left_out`.
+        gives: what they hold.
+        left_out: columns that are no emotion of ours; the probabilities are shared among the others.
+        temperature: logits are divided by it.
+        preprocessing: how clips are read, as a checkpoint says it, beside `margin`.
+        metrics, data, trained_at: as a checkpoint says them.
+        licence, source, card: in words; `card` is one line.
+    """
+
+    name: str
+    sha256: str
+    face_px: int
+    outputs: tuple[str, ...]
+    gives: Literal["logits", "probabilities"]
+    inputs: tuple[str, ...] = ("face",)
+    context_px: int = 224
+    margin: float = 0.0
+    colour: Literal["rgb", "bgr", "grey"] = "rgb"
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    left_out: tuple[str, ...] = ()
+    temperature: float = 1.0
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    trained_at: str | None = None
+    licence: str = "not said"
+    source: str = "not said"
+    card: str | None = None
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The column of its output that is each of EMOTIONS."""
+        named = [None if name in self.left_out else SYNONYMS.get(name.lower()) for name in self.outputs]
+        return tuple(named.index(emotion) for emotion in EMOTIONS)
+
+
+def read_sidecar(content: bytes, *, where: str) -> Sidecar:
+    """The record of a sidecar's bytes. Raises UsageError that names the field, its value and what to give."""
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise UsageError(f"{where} is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{where} is not a JSON object; give one with {', '.join(_REQUIRED)}")
+    known = {each.name for each in fields(Sidecar)}
+    if unknown := sorted(set(values) - known):
+        raise UsageError(f"{where}: {', '.join(unknown)} is not known; give any of {', '.join(sorted(known))}")
+    if missing := [name for name in _REQUIRED if name not in values]:
+        raise UsageError(f"{where} lacks {', '.join(missing)}")
+    for name, wanted in _TYPES.items():
+        if name in values and (isinstance(values[name], bool) or not isinstance(values[name], wanted)):
+            raise UsageError(f"{where}: {name} is {values[name]!r}; give {_WORDS[wanted]}")
+    _check_values(values, where=where)
+    lists = {name: tuple(values[name]) for name in _LISTS if name in values}
+    found = Sidecar(**{**values, **lists})
+    _check_outputs(found, where=where)
+    return found
+
+
+_REQUIRED = ("name", "sha256", "face_px", "outputs", "gives")
+_LISTS = ("outputs", "inputs", "mean", "std", "left_out")
+_NUMBER = (int, float)
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "sha256", "gives", "colour", "licence", "source"), str),
+    **dict.fromkeys(("face_px", "context_px"), int),
+    **dict.fromkeys(("margin", "scale", "temperature"), _NUMBER),
+    **dict.fromkeys(_LISTS, list),
+    **dict.fromkeys(("preprocessing", "metrics", "data"), dict),
+}
+_WORDS: dict[Any, str] = {str: "a text", int: "a whole number", _NUMBER: "a number", list: "a list", dict: "an object"}
+
+
+def _check_values(values: Mapping[str, Any], *, where: str) -> None:
+    for name, allowed in (("gives", ("logits", "probabilities")), ("colour", ("rgb", "bgr", "grey"))):
+        if name in values and values[name] not in allowed:
+            raise UsageError(f"{where}: {name} is {values[name]!r}; give one of {', '.join(allowed)}")
+    for name, least in (("face_px", 8), ("context_px", 8), ("margin", 0)):
+        if name in values and not least <= values[name] <= 4096:
+            raise UsageError(f"{where}: {name} is {values[name]}; give {least} or more")
+    for name in ("scale", "temperature"):
+        if name in values and not 0 < values[name] < float("inf"):
+            raise UsageError(f"{where}: {name} is {values[name]}; give a number above 0")
+    channels = 1 if values.get("colour") == "grey" else 3
+    for name in ("mean", "std"):
+        given = values.get(name, [1.0] * channels)
+        numbers = all(isinstance(each, _NUMBER) and not isinstance(each, bool) for each in given)
+        if len(given) != channels or not numbers or (name == "std" and 0 in given):
+            raise UsageError(f"{where}: {name} is {given}; give {channels} numbers, for std none of them 0")
+    if values.get("colour") == "grey" and "mean" not in values:
+        raise UsageError(f"{where}: colour is grey, so give mean and std of one number each")
+    if values.get("inputs", ["face"]) not in (["face"], ["context"], ["face", "context"]):
+        raise UsageError(f"{where}: inputs is {values['inputs']}; give face, context, or face and context")
+
+
+def _check_outputs(sidecar: Sidecar, *, where: str) -> None:
+    if not all(isinstance(name, str) for name in (*sidecar.outputs, *sidecar.left_out)):
+        raise UsageError(f"{where}: outputs is {list(sidecar.outputs)}; give names")
+    asked = [name for name in sidecar.outputs if name not in sidecar.left_out]
+    if unknown := [name for name in asked if name.lower() not in SYNONYMS]:
+        raise UsageError(
+            f"{where}: outputs has {', '.join(unknown)}, which is none of {', '.join(EMOTIONS)}; or name it in left_out"
+        )
+    named = [SYNONYMS[name.lower()] for name in asked]
+    if missing := [emotion for emotion in EMOTIONS if named.count(emotion) != 1]:
+        raise UsageError(f"{where}: outputs must have each emotion once; it is not so for {', '.join(missing)}")

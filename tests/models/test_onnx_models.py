@@ -1,0 +1,195 @@
+"""Models from outside: what is exported labels as the run does, and what a sidecar gets wrong is said in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from example_shards import drawn_example
+from torch import nn
+
+from pipeline.models.build import build_model
+from pipeline.models.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint, write_best
+from pipeline.models.predict import Predictor
+from pipeline.models.sidecar import read_sidecar
+from pipeline.records.vocabulary import EMOTIONS, UsageError
+
+onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+
+from pipeline.models.export_onnx import export_onnx  # noqa: E402
+
+SIDECAR = {"name": "made", "face_px": 16, "outputs": list(EMOTIONS), "gives": "logits"}
+
+
+def saved_run(folder: Path, name: str, *, px: int, **options) -> str:
+    torch.manual_seed(3)
+    model = build_model(name, **options)
+    with torch.no_grad():  # norms that are not those of a new network, or what an export loses is not seen
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 2.0)
+    save_checkpoint(
+        str(folder),
+        epoch=1,
+        step=1,
+        model=model,
+        optimizer_state={},
+        config={
+            "model": {"name": name, "options": options, "face_px": px, "context_px": px},
+            "training": {},
+            "preprocessing": {"detector": "dlib-hog", "box_margin": 0.25, "face_px": px, "context_px": px},
+        },
+        info={"metrics": {}, "manifest_sha256": "ab" * 32, "temperature": 0.7, "card": "one line"},
+    )
+    write_best(str(folder), epoch=1, top1_accuracy=0.5)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "px", "options"),
+    [
+        ("face-resnet", 48, {"reads": "face"}),
+        ("se-af", 32, {"reads": "context"}),
+        ("cahfw", 32, {"attention_gain": "area"}),
+        ("cahfw", 32, {"attention_gain": "paper"}),
+    ],
+)
+def test_what_is_exported_labels_as_the_run_does_whatever_the_batch(tmp_path: Path, name: str, px: int, options: dict):
+    run = saved_run(tmp_path / "run", name, px=px, **options)
+    path, _ = export_onnx(run, str(tmp_path / "out"))
+    examples = [drawn_example(number, label=None, split=None, px=px) for number in range(5)]
+    for size in (1, 3, 5):
+        own, exported = (
+            Predictor(checkpoint, which="best", device="cpu", batch_size=size).predict(examples)
+            for checkpoint in (run, path)
+        )
+        np.testing.assert_allclose(exported, own, atol=1e-4)
+    info = read_checkpoint_info(path)
+    assert (info["temperature"], info["card"]) == (0.7, "one line")
+    assert info["config"]["preprocessing"]["box_margin"] == 0.25
+    assert info["config"]["preprocessing"]["detector"] == "dlib-hog"
+
+
+def passing_through(folder: Path, *, columns: int = 7, channels: int = 3, **sidecar) -> str:
+    """An .onnx whose output is, of each image, the mean of its channels, in a row of `columns`."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    repeats = [-(-columns // channels)]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["face", "axes"], ["means"], keepdims=0),
+            helper.make_node("Concat", ["means"] * repeats[0], ["wide"], axis=1),
+            helper.make_node("Slice", ["wide", "zero", "end", "one"], ["out"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("face", kind, ["n", channels, 16, 16])],
+        [helper.make_tensor_value_info("out", kind, ["n", columns])],
+        [
+            helper.make_tensor("axes", onnx.TensorProto.INT64, [2], [2, 3]),
+            helper.make_tensor("zero", onnx.TensorProto.INT64, [1], [0]),
+            helper.make_tensor("end", onnx.TensorProto.INT64, [1], [columns]),
+            helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    content = model.SerializeToString()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "m.onnx").write_bytes(content)
+    values = {**SIDECAR, "sha256": hashlib.sha256(content).hexdigest(), **sidecar}
+    (folder / "m.json").write_text(json.dumps(values))
+    return str(folder / "m.onnx")
+
+
+def logits_of(path: str, colour: tuple[float, float, float]) -> np.ndarray:
+    """Of one image of one colour, 0 to 1."""
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    image = ((torch.tensor(colour) - mean) / std).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    return load_checkpoint(path).model(image, image).numpy()[0]
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "channels"),
+    [
+        ({"scale": 1}, [51.0, 102.0, 204.0]),
+        ({"scale": 255}, [0.2, 0.4, 0.8]),
+        ({"colour": "bgr"}, [0.8, 0.4, 0.2]),
+        ({"mean": [0.2, 0.4, 0.4], "std": [1, 1, 0.5]}, [0.0, 0.0, 0.8]),
+    ],
+)
+def test_the_model_gets_the_pixels_that_its_sidecar_asks_for(tmp_path: Path, sidecar: dict, channels: list[float]):
+    path = passing_through(tmp_path, **sidecar)
+    found = logits_of(path, (0.2, 0.4, 0.8))
+    np.testing.assert_allclose(found[:3], channels, atol=1e-3)
+
+
+def test_a_grey_model_gets_one_channel(tmp_path: Path):
+    path = passing_through(tmp_path, channels=1, colour="grey", mean=[0.0], std=[1.0])
+    grey = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.8
+    np.testing.assert_allclose(logits_of(path, (0.2, 0.4, 0.8)), np.full(7, grey), atol=1e-5)
+
+
+def test_columns_are_found_by_name_and_what_is_no_emotion_is_left_out(tmp_path: Path):
+    outputs = ["anger", "Contempt", "disgusted", "Fear", "happiness", "neutral", "sadness", "surprise", "valence"]
+    path = passing_through(tmp_path, columns=9, outputs=outputs, left_out=["Contempt", "valence"])
+    found = logits_of(path, (0.2, 0.4, 0.8))  # columns 0.2 0.4 0.8 0.2 0.4 0.8 0.2 0.4 0.8
+    np.testing.assert_allclose(found, [0.2, 0.8, 0.2, 0.4, 0.8, 0.2, 0.4], atol=1e-5)
+    as_shares = logits_of(passing_through(tmp_path, gives="probabilities"), (0.2, 0.4, 0.8))
+    np.testing.assert_allclose(np.exp(as_shares[:3]), [0.2, 0.4, 0.8], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        ({"outputs": [*EMOTIONS, "Contempt"]}, "Contempt.*left_out"),
+        ({"outputs": [*EMOTIONS[:6], "bored"]}, "bored"),
+        ({"outputs": list(EMOTIONS[:6])}, "Surprise"),
+        ({"outputs": [*EMOTIONS, "happiness"]}, "Happy"),
+        ({"gives": "scores"}, "scores.*logits"),
+        ({"colour": "hsv"}, "hsv.*rgb"),
+        ({"colour": "grey"}, "mean"),
+        ({"face_px": "48"}, "face_px is '48'"),
+        ({"face_px": 2}, "face_px is 2"),
+        ({"scale": 0}, "scale is 0"),
+        ({"std": [0, 1, 1]}, "std"),
+        ({"mean": [0.5]}, "mean"),
+        ({"inputs": ["body"]}, "body"),
+        ({"margins": 0.2}, "margins is not known"),
+        ({"sha256": None}, "sha256 is None"),
+    ],
+)
+def test_a_wrong_sidecar_is_told_in_one_line(spoil: dict, named: str):
+    content = json.dumps({**SIDECAR, "sha256": "ab", **spoil}).encode()
+    with pytest.raises(UsageError, match=named) as told:
+        read_sidecar(content, where="m.json")
+    assert "m.json" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"not json", b"{}"])
+def test_what_is_no_sidecar_is_told(content: bytes):
+    with pytest.raises(UsageError, match=r"m\.json"):
+        read_sidecar(content, where="m.json")
+
+
+def test_files_that_are_missing_changed_or_no_model_are_told(tmp_path: Path):
+    path = passing_through(tmp_path)
+    wrong = passing_through(tmp_path / "wrong", columns=7, outputs=[*EMOTIONS, "x"], left_out=["x"])
+    with pytest.raises(UsageError, match="names 8 outputs"):
+        logits_of(wrong, (0, 0, 0))
+    Path(path).write_bytes(b"no model")
+    with pytest.raises(UsageError, match="sha256"):
+        load_checkpoint(path)
+    values = {**SIDECAR, "sha256": hashlib.sha256(b"no model").hexdigest()}
+    (tmp_path / "m.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match="can't load it"):
+        load_checkpoint(path)
+    (tmp_path / "m.json").unlink()
+    with pytest.raises(UsageError, match=r"m\.json can't be read"):
+        read_checkpoint_info(path)
+    with pytest.raises(UsageError, match=r"none\.onnx can't be read"):
+        read_checkpoint_info(str(tmp_path / "none.onnx"))
