@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,9 +70,10 @@ def _onnx_bytes(loaded: LoadedCheckpoint, reads: str, inputs: tuple[str, ...]) -
             verbose=False,
         )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    return buffer.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        program.save(path)
+        return path.read_bytes()
 
 
 def _sidecar(loaded: LoadedCheckpoint, name: str, inputs: tuple[str, ...], content: bytes) -> dict[str, Any]:
