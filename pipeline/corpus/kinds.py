@@ -35,6 +35,14 @@ _OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
 )
 
 
+# What browsers, sftp and download tools call a file that is still coming.
+_IN_TRANSFER = (
+    r"\.(part|partial|filepart|crdownload|opdownload|download|tmp|temp|aria2|ytdl|inprogress|!ut|!qb|bc!)$"
+    r"|\.part-frag\d+"
+)
+_ARCHIVE_PART = r"\.(z\d\d|0\d\d|r\d\d|part\d+\.rar)$"
+
+
 _NAMED_EXTENSIONS = VIDEO_NAMES | IMAGE_NAMES | _OTHER_EXTENSIONS
 
 
@@ -95,7 +103,9 @@ class SortedFiles:
         self._read_unnamed()
 
     def _add(self, file: ListedFile, extension: str) -> None:
-        if extension in VIDEO_NAMES:
+        if (reason := _unfinished_reason(file.path)) is not None:
+            self.ignored.append(as_ignored(file, reason))
+        elif extension in VIDEO_NAMES:
             (self.broken_videos if file.is_broken else self.videos).append(file)
         elif extension in IMAGE_NAMES:
             (self.broken_images if file.is_broken else self.images).append(file)
@@ -139,6 +149,16 @@ class SortedFiles:
                 self.videos.append(file)
             else:
                 self.ignored.append(as_ignored(file, "not a video: no known container in its first bytes"))
+
+
+def _unfinished_reason(path: str) -> str | None:
+    """Why a file of this name is no whole file, in words; None where the name does not say so."""
+    name = posixpath.basename(path)
+    if re.search(_IN_TRANSFER, name, re.IGNORECASE):
+        return "a transfer in progress by its name: run again when it has ended"
+    if re.search(_ARCHIVE_PART, name, re.IGNORECASE):
+        return "a part of a split archive by its name: join the parts, or unpack them"
+    return None
 
 
 def as_ignored(file: ListedFile, reason: str) -> Ignored:

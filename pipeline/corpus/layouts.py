@@ -38,6 +38,7 @@ def read_files(
     split_fractions: Sequence[float] | None,
     shown: str,
 ) -> Corpus:
+    """The clips of a folder, glob, archive or single file. Raises CorpusError."""
     root, items, single = list_input(place, store, shown=shown)
     found = SortedFiles(root, store)
     found.read(items)
@@ -56,6 +57,8 @@ def read_files(
             f"input {shown} is not in the layout {layout!r}: no {kind} in {{train,validation,test}}/<Class>/; "
             "check the path, or set the layout to auto or folder"
         )
+    if layout == "auto" and has_videos:
+        _refuse_to_leave_out(found, shown=shown)
     ignored = found.ignored
     if move is not None:
         layout = "caer-s" if layout == "caer-s" or not has_videos else "caer"
@@ -87,6 +90,16 @@ def read_files(
     url = url_of(root.rstrip("/") or "/", store)
     files = chain(clips, broken)
     return corpus_of(layout, url, files=files, ignored=ignored, split_fractions=split_fractions, notes=notes)
+
+
+def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:
+    """Raise CorpusError where the images of a CAER-S tree would be left out for a few videos among them."""
+    paths = list(found.images.tree_paths()) if len(found.images) > len(found.videos) else []
+    if paths and _caer_move("", paths) is not None:
+        raise CorpusError(
+            f"input {shown} holds {len(found.videos):,} videos and {len(paths):,} images in CAER's layout, and one run "
+            "reads one kind; set the layout to caer-s (the images) or to caer or folder (the videos)"
+        )
 
 
 def _tree_path(file: ListedFile) -> str:

@@ -39,6 +39,13 @@ from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed
 from pipeline.storage.retry import StorageError, StoreLostError
 
+_SAME_AS = {"emotion": "label"}
+# Columns that surely mean a time, in a unit that their name does not say.
+_UNCLEAR = {
+    **dict.fromkeys(("start", "begin", "onset", "start_time", "from", "start_sec", "start_s"), "start_seconds"),
+    **dict.fromkeys(("end", "stop", "finish", "end_time", "to", "end_sec", "end_s"), "end_seconds"),
+}
+_SEPARATORS = {"csv": ",;\t|", "tsv": "\t,;|"}
 _MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
 
 
@@ -65,7 +72,7 @@ def read_manifest_file(
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
     folders = _checked_rows(files, shown=shown)
-    unread = [name for name in columns if name not in _MANIFEST_COLUMNS]
+    unread = [name for name in columns if name not in _MANIFEST_COLUMNS and not name.startswith("unnamed")]
     notes = [f"columns not read: {', '.join(unread)}"] if unread else []
     return corpus_of(
         "manifest",
@@ -85,8 +92,10 @@ def _file_of_row(
     storage_options: Mapping[str, Any] | None,
 ) -> ListedFile:
     url = row["url"]
-    if not isinstance(url, str) or not url:
+    if not isinstance(url, str) or not (url := url.strip()) or "\0" in url or re.fullmatch(r"[\w+.-]+:/*", url):
         raise CorpusError(f"{thing}: url is {url!r}; give a path or URL")
+    if store is None and "\\" in url and "://" not in url and not os.path.exists(os.path.join(folder, url)):
+        url = url.replace("\\", "/")  # written on Windows
     if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
         row_place, row_store = locate(url, storage_options)
     elif store is None:
@@ -154,7 +163,15 @@ def _manifest_errors(extension: str, *, shown: str) -> Iterator[None]:
 
 def _csv_reader(content: bytes, extension: str) -> Any:
     text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
-    return csv.reader(text, delimiter="\t" if extension == "tsv" else ",", strict=True)
+    return csv.reader(text, delimiter=_separator(content, extension), strict=True, skipinitialspace=True)
+
+
+def _separator(content: bytes, extension: str) -> str:
+    """The separator of which the header has a column `url`; that of the name where none does."""
+    header = content.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].decode("utf-8", "replace")
+    separators = _SEPARATORS[extension]
+    names = ({name.strip(' \t\r"').lower() for name in header.split(each)} for each in separators)
+    return next((each for each, found in zip(separators, names, strict=True) if "url" in found), separators[0])
 
 
 def _manifest_columns(content: bytes, *, extension: str, shown: str) -> list[str]:
@@ -180,23 +197,34 @@ def _manifest_rows(
             return
         reader = _csv_reader(content, extension)
         next(reader)
-        for fields in reader:
+        for cells in reader:
             where = f"line {reader.line_num}"
-            if fields and len(fields) != len(columns):
+            fields = [each.strip() for each in cells]
+            if not any(fields):
+                continue
+            if not any(fields[len(columns) :]):
+                del fields[len(columns) :]  # separators without a name, as spreadsheets leave them
+            if len(fields) != len(columns):
                 raise CorpusError(
                     f"manifest {shown}, {where}: {len(fields)} fields, but the header has {len(columns)}; "
                     "quote fields that hold the separator"
                 )
-            if fields:
-                yield where, dict(zip(columns, fields, strict=True))
+            yield where, dict(zip(columns, fields, strict=True))
 
 
 def _columns(names: Sequence[str], *, shown: str) -> list[str]:
-    columns = [name.strip().lower() for name in names]
+    columns = [_SAME_AS.get(name, name) for name in (each.strip().lower() for each in names)]
+    # An index without a name, and separators that a spreadsheet left: no column, and no two of one name.
+    columns = [name or f"unnamed {number}" for number, name in enumerate(columns)]
     known = f"the columns are {', '.join(_MANIFEST_COLUMNS)}"
     for name in columns:
         if columns.count(name) > 1:
             raise CorpusError(f"manifest {shown}: column {name!r} is there twice; remove one")
+        if (meant := _UNCLEAR.get(name)) is not None and meant not in columns:
+            raise CorpusError(
+                f"manifest {shown}: column {name!r} does not say its unit; call it {meant!r} if it is in seconds "
+                "from the clip's first frame, or remove it"
+            )
         # A misspelt column would silently lose all labels.
         near = get_close_matches(name, _MANIFEST_COLUMNS, 1, 0.75)
         if name not in _MANIFEST_COLUMNS and near and near[0] not in columns:
@@ -210,7 +238,7 @@ def _seconds(value: Any, thing: str) -> float | None:
     if value is None or value == "" or value != value:  # noqa: PLR0124 (NaN: how pandas writes an empty number)
         return None
     try:
-        seconds = float(value)
+        seconds = float(value.replace(",", ".") if isinstance(value, str) else value)
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):

@@ -6,7 +6,8 @@ path. A member of a .zip or .tar costs one ranged read. One of a compressed tar 
 `reading_order` keeps such members together and `MemberReader` goes on where it stands.
 
 What cannot be read is a member with a `reason`, one of: truncated_archive, damaged_archive, archive_bomb, too_large,
-too_many_members, nested_too_deep, unsafe_name, duplicate_name, link, not_a_file, encrypted, unsupported_compression.
+too_many_members, nested_too_deep, split_archive, unsafe_name, duplicate_name, link, not_a_file, encrypted,
+unsupported_compression.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.storage.archives.members import Member, Step, kind_of
+from pipeline.storage.archives.names import zip_names
 from pipeline.storage.archives.parts import (
     MAX_RATIO,
     RATIO_FLOOR_BYTES,
@@ -58,6 +60,9 @@ MAX_HEADER_BYTES = 2**20
 
 
 LISTING_BLOCK_BYTES = 2**16
+
+
+_MAX_END_BYTES = 2**16 + 22  # the end record of a zip with the longest comment
 
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile decompresses the others without a bound on memory
@@ -180,17 +185,17 @@ def _zip_members(
             part = FilePart(spool, num_bytes=part.tell(), can_seek=True)
         if part.num_bytes == 0:
             raise EOFError("it is empty")
-        if not part.read(4).startswith(b"PK"):
-            raise ArchiveError("damaged_archive", "it does not begin like a zip; pack it again")
+        _refuse_last_part(part)
         directory: Any = BoundedHeaders(part)
         directory.left_bytes = MAX_DIRECTORY_BYTES
         with zipfile.ZipFile(directory) as opened:
             infos = opened.infolist()
-        for info in infos:
+        names = zip_names(infos)
+        for info, zip_name in zip(infos, names, strict=True):
             tally.add(info.file_size)
             if info.is_dir():
                 continue
-            own_name, problem = _name_of(info.filename), _unsafe(info.filename) or _zip_problem(info)
+            own_name, problem = _name_of(zip_name), _unsafe(zip_name) or _zip_problem(info)
             numbers = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
             member = Member(
                 name=_joined(name, own_name), size_bytes=info.file_size, steps=(*steps, ("zip", numbers)),
@@ -206,6 +211,21 @@ def _zip_members(
                 except ArchiveError as error:
                     problem = error.reason, str(error)
             yield from _sorted(member, data, tally, own_name=own_name, archive_id=content_id, problem=problem)
+
+
+def _refuse_last_part(part: FilePart) -> None:
+    """Raise ArchiveError for the last part of a zip in several, which alone has the directory."""
+    start = max(0, (part.num_bytes or 0) - _MAX_END_BYTES)
+    part.seek(start)
+    tail = part.read(_MAX_END_BYTES)
+    at = tail.rfind(b"PK\x05\x06")
+    disk = int.from_bytes(tail[at + 4 : at + 6], "little") if 0 <= at <= len(tail) - 22 else 0
+    part.seek(0)
+    if disk not in (0, 0xFFFF):  # the latter: the number is in the zip64 record
+        raise ArchiveError(
+            "split_archive",
+            f"it is the last of {disk + 1} parts of a split zip; join them (zip -s 0 NAME.zip --out whole.zip)",
+        )
 
 
 def _sorted(

@@ -1,0 +1,114 @@
+"""Still images whose metadata is large, wrong or turned."""
+
+from __future__ import annotations
+
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from video_zoo import numbered_image, read_number
+
+from pipeline.video.image import read_image
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    (frame,) = list(read_image(path))
+    return frame.image
+
+
+def exif(entries: list[tuple[int, int, int, int]]) -> bytes:
+    """An EXIF block of (tag, type, count, value) of four bytes each, as cameras write it."""
+    body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", 0)
+
+
+STORED = {1: 0, 3: 2, 6: 1, 8: 3}  # orientation: quarter turns counterclockwise by which the stored image is turned
+
+
+def turned_jpeg(path: Path, orientation: int, more: list[tuple[int, int, int, int]]) -> Path:
+    image = np.rot90(numbered_image(9), STORED[orientation])
+    Image.fromarray(image).save(path, quality=95, exif=exif([*more, (0x0112, 3, 1, orientation)]))
+    return path
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        [(0x0100, 9, 1, 2**32 - 5)],
+        [(0x0111, 4, 1, 2**32 - 1)],
+        [(0x010F, 2, 2**31, 2**31)],
+        [(0x8769, 4, 1, 8)],
+        [(0x0100, 99, 7, 1)],
+    ],
+)
+def test_an_image_is_upright_whatever_else_its_exif_says(tmp_path: Path, orientation: int, more: list):
+    image = pixels_of(turned_jpeg(tmp_path / "a.jpg", orientation, more))
+    assert image.shape == (96, 160, 3)
+    assert read_number(image) == 9
+
+
+def test_mirrored_orientations_are_undone(tmp_path: Path):
+    picture = numbered_image(9)
+    stored = {2: picture[:, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2)}
+    stored[7] = picture[::-1, ::-1].transpose(1, 0, 2)
+    for orientation, image in stored.items():
+        path = tmp_path / f"{orientation}.jpg"
+        Image.fromarray(np.ascontiguousarray(image)).save(path, quality=95, exif=exif([(0x0112, 3, 1, orientation)]))
+        assert np.abs(pixels_of(path).astype(int) - picture).mean() < 8
+
+
+def test_no_change_of_an_exif_block_stops_an_image(tmp_path: Path):
+    source = turned_jpeg(
+        tmp_path / "a.jpg", 6, [(0x0100, 4, 1, 160), (0x0111, 4, 1, 8), (0x8769, 4, 1, 40)]
+    ).read_bytes()
+    at, size = source.index(b"Exif\0\0"), 56  # four entries of 12 bytes behind a head of 8
+    random_bytes = random.Random(1)
+    for _ in range(300):
+        data = bytearray(source)
+        for _ in range(random_bytes.randint(1, 4)):
+            data[at + 6 + random_bytes.randrange(size - 6)] = random_bytes.randrange(256)
+        (tmp_path / "b.jpg").write_bytes(data)
+        assert sorted(pixels_of(tmp_path / "b.jpg").shape) == [3, 96, 160]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+LARGE = b"x" * (3 * 2**20)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + LARGE),
+        chunk(b"zTXt", b"Comment\0\0" + zlib.compress(LARGE)),
+        chunk(b"tEXt", b"Comment\0" + LARGE),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(LARGE)),
+        chunk(b"iCCP", b"profile\0\0" + b"no zlib at all"),
+        chunk(b"tEXt", b"no end of the key word"),
+    ],
+)
+def test_large_and_broken_metadata_of_a_png_is_skipped(tmp_path: Path, extra: bytes):
+    Image.fromarray(numbered_image(9)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(data[:33] + extra + data[33:])
+    assert np.array_equal(pixels_of(tmp_path / "b.png"), numbered_image(9))
+
+
+def test_large_metadata_of_a_jpeg_is_skipped(tmp_path: Path):
+    Image.fromarray(numbered_image(9)).save(tmp_path / "a.jpg", quality=95, icc_profile=LARGE)
+    assert read_number(pixels_of(tmp_path / "a.jpg")) == 9
+
+
+def test_a_png_is_turned_by_its_exif_chunk(tmp_path: Path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(np.rot90(numbered_image(9), 1)).save(tmp_path / "a.png", exif=turned)
+    assert np.array_equal(pixels_of(tmp_path / "a.png"), numbered_image(9))
