@@ -20,6 +20,7 @@ from torch import nn
 from pipeline import report
 from pipeline.dataset.batches import EvaluationBatches, load_batches, num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
+from pipeline.dataset.description import read_description
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.tables import markdown_of, print_evaluation
@@ -66,6 +67,7 @@ def evaluate(
     }
     return {
         "data": redacted(data_url),
+        "dataset": asdict(read_description(data_url)),
         "manifest_sha256": next(iter(datasets.values())).manifest.sha256,
         "checkpoint": redacted(checkpoint_url),
         "checkpoint_sha256": checkpoint.info["checkpoint_sha256"],

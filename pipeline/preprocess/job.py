@@ -50,6 +50,7 @@ from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
+from pipeline.storage.redaction import without_secrets
 
 MAX_EXAMPLES_SHOWN = 60
 
@@ -196,6 +197,11 @@ def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None, st
     return parts.filter(is_segment(parts["clip_id"]))
 
 
+# Clips and examples of each class and split.
+CLASSES = """select split, label, count(*)::int as clips, sum(num_examples)::int as examples
+  from latest join planned using (clip_id) group by all order by all"""
+
+
 def write_page(found: Run, *, config: PreprocessConfig) -> None:
     """report.html: states, reasons and a contact sheet."""
     examples = list(sample_examples(found.ledger, found.snapshot, most=MAX_EXAMPLES_SHOWN))
@@ -204,6 +210,8 @@ def write_page(found: Run, *, config: PreprocessConfig) -> None:
         found.snapshot.latest(),
         examples,
         title="Preprocessed corpus",
+        classes=list(found.snapshot.settle("planned").database.rows(CLASSES)),
+        provenance={"Output": {"output": found.ledger.storage.url, "input": without_secrets(config.input)}},
         no_thumbnails=config.no_thumbnails,
         blur_faces=config.blur_faces,
     )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from pipeline.report.comparison import comparison_page
 from pipeline.report.evaluation import evaluation_page
+from pipeline.report.people import MAX_TIMELINES, shown_clip, shown_clips
 from pipeline.report.pictures import MAX_THUMBNAILS, thumbnails_of
 from pipeline.report.preprocess import preprocess_page
-from pipeline.report.score import MAX_TIMELINES, labels_of, score_page, shown_clip, shown_clips
+from pipeline.report.score import labels_of, score_page
 from pipeline.report.training import Examined, training_page
 
 __all__ = [

@@ -26,10 +26,16 @@ DASHES = dict(zip(EMOTIONS, ("solid", "dash", "dot", "solid", "solid", "dashdot"
 OURS, THEIRS, THIRD = "#0072b2", "#e69f00", "#009e73"
 
 
+MARK = "#8a8a8a"
+
+
 @dataclass(frozen=True)
 class Chart:
-    """A chart, and its numbers in a table under it. share: the y axis goes from 0 to 1. heading: whether the title is
-    printed over it; it is read aloud in any case."""
+    """A chart, and its numbers in a table under it.
+
+    share: the y axis goes from 0 to 1. heading: whether the title is printed over it; it is read aloud in any case.
+    marks: lines across it, of `across` and `down`. numbers: the table, where it is more than the traces.
+    """
 
     traces: Sequence[dict[str, Any]]
     title: str
@@ -37,6 +43,8 @@ class Chart:
     y: str
     share: bool = False
     heading: bool = True
+    marks: Sequence[dict[str, Any]] = ()
+    numbers: Table | None = None
 
     @property
     def figure(self) -> dict[str, Any]:
@@ -51,11 +59,16 @@ class Chart:
         }
         if self.share:
             layout["yaxis"]["range"] = [0, 1.02]
+        if self.marks:
+            layout["shapes"] = [mark["shape"] for mark in self.marks]
+            layout["annotations"] = [mark["annotation"] for mark in self.marks]
         return {"data": self.traces, "layout": layout}
 
     @property
     def table(self) -> Table:
         """Its numbers, a column a trace."""
+        if self.numbers is not None:
+            return self.numbers
         rows = [
             [short(value), *(short(trace["y"][index]) for trace in self.traces)]
             for index, value in enumerate(self.traces[0]["x"] if self.traces else ())
@@ -63,13 +76,46 @@ class Chart:
         return Table(self.title, [self.x, *(trace["name"] for trace in self.traces)], rows)
 
 
+def across(y: float, words: str) -> dict[str, Any]:
+    """A dotted line at a height, with its name."""
+    line = {"color": MARK, "width": 1.5, "dash": "dot"}
+    return {
+        "shape": {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line},
+        "annotation": {"xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "bottom", "text": words}
+        | {"showarrow": False},
+    }
+
+
+def down(x: float, words: str) -> dict[str, Any]:
+    """A dotted line at a place of the x axis, with its name at its head."""
+    line = {"color": MARK, "width": 1.5, "dash": "dot"}
+    return {
+        "shape": {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line},
+        "annotation": {"yref": "paper", "y": 1, "yanchor": "top", "x": x, "xanchor": "auto", "text": words}
+        | {"showarrow": False},
+    }
+
+
 def histogram(values: Sequence[float] | np.ndarray, *, title: str, unit: str) -> Chart:
-    """Counts of the values in 5 to 20 bins of one width."""
-    if not len(values):
+    """Counts of the values in at most 20 bins of one width, whose edges are round numbers."""
+    found = np.asarray(values, np.float64)
+    found = found[np.isfinite(found)]
+    if not len(found):
         return Chart([], title, unit, "count")
-    counts, edges = np.histogram(values, bins=min(20, max(5, math.isqrt(len(values)))))
-    names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
+    counts, edges = np.histogram(found, bins=_round_edges(found))
+    names = [f"{round(low, 9):g} to {round(high, 9):g}" for low, high in pairwise(edges)]
     return Chart([bars(names, counts.tolist(), name="count", colour=OURS)], title, unit, "count")
+
+
+def _round_edges(values: np.ndarray) -> np.ndarray:
+    """Edges at multiples of 1, 2, 2.5 or 5 times a power of ten, for 5 to 20 bins as the number of values allows."""
+    low, high = float(values.min()), float(values.max())
+    wanted = max((high - low) / min(20, max(5, math.isqrt(len(values)))), abs(high) * 1e-6, 1e-9)
+    power = 10.0 ** math.floor(math.log10(wanted))
+    width = next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= wanted * (1 - 1e-9))
+    first = math.floor(low / width)
+    last = max(first + 1, math.ceil(high / width))
+    return np.arange(first, last + 1) * width
 
 
 def line(x: Sequence[Any], y: Sequence[Any], *, name: str, colour: str, dash: str = "solid") -> dict[str, Any]:

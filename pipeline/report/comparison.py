@@ -11,6 +11,7 @@ from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_3, SE_AF, S
 from pipeline.report.parts import Table
 from pipeline.report.pictures import picture_of
 from pipeline.report.templates import render
+from pipeline.report.values import said
 
 # The paper's methods: pale off the shelf and full when fine-tuned, one hue a backbone; and its ablations.
 ROW_COLOURS = dict(
@@ -32,8 +33,11 @@ def comparison_page(comparison: Mapping[str, Any], faces: Sequence[bytes], *, ti
     return render(
         "comparison.html",
         title=title,
+        lead=[_sentence(networks)],
+        warnings=[],
         facts={"data": comparison["data"], "split": comparison["split"]},
-        warnings=comparison["warnings"],
+        notes=comparison["warnings"],
+        provenance={},
         tables=[Table(each["title"], each["columns"], each["rows"]) for each in comparison["tables"]],
         mixtures=[_mixture(face, picture) for face, picture in zip(mixed, faces, strict=bool(mixed))],
         methods={"paper": _accuracy_chart("the paper", PAPER_TABLE_3), "ours": methods and _ours(methods)},
@@ -41,6 +45,16 @@ def comparison_page(comparison: Mapping[str, Any], faces: Sequence[bytes], *, ti
         confusions=[
             ConfusionMatrix(net["confusion_matrix"], f"test, {net['name']}") for net in networks if 11 in net["figures"]
         ],
+    )
+
+
+def _sentence(networks: Sequence[Mapping[str, Any]]) -> str:
+    if not networks:
+        return "No run fills the paper's tables yet; the commands are in comparison.md."
+    best = max(networks, key=lambda net: net["top1_accuracy"])
+    return (
+        f"{len(networks)} of our networks stand beside the paper's; the best, {best['name']}, names"
+        f" {said(best['top1_accuracy'])} of the test examples right."
     )
 
 

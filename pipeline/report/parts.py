@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.report.values import Cell, cut, visible
+from pipeline.report.values import Cell, cut, said, visible
 
 MAX_LISTED = 20_000
 
@@ -51,3 +51,35 @@ class Listing:
     @property
     def choices(self) -> list[str]:
         return sorted({str(row[self.chosen] or "") for row in self.rows} - {""})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a bar: from x on, of 1000. kind: its class in the style. words: what it is, for the reader."""
+
+    kind: str
+    x: str
+    width: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Parts of a whole, side by side. legend: whether they are named under it."""
+
+    label: str
+    parts: Sequence[Part]
+    height: int = 40
+    legend: bool = True
+
+
+def bar_of(label: str, counts: Sequence[tuple[str, int, str]]) -> Bar:
+    """A bar of counts. counts: (class in the style, count, name); those of 0 are left out."""
+    total = sum(count for _, count, _ in counts) or 1
+    parts, x = [], 0.0
+    for kind, count, name in counts:
+        if count:
+            width = 1000 * count / total
+            parts.append(Part(kind, f"{x:.1f}", f"{width:.1f}", f"{count:,} {name} ({said(count / total)})"))
+            x += width
+    return Bar(label, parts)

@@ -34,8 +34,8 @@ BLURRED_FACE_PX = 6
 BLUR_FACTOR = 8
 
 
-# The colours that tell persons apart: outlines of their boxes, and their headings.
-PERSON_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# The colours that tell persons apart: outlines of their boxes, and their headings. None is an emotion's.
+PERSON_COLOURS = ("#6a3d9a", "#8c510a", "#c51b7d", "#1b7f79", "#4d4d4d", "#7a7a00")
 
 
 @dataclass(frozen=True)

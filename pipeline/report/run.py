@@ -14,8 +14,19 @@ import pyarrow.compute
 
 from pipeline.records.arrow import pc
 from pipeline.records.outcomes import State
-from pipeline.report.parts import MAX_LISTED, Listing, Table
-from pipeline.report.values import percent, short
+from pipeline.report.cures import cure_of
+from pipeline.report.parts import MAX_LISTED, Bar, Listing, Table, bar_of
+from pipeline.report.values import percent, said, short
+
+# The states in words, behind a count.
+WORDS = {
+    State.DONE: "done",
+    State.NO_FACE: "without a face",
+    State.QUARANTINED: "quarantined",
+    State.RETRYABLE: "to be tried again",
+    State.CHANGED: "changed since",
+    State.FORGOTTEN: "forgotten on request",
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class RunParts:
     """How the inputs of a run ended. reasons, not_done: None where every clip is done."""
 
     audit: str | None
+    bar: Bar
     states: Table
     facts: Mapping[str, Any]
     reasons: Table | None
@@ -41,12 +53,29 @@ def run_parts(summary: Mapping[str, Any], outcomes: pa.Table) -> RunParts:
     not_done = outcomes.filter(pc.field("state") != State.DONE.value)
     return RunParts(
         audit=summary.get("audit"),
+        bar=bar_of(
+            "How the inputs ended", [(state.value, counts.get(state.value, 0), WORDS[state]) for state in State]
+        ),
         states=Table(f"How the {num_rows:,} inputs ended", ["state", "clips", "share"], states),
         facts=facts,
         reasons=_reasons(not_done) if not_done.num_rows else None,
         not_done=_not_done(not_done) if not_done.num_rows else None,
         clips=_clips(outcomes),
     )
+
+
+def ended_sentence(outcomes: pa.Table) -> str:
+    """How the inputs ended, in a sentence."""
+    counts, num = counts_of(outcomes["state"]), outcomes.num_rows
+    if not num:
+        return "There was nothing to do: the input holds no clips."
+    done = counts.get(State.DONE.value, 0)
+    others = [
+        f"{counts[state.value]:,} {WORDS[state]}" for state in State if counts.get(state.value) and state != "done"
+    ]
+    if done == num:
+        return f"All {num:,} clips are done."
+    return f"{done:,} of {num:,} clips ({said(done / num)}) are done; {', '.join(others)}."
 
 
 def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:
@@ -58,8 +87,8 @@ def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:
 def _reasons(not_done: pa.Table) -> Table:
     reasons = not_done.group_by(["state", "reason"]).aggregate([([], "count_all")]).to_pylist()
     reasons.sort(key=lambda row: (-row["count_all"], row["state"], row["reason"]))
-    rows = [[row["state"], row["reason"], row["count_all"]] for row in reasons]
-    return Table("Reasons", ["state", "reason", "clips"], rows)
+    rows = [[row["state"], row["reason"], row["count_all"], cure_of(row["reason"])] for row in reasons]
+    return Table("Reasons", ["state", "reason", "clips", "what to do"], rows)
 
 
 def _not_done(not_done: pa.Table) -> Listing:

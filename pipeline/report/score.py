@@ -1,59 +1,21 @@
-"""The page of a scored collection: the night's totals and drift, labels, and people's emotions over time."""
+"""The page of a scored collection: what people feel in it and how sure that is, clip by clip, night by night."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.records.arrow import pc
-from pipeline.records.faces import Box, Thumbnail
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.charts import COLOURS, DASHES, OURS, Chart, bars, line
+from pipeline.report.charts import COLOURS, MARK, Chart
 from pipeline.report.parts import MAX_LISTED, Listing, Table
-from pipeline.report.pictures import MAX_THUMBNAILS, PERSON_COLOURS, drawn_frame
+from pipeline.report.people import BY_PATH, MAX_POINTS, MAX_POINTS_OF_PAGE, UNDECIDED, ShownClip, clip_view
 from pipeline.report.run import counts_of, run_parts
 from pipeline.report.templates import render
-from pipeline.report.values import NONE, counted, percent, short, spread
-
-MAX_TIMELINES = 40
-
-
-MAX_TRACKS = 4
-
-
-MAX_POINTS = 300
-
-
-# Of all timelines together: each point is 250 bytes of chart and table.
-MAX_POINTS_OF_PAGE = 16_000
-
-
-_BY_PATH = [("path", "ascending"), ("clip_id", "ascending")]
-
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShownClip:
-    """What the page shows of one clip, however long it is.
-
-    label: its row of `labels_of`. persons: rows of TRACK_SCHEMA of those seen most, in order of appearance.
-    num_persons: of all. faces: of each person rows of FRAME_SCHEMA in order of time, spread over all. boxes:
-    (track_index, box) of the faces in each pictured frame.
-    """
-
-    label: Row
-    persons: Sequence[Row]
-    num_persons: int
-    faces: Mapping[int, Sequence[Row]]
-    pictures: Sequence[Thumbnail]
-    boxes: Mapping[int, Sequence[tuple[int, Box]]]
+from pipeline.report.values import NONE, counted, interval, said, short
 
 
 def labels_of(clips: pa.Table) -> pa.Table:
@@ -62,45 +24,6 @@ def labels_of(clips: pa.Table) -> pa.Table:
     seven = clips["probabilities"]
     highest = pc.max_element_wise(*(pc.struct_field(seven, name) for name in EMOTIONS))
     return clips.drop_columns("probabilities").append_column("probability", highest)
-
-
-def shown_clips(labels: pa.Table, pictured: Collection[str]) -> list[Row]:
-    """The rows of the at most 40 clips whose people the page shows: spread over all, of those with pictures first.
-
-    labels: of `labels_of`. pictured: the clip_ids of which there are pictures.
-    """
-    labelled = labels.filter(pc.is_valid(labels["probability"])).sort_by(_BY_PATH)
-    has_pictures = pc.is_in(labelled["clip_id"], value_set=pa.array(sorted(pictured), pa.string()))
-    seen = _spread_rows(labelled.filter(has_pictures), MAX_TIMELINES)
-    unseen = _spread_rows(labelled.filter(pc.invert(has_pictures)), MAX_TIMELINES - seen.num_rows)
-    return pa.concat_tables([seen, unseen]).sort_by(_BY_PATH).to_pylist()
-
-
-def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequence[Thumbnail]) -> ShownClip:
-    """What the page shows of one clip. frames, tracks: its rows of FRAME_SCHEMA and TRACK_SCHEMA. pictures: all that
-    there are of it."""
-    pictures = spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MAX_THUMBNAILS)
-    most = tracks.sort_by([("num_faces", "descending"), ("track_index", "ascending")])[:MAX_TRACKS].to_pylist()
-    faces = {}
-    for person in most:
-        own = frames.filter(pc.field("track_index") == person["track_index"]).sort_by("pts_seconds")
-        faces[person["track_index"]] = _spread_rows(own, MAX_POINTS).to_pylist()
-    boxes: defaultdict[int, list[tuple[int, Box]]] = defaultdict(list)
-    pictured = pa.array([picture.frame_index for picture in pictures], pa.int64())
-    for row in frames.filter(pc.field("frame_index").isin(pictured)).to_pylist():
-        boxes[row["frame_index"]].append((row["track_index"], Box(**row["box"])))
-    return ShownClip(
-        label=label,
-        persons=sorted(most, key=lambda row: row["track_index"]),
-        num_persons=tracks.num_rows,
-        faces=faces,
-        pictures=pictures,
-        boxes=boxes,
-    )
-
-
-def _spread_rows(rows: pa.Table, most: int) -> pa.Table:
-    return rows.take(spread(range(rows.num_rows), most)) if rows.num_rows > most else rows
 
 
 def score_page(
@@ -120,17 +43,30 @@ def score_page(
     num_charts = sum(len(clip.persons) for clip in shown)
     most_points = max(2, min(MAX_POINTS, MAX_POINTS_OF_PAGE // max(1, num_charts)))
     num_labelled = labels.num_rows - labels["probability"].null_count
+    model: Mapping[str, Any] = summary["model"] if isinstance(summary.get("model"), Mapping) else {}
+    drift = summary.get("drift") or {}
     return render(
         "score.html",
         title=title,
+        lead=_lead(outcomes, labels),
+        warnings=[*model.get("warnings", ()), *drift.get("warnings", ())],
+        model_words=model.get("words", ()),
         run=run_parts(summary, outcomes),
         night=_night(summary),
         totals=_totals(labels),
+        legend=[{"kind": f"emotion-{index}", "name": name} for index, name in enumerate(EMOTIONS)],
         labels=_listing(labels),
         num_labelled=num_labelled,
         no_thumbnails=no_thumbnails,
-        clips=[_clip(clip, most_points=most_points, blur_faces=blur_faces) for clip in shown],
+        clips=[clip_view(clip, most_points=most_points, blur_faces=blur_faces) for clip in shown],
+        provenance={
+            "The model": {name: short(each) for name, each in model.items() if not isinstance(each, list | dict)}
+        },
     )
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: short(each) for name, each in facts.items() if not isinstance(each, list | dict)}
 
 
 def _night(summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -163,10 +99,68 @@ def _night(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _split_up(labels: pa.Table) -> tuple[dict[str, int], int]:
+    """Of the clips with a face: how many have each emotion, the most first, and how many are undecided."""
+    seen = labels.filter(pc.is_valid(labels["probability"]))
+    counts = counts_of(seen["emotion"])
+    num_undecided = counts.pop(None, 0)
+    return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0]))), num_undecided
+
+
+def _lead(outcomes: pa.Table, labels: pa.Table) -> list[str]:
+    """What people feel in the collection, and how sure that is."""
+    counts, num_undecided = _split_up(labels)
+    num_decided = sum(counts.values())
+    num_seen = num_decided + num_undecided
+    if not labels.num_rows:
+        return ["Nothing was scored yet."]
+    if not num_seen:
+        return [f"No face was found in any of {counted(labels.num_rows, 'clip')}."]
+    sure = f"the model is decided on {num_decided:,} of {counted(num_seen, 'clip')} with a face"
+    if not counts:
+        which = "the" if num_seen == 1 else "all"
+        return [f"The model is undecided on {which} {counted(num_seen, 'clip')} with a face: take no label from it."]
+    (first, count), *others = counts.items()
+    low, high = interval(count / num_decided, num_decided)
+    then = f", then {others[0][0]} ({said(others[0][1] / num_decided)})" if others else ""
+    most = f"Most clips look {first}: {said(count / num_decided)} of those it is decided on"
+    decided = f"{sure[0].upper()}{sure[1:]}"
+    found = [
+        f"{most} (95 %: {said(low)} to {said(high)}){then}.",
+        f"{decided}, and undecided on {num_undecided:,}." if num_undecided else f"{decided}.",
+    ]
+    num_others = outcomes.num_rows - num_seen
+    if num_others > 0:
+        verb = "has" if num_others == 1 else "have"
+        found.append(f"{counted(num_others, 'other clip')} {verb} no label: see below.")
+    return found
+
+
 def _totals(labels: pa.Table) -> Chart:
-    totals = counts_of(labels["emotion"])
-    traces = [bars(list(EMOTIONS), [totals.get(emotion, 0) for emotion in EMOTIONS], name="clips", colour=OURS)]
-    return Chart(traces, "Clips by label", "label", "clips")
+    """The share of each emotion among the decided clips with its interval, and the undecided beside them."""
+    counts, num_undecided = _split_up(labels)
+    num_decided = sum(counts.values())
+    shares, lower, upper, rows = [], [], [], []
+    for emotion in EMOTIONS:
+        count = counts.get(emotion, 0)
+        share = count / num_decided if num_decided else 0.0
+        low, high = interval(share, num_decided) if num_decided else (0.0, 0.0)
+        shares.append(round(100 * share, 2))
+        lower.append(round(100 * (share - low), 2))
+        upper.append(round(100 * (high - share), 2))
+        rows.append([emotion, count, said(share), f"{said(low)} to {said(high)}" if num_decided else None])
+    rows.append([UNDECIDED, num_undecided, None, None])
+    trace = {
+        "type": "bar",
+        "x": list(EMOTIONS),
+        "y": shares,
+        "name": "percent",
+        "marker": {"color": [COLOURS[emotion] for emotion in EMOTIONS]},
+        "error_y": {"type": "data", "symmetric": False, "array": upper, "arrayminus": lower, "color": MARK},
+    }
+    title = f"Clips by label: percent of the {num_decided:,} decided ones, with 95 % intervals"
+    numbers = Table(title, ["label", "clips", "of the decided", "95 %"], rows)
+    return Chart([trace], title, "label", "percent of decided clips", numbers=numbers)
 
 
 def _listing(labels: pa.Table) -> Listing:
@@ -175,71 +169,13 @@ def _listing(labels: pa.Table) -> Listing:
         "One row a clip: the mean over its faces",
         ["path", "emotion", "probability", "faces", "persons", "changes", "entropy", "agreement"],
         [
-            [row["path"], row["emotion"] or row["reason"], row["probability"], *(row[name] for name in figures)]
-            for row in labels.sort_by(_BY_PATH)[:MAX_LISTED].to_pylist()
+            [row["path"], row["emotion"] or _why(row["reason"]), row["probability"], *(row[name] for name in figures)]
+            for row in labels.sort_by(BY_PATH)[:MAX_LISTED].to_pylist()
         ],
         choose="emotion",
         num_rows=labels.num_rows,
     )
 
 
-def _clip(clip: ShownClip, *, most_points: int, blur_faces: bool) -> dict[str, Any]:
-    """One clip: its label, its frames, and under them each person's probabilities over time."""
-    label = clip.label
-    frames = []
-    for picture in clip.pictures:
-        own = clip.boxes.get(picture.frame_index, ())
-        drawn = drawn_frame(picture, own, alt=_alt(picture, own), blur_faces=blur_faces)
-        frames.append({"picture": drawn, "seconds": f"{picture.pts_seconds:.2f} s"})
-    persons = [
-        _person(person, clip.faces[person["track_index"]], path=label["path"], most_points=most_points)
-        for person in clip.persons
-    ]
-    return {
-        "path": label["path"],
-        "said": _said(label, label["probability"]),
-        "found": f"{counted(label['num_faces'], 'face')} of {counted(label['num_tracks'], 'person')} in"
-        f" {counted(label['num_frames'], 'frame')}",
-        "frames": frames,
-        "persons": persons,
-        "num_persons": clip.num_persons,
-    }
-
-
-def _alt(picture: Thumbnail, boxes: Sequence[tuple[int, Box]]) -> str:
-    numbers = ", ".join(str(track_index + 1) for track_index, _ in boxes)
-    return f"Frame at {picture.pts_seconds:.2f} s, person {numbers or 'none'}"
-
-
-def _said(row: Row, probability: float) -> str:
-    return f"{row['emotion'] or row['reason']}, {probability:.0%}"
-
-
-def _person(person: Row, faces: Sequence[Row], *, path: str, most_points: int) -> dict[str, Any]:
-    """One person: its label, and the seven probabilities at each of its faces."""
-    moments = spread(faces, most_points)
-    number, shares = person["track_index"] + 1, person["emotion_shares"]
-    times = ", ".join(
-        f"{emotion} {percent(shares[emotion])} %"
-        for emotion in sorted(EMOTIONS, key=lambda emotion: -shares[emotion])
-        if shares[emotion]
-    )
-    traces = [
-        line(
-            [round(row["pts_seconds"], 3) for row in moments],
-            [round(float(row["probabilities"][emotion]), 4) for row in moments],
-            name=emotion,
-            colour=COLOURS[emotion],
-            dash=DASHES[emotion],
-        )
-        for emotion in EMOTIONS
-    ]
-    title = f"Probabilities over time of person {number} of {path}"
-    return {
-        "number": number,
-        "colour": person["track_index"] % len(PERSON_COLOURS),
-        "said": _said(person, max(person["probabilities"].values())),
-        "times": f"{times or NONE} of the time; {counted(person['num_changes'], 'change')}, mean entropy"
-        f" {person['mean_entropy']:.2f} nats, agreement {person['agreement']:.0%}",
-        "chart": Chart(traces, title, "seconds", "probability", share=True, heading=False),
-    }
+def _why(reason: str | None) -> str | None:
+    return UNDECIDED if reason == "abstained" else reason

@@ -55,9 +55,10 @@ def _environment() -> Environment:
 
 
 def _policy(style: str, script: str, plotly: str) -> str:
-    """The content security policy. Plotly fills an empty style element rule by rule, hence the hash of nothing."""
+    """The content security policy. Plotly fills an empty style element rule by rule, hence the hash of nothing, and
+    draws a PNG by way of an image in memory (blob:)."""
     return (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;"
+        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:;"
         f" style-src {_hash(style)} {_hash('')}; script-src {_hash(script)} {_hash(plotly)}"
     )
 

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.charts import COLOURS, DASHES, OURS, THEIRS, Chart, ConfusionMatrix, line
+from pipeline.report.charts import OURS, THEIRS, Chart, ConfusionMatrix, across, down, line
 from pipeline.report.evaluation import beside_the_paper
 from pipeline.report.parts import Table
 from pipeline.report.pictures import BLUR_FACTOR, BLURRED_FACE_PX, THUMBNAIL_PX, coarse, inlined, overlaid
 from pipeline.report.templates import render
-from pipeline.report.values import flat, number, short
+from pipeline.report.values import flat, interval, number, said, short
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,21 +43,32 @@ def training_page(
     attended: Sequence[Examined] = (),
     wrong: Sequence[Examined] = (),
     num_examined: int = 0,
+    data: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     no_thumbnails: bool = False,
     blur_faces: bool = False,
 ) -> str:
-    """A training run: its curves over the epochs, its best epoch beside the paper, and what its network looks at.
+    """A training run: did it learn, and does it overfit?
 
-    metrics_rows: as in metrics.csv (numbers or their text). best: `metrics_of` the validation split after the best
-    epoch. attended: examples whose attention is drawn. wrong: the most wrong of `num_examined` validation examples.
+    Args:
+        summary: as in summary.json.
+        metrics_rows: as in metrics.csv (numbers or their text).
+        best: `metrics_of` the validation split after the best epoch.
+        attended: examples whose attention is drawn.
+        wrong: the most wrong of `num_examined` validation examples.
+        data: what the run learned from, as its checkpoint says it.
+        settings: of the training.
     """
     rows = [{name: number(value) for name, value in row.items()} for row in metrics_rows]
     pictures = {"blur_faces": blur_faces}
+    synthetic = bool(data and data.get("synthetic"))
     return render(
         "training.html",
         title=title,
-        facts=flat(summary),
+        lead=verdict(rows, num_validation=best.get("num_examples") if best else None),
+        warnings=["It learned from made-up faces: what it says of real people means nothing."] if synthetic else [],
         curves=_curves(rows),
+        multiples=_multiples(rows),
         best=best and _best(best),
         no_thumbnails=no_thumbnails,
         has_attention=any(example.attention is not None for example in attended),
@@ -65,7 +76,59 @@ def training_page(
         wrong=[] if no_thumbnails else [_card(each, with_face=True, **pictures) for each in wrong],
         num_examined=num_examined,
         epochs=_epochs(rows),
+        provenance={"The run": flat(summary), "The data": flat(data or {}), "Settings": flat(settings or {})},
     )
+
+
+def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The epoch with the highest top-1 accuracy on validation, the earliest of equals."""
+    known = [row for row in rows if row.get("validation_top1_accuracy") is not None]
+    return max(known, key=lambda row: (row["validation_top1_accuracy"], -row["epoch"])) if known else None
+
+
+def verdict(rows: Sequence[Mapping[str, Any]], *, num_validation: int | None = None) -> list[str]:
+    """Whether a run learned, and whether it overfits, in a sentence each.
+
+    Args:
+        rows: of epochs, in numbers.
+        num_validation: examples of the validation split, if known.
+    """
+    best = best_row(rows)
+    if best is None:
+        return ["No epoch has been validated yet."]
+    accuracy, chance = best["validation_top1_accuracy"], 1 / len(EMOTIONS)
+    low, high = interval(accuracy, num_validation) if num_validation else (accuracy, accuracy)
+    figure = f"{said(accuracy)} of the validation examples right at its best, epoch {best['epoch']} of {len(rows)}"
+    if num_validation:
+        figure += f" (95 %: {said(low)} to {said(high)})"
+    if low > 2 * chance:
+        word = "It learned"
+    elif low > chance:
+        word = "It learned a little"
+    else:
+        word = "It did not learn: no better than chance"
+    sentences = [f"{word}: {figure}; guessing gets {said(chance)}."]
+    losses = [
+        (row["epoch"], float(row["validation_loss"]), float(row["train_loss"]))
+        for row in rows
+        if row.get("validation_loss") is not None and row.get("train_loss") is not None
+    ]
+    if len(losses) > 2:
+        sentences.append(_overfitting(losses, best))
+    return sentences
+
+
+def _overfitting(losses: Sequence[tuple[int, float, float]], best: Mapping[str, Any]) -> str:
+    """losses: (epoch, validation, train) of three epochs or more."""
+    lowest, last = min(losses, key=lambda each: each[1]), losses[-1]
+    if last[1] > 1.05 * lowest[1] and last[2] < lowest[2]:
+        return (
+            f"It overfits: from epoch {lowest[0]} on the validation loss rises ({lowest[1]:.2f} to {last[1]:.2f}) while"
+            " the training loss falls; more data, or fewer epochs, would help."
+        )
+    if best["epoch"] == last[0] and lowest[0] == last[0]:
+        return "It does not overfit yet, and its last epoch is its best: more epochs may do better."
+    return "It does not overfit: the validation loss did not rise while the training loss fell."
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
@@ -74,14 +137,30 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     def curve(name: str, label: str, colour: str, dash: str = "solid") -> dict[str, Any]:
         return line(epochs, [row.get(name) for row in rows], name=label, colour=colour, dash=dash)
 
+    best = best_row(rows)
+    marks = [] if best is None else [down(best["epoch"], f"best accuracy, epoch {best['epoch']}")]
+    chance = across(1 / len(EMOTIONS), "chance")
     loss = [curve("train_loss", "train", OURS), curve("validation_loss", "validation", THEIRS, "dash")]
     whole = [curve("validation_top1_accuracy", "top-1", OURS), curve("validation_macro_f1", "macro-F1", THEIRS, "dash")]
-    each = [curve(f"validation_accuracy_{name}", name, COLOURS[name], DASHES[name]) for name in EMOTIONS]
     return [
-        Chart(loss, "Loss by epoch", "epoch", "loss, nats"),
-        Chart(whole, "Accuracy on the validation split by epoch", "epoch", "share", share=True),
-        Chart(each, "Accuracy of each emotion on the validation split by epoch", "epoch", "share", share=True),
+        Chart(loss, "Loss by epoch", "epoch", "loss, nats", marks=marks),
+        Chart(whole, "Accuracy on the validation split by epoch", "epoch", "share", share=True, marks=[*marks, chance]),
     ]
+
+
+def _multiples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A small curve of each emotion's accuracy over the epochs; those that were never measured are left out."""
+    found = []
+    for name in EMOTIONS:
+        values = [row.get(f"validation_accuracy_{name}") for row in rows]
+        known = [(index, value) for index, value in enumerate(values) if isinstance(value, int | float)]
+        if known:
+            step = 100 / max(1, len(values) - 1)
+            points = [f"{index * step:.1f} {40 - 40 * value:.1f}" for index, value in known]
+            last = said(known[-1][1])
+            words = f"{name}: {last} at the last epoch, {said(max(value for _, value in known))} at most"
+            found.append({"name": name, "last": last, "path": "M" + " L".join(points), "words": words})
+    return found
 
 
 def _best(best: Mapping[str, Any]) -> dict[str, Any]:

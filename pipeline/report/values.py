@@ -59,8 +59,8 @@ def number(value: Any) -> Any:
 
 
 def is_numeric(cell: Any) -> bool:
-    """Whether a cell is a number, or text that is one."""
-    return isinstance(number(cell), int | float)
+    """Whether a cell is a number, or text that is one, in percent too."""
+    return isinstance(number(cell.removesuffix(" %") if isinstance(cell, str) else cell), int | float)
 
 
 def short(value: Any) -> Any:
@@ -69,6 +69,31 @@ def short(value: Any) -> Any:
 
 def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.2f}"
+
+
+def said(share: float | None) -> str:
+    """A share in percent as a person would say it: 59.5 %, 80 %."""
+    return NONE if share is None else f"{round(100 * share, 1):g} %"
+
+
+def said_seconds(seconds: float) -> str:
+    """A time as a person would say it: 20 s, 1 min 5 s."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (0 if hours else rest, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def interval(share: float, number: int) -> tuple[float, float]:
+    """The 95 % interval of Wilson of a share of so many."""
+    if not number:
+        return 0.0, 1.0
+    z2 = 1.96**2
+    middle = (share + z2 / (2 * number)) / (1 + z2 / number)
+    spread = 1.96 * math.sqrt(share * (1 - share) / number + z2 / (4 * number**2)) / (1 + z2 / number)
+    return max(0.0, middle - spread), min(1.0, middle + spread)
 
 
 def counted(number: int, what: str) -> str:

@@ -56,7 +56,8 @@ class ModelRecord:
 
     def facts(self) -> dict[str, Any]:
         """The record as it stands in summary.json."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        facts = {**asdict(self), "warnings": list(self.warnings)}
+        return {**facts, "words": model_words(facts)}
 
 
 def model_record(info: Mapping[str, Any], *, abstain_below: float | None = None) -> ModelRecord:
@@ -88,7 +89,7 @@ def model_record(info: Mapping[str, Any], *, abstain_below: float | None = None)
 
 def describe_model(record: ModelRecord) -> str:
     """The record in one line."""
-    return f"model {record.model}: {'; '.join(model_words(record.facts()))}"
+    return f"model {record.model}: {'; '.join(record.facts()['words'])}"
 
 
 def model_words(facts: Mapping[str, Any]) -> list[str]:

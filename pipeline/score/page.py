@@ -28,7 +28,7 @@ from pipeline.storage.store import Storage
 PAGE_CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("content_id", "state", "emotion_shares")]
 
 
-PAGE_FRAME_COLUMNS = ["frame_index", "pts_seconds", "track_index", "box", "probabilities"]
+PAGE_FRAME_COLUMNS = ["frame_index", "pts_seconds", "track_index", "box", "probabilities", "emotion", "stray"]
 
 
 SHARDS_AT_ONCE = 256

@@ -104,6 +104,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         attended=found.attended,
         wrong=found.wrong,
         num_examined=found.num_examined,
+        data=saved.get("data"),
+        settings=saved["config"]["training"],
         no_thumbnails=config.no_thumbnails,
         blur_faces=config.blur_faces,
     )

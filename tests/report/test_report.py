@@ -1,6 +1,7 @@
 """Pages: what they say, that names from outside cannot act in them, and what a reader does with them in Chromium."""
 
 import base64
+import csv
 import io
 import re
 import shutil
@@ -20,9 +21,11 @@ from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report import templates
+from pipeline.report.charts import COLOURS, histogram
 from pipeline.report.evaluation import evaluation_page
-from pipeline.report.pictures import thumbnails_of
-from pipeline.report.training import Examined, training_page
+from pipeline.report.people import clip_view, shown_clip
+from pipeline.report.pictures import PERSON_COLOURS, thumbnails_of
+from pipeline.report.training import Examined, training_page, verdict
 
 SCRIPT_NAME = "<script>alert(1)</script>.mp4"
 HOSTILE = "</script><script>console.error('ran')</script>\u202e<img src=x onerror=console.error(1)>&\udcff.avi"
@@ -379,7 +382,7 @@ def test_a_large_night_shows_some_people_and_every_label_in_less_than_20_mb():
     outline = Outline(page)
     assert "40 of 13,201 of the clips with a face" in outline.text
     assert "4 of 6 persons" in outline.text
-    assert len(outline.all("img")) == 8
+    assert len(outline.all("img")) == 9  # 8 frames, and the one that stands for the clip
     assert len(page.encode()) < 20_000_000
 
 
@@ -388,6 +391,106 @@ def test_an_empty_run_has_a_page():
     text = Outline(score_page({}, [], [], [], [], title="Empty")).text
     assert "Every clip is done" in text
     assert "nothing to compare" in text
+
+
+def first_screen(page):
+    """The sentences that a page begins with."""
+    lead = page.split('<section class="lead"', 1)[1].split("</section>", 1)[0]
+    return Outline(f"<section{lead}</section>").text
+
+
+def test_each_page_answers_its_first_question_in_its_first_sentence(pages):
+    assert "8 of 10 clips (80 %) are done; 1 without a face, 1 quarantined." in first_screen(pages["preprocess"])
+    assert "It learned: 75 % of the validation examples right" in first_screen(pages["train"])
+    evaluated_first = first_screen(pages["evaluate"])
+    assert "On test it names 71.4 % of 294 faces right; the true figure lies between 56" in evaluated_first
+    assert "(95 %, of 42 clips). Guessing gets 14.3 %" in evaluated_first
+    scored_first = first_screen(pages["score"])
+    assert "Most clips look Happy: 100 % of those it is decided on (95 %: 34.2 % to 100 %)" in scored_first
+    assert "The model is decided on 2 of 2 clips with a face. 2 other clips have no label" in scored_first
+
+
+def test_provenance_is_folded_away_at_the_end(pages):
+    for page in pages.values():
+        start = page.index('<details class="provenance">')
+        assert "<section" not in page[start:]
+    assert "audit holds" in pages["preprocess"].split('<details class="provenance">')[1]
+
+
+def curves(*losses, accuracies=None):
+    """Rows of epochs from (train loss, validation loss)."""
+    accuracies = accuracies or [0.5] * len(losses)
+    return [
+        {"epoch": n, "train_loss": train, "validation_loss": validation, "validation_top1_accuracy": accuracy}
+        for n, ((train, validation), accuracy) in enumerate(zip(losses, accuracies, strict=True), 1)
+    ]
+
+
+def test_the_verdict_on_a_training_follows_its_curves():
+    overfits = verdict(curves((2, 1.9), (1.5, 1.6), (1, 1.8), (0.5, 2.2)))
+    assert "It overfits: from epoch 2 on the validation loss rises (1.60 to 2.20)" in overfits[1]
+    improving = verdict(curves((2, 1.9), (1.5, 1.6), (1, 1.2), accuracies=(0.3, 0.5, 0.6)))
+    assert "its last epoch is its best: more epochs may do better" in improving[1]
+    assert "does not overfit" in verdict(curves((2, 1.9), (1.5, 1.6), (1.5, 1.61)))[1]
+    assert verdict(curves((2, 2), (2, 2), accuracies=(0.14, 0.13)))[0].startswith(
+        "It did not learn: no better than chance"
+    )
+    # A quarter right is above chance, and of 20 examples it may be luck.
+    assert verdict(curves((2, 2), accuracies=(0.25,)), num_validation=20)[0].startswith("It did not learn")
+    assert verdict([]) == ["No epoch has been validated yet."]
+
+
+def test_a_model_that_is_undecided_is_said_to_be():
+    rows = [face_row("a", t / 5) | {"emotion": None} for t in range(3)]
+    tracks = [track_row("a", emotion=None) | {"emotion_shares": dict.fromkeys(EMOTIONS, 0.0)}]
+    clips = [clip_row("a", "a.mp4", emotion=None) | {"reason": "abstained"}]
+    page = score_page({}, [outcome(1)], rows, tracks, clips, title="Labels")
+    assert "The model is undecided on the 1 clip with a face: take no label from it." in first_screen(page)
+    assert "Person 1: undecided: at most 40 % sure" in Outline(page).text
+    assert "undecided 100 % of the time" in Outline(page).text
+    assert 'class="undecided" x="0.0"' in page
+
+
+def test_the_model_stands_where_the_labels_begin():
+    model = {"warnings": ["this model learned from 'demo'"], "words": ["cahfw, trained 2026-11-20", "right on 57 %"]}
+    first = first_screen(score_page({"model": model}, [], [], [], [], title="Labels"))
+    assert "Warning: this model learned from 'demo'" in first
+    assert "The model: cahfw, trained 2026-11-20; right on 57 %." in first
+
+
+def test_where_a_person_was_not_seen_its_strip_and_its_lines_are_open():
+    times = [0.0, 0.2, 0.4, 3.0, 3.2]
+    label = clip_row("a", "a") | {"probability": 0.4}
+    clip = shown_clip(label, table_of([face_row("a", t) for t in times], FRAME_SCHEMA),
+                      table_of([track_row("a")], TRACK_SCHEMA), [])  # fmt: skip
+    (person,) = clip_view(clip, most_points=300, blur_faces=False)["persons"]
+    first, second = person["strip"].parts
+    assert float(first.x) + float(first.width) < 200
+    assert float(second.x) > 800
+    assert [value is None for value in person["chart"].traces[0]["y"]] == [False] * 3 + [True] + [False] * 2
+
+
+def test_the_edges_of_a_histogram_are_round():
+    names = histogram([12.1, 47.3, 88.8, 61.0], title="", unit="px").traces[0]["x"]
+    assert names[0] == "0 to 20"
+    assert histogram([1.0, 1.0], title="", unit="").traces[0]["y"] == [2]
+    assert histogram([float("nan")], title="", unit="").traces == []
+
+
+def test_a_persons_colours_are_no_emotions():
+    assert not set(PERSON_COLOURS) & set(COLOURS.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [({"name": "CAER-S", "synthetic": False}, True), ({"name": "demo", "synthetic": True}, False), (None, True)],
+)
+def test_the_paper_stands_only_beside_its_own_data(data, shown):
+    split = {"num_examples": 294, **metrics()}
+    given = {"data": "d", "splits": {"test": split}} | ({"dataset": data} if data else {})
+    page = evaluation_page(given, title="Evaluation")
+    assert ("CAHFW-Net" in Outline(page).text) == shown
+    assert ("if this data is CAER-S" in Outline(page).text) == (data is None)
 
 
 def test_curves_are_read_from_the_text_of_a_csv_and_survive_what_is_not_finite():
@@ -403,8 +506,8 @@ def test_the_training_page_has_the_best_epoch_its_attention_and_its_worst_exampl
     assert "CAHFW-Net, paper" in outline.text
     assert "Of 64 validation examples" in outline.text
     assert "true Anger (10%); said Happy (40%)" in outline.text
-    context, overlay, face, _ = [decoded(image) for image in outline.all("img")]
-    assert "row 1 of 2, column 2 of 2" in outline.all("img")[1]["alt"]
+    face, _, context, overlay = [decoded(image) for image in outline.all("img")]
+    assert "row 1 of 2, column 2 of 2" in outline.all("img")[3]["alt"]
     assert np.ptp(context) < 10
     corners = overlay[8, -8], overlay[8, 8], overlay[-8, -8]
     assert corners[0][0] > corners[0][2] + 100  # orange where the attention is
@@ -428,9 +531,9 @@ def test_a_timeline_is_of_one_person():
     assert '"x":[0.0,0.5],"y":[0.4,0.9],"name":"Happy"' in page
     assert '"x":[0.0],"y":[0.6],"name":"Happy"' in page
     text = Outline(page).text
-    assert "Person 1: Happy, 40%" in text
-    assert "Person 2: abstained, 40%" in text
-    assert "Happy 75.00 %, Sad 25.00 % of the time" in text
+    assert "Person 1: Happy, 40 % sure" in text
+    assert "Person 2: undecided: at most 40 % sure" in text
+    assert "Happy 75 %, Sad 25 % of the time" in text
 
 
 def test_the_score_page_tells_the_drift_and_warns(pages):
@@ -456,7 +559,7 @@ def sharpness(pixels):
 
 def test_frames_are_put_together_with_the_face_at_its_place(pages):
     frames = [decoded(attrs) for attrs in Outline(pages["score"]).all("img")]
-    assert len(frames) == 6
+    assert len(frames) == 1 + 6  # the one that stands for the clip, and all
     assert all(frame.shape == (99, 176, 3) for frame in frames)
     face, elsewhere = frames[0][45:70, 55:95], frames[0][:20, 110:]
     assert sharpness(face) > 15
@@ -531,7 +634,8 @@ def show(chromium, tmp_path):
 
 
 def draw_all(page):
-    """Scroll through the page, as charts are drawn when they come into view."""
+    """Open all of the page and scroll through it, as charts are drawn when they come into view."""
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     for chart in page.locator(".chart").all():
         chart.scroll_into_view_if_needed()
         page.wait_for_function("node => node.classList.contains('js-plotly-plot')", arg=chart.element_handle())
@@ -555,6 +659,7 @@ def test_a_page_on_a_phone_by_day_and_night(pages, name, show):
 @in_browser
 def test_the_timeline_tells_its_probabilities_under_the_mouse(pages, show):
     page = show(pages["score"])
+    page.locator("article details.curves summary").first.click()
     chart = page.locator("article .chart").first
     chart.scroll_into_view_if_needed()
     plot = chart.locator(".nsewdrag").first
@@ -628,3 +733,34 @@ def test_a_table_is_filtered_by_text_and_state_sorted_and_paged(pages, large_pag
 
 def test_the_style_has_no_network_address(pages):
     assert not re.search(r"@import|url\(", pages["train"].split("</style>")[0])
+
+
+@in_browser
+def test_charts_and_tables_are_kept_by_a_button(pages, show):
+    page = show(pages["evaluate"])
+    draw_all(page)
+    kept = {}
+    for kind in ("SVG", "PNG"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=f"Accuracy of each emotion on test as {kind}").click()
+        kept[kind] = Path(download.value.path()).read_bytes()
+    assert b"<svg" in kept["SVG"]
+    assert b"Anger" in kept["SVG"]
+    assert Image.open(io.BytesIO(kept["PNG"])).size == (1000, 500)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Each emotion on test as CSV", exact=True).click()
+    lines = Path(download.value.path()).read_text("utf-8-sig").splitlines()
+    assert lines[1].startswith("Anger,42,71.4 %,")
+    assert download.value.suggested_filename == "Each-emotion-on-test.csv"
+
+
+@in_browser
+def test_a_kept_table_has_all_rows_and_no_formula(show):
+    outcomes = [outcome(n, path=f"=HYPERLINK({n}),x") for n in range(150)]
+    page = show(preprocess_page({}, outcomes, [], title="Large"))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="One row a clip; all of them are in outcomes.jsonl as CSV").click()
+    with open(download.value.path(), encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    assert len(rows) == 151
+    assert all(row[0].startswith("'=HYPERLINK") for row in rows[1:])

@@ -1,16 +1,20 @@
 "use strict";
 const charts = document.querySelectorAll(".chart");
 const drawn = new Set();
-function draw(node) {
+function load() {
   if (!window.Plotly) {  // 4.8 MB, run when the first chart comes into view: the page itself is there before.
     const script = document.createElement("script");
     script.textContent = document.getElementById("plotly").textContent;
     document.head.append(script);
   }
-  const { data, layout } = JSON.parse(node.nextElementSibling.textContent);
+}
+function draw(node) {
+  load();
+  const { data, layout } = JSON.parse(node.parentElement.querySelector("script").textContent);
   const style = getComputedStyle(document.documentElement);
-  const [text, line, panel] = ["--text", "--line", "--panel"].map(name => style.getPropertyValue(name).trim());
+  const [text, line, panel, page] = ["--text", "--line", "--panel", "--page"].map(name => style.getPropertyValue(name).trim());
   for (const axis of [layout.xaxis, layout.yaxis]) Object.assign(axis, { gridcolor: line, zerolinecolor: line });
+  for (const note of layout.annotations || []) note.bgcolor = page;
   Object.assign(layout, { font: { color: text }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     hoverlabel: { bgcolor: panel, font: { color: text } } });
   Plotly.react(node, data, layout, { responsive: true, displayModeBar: false });
@@ -71,4 +75,40 @@ document.querySelectorAll(".listing").forEach(list => {
     render();
   }));
   render();
+});
+
+// Charts as SVG and PNG, and every table as CSV.
+function keep(name, text) {
+  const link = document.createElement("a"), url = URL.createObjectURL(new Blob(["\ufeff" + text], { type: "text/csv" }));
+  link.href = url; link.download = name; link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+const cell = value => {
+  let text = value === null || value === undefined ? "" : String(value);
+  if (/^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text))) text = "'" + text;  // No formula for a spreadsheet.
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+};
+const csv = rows => rows.map(row => row.map(cell).join(",") + "\r\n").join("");
+const words = line => [...line.cells].map(each => each.innerText.replace(/\s+/g, " ").trim());
+const named = text => text.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 80) || "table";
+function tools(place, title, actions) {
+  const bar = document.createElement("div"); bar.className = "tools";
+  for (const [kind, act] of actions) {
+    const button = document.createElement("button");
+    button.type = "button"; button.textContent = kind; button.ariaLabel = `${title} as ${kind}`;
+    button.addEventListener("click", act); bar.append(button);
+  }
+  place.after(bar);
+}
+charts.forEach(node => {
+  const title = node.getAttribute("aria-label").split("; the numbers")[0];
+  const image = format => () => { draw(node); Plotly.downloadImage(node, { format, filename: named(title), width: 1000,
+    height: 500 }); };
+  tools(node, title, [["SVG", image("svg")], ["PNG", image("png")]]);
+});
+document.querySelectorAll(".scroll > table").forEach(table => {
+  const title = table.caption.textContent, list = table.closest(".listing");
+  const rows = () => [words(table.tHead.rows[0]), ...(list ? JSON.parse(list.querySelector("script").textContent)
+    : [...table.tBodies[0].rows].map(words))];
+  tools(table.parentElement, title, [["CSV", () => keep(named(title) + ".csv", csv(rows()))]]);
 });
