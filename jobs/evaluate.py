@@ -11,6 +11,9 @@ from pipeline.evaluate.config import EvaluateConfig
 
 
 def main(config: EvaluateConfig) -> int:
+    from pipeline.ledger.outputs import require_output_of
+
+    require_output_of("evaluate", config.output)
     if config.corrections:
         from pipeline.labels.agreement import evaluate_corrections
 

@@ -8,6 +8,9 @@ from pipeline.labels.config import ExportConfig
 
 
 def main(config: ExportConfig) -> int:
+    from pipeline.ledger.outputs import require_output_of
+
+    require_output_of("export", config.output)
     from pipeline.labels.export import export  # Arrow, which --help does without.
 
     return export(config)

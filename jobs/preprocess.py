@@ -8,6 +8,9 @@ from pipeline.preprocess.config import PreprocessConfig
 
 
 def main(config: PreprocessConfig) -> int:
+    from pipeline.ledger.outputs import require_output_of
+
+    require_output_of("preprocess", config.output)
     from pipeline.preprocess.job import preprocess  # Ray and Arrow, which --help does without.
 
     corrected = None

@@ -8,6 +8,9 @@ from pipeline.score.config import ScoreConfig
 
 
 def main(config: ScoreConfig) -> int:
+    from pipeline.ledger.outputs import require_output_of
+
+    require_output_of("score", config.output)
     from pipeline.score.job import score  # Ray and PyTorch, which --help does without.
 
     return score(config).exit_code

@@ -8,6 +8,9 @@ from pipeline.train.config import TrainConfig
 
 
 def main(config: TrainConfig) -> int:
+    from pipeline.ledger.outputs import require_output_of
+
+    require_output_of("train", config.output)
     from pipeline.train.job import print_summary, train  # Ray and PyTorch, which --help does without.
 
     print_summary(config.output, train(config))

@@ -46,3 +46,36 @@ def model_folders(storage: Storage) -> list[str]:
         return []
     names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
     return sorted(name for name in names if name.startswith("model="))
+
+
+# What each job leaves in its output, by which it is known: a file, or the beginning of a folder's name.
+_MARKS = {
+    "train": ("best.json", "a training run"),
+    "evaluate": ("evaluation.json", "an evaluation"),
+    "compare": ("comparison.json", "the paper's tables"),
+    "export": ("export.json", "exported labels"),
+}
+_OF_KIND = {"examples": ("preprocess", "preprocessed examples"), "labels": ("score", "labels")}
+
+
+def require_output_of(job: str, url: str) -> None:
+    """See to it that an output folder holds nothing of another job.
+
+    Args:
+        job: preprocess, train, evaluate, score or export.
+        url: its output, a path or any fsspec URL; it need not be there.
+
+    Raises:
+        LedgerError: naming what is there, and the cure.
+    """
+    ledger = Ledger(absolute_url(url))
+    found = [(name, what) for name, (mark, what) in _MARKS.items() if ledger.storage.exists(mark)]
+    if ledger.is_planned:
+        found.append(_OF_KIND.get(ledger.run_info()["kind"], ("another job", "results")))
+    elif model_folders(ledger.storage):
+        found.append(_OF_KIND["labels"])
+    for name, what in found:
+        if name != job and (job, name) != ("evaluate", "compare"):
+            raise LedgerError(
+                f"{url} holds {what} ({name}); what {job} writes needs a folder of its own: give another --output"
+            )

@@ -38,6 +38,7 @@ from pipeline.preprocess.corrected import CorrectedFaces
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.segments import check_shots, segmented
+from pipeline.preprocess.trial import try_extraction
 from pipeline.records.arrow import pc
 from pipeline.records.clips import is_segment
 from pipeline.records.columns import table_of
@@ -178,9 +179,16 @@ def job_of(
         plan_defaults={**plan_defaults(), "corrections": None},
         versions=versions(),
         choose=choose,
+        try_out=partial(try_out, extract_config, config.limits, device=device),
         build_actor=lambda _: spec,
         finish=finish,
     )
+
+
+def try_out(config: ExtractConfig, limits: SandboxLimits, *, device: str) -> None:
+    """Extract a made image as an actor would. Raises OwnFault."""
+    log_status("trying decoder, detector and crops on a made image")
+    try_extraction(config, limits=limits, only_decode=device != "cpu")
 
 
 def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None, stream: int | None) -> pa.Table:

@@ -51,6 +51,10 @@ def choose_all(ledger: Ledger, snapshot: Snapshot) -> Choice:
     return Choice()
 
 
+def try_nothing() -> None:
+    """Find the faults of our own code in the run itself."""
+
+
 def finish_nothing(ledger: Ledger, snapshot: Snapshot) -> Mapping[str, Any]:
     """Leave the output to the runner."""
     del ledger, snapshot
@@ -68,6 +72,7 @@ class Job:
         versions: of the packages that decide the output.
         choose: puts the clips to plan in place of the snapshot's given ones.
         build_actor: gives, for a choice, how actors are built.
+        try_out: runs what an actor does once on made data, before anything is planned; raises what fails.
         finish: commits the units that no actor gets, before the audit; what it returns joins the summary.
     """
 
@@ -77,4 +82,5 @@ class Job:
     versions: Mapping[str, str]
     build_actor: Callable[[Choice], ActorSpec]
     choose: Callable[[Ledger, Snapshot], Choice] = choose_all
+    try_out: Callable[[], None] = try_nothing
     finish: Callable[[Ledger, Snapshot], Mapping[str, Any]] = finish_nothing

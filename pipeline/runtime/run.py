@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
@@ -65,13 +66,14 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
         snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20)
         ledger.refresh(snapshot, after_fetch=ledger.compact)
         snapshot.mark_old_entries()
-        choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, config=config)
+        tried = functools.cache(job.try_out)  # Once a run, and not where nothing is missing.
+        choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, try_out=tried, config=config)
         for _ in range(MAX_LISTINGS - 1):
             if not _has_changed_clips(snapshot):
                 break
             log_status("some clips have other bytes than when they were listed: listing the input again")
             corpus = read()
-            choice, more = _plan_and_compute(job, ledger, snapshot, corpus, config=config)
+            choice, more = _plan_and_compute(job, ledger, snapshot, corpus, try_out=tried, config=config)
             errors += more
         lock.require()
         closing = job.finish(ledger, snapshot)
@@ -92,10 +94,18 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
 
 
 def _plan_and_compute(
-    job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus, *, config: PoolConfig
+    job: Job,
+    ledger: Ledger,
+    snapshot: Snapshot,
+    corpus: Corpus,
+    *,
+    try_out: Callable[[], None],
+    config: PoolConfig,
 ) -> tuple[Choice, list[str]]:
     """Do what is missing of one listing; what was chosen of it, and what went wrong on the way, a line each."""
     choice = prepare(job, ledger, snapshot, corpus)
+    if snapshot.has_work():
+        try_out()
     _plan(job, ledger, snapshot, config=config)
     return choice, _compute(job, ledger, snapshot, choice, config=config)
 

@@ -29,8 +29,9 @@ from pipeline.preprocess.config import (
     versions,
 )
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
-from pipeline.preprocess.job import cut_long_clips
+from pipeline.preprocess.job import cut_long_clips, try_out
 from pipeline.preprocess.segments import check_shots
+from pipeline.preprocess.trial import made_example
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import CLIP_SCHEMA, whole_ids
 from pipeline.runtime.cluster import resolve_worker_device
@@ -113,8 +114,7 @@ def job_of(
 
     Args:
         info, record: of the checkpoint (`read_checkpoint_info`, `model_record`).
-        extract_config: with `auto` resolved.
-        detector_device: where faces are detected.
+        extract_config, detector_device: how and where faces are detected, with `auto` resolved.
         day: under which the labels are filed.
     """
     sha256 = info["checkpoint_sha256"]
@@ -122,12 +122,12 @@ def job_of(
     labelled = {"abstain_below": record.abstain_below, "day": day}
 
     def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
-        since = parse_since(config.since) if config.since else None
-        night = plan_night(snapshot, since=since, limit=config.limit, paths_matter=config.boxes is not None)
+        since, paths_matter = parse_since(config.since) if config.since else None, config.boxes is not None
+        night = plan_night(snapshot, since=since, limit=config.limit, paths_matter=paths_matter)
         if config.segment_seconds:
             snapshot.substitute(_with_joins(snapshot.unplanned(), config, extract_config))
-        line = f"model {sha256[:12]}: {describe_night(night)}"
-        return Choice(lines=(*read_otherwise(ledger, plan_config), line), details=night)
+        lines = (*read_otherwise(ledger, plan_config), f"model {sha256[:12]}: {describe_night(night)}")
+        return Choice(lines=lines, details=night)
 
     def build_actor(choice: Choice) -> ActorSpec:
         device = resolve_worker_device(config.device)
@@ -144,8 +144,8 @@ def job_of(
             **labelled,
         )
         shared = shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU)
-        gpu = _gpu_of_actor(device=device, detector_device=detector_device)
-        return ActorSpec(build=build, num_gpus=gpu, start_shared=shared or dict)
+        gpus = _gpu_of_actor(device=device, detector_device=detector_device)
+        return ActorSpec(build=build, num_gpus=gpus, start_shared=shared or dict)
 
     def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
         join_segments(ledger, snapshot, checkpoint_sha256=sha256, **labelled)
@@ -157,9 +157,19 @@ def job_of(
         plan_defaults={**plan_defaults(), "temperature": 1.0, "abstain_below": 0.0},
         versions=versions(),
         choose=choose,
+        try_out=partial(_try_out, config, info, extract_config, device=detector_device),
         build_actor=build_actor,
         finish=finish,
     )
+
+
+def _try_out(config: ScoreConfig, info: dict[str, Any], extract_config: ExtractConfig, *, device: str) -> None:
+    """Extract a made image and label a made face, as an actor would. Raises OwnFault, or what the network raises."""
+    from pipeline.models.predict import Predictor  # PyTorch, which planning alone does without.
+
+    try_out(extract_config, config.limits, device=device)
+    log_status("trying the network on a made face")
+    Predictor(config.checkpoint, which=info["epoch"], device="cpu", batch_size=1).predict([made_example()])
 
 
 def _model_config(info: dict[str, Any], record: ModelRecord) -> dict[str, Any]:

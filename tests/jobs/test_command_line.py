@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -271,3 +272,62 @@ def test_a_wrong_path_ends_with_code_2_and_one_line(job, arguments, message, tmp
     assert len(found.stderr.strip().splitlines()) == 1
     assert message in found.stderr
     assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+KEPT = REPOSITORY / "tests" / "kept" / "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "output", "message"),
+    [
+        ("score", ("--input", KEPT / "uploads", "--checkpoint", KEPT / "run"), "data", "holds preprocessed examples"),
+        ("score", ("--input", KEPT / "uploads", "--checkpoint", KEPT / "run"), "run", "holds a training run"),
+        ("preprocess", ("--input", KEPT / "uploads"), "labels", "holds labels"),
+        ("preprocess", ("--input", KEPT / "uploads"), "run", "holds a training run"),
+        ("train", ("--data", KEPT / "data"), "data", "holds preprocessed examples"),
+        ("train", ("--data", KEPT / "data"), "labels", "holds labels"),
+        ("evaluate", ("--data", KEPT / "data", "--checkpoint", KEPT / "run"), "run", "holds a training run"),
+    ],
+)
+def test_a_job_writes_into_no_output_of_another(job, arguments, output, message, tmp_path):
+    shutil.copytree(KEPT / output, tmp_path / output)
+    before = sorted(tmp_path.rglob("*"))
+    found = run(job, *map(str, arguments), "--output", str(tmp_path / output))
+    assert found.returncode == 2
+    (line,) = found.stderr.splitlines()
+    assert message in line
+    assert "give another --output" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
+    for job, arguments in (("score", ("--input", KEPT / "uploads")), ("evaluate", ("--data", KEPT / "data"))):
+        found = run(
+            job, *map(str, arguments), "--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path / "out")
+        )
+        assert found.returncode == 2
+        (line,) = found.stderr.splitlines()
+        assert str(tmp_path / "none") in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_quarantine_takes_the_output_of_score_as_it_is():
+    for action in ("list", "show", "verify"):
+        found = run("quarantine", action, str(KEPT / "labels"))
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.strip()
+
+
+def test_verify_tells_each_shard_that_is_not_what_was_committed(tmp_path):
+    shutil.copytree(KEPT / "data", tmp_path / "data")
+    whole = run("quarantine", "verify", str(tmp_path / "data"))
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert "each has the sha256 of its ledger entry" in whole.stdout
+    first, second, *_ = sorted((tmp_path / "data" / "examples").rglob("*.parquet"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-1] + b"\0")
+    found = run("quarantine", "verify", str(tmp_path / "data"))
+    assert found.returncode == 2
+    assert len(found.stdout.splitlines()) == 2
+    assert all(path.name in found.stdout for path in (first, second))
+    assert re.fullmatch(r"quarantine.py: error: 2 of the \d+ shards of .* are not what was committed\n", found.stderr)
