@@ -119,11 +119,6 @@ def is_segment(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.match_substring(clip_ids, ".")
 
 
-def joins_segments(clips: pa.Table) -> pa.ChunkedArray:
-    """`Clip.joins_segments` of each row."""
-    return pc.fill_null(pc.equal(clips["same_as"], clips["clip_id"]), False)
-
-
 def whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     """`whole_id` of each."""
     is_part = is_segment(clip_ids)
@@ -131,24 +126,3 @@ def whole_ids(clip_ids: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         return clip_ids
     ids = pa.array(map(whole_id, clip_ids.filter(is_part).to_pylist()), pa.string())
     return pc.replace_with_mask(combined(clip_ids), combined(is_part), ids)
-
-
-def whole_clips(clips: pa.Table) -> pa.Table:
-    """The rows of CLIP_SCHEMA that are of whole clips; one that joins its segments has no `same_as` in them."""
-    is_part = is_segment(clips["clip_id"])
-    if not pc.any(is_part).as_py():
-        return clips  # Not a copy of what may be a million rows.
-    place = CLIP_SCHEMA.get_field_index("same_as")
-    same_as = pc.if_else(joins_segments(clips), pa.scalar(None, pa.string()), clips["same_as"])
-    return clips.set_column(place, CLIP_SCHEMA.field(place), same_as).filter(pc.invert(is_part))
-
-
-def uncut(clips: pa.Table) -> pa.Table:
-    """One row for each whole clip: its clip_id, path, label and split."""
-    joins, clips = joins_segments(clips), clips.select(["clip_id", "path", "label", "split"])
-    is_part = is_segment(clips["clip_id"])
-    if not pc.any(is_part).as_py():
-        return clips
-    is_whole = pc.invert(pc.or_(is_part, joins))
-    clips = clips.filter(pc.or_(is_whole, pc.ends_with(clips["clip_id"], segment_id("", 0))))
-    return clips.set_column(0, clips.schema.field(0), whole_ids(clips["clip_id"]))
