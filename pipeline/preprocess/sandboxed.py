@@ -52,10 +52,10 @@ def _message(record: type, names: Iterable[str], *, may_lack: Collection[str] = 
 # The clip and its label are not the child's to tell.
 _EXAMPLE = [each.name for each in fields(Example) if each.name not in ("clip_id", "path", "label", "split")]
 _FACTS = [each.name for each in columns_of(Outcome) if each.metadata["from_child"]]
-ExampleMessage = _message(Example, _EXAMPLE)
+ExampleMessage = _message(Example, _EXAMPLE, may_lack=("seconds", "sample_aspect_ratio"))
 FactsMessage = _message(Outcome, _FACTS, may_lack=[name for name in _FACTS if name.startswith("num_")])
 ReportMessage = _message(DecodeReport, [each.name for each in fields(DecodeReport)])
-FrameMessage = _message(Frame, [each.name for each in fields(Frame)])
+FrameMessage = _message(Frame, [each.name for each in fields(Frame)], may_lack=("sample_aspect_ratio",))
 
 
 def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:

@@ -297,7 +297,7 @@ REPORT = {
     "decoder": "pyav", "decoder_reason": "b_frames", "container": "mov", "codec": "h264", "num_frames": 4,
     "num_decoded": 4, "num_corrupt": 0, "num_repeated": 0, "num_missing": 0, "decode_integrity": 1.0, "notes": ["a"],
 }  # fmt: skip
-FRAME = {"frame_index": 0, "pts_seconds": -1.0, "image": np.zeros((2, 3, 3), np.uint8)}
+FRAME = {"frame_index": 0, "pts_seconds": -1.0, "seconds": 0.0, "image": np.zeros((2, 3, 3), np.uint8)}
 CLIP = Clip(clip_id="0" * 20, path="a.mp4", url="/a.mp4", label="Sad", split="train", size_bytes=1, content_id="x")
 
 
