@@ -1,6 +1,7 @@
 """Archives as inputs: members become clips, what is hostile or broken becomes a reason, and nothing is unpacked."""
 
 import contextlib
+import copy
 import gzip
 import hashlib
 import io
@@ -293,6 +294,96 @@ def test_headers_that_claim_gigabytes_are_not_read():
     assert reasons(data, "a.tar") == {"": "damaged_archive"}
     directory = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 2**25, 100, 0)
     assert reasons(b"PK\x03\x04" + bytes(2**25 + 96) + directory, "a.zip") == {"": "damaged_archive"}
+
+
+def record(key, value):
+    """A record of a pax header."""
+    rest = f" {key}={value}\n".encode()
+    length = len(rest)
+    while len(str(length)) + len(rest) != length:
+        length = len(str(length)) + len(rest)
+    return str(length).encode() + rest
+
+
+def tar_with_header(records, *, kind, num_members=3):
+    """A tar whose first header is a pax header of these records, for all members (g) or for the first (x)."""
+    body = b"".join(record(*each) for each in records)
+    header = tarfile.TarInfo("g")
+    header.type, header.size = kind, len(body)
+    members = b"".join(tarfile.TarInfo(f"{number}.mp4").tobuf(tarfile.USTAR_FORMAT) for number in range(num_members))
+    padding = b"\0" * (-len(body) % tarfile.BLOCKSIZE)
+    return header.tobuf(tarfile.USTAR_FORMAT) + body + padding + members + b"\0" * 1024
+
+
+@pytest.mark.parametrize(
+    "records",
+    [[("path", "a" * 900_000 + ".mp4")], [("path", "a" * 70_000)], [(f"k{number}", "v") for number in range(60_000)]],
+)
+def test_what_a_tar_says_for_all_its_members_is_bounded(records):
+    data = tar_with_header(records, kind=tarfile.XGLTYPE, num_members=2000)
+    assert reasons(data, "a.tar") == {"": "headers_too_large"}
+    assert reasons(gzip.compress(data), "a.tar.gz") == {"": "headers_too_large"}
+
+
+def test_a_small_header_for_all_members_is_read():
+    data = tar_with_header([("comment", "0123456789abcdef" * 3)], kind=tarfile.XGLTYPE)
+    assert reasons(data, "a.tar") == {"0.mp4": None, "1.mp4": None, "2.mp4": None}
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "\u20ac"])
+def test_a_name_that_is_too_long_is_refused_and_not_kept(letter):
+    name = letter * (5000 // len(letter.encode()))
+    long = {f"{name}1.mp4": b"x", f"{name}2.mp4": b"y", "short.mp4": b"z"}
+    for kind in ("a.zip", "a.tar", "a.tar.gz"):
+        found = reasons(packed(kind, long), kind)
+        assert Counter(found.values()) == {"name_too_long": 2, None: 1}
+        assert found["short.mp4"] is None
+        assert max(map(len, found)) < 120
+    pax = tar_with_header([("path", "a" * 900_000 + ".mp4")], kind=tarfile.XHDTYPE)
+    assert Counter(reasons(pax, "a.tar").values()) == {"name_too_long": 1, None: 2}
+
+
+def test_names_and_headers_are_bounded_in_all(monkeypatch):
+    monkeypatch.setattr(listing, "MAX_NAMES_BYTES", 100)
+    for name in ("a.zip", "a.tar"):
+        found = reasons(packed(name, {f"{'n' * 40}{number}.mp4": b"x" for number in range(5)}), name)
+        assert Counter(found.values()) == {None: 2, "name_too_long": 1}
+    monkeypatch.undo()
+    monkeypatch.setattr(listing, "MAX_ALL_HEADERS_BYTES", 2000)
+    found = reasons(packed("a.tar", {f"{number}.mp4": b"x" for number in range(9)}), "a.tar")
+    assert found[""] == "headers_too_large"
+    assert found["0.mp4"] is None
+
+
+@pytest.mark.parametrize("num_copies", [1, 500])
+def test_a_zip_whose_members_share_bytes_is_refused(num_copies):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("000.mp4", os.urandom(1000))
+        for number in range(num_copies):
+            again = copy.copy(archive.filelist[0])
+            again.filename = again.orig_filename = f"{number + 1:03d}.mp4"
+            archive.filelist.append(again)
+    assert reasons(sink.getvalue(), "a.zip") == {"": "overlapping_members"}
+    both = packed("b.tar", {"inner.zip": sink.getvalue(), "good.mp4": b"g"})
+    assert reasons(both, "b.tar") == {"inner.zip": "overlapping_members", "good.mp4": None}
+
+
+def test_an_archive_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr(listing, "MIN_CPU_SECONDS", -1.0)
+    for name in KINDS:
+        assert reasons(packed(name, FILES), name) == {"": "too_slow"}
+
+
+def test_any_failure_of_a_reader_costs_its_archive_alone(monkeypatch, tmp_path):
+    for error in (MemoryError("no memory"), RuntimeError("odd"), KeyError("x"), pa.ArrowMemoryError("malloc failed")):
+        # Stands for a fault of a library that nobody has met yet.
+        monkeypatch.setattr(tarfile.TarFile, "next", lambda _, error=error: (_ for _ in ()).throw(error))
+        (tmp_path / "a.tar").write_bytes(packed("a.tar", FILES))
+        (tmp_path / "b.zip").write_bytes(packed("b.zip", {"x.mp4": b"x"}))
+        urls = {clip.path: clip.url for clip in read_corpus(str(tmp_path)).clips}
+        assert list(urls) == ["a.tar", "b.zip!x.mp4"]
+        assert "reason=damaged_archive" in urls["a.tar"]
 
 
 def test_an_archive_that_was_replaced_is_told(tmp_path):

@@ -6,8 +6,8 @@ path. A member of a .zip or .tar costs one ranged read. One of a compressed tar 
 `reading_order` keeps such members together and `MemberReader` goes on where it stands.
 
 What cannot be read is a member with a `reason`, one of: truncated_archive, damaged_archive, archive_bomb, too_large,
-too_many_members, nested_too_deep, split_archive, unsafe_name, duplicate_name, link, not_a_file, encrypted,
-unsupported_compression.
+too_many_members, nested_too_deep, split_archive, unsafe_name, name_too_long, headers_too_large, overlapping_members,
+too_slow, duplicate_name, link, not_a_file, encrypted, unsupported_compression. Whatever else goes wrong costs its archive.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import re
 import stat
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,10 +60,35 @@ MAX_DIRECTORY_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 2**20
 
 
+MAX_ALL_HEADERS_BYTES = 2**27  # of one tar: twice the headers of as many members as may be
+
+
+# What a tar says for all its members at once is copied for each of them.
+MAX_GLOBAL_KEYS = 100
+
+
+MAX_GLOBAL_LETTERS = 2**16
+
+
+MAX_NAME_BYTES = 4096  # PATH_MAX of Linux
+
+
+MAX_NAMES_BYTES = 2**25  # of all members together: 335 bytes each
+
+
+SHOWN_NAME_LETTERS = 100  # of a name that is too long
+
+
+MIN_CPU_SECONDS, MIN_BYTES_PER_CPU_SECOND = 60.0, 2**21
+
+
 LISTING_BLOCK_BYTES = 2**16
 
 
 _MAX_END_BYTES = 2**16 + 22  # the end record of a zip with the longest comment
+
+
+_LOCAL_HEADER_BYTES = 30  # of a zip's member, without its name
 
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile decompresses the others without a bound on memory
@@ -82,7 +108,7 @@ def list_members(
     may be asked for later; those of a compressed tar are hashed now. Memory is bounded, disk only by the size of a zip
     inside a compressed archive. Raises OSError where the store of the archive fails.
     """
-    tally = _Tally(is_wanted)
+    tally = _Tally(is_wanted, cpu_seconds=MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND)
     part = FilePart(GuardedStream(file), num_bytes=size_bytes, can_seek=True)
     try:
         members = list(_listed(part, kind, tally, name="", content_id=content_id, steps=()))
@@ -105,14 +131,27 @@ def list_members(
 class _Tally:
     """What an archive and all that is nested in it have claimed so far."""
 
-    def __init__(self, is_wanted: Callable[[str], bool]) -> None:
+    def __init__(self, is_wanted: Callable[[str], bool], *, cpu_seconds: float) -> None:
         self.is_wanted = is_wanted
         self.num_members = 0
         self.num_bytes = 0
+        self.num_name_bytes = 0
+        self._until = time.thread_time() + cpu_seconds  # an archive is listed by one thread
 
-    def add(self, num_bytes: int) -> None:
+    def check_time(self) -> None:
+        if time.thread_time() > self._until:
+            raise ArchiveError("too_slow", "it takes too much processor time for its size; pack it again")
+
+    def add(self, num_bytes: int, name: str) -> None:
+        self.check_time()
         self.num_members += 1
         self.num_bytes += max(0, num_bytes)
+        self.num_name_bytes += min(len(name), MAX_NAME_BYTES)
+        if self.num_name_bytes > MAX_NAMES_BYTES:
+            raise ArchiveError(
+                "name_too_long",
+                f"its names have more than {MAX_NAMES_BYTES // 2**20} MiB in all; split it",
+            )
         if self.num_members > MAX_MEMBERS:
             raise ArchiveError("too_many_members", f"the archive has more than {MAX_MEMBERS} members; split it")
         if self.num_bytes > MAX_TOTAL_BYTES:
@@ -139,22 +178,32 @@ def _listed(
             name=name, size_bytes=part.num_bytes or 0, content_id=content_id, steps=steps, reason=error.reason,
             detail=str(error),
         )  # fmt: skip
+    except StoreFaultError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a hostile archive makes a reader do
+        detail = f"the archive cannot be read ({type(error).__name__}: {error})"[:300]
+        yield Member(
+            name=name, size_bytes=part.num_bytes or 0, content_id=content_id, steps=steps, reason="damaged_archive",
+            detail=detail,
+        )  # fmt: skip
 
 
 def _tar_members(
     part: FilePart, tally: _Tally, *, name: str, content_id: str, steps: tuple[Step, ...]
 ) -> Iterator[Member]:
     headers: Any = BoundedHeaders(part)
-    headers.left_bytes = MAX_HEADER_BYTES
+    headers.left_bytes, num_header_bytes = MAX_HEADER_BYTES, 0
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as opened:
         tar: Any = opened
         while (info := tar.next()) is not None:
             tar.members.clear()  # else it keeps all of them
+            num_header_bytes += MAX_HEADER_BYTES - headers.left_bytes
             headers.left_bytes = MAX_HEADER_BYTES
-            tally.add(info.size)
+            _check_headers(tar.pax_headers, num_header_bytes)
+            tally.add(info.size, info.name)
             if info.isdir():
                 continue
-            own_name, problem = _name_of(info.name), _unsafe(info.name) or _tar_problem(info)
+            own_name, problem = _shown(_name_of(info.name)), _unsafe(info.name) or _tar_problem(info)
             step: Step = ("tar", (info.offset_data, info.size))
             member = Member(
                 name=_joined(name, own_name), size_bytes=info.size, steps=(*steps, step), content_id="",
@@ -190,12 +239,13 @@ def _zip_members(
         directory.left_bytes = MAX_DIRECTORY_BYTES
         with zipfile.ZipFile(directory) as opened:
             infos = opened.infolist()
+        _check_overlaps(infos)
         names = zip_names(infos)
         for info, zip_name in zip(infos, names, strict=True):
-            tally.add(info.file_size)
+            tally.add(info.file_size, zip_name)
             if info.is_dir():
                 continue
-            own_name, problem = _name_of(zip_name), _unsafe(zip_name) or _zip_problem(info)
+            own_name, problem = _shown(_name_of(zip_name)), _unsafe(zip_name) or _zip_problem(info)
             numbers = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
             member = Member(
                 name=_joined(name, own_name), size_bytes=info.file_size, steps=(*steps, ("zip", numbers)),
@@ -246,6 +296,7 @@ def _sorted(
     elif is_hashed(member.steps) and tally.is_wanted(own_name) and data is not None:
         md5, num_bytes = hashlib.md5(usedforsecurity=False), 0
         while chunk := data.read(2**20):
+            tally.check_time()
             md5.update(chunk)
             num_bytes += len(chunk)
         if num_bytes < member.size_bytes:
@@ -275,7 +326,48 @@ def _name_of(name: str) -> str:
     return re.sub(r"^(\./+)+", "", name)
 
 
+def _shown(name: str) -> str:
+    """A name that is too long as its first letters and a hash of it, else as it is."""
+    if len(name) * 4 <= MAX_NAME_BYTES or _num_bytes(name) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.md5(name.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
+    return f"{name[:SHOWN_NAME_LETTERS]}…{digest[:12]}"
+
+
+def _num_bytes(name: str) -> int:
+    return len(name.encode(errors="surrogateescape"))
+
+
+def _check_headers(for_all: Mapping[str, str], num_bytes: int) -> None:
+    """Raise ArchiveError for a tar whose headers cost more than any archive needs."""
+    if (
+        len(for_all) > MAX_GLOBAL_KEYS
+        or sum(len(key) + len(text) for key, text in for_all.items()) > MAX_GLOBAL_LETTERS
+    ):
+        raise ArchiveError(
+            "headers_too_large",
+            f"a header for all its members has more than {MAX_GLOBAL_KEYS} keys or {MAX_GLOBAL_LETTERS} letters;"
+            " pack it again",
+        )
+    if num_bytes > MAX_ALL_HEADERS_BYTES:
+        raise ArchiveError(
+            "headers_too_large",
+            f"its headers have over {MAX_ALL_HEADERS_BYTES // 2**20} MiB in all; pack it again",
+        )
+
+
+def _check_overlaps(infos: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise ArchiveError for a zip in which two members share bytes: a small one could hold any number of clips."""
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise ArchiveError("overlapping_members", "two of its members lie in the same bytes; pack it again")
+        end = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
+
+
 def _unsafe(name: str) -> tuple[str, str] | None:
+    if len(name) * 4 > MAX_NAME_BYTES and (num_bytes := _num_bytes(name)) > MAX_NAME_BYTES:
+        return "name_too_long", f"its name has {num_bytes} bytes, the limit is {MAX_NAME_BYTES}"
     if name.startswith("/") or ".." in name.split("/") or re.match("[A-Za-z]:", name) or "\\" in name or not name:
         return "unsafe_name", "its name is absolute, leads upwards, or holds a drive or a backslash; pack it again"
     return None
