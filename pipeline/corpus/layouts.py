@@ -37,9 +37,10 @@ def read_files(
     layout: str,
     split_fractions: Sequence[float] | None,
     shown: str,
+    follow_links: bool = False,
 ) -> Corpus:
     """The clips of a folder, glob, archive or single file. Raises CorpusError."""
-    root, items, single = list_input(place, store, shown=shown)
+    root, items, single = list_input(place, store, shown=shown, follow_links=follow_links)
     found = SortedFiles(root, store)
     found.read(items)
     has_videos = bool(found.videos or found.broken_videos)

@@ -122,7 +122,7 @@ def map_in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> 
 
 
 def list_input(
-    place: str, store: AbstractFileSystem | None, *, shown: str
+    place: str, store: AbstractFileSystem | None, *, shown: str, follow_links: bool = False
 ) -> tuple[str, Iterator[ListedFile | Ignored], bool]:
     """The root, its files with what is no file, and whether the input was a single file."""
     wildcard = re.search(r"[^/]*[*?[]", place)
@@ -135,7 +135,9 @@ def list_input(
         except ValueError as error:
             raise CorpusError(f"glob {shown}: {error}; write ** alone between slashes") from None
         depth = None if "**" in pattern else pattern.count("/")
-        items = _local_files(root, depth=depth) if store is None else _remote_files(root, store)
+        items = (
+            _local_files(root, depth=depth, follow_links=follow_links) if store is None else _remote_files(root, store)
+        )
         return root, (item for item in items if item.path.endswith("/") or matches(item.path)), False
     if store is not None:
         items = _remote_files(place, store)
@@ -143,7 +145,7 @@ def list_input(
         single = [item.place for item in first if isinstance(item, ListedFile)] == [place]
         return (posixpath.dirname(place) if single else place), chain(first, items), single
     if os.path.isdir(place):
-        return place, _local_files(place, depth=None), False
+        return place, _local_files(place, depth=None, follow_links=follow_links), False
     status = os.stat(place)
     if not stat.S_ISREG(status.st_mode):
         raise CorpusError(f"input {shown} is neither a folder nor a regular file; give one of these")
@@ -151,14 +153,18 @@ def list_input(
     return os.path.dirname(place), iter([file]), True
 
 
-def _local_files(root: str, *, depth: int | None) -> Iterator[ListedFile | Ignored]:
-    """All regular files below a local folder, following each linked folder once; `depth` limits the levels below."""
+def _local_files(root: str, *, depth: int | None, follow_links: bool) -> Iterator[ListedFile | Ignored]:
+    """All regular files below a local folder, following each linked folder once; `depth` limits the levels below.
+
+    follow_links: also where a link leads out of the folder. Who may put a link into it could else have any file of this
+    user read.
+    """
 
     def ignored(path: str, reason: str) -> Ignored:
         return Ignored(path=printable_path(path), reason=reason)
 
     read: dict[tuple[int, int], str] = {}
-    above = os.path.realpath(root)
+    above = inside = os.path.realpath(root)
     while (parent := os.path.dirname(above)) != above:
         status = os.stat(parent)
         read[status.st_dev, status.st_ino] = "the input's own parent"
@@ -192,8 +198,13 @@ def _local_files(root: str, *, depth: int | None) -> Iterator[ListedFile | Ignor
                 yield ignored(path, f"{kind}: {error.strerror}")
                 continue
             is_folder = stat.S_ISDIR(status.st_mode)
+            identity = (status.st_dev, status.st_ino)
             if entry.name.startswith("."):
                 yield ignored(path + "/" * is_folder, "hidden: its name begins with a dot")
+            elif (is_folder or stat.S_ISREG(status.st_mode)) and not (
+                follow_links or identity in read or not entry.is_symlink() or _is_within(inside, entry.path)
+            ):
+                yield ignored(path + "/" * is_folder, "a link that leads out of the input; --follow-links takes it")
             elif is_folder:
                 if depth is None or path.count("/") < depth:
                     (links if entry.is_symlink() else folders).append(path)
@@ -202,6 +213,10 @@ def _local_files(root: str, *, depth: int | None) -> Iterator[ListedFile | Ignor
                 yield ListedFile(path=path, place=place, size_bytes=status.st_size, modified=modified)
             else:
                 yield ignored(path, "not a regular file: a FIFO, device or socket")
+
+
+def _is_within(folder: str, path: str) -> bool:
+    return os.path.commonpath((folder, os.path.realpath(path))) == folder
 
 
 def _remote_files(root: str, store: AbstractFileSystem) -> Iterator[ListedFile | Ignored]:

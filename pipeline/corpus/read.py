@@ -27,6 +27,7 @@ def read_corpus(
     layout: str = "auto",
     split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2),
     storage_options: Mapping[str, Any] | None = None,
+    follow_links: bool = False,
 ) -> Corpus:
     """Every clip of a folder, file, glob or manifest, with stable ids, labels and splits.
 
@@ -48,6 +49,9 @@ def read_corpus(
     Archives (.zip, .tar, .tar.gz, .tgz, .tar.zst, .tzst) that are found in a folder, glob or given themselves are
     listed: their videos are clips with paths `archive!member`, labelled as if each were unpacked where it lies, known
     by their names alone. A member or an archive that cannot be read is a clip too, whose reading gives the reason.
+
+    A link in a local folder is followed where it leads to a place within the input, or anywhere with `follow_links`;
+    other links are ignored with a reason.
 
     Raises CorpusError for an input that is missing, empty, forbidden or contradicts its layout or manifest.
     """
@@ -71,7 +75,9 @@ def read_corpus(
             raise CorpusError(
                 f"input {shown_url(input_url)} is not a manifest; give a .csv, .tsv or .parquet file, or another layout"
             )
-        return read_files(place, store, layout=layout, split_fractions=split_fractions, shown=shown_url(input_url))
+        shown = shown_url(input_url)
+        options = {"layout": layout, "split_fractions": split_fractions, "follow_links": follow_links}
+        return read_files(place, store, shown=shown, **options)
 
 
 def require_input(input_url: str) -> None:

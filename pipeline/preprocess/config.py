@@ -155,6 +155,8 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     """Folder, CAER or CAER-S tree, manifest (CSV or Parquet), glob or single file; a path or any fsspec URL."""
     output: Annotated[str, Setting("input", common=True)]
     """Folder of the results; a path or any fsspec URL. Run the same command again to resume."""
+    follow_links: Annotated[bool, Setting("input")] = False
+    """Follow links in the input that lead out of it; without it they are ignored with a reason."""
     layout: Annotated[str, Setting("input", common=True)] = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
     split_fractions: Annotated[tuple[float, float, float], Setting("input", common=True)] = (0.7, 0.1, 0.2)

@@ -131,7 +131,12 @@ def preprocess(config: PreprocessConfig, corrected: CorrectedFaces | None = None
 
 def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None) -> Corpus:
     """List the input, and read a byte of some of its clips; with corrections only clips that have a label by now."""
-    corpus = read_corpus(config.input, layout=config.layout, split_fractions=config.split_fractions)
+    corpus = read_corpus(
+        config.input,
+        layout=config.layout,
+        split_fractions=config.split_fractions,
+        follow_links=config.follow_links,
+    )
     if corrected is not None:
         is_corrected = pc.is_in(corpus.table["clip_id"], value_set=pa.array(list(corrected.clips), pa.string()))
         table = corpus.table.filter(pc.or_(is_corrected, pc.is_valid(corpus.table["label"])))

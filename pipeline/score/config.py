@@ -23,6 +23,8 @@ class ScoreConfig(PoolConfig):
     """Folder of the labels; a path or any fsspec URL. Run the same command again to score what is new since."""
     which: Annotated[str, Setting("input", common=True)] = "best"
     """Checkpoint of the run: best (by validation top-1 accuracy), last, or an epoch number."""
+    follow_links: Annotated[bool, Setting("input")] = False
+    """Follow links in the input that lead out of it; without it they are ignored with a reason."""
     layout: Annotated[str, Setting("input")] = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
     since: Annotated[str | None, Setting("input", common=True)] = None

@@ -96,9 +96,14 @@ def score(config: ScoreConfig) -> Run:
 
 def read_input(config: ScoreConfig) -> Corpus:
     """List the input, and read a byte of some of its clips."""
-    corpus = read_corpus(config.input, layout=config.layout, split_fractions=None)
+    corpus = list_corpus(config)
     check_clips(corpus.table)
     return corpus
+
+
+def list_corpus(config: ScoreConfig) -> Corpus:
+    """List the input."""
+    return read_corpus(config.input, layout=config.layout, split_fractions=None, follow_links=config.follow_links)
 
 
 def job_of(
@@ -191,7 +196,7 @@ def _dry_run(job: Job, output: str, *, config: ScoreConfig) -> Run:
     ledger = Ledger(output)
     ledger.check(kind=job.kind, config=job.plan_config, defaults=job.plan_defaults)
     snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20)
-    choice = prepare(job, ledger, snapshot, read_corpus(config.input, layout=config.layout, split_fractions=None))
+    choice = prepare(job, ledger, snapshot, list_corpus(config))
     night: Night = choice.details
     seconds, source = estimated_seconds(ledger, night)
     summary = {

@@ -289,7 +289,7 @@ def test_linked_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     (root / "d_elsewhere").symlink_to("../elsewhere")
     (root / "e_again").symlink_to("../elsewhere")
     (root / "file_link.mp4").symlink_to("z/real.mp4")
-    corpus = read_corpus(str(root))
+    corpus = read_corpus(str(root), follow_links=True)
     assert paths_of(corpus) == ["d_elsewhere/far.mp4", "d_elsewhere/inner/deep.mp4", "file_link.mp4", "z/real.mp4"]
     assert reasons_of(corpus) == {
         "a_link_inside/": "a link to a folder already read: z",
@@ -304,7 +304,7 @@ def test_linked_folders_are_followed_once_and_loops_end(tmp_path: Path) -> None:
 def test_an_unreadable_file_stays_a_clip(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").symlink_to("/proc/self/mem")  # a regular file; reading it at 0 fails with EIO
     (tmp_path / "nameless").symlink_to("/proc/self/mem")
-    corpus = read_corpus(str(tmp_path))
+    corpus = read_corpus(str(tmp_path), follow_links=True)
     (clip,) = corpus.clips
     assert (clip.path, clip.content_id) == ("a.mp4", "unreadable")
 

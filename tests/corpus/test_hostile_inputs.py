@@ -51,3 +51,30 @@ def test_an_ignored_member_tells_its_own_extension_and_no_more(tmp_path):
         f"a.tar!{name}": f"not a video by its name: {told}"
         for name, told in zip(names, ["no extension", ".txt", ".(another)", ".(another)", ".xyz"], strict=True)
     }
+
+
+@pytest.mark.parametrize("given", ["folder", "link to it", "glob"])
+def test_a_link_leads_out_of_the_input_only_where_that_is_allowed(given, tmp_path):
+    root, private = tmp_path / "in", tmp_path / "in-private"
+    for folder in (root / "sub", private / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "film.mp4").write_bytes(folder.name.encode())
+    (root / "file.mp4").symlink_to(private / "deep" / "film.mp4")
+    (root / "folder").symlink_to(private)
+    (root / "chain.mp4").symlink_to("file.mp4")
+    (root / "sub" / "up.mp4").symlink_to("../../in-private/deep/film.mp4")
+    (root / "within.mp4").symlink_to("sub/film.mp4")
+    (tmp_path / "link").symlink_to("in")
+    url = str({"folder": root, "link to it": tmp_path / "link", "glob": root / "**" / "*.mp4"}[given])
+    corpus = read_corpus(url)
+    assert [clip.path for clip in corpus.clips] == ["sub/film.mp4", "within.mp4"]
+    told = {each.path for each in corpus.ignored if "leads out of the input" in each.reason}
+    assert told == {"chain.mp4", "file.mp4", "folder/", "sub/up.mp4"}
+    assert len(read_corpus(url, follow_links=True).clips) == 6
+
+
+def test_a_file_that_is_named_itself_may_be_a_link(tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.mp4").symlink_to(tmp_path / "film.mp4")
+    assert [clip.path for clip in read_corpus(str(tmp_path / "in" / "link.mp4")).clips] == ["link.mp4"]

@@ -141,7 +141,7 @@ def real(real_clips_dir, nasty_dir, tmp_path_factory):
     (top / "in" / "clips").symlink_to(real_clips_dir)
     (top / "in" / "nasty").symlink_to(nasty_dir)
     arguments = ("--input", top / "in", "--output", top / "out", "--frames-per-clip", "4", "--clips-per-shard", "8")
-    job("preprocess.py", *arguments, log=top / "log")
+    job("preprocess.py", *arguments, "--follow-links", log=top / "log")
     return top
 
 

@@ -179,7 +179,7 @@ def zoo(tmp_path_factory):
         patch.setenv("TMPDIR", str(top / "temporary"))
         patch.setenv("RAY_TMPDIR", short)  # Ray's sockets need a path of at most 107 bytes.
         arguments = ("--input", top / "in", "--output", top / "out", "--detector", "dlib-hog")
-        options = ("--frames-per-clip", "2", "--clips-per-shard", "30", "--actors", "2")
+        options = ("--frames-per-clip", "2", "--clips-per-shard", "30", "--actors", "2", "--follow-links")
         code = harness.finish_job("preprocess.py", *map(str, arguments), *options, log=top.parent / "zoo.log")
     assert code == 0, (top.parent / "zoo.log").read_text()
     return top, expected, no_files, before

@@ -7,7 +7,7 @@ path. A member of a .zip or .tar costs one ranged read. One of a compressed tar 
 
 What cannot be read is a member with a `reason`, one of: truncated_archive, damaged_archive, archive_bomb, too_large,
 too_many_members, nested_too_deep, split_archive, unsafe_name, name_too_long, headers_too_large, overlapping_members,
-too_slow, duplicate_name, link, not_a_file, encrypted, unsupported_compression. Whatever else goes wrong costs its archive.
+too_slow, duplicate_name, link, not_a_file, encrypted, unsupported_compression. All else costs the archive.
 """
 
 from __future__ import annotations
