@@ -16,7 +16,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 FOLDERS = {
     "records": "pyarrow",
-    "storage": "fsspec pyarrow tenacity",
+    "storage": "aiohttp fsspec pyarrow tenacity",
     "video": "PIL av decord numpy",
     "faces": "PIL dlib numpy torch",
     "sandbox": "msgpack numpy psutil",

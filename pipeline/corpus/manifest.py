@@ -35,6 +35,7 @@ from pipeline.corpus.listing import (
 )
 from pipeline.corpus.table import corpus_of
 from pipeline.corpus.types import ROWS_AT_ONCE, Corpus, CorpusError, ListedFile
+from pipeline.storage.hosts import host_of, private_address
 from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed
 from pipeline.storage.retry import StorageError, StoreLostError
@@ -56,6 +57,7 @@ def read_manifest_file(
     split_fractions: Sequence[float] | None,
     storage_options: Mapping[str, Any] | None,
     shown: str,
+    allow_private_hosts: bool = False,
 ) -> Corpus:
     if store is None:
         with open(place, "rb") as stream:
@@ -66,8 +68,12 @@ def read_manifest_file(
     columns = _manifest_columns(content, extension=extension, shown=shown)
     folder = os.path.dirname(place) if store is None else posixpath.dirname(without_query(place))
 
+    own_host = host_of(url_of(place, store))
+
     def files() -> Iterator[tuple[str, str, ListedFile]]:
         for where, row in _manifest_rows(content, columns, extension=extension, shown=shown):
+            if not allow_private_hosts:
+                _check_host(row["url"], f"manifest {shown}, {where}", folder, own_host)
             yield where, row["url"], _file_of_row(row, f"manifest {shown}, {where}", folder, store, storage_options)
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
@@ -82,6 +88,16 @@ def read_manifest_file(
         split_fractions=split_fractions,
         notes=notes,
     )
+
+
+def _check_host(url: Any, thing: str, folder: str, own_host: str | None) -> None:
+    """Raise CorpusError for a row whose host is not public, and not the one that the manifest itself came from."""
+    host = host_of(urljoin(f"{folder}/", url) if "://" in folder else url) if isinstance(url, str) else None
+    if host is not None and host != own_host and (address := private_address(host)) is not None:
+        raise CorpusError(
+            f"{thing}: host {host} is at {address}, which is no public address; take the row out, or give"
+            " --allow-private-hosts"
+        )
 
 
 def _file_of_row(

@@ -28,6 +28,7 @@ def read_corpus(
     split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2),
     storage_options: Mapping[str, Any] | None = None,
     follow_links: bool = False,
+    allow_private_hosts: bool = False,
 ) -> Corpus:
     """Every clip of a folder, file, glob or manifest, with stable ids, labels and splits.
 
@@ -53,6 +54,9 @@ def read_corpus(
     A link in a local folder is followed where it leads to a place within the input, or anywhere with `follow_links`;
     other links are ignored with a reason.
 
+    A row of a manifest may not name a host whose address is private, of this machine or of its link, but that of the
+    manifest itself, unless with `allow_private_hosts`.
+
     Raises CorpusError for an input that is missing, empty, forbidden or contradicts its layout or manifest.
     """
     if layout not in LAYOUTS:
@@ -69,6 +73,7 @@ def read_corpus(
                 store,
                 split_fractions=split_fractions,
                 storage_options=storage_options,
+                allow_private_hosts=allow_private_hosts,
                 shown=shown_url(input_url),
             )
         if layout == "manifest":

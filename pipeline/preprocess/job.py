@@ -136,6 +136,7 @@ def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None
         layout=config.layout,
         split_fractions=config.split_fractions,
         follow_links=config.follow_links,
+        allow_private_hosts=config.allow_private_hosts,
     )
     if corrected is not None:
         is_corrected = pc.is_in(corpus.table["clip_id"], value_set=pa.array(list(corrected.clips), pa.string()))

@@ -103,7 +103,13 @@ def read_input(config: ScoreConfig) -> Corpus:
 
 def list_corpus(config: ScoreConfig) -> Corpus:
     """List the input."""
-    return read_corpus(config.input, layout=config.layout, split_fractions=None, follow_links=config.follow_links)
+    return read_corpus(
+        config.input,
+        layout=config.layout,
+        split_fractions=None,
+        follow_links=config.follow_links,
+        allow_private_hosts=config.allow_private_hosts,
+    )
 
 
 def job_of(

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 import fsspec
 
 from pipeline.storage.contents import UNKNOWN, IfMatch, is_on_the_web, stored_content_id
+from pipeline.storage.hosts import public_client
 from pipeline.storage.retry import TRIES, ContentChangedError, TruncatedError, call, checked
 
 
@@ -48,6 +49,8 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
         # for its size first (HEAD), whose answer cannot say why it is refused.
         own = {"config_kwargs": {"retries": {"total_max_attempts": 1}}, "max_concurrency": 1}
         options = {**own, **(options or {})}
+    elif protocol.lower() in ("http", "https"):
+        options = {"get_client": public_client, **(options or {})}
     return kind(**{**kind._get_kwargs_from_urls(url), **(options or {})}), kind._strip_protocol(url)
 
 

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from pipeline.corpus.read import read_corpus
+from pipeline.corpus.types import CorpusError
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_a_path_that_comes_from_an_address_holds_no_credential(userinfo, tmp_pat
     folder, place = web
     (folder / "a.mp4").write_bytes(b"x")
     (tmp_path / "m.csv").write_text(f"url\nhttp://{userinfo}{place}/a.mp4?sig=hunter2\n")
-    (clip,) = read_corpus(str(tmp_path / "m.csv")).clips
+    (clip,) = read_corpus(str(tmp_path / "m.csv"), allow_private_hosts=True).clips
     assert clip.path == f"http://{place}/a.mp4"
     assert clip.content_id != "missing"
     assert "hunter2" not in read_corpus(f"http://{userinfo}{place}/a.mp4?sig=hunter2").clips[0].path
@@ -78,3 +79,29 @@ def test_a_file_that_is_named_itself_may_be_a_link(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link.mp4").symlink_to(tmp_path / "film.mp4")
     assert [clip.path for clip in read_corpus(str(tmp_path / "in" / "link.mp4")).clips] == ["link.mp4"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "127.1", "2130706433", "0x7f.1", "0.0.0.0", "localhost", "169.254.169.254", "10.0.0.1",
+        "172.16.3.4", "192.168.1.1", "100.64.0.1", "[::1]", "[fe80::1]", "[fd00::1]", "[::ffff:169.254.169.254]",
+        "[64:ff9b::7f00:1]", "224.0.0.1",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("scheme", ["http", "HTTPS", "sftp"])
+def test_a_manifest_names_no_private_host(scheme, host, tmp_path):
+    (tmp_path / "m.csv").write_text(f"url\n{scheme}://me:hunter2@{host}:9/a.mp4\n")
+    with pytest.raises(CorpusError, match=r"line 2: host .* no public address.*--allow-private-hosts") as caught:
+        read_corpus(str(tmp_path / "m.csv"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_manifest_on_a_private_host_names_that_host_alone(web):
+    folder, place = web
+    (folder / "a.mp4").write_bytes(b"x")
+    (folder / "m.csv").write_text("url\na.mp4\n")
+    assert [clip.path for clip in read_corpus(f"http://{place}/m.csv").clips] == ["a.mp4"]
+    (folder / "m.csv").write_text("url\n//127.0.0.2/a.mp4\n")
+    with pytest.raises(CorpusError, match="no public address"):
+        read_corpus(f"http://{place}/m.csv")
