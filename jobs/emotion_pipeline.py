@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # The jobs find each o
 
 from command_line import run_chosen
 
-JOBS = ("preprocess", "train", "evaluate", "score", "export", "view", "models", "quarantine", "demo")
+JOBS = ("preprocess", "train", "evaluate", "score", "export", "view", "models", "quarantine", "forget", "demo")
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""The settings of `jobs/quarantine.py`."""
+"""The settings of `jobs/quarantine.py` and `jobs/forget.py`."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,3 +28,32 @@ class QuarantineConfig:
             raise ValueError(f"action is {self.action!r}; give one of {', '.join(ACTIONS)}")
         if self.action == "verify" and self.names:
             raise ValueError(f"verify reads every shard, and was given {' '.join(self.names)}; leave the names out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetConfig:
+    """Deletes clips from an output: their rows, pictures, copies and pages; their ids stay as `forgotten`."""
+
+    output: Annotated[str, Setting("input", common=True)]
+    """Output folder of jobs/preprocess.py or jobs/score.py; a path or any fsspec URL."""
+    clip: Annotated[tuple[str, ...], Setting("input", common=True)] = ()
+    """Ids of clips to forget."""
+    path: Annotated[str | None, Setting("input", common=True)] = None
+    """Pattern of paths to forget, like 'uploads/anna/*' (`*` passes slashes, in every case of letters as written)."""
+    older_than: Annotated[str | None, Setting("input", common=True)] = None
+    """Forget what was planned longer ago than this: days, like 90d, by the clock of the output's store."""
+    checkpoints: Annotated[tuple[str, ...], Setting("input", common=True)] = ()
+    """Outputs of jobs/train.py in which to look for checkpoints that were trained on what is forgotten."""
+    dry_run: Annotated[bool, Setting("work", common=True)] = False
+    """Say what would be forgotten; change nothing."""
+
+    def __post_init__(self) -> None:
+        if not (self.clip or self.path or self.older_than):
+            raise ValueError("nothing is named; give --clip, --path or --older-than")
+        if self.older_than is not None and not re.fullmatch(r"\d{1,5}d", self.older_than):
+            raise ValueError(f"--older-than is {self.older_than!r}; give days, like 90d")
+
+    @property
+    def max_age_seconds(self) -> float:
+        """--older-than in seconds."""
+        return 86400.0 * int((self.older_than or "0d")[:-1])

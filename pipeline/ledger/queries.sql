@@ -15,9 +15,9 @@ with last as (select max(ordinal) as ordinal from plan group by clip_id),
         select d.* replace (c.clip_id as clip_id, c.path as path), c.unit
         from (select * from current anti join entries using (unit)) c, outcome_defaults d)
 select e.* replace (
-    if(r.clip_id is null, e.state, 'changed') as state,
-    if(r.clip_id is null, e.reason, 'replaced') as reason,
-    if(r.clip_id is null, e.detail, 'other bytes lie at its path now; they are an input of their own') as detail)
+    if(r.clip_id is null or e.state = 'forgotten', e.state, 'changed') as state,
+    if(r.clip_id is null or e.state = 'forgotten', e.reason, 'replaced') as reason,
+    if(r.clip_id is null or e.state = 'forgotten', e.detail, 'other bytes lie at its path now; they are an input of their own') as detail)
 from ended e left join replaced r on r.clip_id = split_part(e.clip_id, '.', 1);
 
 -- name: settle_joined
