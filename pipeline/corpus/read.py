@@ -51,11 +51,8 @@ def read_corpus(
     listed: their videos are clips with paths `archive!member`, labelled as if each were unpacked where it lies, known
     by their names alone. A member or an archive that cannot be read is a clip too, whose reading gives the reason.
 
-    A link in a local folder is followed where it leads to a place within the input, or anywhere with `follow_links`;
-    other links are ignored with a reason.
-
-    A row of a manifest may not name a host whose address is private, of this machine or of its link, but that of the
-    manifest itself, unless with `allow_private_hosts`.
+    A link is followed within the input, or anywhere with `follow_links`. A manifest names no private host but its own,
+    unless with `allow_private_hosts`.
 
     Raises CorpusError for an input that is missing, empty, forbidden or contradicts its layout or manifest.
     """
@@ -80,9 +77,8 @@ def read_corpus(
             raise CorpusError(
                 f"input {shown_url(input_url)} is not a manifest; give a .csv, .tsv or .parquet file, or another layout"
             )
-        shown = shown_url(input_url)
         options = {"layout": layout, "split_fractions": split_fractions, "follow_links": follow_links}
-        return read_files(place, store, shown=shown, **options)
+        return read_files(place, store, shown=shown_url(input_url), **options)
 
 
 def require_input(input_url: str) -> None:
