@@ -43,8 +43,7 @@ def read_files(
     root, items, single = list_input(place, store, shown=shown, follow_links=follow_links)
     found = SortedFiles(root, store)
     found.read(items)
-    has_videos = bool(found.videos or found.broken_videos)
-    has_images = bool(found.images or found.broken_images)
+    has_videos, has_images = bool(found.videos or found.broken_videos), bool(found.images or found.broken_images)
     takes_images = layout == "caer-s" or (layout == "auto" and not has_videos)
     wanted = found.images if takes_images else found.videos
     # Whatever the names of broken members are, they upset no layout.
