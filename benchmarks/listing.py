@@ -1,7 +1,8 @@
-"""What listing a bucket costs: made-up keys on moto's S3 server in, seconds, requests and memory of `read_corpus` out.
+"""What listing a bucket costs: made-up keys on an S3 server in, seconds, requests and memory of `read_corpus` out.
 
-The server is a process of its own, reached over HTTP; it sorts all keys anew for every page, so its CPU time is told
-apart, and beside ours stands boto3's bare paginator, which makes nothing of what it lists.
+The server is a process of its own, reached over HTTP: moto's, which sorts all keys anew for every page, or one that
+makes up each page when it is asked for it, for more keys than moto holds. Its CPU time is told apart, and beside ours
+stands boto3's bare paginator, which makes nothing of what it lists.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import psutil
 from rich.console import Console
@@ -30,11 +33,13 @@ from pipeline.storage.remote import open_filesystem
 from pipeline.storage.store import Storage
 
 BUCKET = "made"
+SERVERS = ("moto", "pages")
+KEYS_PER_PAGE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListingConfig:
-    """Lists a bucket of made-up keys on moto's S3 server, over HTTP, as a job lists its input; no object is read."""
+    """Lists a bucket of made-up keys on an S3 server, over HTTP, as a job lists its input; no object is read."""
 
     study: str
     """listing."""
@@ -42,10 +47,14 @@ class ListingConfig:
     """Folder of listing.json; a path or any fsspec URL."""
     keys: int = 100_000
     """Keys in the bucket (count)."""
+    server: str = "moto"
+    """moto (in its memory), or pages (made up one by one, for millions of keys)."""
 
     def __post_init__(self) -> None:
         if self.keys < 1:
             raise ValueError(f"--keys is {self.keys}; give 1 or more")
+        if self.server not in SERVERS:
+            raise ValueError(f"--server is {self.server!r}; give one of {', '.join(SERVERS)}")
 
 
 def listing(config: ListingConfig) -> dict[str, Any]:
@@ -53,7 +62,7 @@ def listing(config: ListingConfig) -> dict[str, Any]:
 
     Raises UsageError where moto is not installed.
     """
-    with _serving(config.keys) as (endpoint, server):
+    with _serving(config.keys, server=config.server) as (endpoint, server):
         options = {
             "endpoint_url": endpoint,
             "key": "made",
@@ -64,7 +73,7 @@ def listing(config: ListingConfig) -> dict[str, Any]:
             "read_corpus": _measured(lambda: _read(options), server),
             "boto3's paginator": _measured(lambda: _paginated(endpoint), server),
         }
-    results = {"machine": machine(), "keys": config.keys, "ways": rows}
+    results = {"machine": machine(), "keys": config.keys, "server": config.server, "ways": rows}
     Storage(config.output).put("listing.json", (json.dumps(results, indent=1) + "\n").encode())
     return results
 
@@ -75,24 +84,74 @@ def key_of(number: int) -> str:
 
 
 @contextmanager
-def _serving(num_keys: int) -> Iterator[tuple[str, psutil.Process]]:
+def _serving(num_keys: int, *, server: str) -> Iterator[tuple[str, psutil.Process]]:
     """The address of a server with that many keys, and its process."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(num_keys, theirs), daemon=True)
+    serve = _serve_moto if server == "moto" else _serve_pages
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(num_keys, theirs), daemon=True)
     log_status(f"making {num_keys:,} keys")
-    server.start()
+    process.start()
     try:
         endpoint = ours.recv()
         if endpoint is None:
             raise UsageError("moto is not installed; pip install 'moto[server]'")
-        assert server.pid is not None, "it has answered"
-        yield endpoint, psutil.Process(server.pid)
+        assert process.pid is not None, "it has answered"
+        yield endpoint, psutil.Process(process.pid)
     finally:
-        server.kill()
-        server.join()
+        process.kill()
+        process.join()
 
 
-def _serve(num_keys: int, connection: Connection) -> None:
+def _serve_pages(num_keys: int, connection: Connection) -> None:
+    """Answer list_objects_v2 with the keys from the one that the continuation token counts."""
+
+    class Pages(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked = parse_qs(urlparse(self.path).query)
+            start = int(asked.get("continuation-token", ["0"])[0])
+            body = _page(range(start, min(start + KEYS_PER_PAGE, num_keys)), num_keys=num_keys).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:  # type: ignore[override] - a line for each request
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    connection.send(f"http://127.0.0.1:{server.server_port}")
+    server.serve_forever()
+
+
+def _page(numbers: range, *, num_keys: int) -> str:
+    """One page of a listing as S3 writes it, in the order of the keys."""
+    found = "".join(
+        f"<Contents><Key>{_sorted_key(number, num_keys=num_keys)}</Key>"
+        f"<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;{number:032x}&quot;</ETag>"
+        f"<Size>{number}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        for number in numbers
+    )
+    more = numbers.stop < num_keys
+    token = f"<NextContinuationToken>{numbers.stop}</NextContinuationToken>" if more else ""
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Name>{BUCKET}</Name><Prefix></Prefix><KeyCount>{len(numbers)}</KeyCount><MaxKeys>{KEYS_PER_PAGE}</MaxKeys>"
+        f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{found}</ListBucketResult>"
+    )
+
+
+def _sorted_key(number: int, *, num_keys: int) -> str:
+    """Like `key_of`, and in the order of the numbers: split by split, class by class."""
+    place = number * len(SPLITS) * len(EMOTIONS) // num_keys
+    split, emotion = divmod(place, len(EMOTIONS))
+    return f"{sorted(SPLITS)[split]}/{sorted(EMOTIONS)[emotion]}/{number:09d}.avi"
+
+
+def _serve_moto(num_keys: int, connection: Connection) -> None:
     try:
         from moto.backends import get_backend
         from moto.core.models import DEFAULT_ACCOUNT_ID
@@ -135,7 +194,7 @@ def _read(options: Mapping[str, Any]) -> tuple[int, int]:
     store.connect()
     store.s3.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
     corpus = read_corpus(f"s3://{BUCKET}", storage_options=options)
-    return corpus.table.num_rows, len(requests)
+    return corpus.num_clips, len(requests)
 
 
 def _paginated(endpoint: str) -> tuple[int, int]:
@@ -162,5 +221,5 @@ def print_listing(results: Mapping[str, Any]) -> None:
         for name, way in results["ways"].items()
     ]
     columns = ("", "s", "keys/s", "requests", "our CPU s", "server's CPU s", "peak memory grew by, MiB")
-    title = f"Listing of {results['keys']:,} keys on moto's S3 server"
+    title = f"Listing of {results['keys']:,} keys on an S3 server ({results['server']})"
     Console(width=None if sys.stdout.isatty() else 120).print(table(title, columns, rows))

@@ -42,6 +42,7 @@ from pipeline.runtime.console import log_status
 from pipeline.runtime.job import ActorSpec, Job
 from pipeline.runtime.run import run
 from pipeline.storage.remote import local_path
+from pipeline.storage.spool import spooled
 
 BASELINE_SECONDS = 1800.0  # it waits for ever where decord aborts
 NUM_CLIPS = 48
@@ -221,8 +222,8 @@ def run_on_ray(
     job = Job(
         kind=KIND, plan_config=plan_config_of(config), plan_defaults={}, versions=versions(), build_actor=lambda _: spec
     )
-    table = clip_table(clips)
-    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} clips", table=table, ignored=())
+    rows = spooled(clip_table(clips))
+    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} clips", rows=rows, ignored=())
     run(job, lambda: corpus, output, config=pool)
     return {"ray_init_seconds": seconds}
 

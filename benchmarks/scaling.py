@@ -34,6 +34,7 @@ from pipeline.runtime.console import log_status
 from pipeline.runtime.job import ActorSpec, Job
 from pipeline.runtime.pool import CPUS_PER_ACTOR
 from pipeline.runtime.run import run
+from pipeline.storage.spool import spooled
 from pipeline.storage.store import Storage
 
 KIND = "examples"
@@ -125,7 +126,8 @@ def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, 
     cpu = time.process_time()
     spec = ActorSpec(build=partial(WaitingActor, unit_seconds=config.unit_seconds))
     job = Job(kind=KIND, plan_config={}, plan_defaults={}, versions={}, build_actor=lambda _: spec)
-    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} made-up clips", table=clips, ignored=())
+    description = f"{len(clips)} made-up clips"
+    corpus = Corpus(layout="folder", root="", description=description, rows=spooled(clips), ignored=())
     pool = PoolConfig(actors=actors, clips_per_shard=config.clips_per_shard)
     found = run(job, lambda: corpus, str(folder), config=pool)
     cpu = time.process_time() - cpu
@@ -137,8 +139,8 @@ def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, 
     return {
         "actors": actors,
         "units": len(units),
-        "audit_holds": run.audit.holds,
-        "seconds": run.summary["seconds"],
+        "audit_holds": found.audit.holds,
+        "seconds": found.summary["seconds"],
         "driver_cpu_seconds": cpu,
         "busy": busy_share(units),
     }

@@ -16,16 +16,15 @@ def main(config: QuarantineConfig) -> int:
     # DuckDB and Arrow, which --help does without.
     from pipeline.ledger.outputs import one_run_in, runs_in
     from pipeline.ledger.retry import chosen, quarantined, retry, verify
+    from pipeline.runtime.describe import describe_verified
 
     runs = [one_run_in(config.output)] if config.action == "retry" else runs_in(config.output)
     if config.action == "verify":
-        num_bad = 0
-        for num_bad, line in enumerate((line for ledger in runs for line in verify(ledger)), 1):  # noqa: B007
+        found = [verify(ledger) for ledger in runs]
+        for line in describe_verified(found):
             print_line(line)
-        num_shards = sum(1 for ledger in runs for _ in ledger.shards())
-        if num_bad:
-            raise UsageError(f"{num_bad} of the {num_shards} shards of {config.output} are not what was committed")
-        print_line(f"{num_shards} shards: each has the sha256 of its ledger entry")
+        if num_faults := sum(len(each.faults) for each in found):
+            raise UsageError(f"{num_faults} shards of {config.output} are not what was committed; mend each as it says")
         return 0
     every = [quarantined(ledger, with_faceless=bool(config.names)) for ledger in runs]
     wanted = {id(outcome) for outcome in chosen([outcome for found in every for outcome in found], config.names)}

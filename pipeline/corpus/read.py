@@ -2,7 +2,7 @@
 
 Nothing vanishes: every file below the input is either a clip or an `Ignored` with a reason. Files are listed and
 hashed here, never decoded. Clip ids do not depend on where the corpus lies: see `read_corpus`. A listing streams into
-columns, some 0.4 KB a file: as objects, ten million files would not fit into memory.
+columns, which lie on a disk where there are many: ten million files would not fit into memory.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -20,9 +21,12 @@ from pipeline.records.clips import Clips
 from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.contents import UNKNOWN, md5_of
 from pipeline.storage.redaction import redacted
+from pipeline.storage.spool import BatchSpool
 
 # A column of Arrow's strings holds no more, so some 50 million addresses.
 _MAX_URL_BYTES = 2**31 - 1
+# So many rows are sorted in memory at a time.
+BATCHES_PER_RUN = 8
 
 
 # Fields of signed addresses: those of AWS, Google, Azure, CloudFront, and what others call a token.
@@ -59,49 +63,110 @@ def corpus_of(
     split_fractions: Sequence[float] | None,
     notes: Sequence[str],
 ) -> Corpus:
-    table, num_hashed = _table(files, split_fractions)
+    rows, counts = _rows(files, split_fractions)
     ignored = tuple(sorted(ignored, key=lambda item: item.path))
     return Corpus(
         layout=layout,
         root=redacted(root),
-        description=_description(layout, table, [*notes], num_hashed=num_hashed, ignored=ignored),
-        table=table,
+        description=_description(layout, rows.num_rows, [*notes], counts=counts, ignored=ignored),
+        rows=rows,
         ignored=ignored,
     )
 
 
-def _table(files: Iterable[ListedFile], split_fractions: Sequence[float] | None) -> tuple[pa.Table, int]:
-    """Rows of CORPUS_SCHEMA, sorted, each of one clip; and how many were split by their hash."""
-    parts, num_hashed, num_url_bytes, num_files = [CORPUS_SCHEMA.empty_table()], 0, 0, 0
+@dataclass(kw_only=True)
+class _Counts:
+    """What a description says of the clips. num_hashed: split by their hash."""
+
+    splits: set[str | None]
+    labels: set[str | None]
+    num_unlabelled: int = 0
+    num_hashed: int = 0
+
+
+def _rows(files: Iterable[ListedFile], split_fractions: Sequence[float] | None) -> tuple[BatchSpool, _Counts]:
+    """Rows of CORPUS_SCHEMA, sorted, each of one clip; and what there are."""
+    rows, counts, num_url_bytes = BatchSpool(), _Counts(splits=set(), labels=set()), 0
+    last, is_sorted = "", True
     files = iter(files)
-    while batch := list(islice(files, ROWS_AT_ONCE)):
+    while some := list(islice(files, ROWS_AT_ONCE)):
         # Many time ranges of one large file read it once.
-        unhashed = {file.place: file for file in batch if file.content_id is None}
+        unhashed = {file.place: file for file in some if file.content_id is None}
         md5s = dict(zip(unhashed, map_in_threads(listed_md5, unhashed.values()), strict=True))
-        ids = [md5s[file.place] if file.content_id is None else file.content_id for file in batch]
-        rows = [_row(file, content_id, split_fractions) for file, content_id in zip(batch, ids, strict=True)]
-        columns = zip(zip(*rows, strict=True), CORPUS_SCHEMA.types, strict=True)
-        parts.append(pa.table([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA))
-        num_files += len(batch)
-        num_url_bytes += pc.sum(pc.binary_length(parts[-1]["url"])).as_py()
+        ids = [md5s[file.place] if file.content_id is None else file.content_id for file in some]
+        values = [_row(file, content_id, split_fractions) for file, content_id in zip(some, ids, strict=True)]
+        columns = zip(zip(*values, strict=True), CORPUS_SCHEMA.types, strict=True)
+        batch = pa.record_batch([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA)
+        rows.append(batch)
+        num_url_bytes += pc.sum(pc.binary_length(batch["url"])).as_py()
         if num_url_bytes > _MAX_URL_BYTES:
             raise CorpusError(
-                f"the input is larger than one output can hold: the addresses of its first {num_files:,} clips take "
-                f"more than {_MAX_URL_BYTES / 1e9:.1f} GB; give its sub-folders one after the other, each an --output"
+                f"the input is larger than one output can hold: the addresses of its first {rows.num_rows:,} clips "
+                f"take more than {_MAX_URL_BYTES / 1e9:.1f} GB; give its sub-folders one after the other, each an "
+                "--output"
             )
-        num_hashed += sum(file.split is None for file in batch) if split_fractions is not None else 0
-    table = pa.concat_tables(parts)
-    paths = table["path"]
-    if not pc.all(pc.less(paths[:-1], paths[1:])).as_py():  # the listing of a store comes sorted
-        table = _sorted(table)
-        ids = table["clip_id"]
-        if (row := pc.index(pc.equal(ids[:-1], ids[1:]), True).as_py()) >= 0:  # One path: equal ids are neighbours.
-            one, other = Clips(table[row : row + 2])
+        counts.splits |= set(pc.unique(batch["split"]).to_pylist())
+        counts.labels |= set(pc.unique(batch["label"]).to_pylist())
+        counts.num_unlabelled += batch["label"].null_count
+        counts.num_hashed += sum(file.split is None for file in some) if split_fractions is not None else 0
+        paths = batch["path"]  # The listing of a store comes sorted.
+        is_sorted = (
+            is_sorted and last < paths[0].as_py() and pc.all(pc.less(paths[:-1], paths[1:])).as_py() is not False
+        )
+        last = paths[-1].as_py()
+    return rows if is_sorted else _in_order(rows), counts
+
+
+def _in_order(rows: BatchSpool) -> BatchSpool:
+    """The same rows by path, then start, end and id. Raises CorpusError where two have the same id."""
+    ordered, last = BatchSpool(), CORPUS_SCHEMA.empty_table()
+    for table in _merged([*_sorted_runs(rows)]):
+        ids = pa.concat_tables([last, table])["clip_id"]  # One path: equal ids are neighbours.
+        if (row := pc.index(pc.equal(ids[:-1], ids[1:]), True).as_py()) >= 0:
+            one, other = Clips(pa.concat_tables([last, table])[row : row + 2])
             raise CorpusError(
                 f"{shown_url(one.url)!r} and {shown_url(other.url)!r} cannot be told apart: same path {other.path!r}, "
                 "size and content; remove one"
             )
-    return table, num_hashed
+        last = table.slice(table.num_rows - 1)
+        for batch in table.combine_chunks().to_batches(max_chunksize=ROWS_AT_ONCE):
+            ordered.append(batch)
+    return ordered
+
+
+def _sorted_runs(rows: Iterable[pa.RecordBatch]) -> Iterator[BatchSpool]:
+    """The rows in parts, each of which is sorted and fits into memory."""
+    batches = iter(rows)
+    while some := list(islice(batches, BATCHES_PER_RUN)):
+        run = BatchSpool(memory_bytes=0)
+        for batch in (
+            _sorted(pa.Table.from_batches(some)).combine_chunks().to_batches(max_chunksize=max(1, ROWS_AT_ONCE // 8))
+        ):
+            run.append(batch)
+        yield run
+
+
+def _merged(runs: Sequence[Iterable[pa.RecordBatch]]) -> Iterator[pa.Table]:
+    """The rows of sorted runs in one order, some at a time: those before the first path at which a run goes on."""
+    streams = [iter(run) for run in runs]
+    held = [CORPUS_SCHEMA.empty_table() for _ in runs]
+    ended = [False for _ in runs]
+    while not all(ended):
+        bounds = [table["path"][-1].as_py() if table.num_rows else "" for table in held]
+        bound = min(path for path, has_ended in zip(bounds, ended, strict=True) if not has_ended)
+        for number, stream in enumerate(streams):
+            if ended[number] or bounds[number] > bound:
+                continue
+            if (batch := next(stream, None)) is None:
+                ended[number] = True
+            else:
+                held[number] = pa.concat_tables([held[number], pa.Table.from_batches([batch])])
+        going_on = [table["path"][-1].as_py() for table, has_ended in zip(held, ended, strict=True) if not has_ended]
+        is_before = [pc.less(table["path"], min(going_on)) if going_on else None for table in held]
+        ready = [t if mask is None else t.filter(mask) for t, mask in zip(held, is_before, strict=True)]
+        held = [t.slice(r.num_rows) for t, r in zip(held, ready, strict=True)]
+        if sum(table.num_rows for table in ready):
+            yield _sorted(pa.concat_tables(ready))
 
 
 def _sorted(table: pa.Table) -> pa.Table:
@@ -111,21 +176,19 @@ def _sorted(table: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))
 
 
-def _description(layout: str, table: pa.Table, notes: list[str], *, num_hashed: int, ignored: Sequence[Ignored]) -> str:
+def _description(layout: str, num_clips: int, notes: list[str], *, counts: _Counts, ignored: Sequence[Ignored]) -> str:
     names = {"caer": "CAER layout", "caer-s": "CAER-S layout", "manifest": "manifest", "folder": "folder"}
-    found = set(pc.unique(table["split"]).to_pylist())
-    splits = [split for split in SPLITS if split in found]
-    labels = set(pc.unique(table["label"]).to_pylist()) - {None}
-    num_clips = table.num_rows
+    splits = [split for split in SPLITS if split in counts.splits]
+    labels = counts.labels - {None}
     text = f"{names[layout]}: {num_clips:,} {'clip' if num_clips == 1 else 'clips'}"
     if splits:
         text += f" in {', '.join(splits)}"
     if labels:
         notes.insert(0, f"{len(labels)} {'class' if len(labels) == 1 else 'classes'}")
-        if num_unlabelled := table["label"].null_count:
-            notes.insert(1, f"{num_unlabelled:,} without a label")
-    if num_hashed:
-        notes.append("split by hash" if num_hashed == num_clips else f"{num_hashed:,} split by hash")
+        if counts.num_unlabelled:
+            notes.insert(1, f"{counts.num_unlabelled:,} without a label")
+    if counts.num_hashed:
+        notes.append("split by hash" if counts.num_hashed == num_clips else f"{counts.num_hashed:,} split by hash")
     if ignored:
         notes.append(f"{len(ignored):,} ignored")
     return "; ".join([text, *notes])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,6 +13,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.records.clips import CLIP_SCHEMA, Clips
 from pipeline.records.vocabulary import UsageError
+from pipeline.storage.spool import BatchSpool
 
 CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64()))
 
@@ -37,16 +37,26 @@ class Ignored:
 class Corpus:
     """What an input holds. `root` is what the paths of its clips are relative to.
 
-    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. table: rows of
-    CLIP_SCHEMA, sorted by path, then start. As read it has a column more, modified_seconds: when a clip's file was last
-    modified, seconds of the epoch, or null where the store does not tell.
+    layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. rows: of
+    CORPUS_SCHEMA, sorted by path, then start, and on a disk if they are many; modified_seconds is when a clip's file
+    was last modified, seconds of the epoch, or null where the store does not tell.
     """
 
     layout: str
     root: str
     description: str
-    table: pa.Table
+    rows: BatchSpool
     ignored: tuple[Ignored, ...]
+
+    @property
+    def num_clips(self) -> int:
+        """How many clips there are."""
+        return self.rows.num_rows
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All rows, in memory."""
+        return pa.Table.from_batches(self.rows, schema=CORPUS_SCHEMA)
 
     @cached_property
     def clips(self) -> Clips:
@@ -76,14 +86,14 @@ class ListedFile:
 class ListedFiles:
     """Files of one root, in columns; each is made again when it is asked for.
 
-    A column of nothing but None takes no memory, so a listed file costs its path, size, etag and time.
+    A column of nothing but None takes no memory, so a listed file costs its path, size, etag and time, on a disk where
+    there are many.
     """
 
     def __init__(self, root: str, store: AbstractFileSystem | None) -> None:
         self._start, self._store = root.rstrip("/") + "/", store
         self._rows: list[tuple[Any, ...]] = []
-        self._batches: deque[pa.RecordBatch] = deque()
-        self._num_flushed = 0
+        self._batches = BatchSpool()
 
     def append(self, file: ListedFile) -> None:
         place = None if file.place == self._start + file.path else _bytes_of(file.place)
@@ -96,11 +106,10 @@ class ListedFiles:
         if self._rows:
             columns = [pa.array(column) for column in zip(*self._rows, strict=True)]
             self._batches.append(pa.record_batch(columns, names=["path", "tree_path", "place", *_PLAIN_FIELDS]))
-            self._num_flushed += len(self._rows)
             self._rows = []
 
     def __len__(self) -> int:
-        return self._num_flushed + len(self._rows)
+        return self._batches.num_rows + len(self._rows)
 
     def __iter__(self) -> Iterator[ListedFile]:
         self._flush()
@@ -110,8 +119,9 @@ class ListedFiles:
     def taken(self) -> Iterator[ListedFile]:
         """The files, of which none is left here then."""
         self._flush()
-        while self._batches:
-            yield from self._files_of(self._batches.popleft())
+        batches, self._batches = self._batches, BatchSpool()
+        for batch in batches:
+            yield from self._files_of(batch)
 
     def tree_paths(self) -> Iterator[str]:
         """`_tree_path` of each file."""

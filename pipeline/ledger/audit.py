@@ -58,17 +58,20 @@ def audit(snapshot: Snapshot) -> Audit:
     def column(query: str) -> tuple[str, ...]:
         return tuple(value for batch in database.batches(query) for value in batch.column(0).to_pylist())
 
-    count = snapshot.count("state")
+    count, num_inputs = snapshot.count("state"), database.value("select count(*) from planned")
+    unaccounted = column("unaccounted")
+    # Where every entry has the clips of its unit and the sum holds, none can be without a state.
+    is_sum = not unaccounted and sum(count.values()) == num_inputs
     return Audit(
-        num_inputs=database.value("select count(*) from planned"),
+        num_inputs=num_inputs,
         num_by_state={state.value: count.get(state.value, 0) for state in State},
-        unaccounted_units=column("unaccounted"),
+        unaccounted_units=unaccounted,
         lost_shards=tuple(LostShard(**row) for row in database.rows("lost_shards")),
         miscounted_units=tuple(
             (row["unit"], row["rows"], row["examples"]) for row in database.rows("miscounted_units")
         ),
         done_twice=column("done_twice"),
-        without_state=column("without_state"),
+        without_state=() if is_sum else column("without_state"),
         not_planned=column("not_planned"),
         foreign_shards=column("foreign_shards"),
     )

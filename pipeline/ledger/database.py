@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import islice
 from typing import Any
 
 import duckdb
@@ -25,6 +26,13 @@ def named_queries() -> Mapping[str, str]:
     text = resources.files("pipeline.ledger").joinpath("queries.sql").read_text()
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def batches_of(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows as record batches, of which only some are objects at a time."""
+    rest = iter(rows)
+    while some := list(islice(rest, ROWS_AT_ONCE)):
+        yield pa.record_batch([list(column) for column in zip(*some, strict=True)], schema=schema)
 
 
 class Database:
@@ -52,9 +60,13 @@ class Database:
         """Run statements of SQL; `values` are the parameters `$name` in it."""
         self._connection.execute(sql, values or None).fetchall()
 
-    def run(self, name: str, **values: Any) -> None:
-        """Run a named query for its effect."""
+    def run(self, name: str, rows: pa.Table | None = None, **values: Any) -> None:
+        """Run a named query for its effect; in it `given_rows` are these rows."""
+        if rows is not None:
+            self._connection.register("given_rows", rows)
         self.execute(named_queries()[name], **values)
+        if rows is not None:
+            self._connection.unregister("given_rows")
 
     def table(self, sql: str, **values: Any) -> pa.Table:
         """All rows of a query (SQL, or the name of a named query)."""

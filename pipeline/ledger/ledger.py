@@ -18,31 +18,31 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.ledger.audit import Audit
-from pipeline.ledger.database import DEFAULT_MEMORY_BYTES
+from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, batches_of
+from pipeline.ledger.entries import SizedEntry, compacted, entry_of, uncompacted
 from pipeline.ledger.files import arrow_bytes, json_bytes, json_with_list, parquet_bytes
 from pipeline.ledger.lock import LedgerError, RunLock
-from pipeline.ledger.snapshot import OUTCOME_ROWS, STORED_ROWS, Snapshot, outcome_rows
+from pipeline.ledger.snapshot import STORED_ROWS, Snapshot
 from pipeline.ledger.units import Unit
 from pipeline.records.arrow import pc
-from pipeline.records.evolution import fixed, with_columns
+from pipeline.records.evolution import fixed
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome
 from pipeline.storage.redaction import without_secrets
 from pipeline.storage.store import Storage
 
 ENTRIES_AT_ONCE = 1000
 UNITS_PER_GENERATION = 2**12
-COMPACT_ROWS = OUTCOME_ROWS.append(pa.field("head", pa.large_string()))
+RUN_INFO = "plan/run.json"
+ENTRY_CURE = "delete it, and its unit is done again"
 TABLES = ("examples", "frames", "tracks", "clips", "segments", "shots")
-SizedEntry = tuple[Mapping[str, Any], int]  # An entry, and the bytes of its object.
+_INFO = {"kind": str, "config": dict, "versions": dict}
 _ENTRY = re.compile(r"ledger/(g\d{3,}-u\d{6,})\.json")
 _GENERATION = re.compile(r"plan/g(\d{3,})\.arrow")
-_SEALED = re.compile(r"compact/([0-9a-f]{16})\.arrow")
 
 
 class Ledger:
@@ -56,17 +56,22 @@ class Ledger:
     @property
     def is_planned(self) -> bool:
         """Whether a run was begun here."""
-        return self.storage.exists("plan/run.json")
+        return self.storage.exists(RUN_INFO)
 
     def run_info(self) -> dict[str, Any]:
         """kind, config and versions of the saved plan. Raises LedgerError if there is none, or if it is damaged."""
         try:
-            return self._json("plan/run.json", "put it back, or give another output")
+            info = json.loads(self.storage.read(RUN_INFO))
+            if not all(isinstance(info[name], kind) for name, kind in _INFO.items()):
+                raise ValueError("it is not whole")
         except FileNotFoundError:
             raise LedgerError(
                 f"{self.storage.url} holds no plan (plan/run.json); give the --output folder of a run, for labels the "
                 "folder model=... in it"
             ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._unreadable(RUN_INFO, error, "put it back, or give another output") from None
+        return info
 
     def check(self, *, kind: str, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         """Raise LedgerError if a run of another kind or config is here.
@@ -105,7 +110,7 @@ class Ledger:
             "config": dict(config),
             "versions": dict(versions),
         }
-        if self.storage.create("plan/run.json", json_bytes(info)):
+        if self.storage.create(RUN_INFO, json_bytes(info)):
             return ""
         self.check(kind=kind, config=config, defaults=defaults)
         return differences(self.run_info()["versions"], versions)
@@ -119,17 +124,18 @@ class Ledger:
         database = snapshot.database
         database.run("sort_for_units")
         database.run("number_units", size=clips_per_shard)
-        count = database.value("select coalesce(max(number) + 1, 0) from numbered")
+        count = database.value("num_units")
         first = 1 + max(self._generations(), default=-1)
         for number in range(-(-count // UNITS_PER_GENERATION)):
             generation, start = first + number, number * UNITS_PER_GENERATION
-            end = start + UNITS_PER_GENERATION
-            table = without_addresses(database.table("generation", name=f"g{generation:03d}-u", start=start, end=end))
+            rows = next(database.rows("rows_of_generation", start=start, end=start + UNITS_PER_GENERATION))
+            table = database.table("generation", name=f"g{generation:03d}-u", start=start, **rows)
+            table = without_addresses(table)
             self.reopen()  # First: _SUCCESS must never stand beside a plan with more to do.
             if not self.storage.create(f"plan/g{generation:03d}.arrow", arrow_bytes(table)):
                 raise LedgerError(f"{self.storage.url}: another run has just extended the plan; start again")
             snapshot.add_plan(table, generation=generation)
-        return database.value("select count(*) from numbered")
+        return database.value("select count(*) from sorted")
 
     def take_back(self, snapshot: Snapshot, unit_ids: Sequence[str]) -> None:
         """Make units pending again whose rows hold no more; the shards are swept once there are others."""
@@ -188,7 +194,7 @@ class Ledger:
         """The entries of committed units, sorted by unit. Raises LedgerError for one that cannot be read."""
         names = self.committed_units() if unit_ids is None else unit_ids
         found = self.storage.read_many([f"ledger/{unit_id}.json" for unit_id in names])
-        return [self._parsed(name, found[name]) for name in sorted(found)]
+        return [self._parsed(name[7:-5], found[name]) for name in sorted(found)]
 
     def committed_units(self) -> dict[str, int]:
         """The units that have an entry, and the size of its object in bytes, sorted."""
@@ -197,8 +203,13 @@ class Ledger:
 
     # Reading
 
-    def snapshot(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Snapshot:
-        """The plan and every committed entry, as they are stored now.
+    def snapshot(
+        self,
+        *,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        after_fetch: Callable[[Iterable[SizedEntry]], None] | None = None,
+    ) -> Snapshot:
+        """The plan and every committed entry, as they are stored now. after_fetch: see `refresh`.
 
         Raises LedgerError for a file that cannot be read, and where entries are there whose plan is lost.
         """
@@ -211,13 +222,7 @@ class Ledger:
             except (pa.ArrowInvalid, OSError, ValueError) as error:
                 raise self._unreadable(f"{name} ({len(data)} of {size_bytes} bytes)", error, cure) from None
             snapshot.add_plan(table, generation=number)
-        self.refresh(snapshot)
-        lost = snapshot.database.value("select unit from entries anti join plan using (unit) order by 1 limit 1")
-        if lost is not None:
-            raise LedgerError(
-                f"{self.storage.url}: ledger/{lost}.json is of no unit in plan/; the plan was lost, or copied in part: "
-                "put plan/ back (finish the copy), or give another output"
-            )
+        self.refresh(snapshot, after_fetch=after_fetch)
         return snapshot
 
     def refresh(
@@ -229,22 +234,38 @@ class Ledger:
         """Bring the snapshot's entries up to what is stored.
 
         Args:
-            after_fetch: called with the entries that had to be fetched one by one, at most `ENTRIES_AT_ONCE` at a
-                time, where they are so many that copies in one object are worth it (`compact`).
+            after_fetch: of the holder of the lock: called with the entries that had to be fetched one by one, at most
+                `ENTRIES_AT_ONCE` at a time, where they are so many that copies in one object are worth it
+                (`compact`). Compacted objects with copies of what is another entry now, or none, are then deleted.
         """
-        committed = self.committed_units()
-        known = {row["unit"]: row["num_bytes"] for row in snapshot.database.rows("select unit, num_bytes from entries")}
-        if gone := [unit for unit, size in known.items() if committed.get(unit) != size]:
-            snapshot.forget_entries(gone)
-        missing = {unit: size for unit, size in committed.items() if known.get(unit) != size}
-        if missing:
-            missing = self._add_compacted(snapshot, missing)
-        names, is_worth = iter(missing), len(missing) > ENTRIES_AT_ONCE
-        while some := list(islice(names, ENTRIES_AT_ONCE)):
-            entries = [(entry, missing[entry["unit"]]) for entry in self.entries(some)]
-            snapshot.add_entries(entries)
+        units = ((match[1], size) for name, size in self.storage.listing("ledger") if (match := _ENTRY.fullmatch(name)))
+        snapshot.list_entries(units)
+        if (lost := snapshot.entry_without_plan()) is not None:
+            raise LedgerError(
+                f"{self.storage.url}: ledger/{lost}.json is of no unit in plan/; the plan was lost, or copied in part: "
+                "put plan/ back (finish the copy), or give another output"
+            )
+        if snapshot.num_unread():
+            for name in self.storage.sizes("compact"):
+                is_current = snapshot.add_compacted(uncompacted(name, self.storage.read(name)))
+                if after_fetch is not None and not is_current:
+                    self.storage.delete(name)
+        is_worth = snapshot.num_unread() > ENTRIES_AT_ONCE
+        while some := snapshot.unread(ENTRIES_AT_ONCE):
+            entries = [(entry, some[entry["unit"]]) for entry in self.entries(some)]
+            self._add(snapshot, entries)
             if after_fetch is not None and is_worth:
                 after_fetch(entries)
+
+    def _add(self, snapshot: Snapshot, entries: Sequence[SizedEntry]) -> None:
+        """Add fetched entries. Raises LedgerError for one with a value of another type than its column's."""
+        try:
+            snapshot.add_entries(entries)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, AttributeError) as error:
+            for each in entries if len(entries) > 1 else ():
+                self._add(Snapshot(), [each])  # Which one it is.
+            name = f"ledger/{entries[0][0]['unit']}.json"
+            raise self._unreadable(name, error, ENTRY_CURE) from None
 
     def shards(self, table: str | None = None) -> list[dict[str, Any]]:
         """Every committed shard, in the order of the plan; of one table only if named."""
@@ -252,14 +273,12 @@ class Ledger:
 
     def store_listing(self, snapshot: Snapshot) -> None:
         """Tell the snapshot which shards are stored (table `stored`). Names that are not ours are left out."""
-        snapshot.database.create("stored", STORED_ROWS)
-        for table in TABLES:
-            rows = [
-                {"path": name, "bytes": size}
-                for name, size in self.storage.sizes(table).items()
-                if not name.rpartition("/")[2].startswith(".")
-            ]
-            snapshot.database.insert("stored", pa.Table.from_pylist(rows, schema=STORED_ROWS))
+        database = snapshot.database
+        database.create("stored", STORED_ROWS)
+        for table in TABLES:  # Hidden names are of a file manager or a copying tool.
+            names = ((name, size) for name, size in self.storage.listing(table) if "/." not in name)
+            database.insert("stored", batches_of(names, STORED_ROWS))
+        database.run("view_stored")
 
     # Finishing
 
@@ -308,42 +327,8 @@ class Ledger:
     # Compacted entries
 
     def compact(self, entries: Iterable[SizedEntry]) -> None:
-        """Store copies of entries in one object, whose name tells whether it is whole."""
-        rows = []
-        for entry, num_bytes in entries:
-            head = {name: value for name, value in entry.items() if name != "outcomes"}
-            heads = [json.dumps({**head, "num_bytes": num_bytes}), *[None] * (len(entry["outcomes"]) - 1)]
-            rows += (
-                {**row, "unit": entry["unit"], "head": text} for row, text in zip(entry["outcomes"], heads, strict=True)
-            )
-        table = outcome_rows(rows).append_column("head", pa.array([row["head"] for row in rows], pa.large_string()))
-        data = arrow_bytes(table)
-        self.storage.put(f"compact/{hashlib.sha256(data).hexdigest()[:16]}.arrow", data)
-
-    def _add_compacted(self, snapshot: Snapshot, missing: Mapping[str, int]) -> dict[str, int]:
-        """Add the entries among `missing` (unit to bytes) that whole compacted objects hold; the others."""
-        left = dict(missing)
-        for name in self.storage.sizes("compact"):
-            table = self._compacted(name)
-            heads = [json.loads(head) for head in table["head"].drop_null().to_pylist()]
-            heads = [{"num_bytes": left.get(head["unit"]), **head} for head in heads if head["unit"] in left]
-            heads = [head for head in heads if head["num_bytes"] == left[head["unit"]]]
-            units = pa.array([head["unit"] for head in heads], pa.string())
-            snapshot.add_committed(heads, table.filter(pc.is_in(table["unit"], units)).drop_columns("head"))
-            for head in heads:
-                del left[head["unit"]]
-        return left
-
-    def _compacted(self, name: str) -> pa.Table:
-        """The rows of a compacted object; none where it is damaged, since they are only copies."""
-        data = self.storage.read(name)
-        sealed = _SEALED.fullmatch(name)
-        if sealed and hashlib.sha256(data).hexdigest()[:16] != sealed[1]:
-            return COMPACT_ROWS.empty_table()
-        try:
-            return with_columns(pa.ipc.open_file(data).read_all(), Outcome, COMPACT_ROWS)
-        except (pa.ArrowInvalid, OSError, ValueError):
-            return COMPACT_ROWS.empty_table()
+        """Store copies of entries in one object."""
+        self.storage.put(*compacted(entries))
 
     def drop_compacted(self) -> None:
         """Before an entry may get other contents under its name."""
@@ -353,26 +338,24 @@ class Ledger:
     # Files of ours
 
     def _generations(self) -> dict[int, tuple[str, int]]:
-        found = {
-            int(match[1]): (name, size)
-            for name, size in self.storage.sizes("plan").items()
-            if (match := _GENERATION.fullmatch(name))
-        }
+        """The generations of the plan, with name and size. Raises LedgerError where a file of the plan is lost."""
+        sizes = self.storage.sizes("plan")
+        matches = filter(None, map(_GENERATION.fullmatch, sizes))
+        found = {int(match[1]): (match[0], sizes[match[0]]) for match in matches}
+        wanted = [RUN_INFO, *(f"plan/g{number:03d}.arrow" for number in range(max(found, default=-1) + 1))]
+        lost = [name for name in wanted if found and name not in sizes]
+        if lost:
+            raise LedgerError(
+                f"{self.storage.url}/{lost[0]} is not there, though {found[max(found)][0]} is; the plan was copied in "
+                "part: put it back (finish the copy), or give another output"
+            )
         return dict(sorted(found.items()))
 
-    def _json(self, name: str, cure: str) -> dict[str, Any]:
-        data = self.storage.read(name)
+    def _parsed(self, unit_id: str, data: bytes) -> dict[str, Any]:
         try:
-            return dict(json.loads(data))
-        except (ValueError, TypeError) as error:
-            raise self._unreadable(name, error, cure) from None
-
-    def _parsed(self, name: str, data: bytes) -> dict[str, Any]:
-        try:
-            entry = json.loads(data)
-            return {**entry, "unit": entry["unit"], "facts": entry["facts"], "shards": entry["shards"]}
-        except (ValueError, TypeError, KeyError) as error:
-            raise self._unreadable(name, error, "delete it, and its unit is done again") from None
+            return entry_of(unit_id, data)
+        except ValueError as error:
+            raise self._unreadable(f"ledger/{unit_id}.json", error, ENTRY_CURE) from None
 
     def _unreadable(self, name: str, error: Exception, cure: str) -> LedgerError:
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -25,9 +25,9 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
-HEARTBEAT_SECONDS = 10.0
+HEARTBEAT_SECONDS = 3.0
 LOCK_EXPIRES_SECONDS = 60.0
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 
 
 class LedgerError(UsageError):
@@ -63,8 +63,10 @@ class RunLock:
                     f"wait until it ends; if it is gone, its lock expires {LOCK_EXPIRES_SECONDS:.0f} s after its last "
                     "sign of life"
                 )
+            began = time.monotonic()
             self._storage.put("lock.json", self._body())
-            time.sleep(0.2)  # Two runs that take over the same dead lock: the last write stands, the other sees it.
+            # Two runs that take over the same dead lock: the last write stands, and the other sees it.
+            time.sleep(0.2 + 2 * (time.monotonic() - began))
             standing = self._read()
             if standing is None or standing.get("token") != self._owner["token"]:
                 raise LedgerError(f"another run has just taken {self._storage.url}; wait until it ends")
@@ -92,11 +94,10 @@ class RunLock:
     def _is_gone(self, held: Mapping[str, Any]) -> bool:
         """Whether the owner is dead: by its process where that can be told, else by watching its heartbeat."""
         here = identity()
-        if all(held.get(name) == here[name] for name in ("host", "boot", "pid_namespace")):
-            try:
-                return abs(psutil.Process(held["pid"]).create_time() - held["started"]) > 1.0
-            except psutil.NoSuchProcess:
-                return True
+        # Older versions wrote the time of day at which they began: that is another one once the clock was set.
+        is_tick = isinstance(held.get("started"), str)
+        if is_tick and all(held.get(name) == here[name] for name in ("host", "boot", "pid_namespace")):
+            return held["started"] != started(held.get("pid"))
         self._say_waiting(LOCK_EXPIRES_SECONDS)
         deadline = time.monotonic() + LOCK_EXPIRES_SECONDS
         while time.monotonic() < deadline:
@@ -133,14 +134,30 @@ class RunLock:
 
 def identity() -> dict[str, Any]:
     """This process: machine, boot, namespace of process ids, id and start time; None for what is not known here."""
-    process = psutil.Process()
     return {
         "host": socket.gethostname(),
         "boot": _line("/proc/sys/kernel/random/boot_id"),
         "pid_namespace": os.readlink("/proc/self/ns/pid") if os.path.exists("/proc/self/ns/pid") else "one",
-        "pid": process.pid,
-        "started": process.create_time(),
+        "pid": os.getpid(),
+        "started": started(os.getpid()),
     }
+
+
+def started(pid: Any) -> str | None:
+    """What tells a process from an earlier or later one of the same id; None where none runs under it.
+
+    On Linux it is counted from the boot: the time of day at which a process began is another one after the clock was
+    set. A process that ended and that nobody waits for counts as gone.
+    """
+    if os.path.exists("/proc/self/stat"):
+        found = _line(f"/proc/{pid}/stat")
+        state, *numbers = found.rpartition(")")[2].split() if found else ("X",)
+        return None if state in "XxZ" else f"tick {numbers[18]}"
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.1f}"
+    except (psutil.NoSuchProcess, TypeError, ValueError):
+        return None
 
 
 def _line(path: str) -> str | None:

@@ -61,7 +61,7 @@ def plan(
         kind=kind, config=config, versions=versions, schema_version=SCHEMA_VERSION, defaults=defaults
     )
     database = snapshot.settle("planned").database
-    for name in ("find_gone", "find_new", "find_retried", "choose"):
+    for name in ("find_gone", "find_new", "find_retried"):
         database.run(name)
     count = "select count(distinct split_part(clip_id, '.', 1)) from"
     changes = Changes(
@@ -77,6 +77,7 @@ def plan(
         versions=changed,
     )
     if changes.num_new or changes.num_retried:
+        database.run("choose")
         ledger.add_generation(snapshot, clips_per_shard=clips_per_shard)
     return changes
 

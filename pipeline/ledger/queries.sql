@@ -5,15 +5,46 @@
 create or replace view waiting as select p.* from plan p anti join entries using (unit);
 create or replace view replaced as select distinct replaces as clip_id from plan where replaces is not null;
 
+-- name: view_stored
+create or replace view shards_by_name as
+select path, regexp_extract(path, '^[^/]+/[^/]+/(g\d{3,}-u\d{6,})-[0-9a-f]+\.parquet$', 1) as unit from stored;
+
+-- name: add_compacted
+-- Of copies of entries (given_rows) those that are listed with these bytes and were not read yet.
+create or replace table copied as
+select h.unit, h.head, coalesce((h.head ->> 'num_bytes')::bigint, l.num_bytes) as num_bytes
+from (select unit, head::json as head from given_rows where head is not null) h left join listed l using (unit);
+create or replace table found as
+select * from copied semi join listed using (unit, num_bytes) anti join entries using (unit);
+insert into entries by name select unit, num_bytes, (head -> 'facts')::varchar as facts from found;
+insert into shards by name
+with lists as (
+    select unit, from_json(head -> 'shards', '[{"path": "VARCHAR", "table": "VARCHAR", "split": "VARCHAR",
+        "rows": "BIGINT", "bytes": "BIGINT", "sha256": "VARCHAR"}]') as shards from found)
+select unit, (n - 1)::integer as place, shard.* from (
+    select unit, n, shards[n] as shard from lists, unnest(range(1, len(shards) + 1)) as t(n));
+insert into outcomes by name select * exclude (head) from given_rows semi join found using (unit);
+
+-- name: settle_repeated
+-- Rows of the plan beside which there are others of the same whole clip. By hashes first: most clips have one row.
+create or replace table repeated as
+with seen as (select hash(split_part(clip_id, '.', 1)) as h from plan group by h having count(*) > 1),
+    beside as (
+    select ordinal, unit, clip_id, split_part(clip_id, '.', 1) as whole from plan
+    where hash(split_part(clip_id, '.', 1)) in (from seen))
+select ordinal, unit, clip_id, ordinal > min(ordinal) over (partition by whole) as is_later,
+    ordinal < max(ordinal) over (partition by clip_id) as is_superseded from beside;
+
+-- name: settle_unfinished
+create or replace table unfinished as
+select unit, clip_id, path from waiting anti join (select ordinal from repeated where is_superseded) using (ordinal);
+
 -- name: settle_latest_parts
-create or replace table latest_parts as
-with last as (select max(ordinal) as ordinal from plan group by clip_id),
-    current as (select unit, clip_id, path from plan semi join last using (ordinal)),
-    ended as (
-        select o.* from outcomes o semi join current using (unit, clip_id)
-        union all by name
-        select d.* replace (c.clip_id as clip_id, c.path as path), c.unit
-        from (select * from current anti join entries using (unit)) c, outcome_defaults d)
+create or replace view latest_parts as
+with ended as (
+    select o.* from outcomes o anti join (select unit, clip_id from repeated where is_superseded) using (unit, clip_id)
+    union all by name
+    select d.* replace (u.clip_id as clip_id, u.path as path), u.unit from unfinished u, outcome_defaults d)
 select e.* replace (
     if(r.clip_id is null or e.state = 'forgotten', e.state, 'changed') as state,
     if(r.clip_id is null or e.state = 'forgotten', e.reason, 'replaced') as reason,
@@ -45,19 +76,18 @@ from summed;
 
 -- name: settle_latest
 -- One row for each input. A clip that was cut and has a unit of its own has its outcome there.
-create or replace table latest as
-select * from latest_parts where not contains(clip_id, '.')
-union all by name
+create or replace table joined_alone as
 select * from joined anti join (select clip_id from latest_parts where not contains(clip_id, '.')) using (clip_id);
+create or replace view latest as
+select * from latest_parts where not contains(clip_id, '.') union all by name select * from joined_alone;
 
 -- name: settle_planned
-create or replace table planned as
-with first as (select min(ordinal) as ordinal from plan group by split_part(clip_id, '.', 1))
+create or replace view planned as
 select * exclude (unit, generation) replace (
     split_part(clip_id, '.', 1) as clip_id, nullif(same_as, clip_id) as same_as,
     if(contains(clip_id, '.'), null, start_pts_seconds) as start_pts_seconds,
     if(contains(clip_id, '.'), null, end_pts_seconds) as end_pts_seconds)
-from plan semi join first using (ordinal);
+from plan anti join (select ordinal from repeated where is_later) using (ordinal);
 
 -- name: recognise
 -- A file that could not be seen today, or whose store gives no hash, is the input that was planned at its address. One
@@ -135,7 +165,9 @@ select l.* exclude (unit, ordinal, generation), g.reading_key
 from live l left join given g on g.clip_id = split_part(l.clip_id, '.', 1);
 
 -- name: choose
-create or replace table chosen as select * from new union all by name select * from retried;
+drop table if exists chosen;
+alter table new rename to chosen;
+insert into chosen by name select * from retried;
 
 -- name: choose_again
 create or replace table chosen as
@@ -157,28 +189,33 @@ select * exclude (grp, alone, reading_key, has_content), grp, alone from (
 order by grp, alone desc, reading_key, clip_id;
 
 -- name: number_units
+-- Of each group the first row, how many clips are a unit, and the number of the first.
 create or replace table numbered as
 with groups as (
-    select grp, alone, min(rowid) as first, count(*) as rows from sorted group by all),
-    counted as (
-    select *, coalesce(sum(if(alone, rows, (rows + $size - 1) // $size)) over (
-        order by first rows between unbounded preceding and 1 preceding), 0) as before from groups)
-select s.* exclude (grp, alone), s.rowid as place,
-    (c.before + if(s.alone, s.rowid - c.first, (s.rowid - c.first) // $size))::bigint as number
-from sorted s join counted c using (grp, alone);
+    select grp, alone, min(rowid) as first, count(*) as rows, if(alone, 1, $size) as size from sorted group by all)
+select *, (coalesce(sum((rows + size - 1) // size) over (
+    order by first rows between unbounded preceding and 1 preceding), 0))::bigint as before from groups;
+
+-- name: num_units
+select coalesce(max(before + (rows + size - 1) // size), 0) from numbered;
+
+-- name: rows_of_generation
+select min(first + greatest($start - before, 0) * size) as low,
+    max(least(first + rows, first + ($end - before) * size)) - 1 as high
+from numbered where before < $end and before + (rows + size - 1) // size > $start;
 
 -- name: generation
-select * exclude (place, number, modified_seconds), $name || printf('%06d', number - $start) as unit
-from numbered where number >= $start and number < $end order by place;
+select s.* exclude (grp, alone, modified_seconds),
+    $name || printf('%06d', n.before + (s.rowid - n.first) // n.size - $start) as unit
+from sorted s join numbered n using (grp, alone) where s.rowid between $low and $high order by s.rowid;
 
 -- name: pending
--- Planned units without an entry, with today's addresses of their clips.
-create or replace table pending as
-select w.* replace (coalesce(g.url, w.url) as url)
-from waiting w left join (
-    select split_part(clip_id, '.', 1) as whole, any_value(url) as url from given group by all) g
-    on g.whole = split_part(w.clip_id, '.', 1)
-order by w.ordinal;
+-- Planned units without an entry, and today's addresses of their clips where they are others.
+create or replace table pending as select ordinal, unit, clip_id, same_as from waiting;
+create or replace table moved as
+select w.ordinal, any_value(g.url) as url
+from waiting w join given g on split_part(g.clip_id, '.', 1) = split_part(w.clip_id, '.', 1) where g.url <> w.url
+group by w.ordinal;
 
 -- name: pending_units
 create or replace table pending_units as
@@ -186,26 +223,27 @@ with found as (
     select unit, min(ordinal) as first, case when bool_or(same_as = clip_id) then 'joins'
         when any_value(same_as) is not null then 'copies' else 'compute' end as kind
     from pending group by unit)
-select unit, kind, row_number() over (partition by kind order by first) - 1 as place from found;
+select unit, kind, row_number() over (partition by kind order by first) - 1 as place from found order by kind, place;
 
 -- name: pending_counts
 select count(distinct unit) as units, count(*) as parts, count(*) filter (contains(clip_id, '.')) as segments,
-    count(distinct split_part(clip_id, '.', 1)) as clips
+    count(distinct hash(split_part(clip_id, '.', 1))) as clips
 from pending semi join (select unit from pending_units where list_contains($kinds, kind)) using (unit);
 
 -- name: pending_rows
-select p.*, u.kind, r.clip_id is not null as is_replaced from pending p join pending_units u using (unit)
-left join replaced r on r.clip_id = split_part(p.clip_id, '.', 1)
-where list_contains($kinds, u.kind) and u.place >= $start and u.place < $end order by p.ordinal;
+select p.* replace (coalesce(m.url, p.url) as url), u.kind, r.clip_id is not null as is_replaced
+from plan p join (
+    select unit, kind from pending_units where list_contains($kinds, kind) and place >= $start and place < $end) u
+using (unit) left join moved m using (ordinal)
+left join replaced r on r.clip_id = split_part(p.clip_id, '.', 1) order by p.ordinal;
 
 -- name: unaccounted
+-- Units whose entry does not have exactly the clips that were planned for it, told by their number and hashes.
 with planned_rows as (
-    select p.unit, p.clip_id from plan p semi join entries using (unit)),
-    differing as (
-    (select unit, clip_id from outcomes except all select unit, clip_id from planned_rows)
-    union all
-    (select unit, clip_id from planned_rows except all select unit, clip_id from outcomes))
-select distinct unit from differing order by unit;
+    select unit, count(*) as rows, sum(hash(clip_id)) as hashes from plan semi join entries using (unit) group by unit),
+    found as (select unit, count(*) as rows, sum(hash(clip_id)) as hashes from outcomes group by unit)
+select unit from planned_rows p full join found f using (unit)
+where p.rows is distinct from f.rows or p.hashes is distinct from f.hashes order by unit;
 
 -- name: lost_shards
 select s.unit, s.path, s.bytes, f.bytes as stored from shards s left join stored f using (path)
@@ -219,8 +257,10 @@ select unit, rows, coalesce(examples, 0) as examples from first left join counte
 where rows <> coalesce(examples, 0) order by unit;
 
 -- name: done_twice
-select clip_id from outcomes o anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1)
-where state = 'done' group by clip_id having count(*) > 1 order by clip_id;
+with done as (select clip_id, hash(clip_id) as h from outcomes where state = 'done'),
+    seen as (select h from done group by h having count(*) > 1)
+select o.clip_id from (select clip_id from done where h in (from seen)) o
+anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1) group by o.clip_id having count(*) > 1 order by 1;
 
 -- name: without_state
 select clip_id from planned anti join latest using (clip_id) order by clip_id;
@@ -229,16 +269,15 @@ select clip_id from planned anti join latest using (clip_id) order by clip_id;
 -- Parquet files that readers of the whole folder would count, and that no entry names. Not those of units that an
 -- actor may be about to commit.
 select f.path from stored f anti join shards using (path)
-where f.path like '%.parquet'
-and not exists (select 1 from waiting w where w.unit = regexp_extract(f.path, '([^/]+)-[0-9a-f]+\.parquet$', 1))
+where f.path like '%.parquet' and f.path not in (select path from shards_by_name semi join waiting using (unit))
 order by f.path;
 
 -- name: orphans
-select f.path from stored f anti join shards using (path)
-semi join entries e on e.unit = regexp_extract(f.path, '([^/]+)-[^/-]+\.parquet$', 1) order by f.path;
+-- What an attempt left that was not the first; names that no worker gives are not ours to delete.
+select path from shards_by_name anti join shards using (path) semi join entries using (unit) order by path;
 
 -- name: not_planned
-select path from (select distinct split_part(clip_id, '.', 1) as clip_id, path from given) anti join planned using (clip_id);
+select distinct path from given where hash(split_part(clip_id, '.', 1)) not in (select hash(clip_id) from planned) order by 1;
 
 -- name: ended_now
 -- The inputs of which units brought something that had no entry when this run began.
@@ -269,51 +308,54 @@ from waiting w left join latest o on o.clip_id = w.same_as left join entries e o
 where w.same_as is not null and w.same_as <> w.clip_id order by w.ordinal;
 
 -- name: find_night
--- Of the given clips what a model has to do. A clip is known by its id, else by its content: the bytes of a planned one
--- make it a copy, and of several new ones with the same bytes the first leads. Only $limit contents are new.
+-- Of the given clips that are not planned what a model has to do. A clip with the bytes of a planned one is a copy, and
+-- of several new ones with the same bytes the first leads. Only $limit contents are new.
 create or replace table night as
-with seen as (
+with unknown as (
+    select rowid as row, clip_id, path, start_pts_seconds, end_pts_seconds, modified_seconds, {content} as content
+    from given anti join planned using (clip_id)),
+    seen as (
     select p.content, arg_min(p.clip_id, p.ordinal) as original
-    from (select *, {content} as content from planned) p join latest l using (clip_id)
-    where p.same_as is null and l.state <> 'changed' and not (l.state = 'quarantined' and coalesce(l.stage, '') = 'fetch')
-    group by all),
-    ranked as (
-    select g.*, {content} as content, p.clip_id is not null as is_known, row_number() over (
-        order by g.path, coalesce(g.start_pts_seconds, 0), coalesce(g.end_pts_seconds, 'inf'::double), g.clip_id) as place
-    from given g left join (select clip_id from planned) p using (clip_id)),
+    from (select *, {content} as content from planned where same_as is null) p
+    semi join unknown using (content) join latest l using (clip_id)
+    where l.state <> 'changed' and not (l.state = 'quarantined' and coalesce(l.stage, '') = 'fetch') group by all),
     found as (
-    select r.*, s.original, r.is_known is false and s.original is not null as is_copy,
-        r.is_known is false and s.original is null as is_rest,
-        is_rest and coalesce(r.modified_seconds < $since, false) as is_old
-    from ranked r left join seen s using (content)),
+    select u.row, u.clip_id, u.content, s.original, s.original is not null as is_copy, row_number() over (
+            order by path, coalesce(start_pts_seconds, 0), coalesce(end_pts_seconds, 'inf'::double), clip_id) as place,
+        not is_copy and coalesce(modified_seconds < $since, false) as is_old
+    from unknown u left join seen s using (content)),
     led as (
-    select *, min(place) filter (is_rest and not is_old) over (partition by content) as leader,
+    select *, min(place) filter (not is_copy and not is_old) over (partition by content) as leader,
         coalesce(leader = place, false) as leads from found),
     counted as (
     select *, leads and count_if(leads) over (order by place) <= coalesce($limit, count(*) over ()) as is_new from led)
-select c.*, coalesce(c.is_rest and c.leader < c.place and l.is_new, false) as follows, l.clip_id as leader_id
+select c.row, c.is_copy, c.original, c.is_old, c.is_new,
+    coalesce(not c.is_copy and c.leader < c.place and l.is_new, false) as follows, l.clip_id as leader_id
 from counted c left join counted l on l.place = c.leader;
 
 -- name: night_counts
-select count(*) filter (is_known) as num_known, count(*) filter (is_new) as num_new, count(*) filter (is_copy or follows) as num_copies,
-    count(*) filter (is_old and not follows) as num_older,
-    count(*) filter (is_rest and not is_new and not follows and not is_old) as num_later,
-    (select count(*) from latest l join planned p using (clip_id)
-        where l.state = 'retryable' and p.same_as is not null) as num_copies_left,
-    (select count(*) from latest l join planned p using (clip_id) where l.state = 'retryable' and p.same_as is null
-        and l.reason <> 'not_finished') as num_retryable,
-    (select count(*) from latest l join planned p using (clip_id) where l.state = 'retryable' and p.same_as is null
-        and l.reason = 'not_finished') as num_cut_off
+with left_over as (
+    select l.reason, p.same_as from latest l join planned p using (clip_id) where l.state = 'retryable')
+select (select count(*) from given) - count(*) as num_known, count(*) filter (is_new) as num_new,
+    count(*) filter (is_copy or follows) as num_copies, count(*) filter (is_old and not follows) as num_older,
+    count(*) filter (not is_copy and not is_new and not follows and not is_old) as num_later,
+    (select count(*) from left_over where same_as is not null) as num_copies_left,
+    (select count(*) from left_over where same_as is null and reason <> 'not_finished') as num_retryable,
+    (select count(*) from left_over where same_as is null and reason = 'not_finished') as num_cut_off
 from night;
 
 -- name: choose_night
 -- What is known, new or a copy; and planned clips whose bytes lie under another name now, where they are to be read.
-create or replace table given as
-select * exclude (content, is_known, place, original, is_copy, is_rest, is_old, leader, leads, is_new, follows, leader_id)
-    replace (if(is_copy, original, if(follows, leader_id, null)) as same_as)
-from night where is_known or is_copy or is_new or follows
-union all by name
-select p.* exclude (ordinal, replaces) replace (n.url as url), false as has_content, '' as reading_key
-from (select *, {content} as content from planned where same_as is null
-    and clip_id not in (select clip_id from given) and clip_id not in (select clip_id from replaced)) p
-join (select content, arg_min(url, place) as url from night group by all) n using (content);
+create or replace table elsewhere as
+with gone as (
+    select *, {content} as content from planned where same_as is null
+    and clip_id not in (select clip_id from given) and clip_id not in (select clip_id from replaced)),
+    places as (
+    select content, first(url order by path, coalesce(start_pts_seconds, 0), coalesce(end_pts_seconds, 'inf'::double),
+        clip_id) as url
+    from (select *, {content} as content from given) semi join gone using (content) group by content)
+select g.* exclude (ordinal, replaces, content) replace (p.url as url) from gone g join places p using (content);
+update given set same_as = if(n.is_copy, n.original, n.leader_id) from night n
+where n.row = given.rowid and (n.is_copy or n.follows);
+delete from given where rowid in (select row from night where not (is_copy or is_new or follows));
+insert into given by name select *, false as has_content, '' as reading_key from elsewhere;

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
 
 from pipeline.ledger.ledger import Ledger
 from pipeline.records.clips import CLIP_SCHEMA, clip_of, whole_id
 from pipeline.records.outcomes import NOT_THERE, Outcome, State, outcome_of
 from pipeline.records.vocabulary import UsageError
-from pipeline.storage.retry import StorageError
+from pipeline.storage.retry import ABSENT_OR_THERE, StorageError, StoreLostError
+
+SHARDS_AT_ONCE = 8
 
 
 def quarantined(ledger: Ledger, *, with_faceless: bool = False) -> list[Outcome]:
@@ -72,19 +79,48 @@ def retry(ledger: Ledger, outcomes: Sequence[Outcome]) -> int:
     return len({whole_id(clip_id) for clip_id in ids} | set(joined))
 
 
-def verify(ledger: Ledger) -> Iterator[str]:
-    """Read every shard, and yield in words each whose bytes are not those that were committed."""
-    for shard in ledger.snapshot().shards():
-        try:
-            data = ledger.storage.read(shard["path"])
-        except FileNotFoundError:
-            yield f"{shard['path']}: it is not there; delete ledger/{shard['unit']}.json and run again"
-            continue
-        except StorageError as error:
-            yield f"{shard['path']}: {error}"
-            continue
-        if hashlib.sha256(data).hexdigest() != shard["sha256"]:
-            yield (
-                f"{shard['path']}: its {len(data)} bytes are not the {shard['bytes']} that were committed; put it "
-                f"back, or delete ledger/{shard['unit']}.json and run again"
-            )
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """How many shards were read, and each one's fault in words whose bytes are not those that were committed.
+
+    foreign: Parquet files among the shards that no entry names.
+    """
+
+    num_shards: int
+    num_bytes: int
+    faults: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def verify(ledger: Ledger) -> Verified:
+    """Read every shard that an entry names against its sha256. Raises LedgerError if the folder holds no run."""
+    ledger.run_info()
+    snapshot = ledger.snapshot()
+    num_shards, num_bytes, faults = 0, 0, []
+    shards = snapshot.shards()
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        while some := list(islice(shards, SHARDS_AT_ONCE)):
+            faults += filter(None, threads.map(partial(_fault_of_shard, ledger), some))
+            num_shards += len(some)
+            num_bytes += sum(shard["bytes"] for shard in some)
+    ledger.store_listing(snapshot)
+    foreign = tuple(row["path"] for row in snapshot.database.rows("foreign_shards"))
+    return Verified(num_shards=num_shards, num_bytes=num_bytes, faults=tuple(faults), foreign=foreign)
+
+
+def _fault_of_shard(ledger: Ledger, shard: Mapping[str, Any]) -> str | None:
+    """What is wrong with one shard, in words with the cure; None where its bytes are those that were committed."""
+    path, cure = shard["path"], f"put it back, or delete ledger/{shard['unit']}.json and run the job again"
+    try:
+        data = ledger.storage.read(path)
+    except ABSENT_OR_THERE:
+        return f"{path} is not there; {cure}"
+    except StoreLostError:
+        raise
+    except StorageError as error:
+        return str(error)
+    if hashlib.sha256(data).hexdigest() == shard["sha256"]:
+        return None
+    if len(data) != shard["bytes"]:
+        return f"{path} has {len(data)} bytes, not the {shard['bytes']} that were committed; {cure}"
+    return f"{path} has other bytes than were committed (its sha256 differs); {cure}"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, Database, named_queries
+from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, Database, batches_of, named_queries
+from pipeline.ledger.entries import OUTCOME_ROWS, UNIT, outcome_rows
 from pipeline.ledger.units import PLAN_SCHEMA, PendingUnits, Unit, units_of
 from pipeline.records.clips import CLIP_SCHEMA, whole_id
 from pipeline.records.columns import columns_of
@@ -18,8 +19,6 @@ from pipeline.storage.archives.members import MEMBERS_START, reading_order
 from pipeline.storage.contents import UNKNOWN
 
 NOT_FINISHED = "not_finished"
-UNIT = pa.field("unit", pa.string())
-OUTCOME_ROWS = OUTCOME_SCHEMA.append(UNIT)
 ENTRY_ROWS = pa.schema([UNIT, ("num_bytes", pa.int64()), ("facts", pa.string())])
 SHARD_ROWS = pa.schema(
     [
@@ -43,8 +42,17 @@ HASHED = r"regexp_full_match(content_id, '[0-9a-f]{32}(-[0-9]+)?') and not regex
 # Only these say that a path holds the bytes that were planned, or others.
 KNOWN = f"content_id not in {UNKNOWN} and not regexp_matches(url, '^https?://')"
 
-# Derived table -> those that it is made of.
-NEEDS = {"planned": (), "latest_parts": (), "joined": ("latest_parts",), "latest": ("latest_parts", "joined")}
+LISTED_ROWS = pa.schema([UNIT, ("num_bytes", pa.int64())])
+# Derived table or view -> those that it is made of.
+NEEDS = {
+    "repeated": (),
+    "planned": ("repeated",),
+    "unfinished": ("repeated",),
+    "latest_parts": ("repeated", "unfinished"),
+    "joined": ("latest_parts",),
+    "latest": ("joined",),
+}
+OF_ENTRIES = {"unfinished", "latest_parts", "joined", "latest"}
 
 
 class Snapshot:
@@ -94,19 +102,59 @@ class Snapshot:
     def add_committed(self, heads: Sequence[Mapping[str, Any]], outcomes: pa.Table) -> None:
         """Add committed units: what their entries say but for the outcomes, and their outcomes (OUTCOME_ROWS)."""
         entries = [
-            {"unit": head["unit"], "num_bytes": head["num_bytes"], "facts": json.dumps(head["facts"])} for head in heads
+            {
+                "unit": head["unit"],
+                "num_bytes": head["num_bytes"],
+                "facts": json.dumps(head["facts"], separators=(",", ":")),
+            }
+            for head in heads
         ]
         shards = [{**shard, "place": place} for head in heads for place, shard in enumerate(head["shards"])]
         self.database.insert("entries", pa.Table.from_pylist(entries, schema=ENTRY_ROWS))
         self.database.insert("shards", pa.Table.from_pylist(shards, schema=SHARD_ROWS))
         self.database.insert("outcomes", outcomes)
-        self._derived -= {"latest_parts", "joined", "latest"}
+        self._derived -= OF_ENTRIES
+
+    def add_compacted(self, rows: pa.Table) -> bool:
+        """Add those units of a compacted object (COMPACT_ROWS) whose entries are listed and were not read yet.
+
+        Returns whether each of its copies is of an entry that is listed. A copy of one that was deleted could later be
+        taken for the entry that is made in its place.
+        """
+        self.database.run("add_compacted", rows)
+        self._derived -= OF_ENTRIES
+        return not self.database.value("select exists(from copied anti join listed using (unit, num_bytes))")
+
+    def list_entries(self, units: Iterable[tuple[str, int]]) -> None:
+        """Take the units that have an entry now, and the size of each; what was read of another object is dropped."""
+        self.database.create("listed", LISTED_ROWS)
+        self.database.insert("listed", batches_of(units, LISTED_ROWS))
+        self._forget("select unit from entries anti join listed using (unit, num_bytes)")
+
+    def entry_without_plan(self) -> str | None:
+        """A listed unit that no plan has, or None."""
+        return self.database.value("select unit from listed anti join plan using (unit) order by unit limit 1")
+
+    def num_unread(self) -> int:
+        """How many listed entries were not read."""
+        return self.database.value("select count(*) from listed anti join entries using (unit)")
+
+    def unread(self, most: int) -> dict[str, int]:
+        """So many listed units at most whose entries were not read, with the size of each, sorted."""
+        sql = "select unit, num_bytes from listed anti join entries using (unit) order by unit limit $most"
+        return {row["unit"]: row["num_bytes"] for row in self.database.rows(sql, most=most)}
 
     def forget_entries(self, unit_ids: Sequence[str]) -> None:
         """Drop the entries of units that are to be done again."""
+        self._forget("select unnest($units) as unit", units=list(unit_ids))
+
+    def _forget(self, query: str, **values: Any) -> None:
+        self.database.execute(f"create or replace table dropped as {query}", **values)
+        if not self.database.value("select exists(from dropped)"):
+            return
         for name in ("entries", "shards", "outcomes"):
-            self.database.execute(f"delete from {name} where unit in (select unnest($units))", units=list(unit_ids))
-        self._derived -= {"latest_parts", "joined", "latest"}
+            self.database.execute(f"delete from {name} where unit in (from dropped)")
+        self._derived -= OF_ENTRIES
 
     def mark_old_entries(self) -> None:
         """Remember which units have an entry now: what comes later is of this run."""
@@ -153,8 +201,9 @@ class Snapshot:
         self.settle("planned", "latest")
         find, choose = (named_queries()[name].replace("{content}", content) for name in ("find_night", "choose_night"))
         self.database.execute(find, since=since, limit=limit)
+        counts = next(self.database.rows("night_counts"))
         self.database.execute(choose)
-        return next(self.database.rows("night_counts"))
+        return counts
 
     def choose_again(self, clip_ids: Sequence[str]) -> None:
         """Make `chosen` of planned clips and segments, to be planned once more."""
@@ -259,20 +308,6 @@ class Snapshot:
             "and split_part(clip_id, '.', 1) in (select unnest($ids)) order by clip_id"
         )
         return self.database.rows(sql, ids=list(clip_ids))
-
-
-def outcome_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Outcomes with their units as a table; lone surrogates, of a name that is no UTF-8, are escaped."""
-    columns = []
-    for field in OUTCOME_ROWS:
-        values = [row[field.name] for row in rows]
-        if field.type == pa.string():
-            values = [
-                value if value is None or value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-                for value in values
-            ]
-        columns.append(pa.array(values, field.type))
-    return pa.table(columns, schema=OUTCOME_ROWS)
 
 
 def reading_key(url: str) -> str:

@@ -52,6 +52,7 @@ from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage.redaction import without_secrets
+from pipeline.storage.spool import spooled
 
 MAX_EXAMPLES_SHOWN = 60
 
@@ -146,8 +147,8 @@ def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None
                 f"--corrections {config.corrections}: none of its clips is in --input {config.input}; give the videos"
                 " that were scored"
             )
-        corpus = replace(corpus, table=table)
-    check_clips(corpus.table)
+        corpus = replace(corpus, rows=spooled(table))
+    check_clips(corpus.rows)
     return corpus
 
 

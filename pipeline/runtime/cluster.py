@@ -34,6 +34,12 @@ from pipeline.storage.store import Storage
 NODE_SECONDS = 60.0
 # Ray's own client gives up on a silent head after 40 s.
 ADDRESS_SECONDS, CONNECT_SECONDS = 50.0, 10.0
+NOT_STARTED = (
+    "Ray does not start on this machine; see its lines above, the limit of open files (ulimit -n) and the space in "
+    "/dev/shm and the temporary folder (RAY_TMPDIR): "
+)
+# Of the lines of Ray's core, those that tell of no fault.
+_BANNER = (b"RAY_BACKEND_LOG_LEVEL",)
 
 
 RAY_PREFIX = "emotion-ray-"
@@ -49,7 +55,7 @@ def start_ray(*, least_cpus: int = 4) -> str:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if not os.environ.get("RAY_ADDRESS"):
         # Workers get the driver's script folder and its current one; the package lies beside the jobs.
         repository = str(Path(__file__).resolve().parents[2])
@@ -61,18 +67,18 @@ def start_ray(*, least_cpus: int = 4) -> str:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         check_address()
         try:
-            with _without_log_banner():
+            with quiet_unless_it_fails():
                 ray.init(**options)
         except SystemExit:  # the answer of Ray's own handler to a SIGTERM
             raise KeyboardInterrupt from None
         except (ConnectionError, RuntimeError, ValueError) as error:
-            if not (address := os.environ.get("RAY_ADDRESS")):
-                raise
-            raise UsageError(f"RAY_ADDRESS is {address!r}: {' '.join(str(error).split())[:300]}") from error
+            reason, address = " ".join(str(error).split())[:300], os.environ.get("RAY_ADDRESS")
+            raise UsageError(f"RAY_ADDRESS is {address!r}: {reason}" if address else NOT_STARTED + reason) from error
         if threading.current_thread() is threading.main_thread():
             # Ray puts handlers of its own in front: its core's prints a stack and may abort, its node's ends silently.
             signal.signal(signal.SIGTERM, on_sigterm)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -107,14 +113,14 @@ def check_address() -> None:
     answer: list[str] = []
     is_gcs = not address.startswith("ray://")
     thread = threading.Thread(target=lambda: answer.append(_ask_head(host_port, is_gcs=is_gcs)), daemon=True)
-    with _without_log_banner():
+    with quiet_unless_it_fails():
         thread.start()
         deadline = time.monotonic() + ADDRESS_SECONDS
         while thread.is_alive() and time.monotonic() < deadline:
             thread.join(0.1)  # A signal is heard between two of these.
-    fault = answer[0] if answer else f"no answer within {ADDRESS_SECONDS:.0f} s"
-    if fault:
-        raise UsageError(f"RAY_ADDRESS is {address!r}: {fault}; {cure}")
+        fault = answer[0] if answer else f"no answer within {ADDRESS_SECONDS:.0f} s"
+        if fault:
+            raise UsageError(f"RAY_ADDRESS is {address!r}: {fault}; {cure}")
 
 
 def _ask_head(host_port: str, *, is_gcs: bool) -> str:
@@ -213,17 +219,23 @@ def fault_of_node(output_url: str, mark: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _without_log_banner() -> Iterator[None]:
-    """Drop what Ray's C++ core writes to stderr while it starts: a line about its own log level. Errors are raised."""
+def quiet_unless_it_fails() -> Iterator[None]:
+    """Keep back what Ray writes to stderr meanwhile: banners, and warnings that tell nothing once it has started. Where
+    the work fails or is interrupted, they are written after all: they may say why."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            held.seek(0)
+            os.write(kept, b"".join(line for line in held if not any(word in line for word in _BANNER)))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def resolve_worker_device(asked: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.ledger.audit import RARE_STATES, Audit
 from pipeline.ledger.planning import Changes, Some
+from pipeline.ledger.retry import Verified
 from pipeline.records.outcomes import OWN_FAULT
 
 MAX_NAMED = 5
@@ -41,12 +42,7 @@ def describe_changes(changes: Changes) -> list[str]:
 def describe_audit(audit: Audit) -> str:
     """The audit in one line: the sum of the states, and every fault with its cure."""
     states = " + ".join(f"{count} {state}" for state, count in audit.counted.items())
-    foreign = ""
-    if audit.foreign_shards:
-        foreign = (
-            f"; {len(audit.foreign_shards)} Parquet files that no entry names are among the shards, and readers of the "
-            f"folder would count their rows: move away {name_first(audit.foreign_shards)}"
-        )
+    foreign = f"; {_describe_foreign(audit.foreign_shards)}" if audit.foreign_shards else ""
     if audit.holds:
         return f"audit: {audit.num_inputs} inputs = {states}; nothing is missing{foreign}"
     faults = "; ".join(describe_faults(audit))
@@ -73,6 +69,22 @@ def describe_faults(audit: Audit) -> list[str]:
     if not lines:
         lines.append(f"the states sum to {sum(audit.num_by_state.values())}")
     return lines
+
+
+def describe_verified(found: Sequence[Verified]) -> list[str]:
+    """Every shard whose bytes are not those that were committed, a line each, and how many were read."""
+    lines = [line for each in found for line in (*each.faults, *map(_describe_foreign, filter(None, [each.foreign])))]
+    num_shards, num_bytes = sum(each.num_shards for each in found), sum(each.num_bytes for each in found)
+    num_faults = sum(len(each.faults) for each in found)
+    end = f"{num_faults} are not as committed" if num_faults else "each has the sha256 of its ledger entry"
+    return [*lines, f"{num_shards} shards ({num_bytes / 2**20:.1f} MiB) read: {end}"]
+
+
+def _describe_foreign(names: Sequence[str]) -> str:
+    return (
+        f"{len(names)} Parquet files that no entry names are among the shards, and readers of the folder would count "
+        f"their rows: move away {name_first(names)}"
+    )
 
 
 def name_some(some: Some) -> str:

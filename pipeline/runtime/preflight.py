@@ -10,7 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -20,11 +20,12 @@ from av.codec.codec import UnknownCodecError
 
 from pipeline.corpus.read import require_input
 from pipeline.records.arrow import pc
-from pipeline.records.clips import Clip, Clips, clip_table
+from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_of, clip_table
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.archives.members import archive_of, is_member
 from pipeline.storage.remote import local_path, open_filesystem
 from pipeline.storage.retry import StorageError, call
+from pipeline.storage.spool import BatchSpool
 from pipeline.storage.store import Storage
 
 FOLDER = "preflight"
@@ -47,6 +48,10 @@ DECODERS = {
 }
 
 
+# Of a clip or an archive in a store; a name on this machine that is no UTF-8 is a `file:` URL.
+_REMOTE = r"^([a-z0-9+.-]+://[^?]|archive://\?file=[a-z0-9+.-]+%3A)"
+
+
 def preflight(*, input_url: str, output_url: str) -> list[str]:
     """Try the input's address, the output and the decoders of a job on clips; what to tell, a line each.
 
@@ -64,16 +69,29 @@ def preflight(*, input_url: str, output_url: str) -> list[str]:
     ]
 
 
-def check_clips(clips: Sequence[Clip] | pa.Table) -> None:
+def check_clips(clips: Sequence[Clip] | BatchSpool) -> None:
     """Read a byte of the first, middle and last remote clip until one is read: listing may be allowed where reading is
-    not. clips: or a table of CLIP_SCHEMA. Raises UsageError where none can be read."""
-    table = clip_table(clips)
-    has_place = pc.and_(pc.match_substring(table["url"], "://"), pc.not_equal(table["content_id"], "missing"))
-    there = Clips(table.filter(has_place))
-    ways: tuple[Iterable[Clip], ...] = (there, there[len(there) // 2 :], reversed(there))
-    found = [next((clip for clip in way if local_path(_file_of(clip)) is None), None) for way in ways]
+    not. clips: or rows of CLIP_SCHEMA, or of more columns. Raises UsageError where none can be read."""
+    batches = clips if isinstance(clips, BatchSpool) else clip_table(clips).to_batches()
+    middle_row = (clips.num_rows if isinstance(clips, BatchSpool) else len(clips)) // 2
+    first: Clip | None = None
+    middle: Clip | None = None
+    last: Clip | None = None
+    num_rows = 0
+    for batch in batches:
+        is_remote = pc.and_(
+            pc.match_substring_regex(batch["url"], _REMOTE), pc.not_equal(batch["content_id"], "missing")
+        )
+        rows = pc.indices_nonzero(is_remote)
+        if len(rows):
+            at = pc.index(pc.greater_equal(rows, middle_row - num_rows), True).as_py()
+            first = first or _clip_at(batch, rows[0].as_py())
+            middle = middle or (_clip_at(batch, rows[at].as_py()) if at >= 0 else None)
+            last = _clip_at(batch, rows[-1].as_py())
+        num_rows += batch.num_rows
+    found = [clip for clip in (first, middle, last) if clip is not None and local_path(_file_of(clip)) is None]
     told = None
-    for clip in {clip.clip_id: clip for clip in found if clip is not None}.values():
+    for clip in {clip.clip_id: clip for clip in found}.values():
         url = _file_of(clip)
         filesystem, path = open_filesystem(url)
         try:
@@ -86,6 +104,11 @@ def check_clips(clips: Sequence[Clip] | pa.Table) -> None:
             return
     if told is not None:
         raise UsageError(f"input {told}")
+
+
+def _clip_at(batch: pa.RecordBatch, row: int) -> Clip:
+    (values,) = batch.slice(row, 1).to_pylist()
+    return clip_of({name: values[name] for name in CLIP_SCHEMA.names})
 
 
 def check_output(url: str) -> str:

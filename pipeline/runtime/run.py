@@ -63,8 +63,7 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     corpus = read()
     _log_corpus(corpus)
     with RunLock(ledger.storage, say_waiting=_log_waiting) as lock:
-        snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20)
-        ledger.refresh(snapshot, after_fetch=ledger.compact)
+        snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, after_fetch=ledger.compact)
         snapshot.mark_old_entries()
         tried = functools.cache(job.try_out)  # Once a run, and not where nothing is missing.
         choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, try_out=tried, config=config)
@@ -112,7 +111,7 @@ def _plan_and_compute(
 
 def prepare(job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus) -> Choice:
     """Put the clips of a corpus that a job plans into the snapshot; what the job says of them."""
-    snapshot.give(corpus.table)
+    snapshot.give(corpus.rows)
     snapshot.recognise()
     choice = job.choose(ledger, snapshot)
     for line in choice.lines:

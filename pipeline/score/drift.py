@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ SPREADS = 3.0
 
 # What a figure may move by in any case.
 FLOORS = {"emotions": 0.15, "mean_entropy": 0.15, "face_rate": 0.1, "decode_integrity": 0.02}
+_RECORD = re.compile(r"nights/(\d{4}-\d\d-\d\d)\.json")
+_NAMES = {"day", "clips", "labelled_clips", "core_seconds", *FLOORS}
 
 
 def unit_facts(shares: np.ndarray, entropies: np.ndarray, *, day: str) -> dict[str, Any]:
@@ -69,9 +72,20 @@ def _sum(column: pa.ChunkedArray) -> Any:
 
 
 def read_nights(ledger: Ledger, *, until: str = "9999-12-31") -> list[dict[str, Any]]:
-    """The records of the last 8 nights up to that day, oldest first."""
-    names = [name for name in ledger.storage.sizes("nights") if name <= f"nights/{until}.json"][-DRIFT_NIGHTS - 1 :]
-    return [json.loads(data) for data in ledger.storage.read_many(names).values()]
+    """The records of the last 8 nights up to that day, oldest first; without those that cannot be read, which the end
+    of the next night makes again."""
+    days = [match[1] for name in ledger.storage.sizes("nights") if (match := _RECORD.fullmatch(name))]
+    names = [f"nights/{day}.json" for day in days if day <= until][-DRIFT_NIGHTS - 1 :]
+    records = map(_record_of, ledger.storage.read_many(names).values())
+    return [record for record in records if record is not None]
+
+
+def _record_of(data: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(data)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.keys() >= _NAMES else None
 
 
 def drift(tonight: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

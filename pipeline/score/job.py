@@ -50,7 +50,7 @@ from pipeline.score.night import (
     partition_of,
     plan_night,
 )
-from pipeline.score.page import picture_options, write_page
+from pipeline.score.page import day_to_show, picture_options, write_page
 from pipeline.score.reading import read_otherwise, reading_config
 
 KIND = "labels"
@@ -86,8 +86,8 @@ def score(config: ScoreConfig) -> Run:
         log_status(line)
     found = run(job, partial(read_input, config), output, config=config)
     found.ledger.storage.put("README.md", labels_card())
-    if config.page and found.choice.details.num_to_score:
-        write_page(found, day=day, config=config)
+    if config.page and (shown := day_to_show(found, day=day)):
+        write_page(found, day=shown, config=config)
     print_summary(found)
     for line in found.summary.get("drift", {}).get("warnings", ()):
         log_status(f"warning: {line}", event="warning")
@@ -97,7 +97,7 @@ def score(config: ScoreConfig) -> Run:
 def read_input(config: ScoreConfig) -> Corpus:
     """List the input, and read a byte of some of its clips."""
     corpus = list_corpus(config)
-    check_clips(corpus.table)
+    check_clips(corpus.rows)
     return corpus
 
 

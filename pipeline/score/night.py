@@ -110,8 +110,9 @@ def close_night(ledger: Ledger, snapshot: Snapshot, *, day: str) -> dict[str, An
     by_day: dict[str, list[dict[str, Any]]] = {}
     for unit, facts in snapshot.facts("json_exists(facts, '$.day')"):
         by_day.setdefault(facts["day"], []).append({"unit": unit, **facts})
-    # Not tonight's alone: a night whose driver was killed has no record yet, or an old one.
-    for each in {*sorted(by_day)[-DRIFT_NIGHTS:], *({day} & by_day.keys())}:
+    # Not tonight's alone: a night whose driver was killed has no record yet, or an old one, and any may be damaged.
+    days = sorted(each for each in by_day if each <= day)[-DRIFT_NIGHTS - 1 :]
+    for each in {*days, *sorted(by_day)[-DRIFT_NIGHTS:]}:
         units = [facts["unit"] for facts in by_day[each]]
         outcomes = snapshot.database.table(
             "select * from outcomes where unit in (select unnest($units)) order by unit, clip_id", units=units

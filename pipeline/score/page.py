@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -34,8 +36,27 @@ PAGE_FRAME_COLUMNS = ["frame_index", "pts_seconds", "track_index", "box", "proba
 SHARDS_AT_ONCE = 256
 
 
+_THUMBNAILS = re.compile(r"/g\d{3,}-u\d{6,}\.arrow$")
+
+
+PAGE = "report.html"
+
+
 # Units that keep small frames of their clips: twice as many as the page has room for, since some find no face.
 MAX_PICTURED_UNITS = 2 * report.MAX_TIMELINES
+
+
+def day_to_show(run: Run, *, day: str) -> str | None:
+    """The day whose page must be written: tonight's where something was scored, else the last one with labels where the
+    page that is there is gone or cut. None where nothing must."""
+    if run.choice.details.num_to_score:
+        return day
+    try:
+        is_whole = run.ledger.storage.read(PAGE).rstrip().endswith(b"</html>")
+    except FileNotFoundError:
+        is_whole = False
+    found = "select max(regexp_extract(path, '/day=([0-9-]+)/', 1)) from shards where rows > 0"
+    return None if is_whole else run.snapshot.database.value(found)
 
 
 def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
@@ -70,8 +91,8 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
         no_thumbnails=config.no_thumbnails,
         blur_faces=config.blur_faces,
     )
-    storage.put("report.html", page.encode())
-    log_status(f"page: {storage.url}/report.html")
+    storage.put(PAGE, page.encode())
+    log_status(f"page: {storage.url}/{PAGE}")
 
 
 def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
@@ -91,10 +112,13 @@ def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:
 
 
 def _thumbnails_of(storage: Storage, *, day: str) -> Iterator[Thumbnail]:
-    names = list(storage.sizes(thumbnails_folder(day)))
+    """Small frames of a night. One that cannot be read is left out of the page."""
+    names = [name for name in storage.sizes(thumbnails_folder(day)) if _THUMBNAILS.search(name)]
     few = names[:: -(-len(names) // MAX_PICTURED_UNITS) or 1]
     for data in storage.read_many(few).values():
-        yield from (Thumbnail(**row) for row in pa.ipc.open_file(data).read_all().to_pylist())
+        with contextlib.suppress(pa.ArrowInvalid, OSError):
+            rows = pa.ipc.open_file(data).read_all().to_pylist()
+            yield from (Thumbnail(**row) for row in rows)
 
 
 def picture_options(config: ScoreConfig, num_clips: int) -> dict[str, int]:

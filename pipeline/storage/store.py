@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -131,15 +131,24 @@ class Storage:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Every object under `folder` (recursively) with its size in bytes, sorted by name; {} if there is none."""
+        return dict(sorted(self.listing(folder)))
+
+    def listing(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Every object under `folder` (recursively) and its size in bytes, in any order, a few of them at a time."""
         if self.is_local:
-            found = self._do(folder, "listed", "", local=lambda: _local_sizes(self.path(folder)))
+            found = self._local_listing(folder)
         else:
             what = f"{self.url}/{folder} cannot be listed"
             listing = listed(self.filesystem, self.path(folder), what=what, num_tries=self._num_tries)
             found = ((path, int(info["size"] or 0)) for path, info in listing)
         start = len(self.path().rstrip("/")) + 1
-        names = {path[start:]: num_bytes for path, num_bytes in found}
-        return {name: names[name] for name in sorted(names) if TEMPORARY not in name}
+        return ((path[start:], num_bytes) for path, num_bytes in found if TEMPORARY not in path[start:])
+
+    def _local_listing(self, folder: str) -> Iterator[tuple[str, int]]:
+        try:
+            yield from _local_sizes(self.path(folder))
+        except OSError as error:
+            raise_storage_error(error, f"{self.url}/{folder} cannot be listed", num_tries=1)
 
     def read_many(self, names: Collection[str] | Mapping[str, int]) -> dict[str, bytes]:
         """All bytes of each of `names`, fetched side by side where the store can. Raises on the first failure.
@@ -221,20 +230,20 @@ class Storage:
         return str(temporary)
 
 
-def _local_sizes(folder: str) -> list[tuple[str, int]]:
+def _local_sizes(folder: str) -> Iterator[tuple[str, int]]:
     """Every file below a folder with its size in bytes. A folder that cannot be listed is an error: fsspec's `find`
     leaves it out, and what is in it would then count as not there."""
-
-    def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise error
-
-    found = []
-    for parent, _, names in os.walk(folder, onerror=fail):
-        for path in (os.path.join(parent, name) for name in names):
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                found.append((path, os.stat(path).st_size))
-    return found
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            if not entry.is_dir():
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    yield entry.path, entry.stat().st_size
+            elif not entry.is_symlink():
+                yield from _local_sizes(entry.path)
 
 
 def _sync_folder(folder: Path) -> None:

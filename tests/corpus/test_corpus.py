@@ -3,6 +3,7 @@ import functools
 import hashlib
 import http.server
 import os
+import random
 import socket
 import threading
 from collections import Counter
@@ -19,8 +20,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 
 from pipeline.corpus.listing import shown_url
 from pipeline.corpus.read import read_corpus
-from pipeline.corpus.table import split_of
-from pipeline.corpus.types import Corpus, CorpusError
+from pipeline.corpus.table import corpus_of, split_of
+from pipeline.corpus.types import Corpus, CorpusError, ListedFile
 from pipeline.records.clips import CLIP_SCHEMA, clip_table
 from pipeline.records.columns import table_of
 from pipeline.records.vocabulary import SPLITS
@@ -855,3 +856,32 @@ def test_all_real_and_broken_files_are_clips_with_lasting_ids(real_clips_dir: Pa
         assert paths_of(corpus) == names
         assert reasons_of(corpus) == {"MANIFEST.tsv": "not a video by its name: .tsv"}
         assert len({clip.clip_id for clip in corpus.clips}) == len(names)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 8, 1000])
+def test_a_listing_that_does_not_fit_into_memory_is_sorted_all_the_same(tmp_path, monkeypatch, rows_at_once):
+    """In any number of runs, with neighbours in the same and in other ones, and ranges of one file."""
+    numbers = random.Random(0).sample(range(1000), 60)
+    lines = [f"{number % 40:02d}.mp4,{number % 7},{number % 7 + 1 + number % 3}" for number in numbers]
+    (tmp_path / "m.csv").write_text("\n".join(["url,start_seconds,end_seconds", *dict.fromkeys(lines)]))
+    for number in range(40):
+        (tmp_path / f"{number:02d}.mp4").write_bytes(bytes([number]))
+    whole = read_corpus(str(tmp_path / "m.csv"))
+    monkeypatch.setattr("pipeline.corpus.table.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("pipeline.corpus.table.BATCHES_PER_RUN", 2)
+    found = read_corpus(str(tmp_path / "m.csv"))
+    assert found.num_clips == whole.num_clips == len({*lines})
+    assert found.table.equals(whole.table)
+    assert found.description == whole.description
+    keys = [(clip.path, clip.start_pts_seconds, clip.end_pts_seconds) for clip in found.clips]
+    assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 1000])
+@pytest.mark.parametrize("names", ["fcabdef", "ffabcde", "abcdeff", "fabcdef"])
+def test_files_that_cannot_be_told_apart_are_named_wherever_they_are_listed(monkeypatch, rows_at_once, names):
+    monkeypatch.setattr("pipeline.corpus.table.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("pipeline.corpus.table.BATCHES_PER_RUN", 2)
+    files = [ListedFile(path=name, place=f"/in/{name}", size_bytes=1, content_id="x") for name in names]
+    with pytest.raises(CorpusError, match=r"'/in/f' and '/in/f' cannot be told apart: same path 'f'"):
+        corpus_of("folder", "/in", files=files, ignored=[], split_fractions=None, notes=[])

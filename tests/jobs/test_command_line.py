@@ -263,6 +263,8 @@ def test_a_wrong_flag_ends_with_code_2_and_one_line(job):
         ("score", ["--input", "x", "--checkpoint", "no-such-run", "--output", "out"], "no-such-run"),
         ("quarantine", ["list", "no-such-folder"], "no-such-folder"),
         ("quarantine", ["burn", "no-such-folder"], "burn"),
+        ("quarantine", ["verify", "no-such-folder"], "no-such-folder"),
+        ("quarantine", ["verify", "no-such-folder", "undecodable"], "verify reads every shard"),
     ],
 )
 def test_a_wrong_path_ends_with_code_2_and_one_line(job, arguments, message, tmp_path):

@@ -93,13 +93,29 @@ def test_quarantined_clips_of_it_are_listed_and_tried_again(kept):
     assert outcomes_of(data)["train/Sad/0009.mp4"] == ("quarantined", "undecodable")
 
 
+def test_its_shards_are_verified_against_their_sha256(kept):
+    for folder in (kept / "data", kept / "labels", *(kept / "labels").glob("model=*")):
+        assert job("quarantine", "verify", folder).strip().endswith(": each has the sha256 of its ledger entry")
+    shards = sorted((kept / "data" / "examples").rglob("*.parquet"))
+    data = bytearray(shards[0].read_bytes())
+    data[100] ^= 1
+    shards[0].write_bytes(data)
+    shutil.copy(shards[1], shards[1].with_name("copy.parquet"))
+    told = job("quarantine", "verify", kept / "data", code=2).strip().splitlines()
+    assert told[0].startswith(f"{shards[0].relative_to(kept / 'data')} has other bytes than were committed")
+    assert "move away" in told[1]
+    assert "copy.parquet" in told[1]
+    assert told[2].endswith("read: 1 are not as committed")
+    assert "mend each as it says" in told[3]
+
+
 @pytest.mark.parametrize("day", [DAY, "2026-11-21"])
 def test_a_night_goes_on_in_the_same_partition(kept, day):
     shutil.copy(kept / "corpus" / "train" / "Fear" / "0001.avi", kept / "uploads" / "three.avi")
     night = ("--checkpoint", kept / "run", "--output", kept / "labels", "--actors", "1", "--day", day)
     told = job("score", "--input", kept / "uploads", *night)
     assert "3 known to this model, 1 new" in told
-    (partition,) = (kept / "labels").iterdir()
+    (partition,) = (kept / "labels").glob("model=*")
     assert {state for state, _ in outcomes_of(partition).values()} == {"done"}
     assert len(outcomes_of(partition)) == 4
     rows = pq.read_table(partition / "clips" / f"day={day}", partitioning=None).to_pylist()
@@ -114,7 +130,7 @@ def test_a_night_goes_on_in_the_same_partition(kept, day):
 def test_segments_that_wait_are_joined(kept, day):
     night = ("--checkpoint", kept / "run", "--output", kept / "waiting", "--actors", "1", "--day", day)
     job("score", "--input", kept / "films", *night, "--segment-seconds", "0.6")
-    (partition,) = (kept / "waiting").iterdir()
+    (partition,) = (kept / "waiting").glob("model=*")
     assert outcomes_of(partition) == {"film.avi": ("done", None)}
     (row,) = pq.read_table(partition / "clips" / f"day={day}", partitioning=None).to_pylist()
     assert row["num_faces"] > 0

@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,10 +16,9 @@ from ledgers import audited, finish, pending, planned, sweep
 
 from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.lock import LedgerError, RunLock, identity
+from pipeline.ledger.lock import LedgerError, RunLock, identity, started
 from pipeline.ledger.outputs import one_run_in, runs_in
 from pipeline.ledger.retry import verify
-from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.clips import Clip
 from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
@@ -329,6 +329,28 @@ def test_the_lock_of_a_killed_run_is_taken_over(local):
         pass
 
 
+def test_the_lock_of_a_killed_run_that_nobody_waits_for_is_taken_over(local):
+    """In a container whose first process waits for no child, a killed one stays in the table of processes."""
+    killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    held = {**identity(), "pid": killed.pid, "started": started(killed.pid), "token": "t", "heartbeat": 3}
+    local.storage.put("lock.json", json_bytes(held))
+    with pytest.raises(LedgerError, match=f"pid {killed.pid}"), local.lock():
+        pytest.fail("two runs hold one output")
+    killed.kill()
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # It has ended, and is still in the table.
+    try:
+        with local.lock():
+            pass
+    finally:
+        killed.wait()
+
+
+def test_the_lock_of_a_process_whose_id_another_has_now_is_taken_over(local):
+    local.storage.put("lock.json", json_bytes({**identity(), "started": "tick 1", "token": "t", "heartbeat": 3}))
+    with local.lock():
+        pass
+
+
 def held_elsewhere(**changes):
     return json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": 0, **changes}).encode()
 
@@ -346,11 +368,17 @@ def test_the_lock_of_a_silent_run_elsewhere_expires(local, monkeypatch):
 
 @pytest.mark.parametrize(
     "place",
-    [{}, {"host": socket.gethostname()}, {**identity(), "pid_namespace": "pid:[1]"}],
-    ids=["host", "old", "namespace"],
+    [
+        {},
+        {"host": socket.gethostname()},
+        {**identity(), "pid_namespace": "pid:[1]"},
+        {**identity(), "started": time.time() - 7200},
+    ],
+    ids=["host", "old", "namespace", "clock"],
 )
 def test_a_live_run_that_cannot_be_looked_up_keeps_its_lock(local, place, monkeypatch):
-    """On another machine, of a version without namespaces, or in another container of the same host name."""
+    """On another machine, of a version without namespaces, in another container of the same host name, or begun at a
+    time of day that is another one now."""
     monkeypatch.setattr("pipeline.ledger.lock.LOCK_EXPIRES_SECONDS", 5.0)
     monkeypatch.setattr("pipeline.ledger.lock.LOOK_SECONDS", 0.05)
     beats = itertools.count()
@@ -426,8 +454,7 @@ def test_fetched_entries_are_handed_on_to_be_kept_where_they_are_many(local, mon
     planned(local, CLIPS, **PLAN)
     for unit in pending(local):
         commit(local, unit)
-    snapshot = Snapshot()
-    local.refresh(snapshot, after_fetch=local.compact)
+    local.snapshot(after_fetch=local.compact)
     assert len(local.storage.sizes("compact")) == 3
     _, read = read_names(local, monkeypatch)
     assert read == []
@@ -444,6 +471,79 @@ def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(loc
     entry = commit(local, unit, state=State.QUARANTINED)
     assert audited(local).holds
     assert local.shards()[0] == entry["shards"][0] != lost
+
+
+def test_an_entry_made_in_place_of_a_deleted_one_is_not_taken_for_its_copy(local):
+    """Both have the same number of bytes: the copy goes when the next run sees that its entry is gone."""
+    planned(local, CLIPS, **PLAN)
+    local.compact([sized(commit(local, unit)) for unit in pending(local)])
+    old = local.shards()[0]
+    local.storage.delete(old["path"])
+    local.storage.delete(f"ledger/{old['unit']}.json")
+    local.snapshot()
+    assert local.storage.sizes("compact")  # Only who holds the lock may.
+    snapshot = local.snapshot(after_fetch=local.compact)
+    assert local.storage.sizes("compact") == {}
+    assert len(list(snapshot.shards())) == 2
+    (unit,) = pending(local)
+    examples = [replace(example, face_jpeg=b"ecaf") for clip in unit.clips for example in examples_of(clip)]
+    outcomes = [Outcome(clip_id=clip.clip_id, path=clip.path, state=State.DONE, num_examples=2) for clip in unit.clips]
+    entry = local.commit(unit, tables={"examples": table_of(examples, EXAMPLE_SCHEMA)}, outcomes=outcomes, facts={})
+    new = local.shards()[0]
+    assert new == entry["shards"][0]
+    assert (new["bytes"], new["sha256"] == old["sha256"]) == (old["bytes"], False)
+    assert audited(local).holds
+
+
+KILLED_AT = """
+import os, signal, sys
+from pipeline.ledger import ledger as module
+from pipeline.ledger.ledger import Ledger
+
+moment, count = sys.argv[2], int(sys.argv[3])
+module.ENTRIES_AT_ONCE = 2
+calls = 0
+real = getattr(os, moment)
+
+
+def killing(*arguments):
+    global calls
+    calls += 1
+    if calls == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+
+ledger = Ledger(sys.argv[1])
+setattr(os, moment, killing)
+ledger.snapshot(after_fetch=ledger.compact)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "count"), [("fsync", 1), ("replace", 1), ("fsync", 2), ("fsync", 3), ("replace", 2)]
+)
+def test_a_kill_while_entries_are_compacted_changes_nothing(local, monkeypatch, moment, count):
+    """Before the bytes are safe, before they have their name, after it, and in the second object."""
+    planned(local, [clip_named(f"{number}.avi") for number in range(10)], **PLAN)
+    for unit in pending(local):
+        commit(local, unit)
+    before, shards = everything(local.snapshot()), local.shards()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, local.storage.url, moment, str(count)], check=False, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    snapshot, read = read_names(local, monkeypatch)
+    assert everything(snapshot) == before
+    assert len(read) == (5 if count == 1 else 3)
+    monkeypatch.setattr("pipeline.ledger.ledger.ENTRIES_AT_ONCE", 2)
+    local.snapshot(after_fetch=local.compact)
+    again, read = read_names(local, monkeypatch)
+    assert len(read) <= 1
+    assert everything(again) == before
+    assert audited(local, again).holds
+    assert local.shards() == shards
+    assert verify(local).faults == ()
 
 
 @pytest.mark.parametrize("name", ["plan/run.json", "plan/g000.arrow", "ledger/g000-u000001.json"])
@@ -464,19 +564,35 @@ def test_a_file_of_ours_that_cannot_be_read_is_named_with_its_cure(local, name, 
     assert "\n" not in str(caught.value)
 
 
-def test_names_that_are_not_ours_are_ignored(local):
-    planned(local, CLIPS, **PLAN)
-    for unit in pending(local):
-        commit(local, unit)
-    before = everything(local.snapshot())
-    for folder in ("plan", "ledger", "compact", "examples", "examples/train"):
-        for name in (".DS_Store", "._g000-u000000.json", ".g000.arrow.Xy12Za", "notes.txt", "g000.arrow.tmp"):
-            local.storage.put(f"{folder}/{name}", b"not ours")
-    local.storage.put("examples/train/._g000-u000001-70cebfc96511.parquet", b"not ours")
-    assert everything(local.snapshot()) == before
-    found = audited(local)
+# What file managers, copying tools, consoles and people leave; a name that ends in / is an S3 console's folder.
+FOREIGN = (
+    *(".DS_Store", "._g000-u000000.json", "._g000.arrow", ".g000.arrow.Xy12Za", ".g000-u000000.json.3fGh7K"),
+    *("notes.txt", "g000.arrow.tmp", "g000 (1).arrow", "g000-u000000.json~", "g000-u000000 copy.json", "Thumbs.db"),
+    *("desktop.ini", ".nfs000000000000a3f000000001", ".gitkeep", "old/g000.arrow", "old/g000-u000000.json", "old/"),
+    *(".~tmp~/g000-u000000.json", "g000-u000000.json.part", "@eaDir/g000-u000000.json@SynoEAStream", "_$folder$"),
+)
+
+
+def test_names_that_are_not_ours_are_ignored(ledger):
+    planned(ledger, CLIPS, **PLAN)
+    for unit in pending(ledger):
+        commit(ledger, unit)
+    before, name = everything(ledger.snapshot()), ledger.shards()[0]["path"].rpartition("/")[2]
+    for folder in ("plan", "ledger", "compact", "examples", "examples/train", "nights"):
+        for foreign in ("", *FOREIGN):
+            if not ledger.storage.is_local:
+                ledger.storage.filesystem.pipe_file(ledger.storage.path(f"{folder}/{foreign}"), b"")
+            elif foreign and not foreign.endswith("/"):
+                ledger.storage.put(f"{folder}/{foreign}", b"not ours")
+    for foreign in (f"._{name}", f".{name}.Xy12Za", f"{name}.part", f".~tmp~/{name}"):
+        ledger.storage.put(f"examples/train/{foreign}", b"not ours")
+    assert everything(ledger.snapshot()) == before
+    assert planned(ledger, CLIPS, **PLAN)[0] == []
+    found = audited(ledger)
     assert found.holds
     assert found.foreign_shards == ()
+    assert sweep(ledger) == []
+    assert verify(ledger).faults == verify(ledger).foreign == ()
 
 
 def test_a_parquet_file_that_no_entry_names_is_told_and_kept(local):
@@ -507,6 +623,58 @@ def test_entries_whose_plan_was_lost_are_refused_before_anything_is_written(loca
     assert local.storage.sizes("") == before
 
 
+@pytest.mark.parametrize("name", ["plan/run.json", "plan/g000.arrow", "plan/g001.arrow"])
+def test_a_plan_that_was_copied_in_part_is_refused_before_anything_is_written(ledger, name):
+    planned(ledger, CLIPS[:2], **PLAN)
+    planned(ledger, CLIPS[:3], **PLAN)
+    planned(ledger, CLIPS, **PLAN)
+    ledger.storage.delete(name)
+    before = ledger.storage.sizes("")
+    with pytest.raises(LedgerError, match=rf"{name} is not there, though plan/g002.arrow is.*finish the copy"):
+        planned(ledger, CLIPS, **PLAN)
+    assert ledger.storage.sizes("") == before
+
+
+def without(entry, name):
+    return {key: value for key, value in entry.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: [],
+        lambda _: None,
+        lambda _: {},
+        lambda entry: without(entry, "outcomes"),
+        lambda entry: without(entry, "shards"),
+        lambda entry: without(entry, "facts"),
+        lambda entry: {**entry, "unit": "g000-u000000"},
+        lambda entry: {**entry, "outcomes": [{}]},
+        lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "state": "fine"}]},
+        lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "seconds": "long"}]},
+        lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "num_frames": 2**70}]},
+        lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "detail": 5}]},
+        lambda entry: {**entry, "shards": [{**entry["shards"][0], "rows": None}]},
+    ],
+)
+def test_json_that_is_no_entry_is_named_with_its_cure(local, damage):
+    planned(local, CLIPS, **PLAN)
+    for unit in pending(local):
+        commit(local, unit)
+    name = "ledger/g000-u000001.json"
+    local.storage.put(name, json.dumps(damage(json.loads(local.storage.read(name)))).encode())
+    with pytest.raises(LedgerError, match=rf"{name} cannot be read: .*; delete it, and its unit is done again"):
+        local.snapshot()
+
+
+@pytest.mark.parametrize("info", [b"[]", b"{}", b"null", b'{"kind": "examples", "config": {}}', b'{"kind": 1}'])
+def test_json_that_says_not_what_the_run_is_is_named_with_its_cure(local, info):
+    planned(local, CLIPS, **PLAN)
+    local.storage.put("plan/run.json", info)
+    with pytest.raises(LedgerError, match=r"plan/run\.json cannot be read: .*; put it back"):
+        planned(local, CLIPS, **PLAN)
+
+
 def test_a_setting_that_the_saved_config_is_older_than_counts_as_its_default(local):
     planned(local, CLIPS, **PLAN)
     now = {**PLAN, "config": {"face_px": 224, "min_face_px": 0}}
@@ -517,18 +685,49 @@ def test_a_setting_that_the_saved_config_is_older_than_counts_as_its_default(loc
         planned(local, CLIPS, **{**now, "config": {"face_px": 224, "min_face_px": 40}}, defaults={"min_face_px": 0})
 
 
-def test_every_shard_is_read_against_its_sha256(local):
+def test_every_shard_is_read_against_its_sha256(ledger):
+    planned(ledger, CLIPS, **PLAN)
+    for unit in pending(ledger):
+        commit(ledger, unit)
+    whole = verify(ledger)
+    assert (whole.num_shards, whole.faults, whole.foreign) == (3, (), ())
+    first, second, third = (shard["path"] for shard in ledger.shards())
+    data = ledger.storage.read(first)
+    ledger.storage.put(first, data[:50] + bytes([data[50] ^ 1]) + data[51:])  # The same size.
+    ledger.storage.delete(second)
+    ledger.storage.put(third, data[:-1])
+    ledger.storage.put("examples/train/copy.parquet", data)
+    found = verify(ledger)
+    cure = "put it back, or delete ledger/g000-u00000{}.json and run the job again"
+    num_bytes = ledger.shards()[2]["bytes"]
+    assert found.faults == (
+        f"{first} has other bytes than were committed (its sha256 differs); {cure.format(0)}",
+        f"{second} is not there; {cure.format(1)}",
+        f"{third} has {len(data) - 1} bytes, not the {num_bytes} that were committed; {cure.format(2)}",
+    )
+    assert found.foreign == ("examples/train/copy.parquet",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backup/{shard}",
+        "{unit}-0123456789ab copy.parquet",
+        "{unit}-0123456789ab (1).parquet",
+        "copy-{shard}",
+        "x.parquet",
+    ],
+)
+def test_what_no_worker_names_is_told_and_not_swept(local, name):
     planned(local, CLIPS, **PLAN)
     for unit in pending(local):
         commit(local, unit)
-    assert list(verify(local)) == []
-    first, second, _ = (shard["path"] for shard in local.shards())
-    whole = local.storage.read(first)
-    local.storage.put(first, whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])  # The same size.
-    local.storage.delete(second)
-    told = list(verify(local))
-    assert [line.partition(":")[0] for line in told] == [first, second]
-    assert all("delete ledger/g000-u00000" in line for line in told)
+    first = local.shards()[0]
+    folder, _, shard = first["path"].rpartition("/")
+    copy = f"{folder}/{name.format(shard=shard, unit=first['unit'])}"
+    local.storage.put(copy, local.storage.read(first["path"]))
+    assert sweep(local) == []
+    assert audited(local).foreign_shards == (copy,)
 
 
 def test_the_same_work_gives_the_same_manifest_elsewhere(tmp_path):

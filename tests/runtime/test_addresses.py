@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT = REPOSITORY / "tests" / "kept" / "0.1.0"
 
 
-def job(tmp_path, address):
+def job_command(tmp_path):
     flags = [
         "--detector",
         "dlib-hog",
@@ -26,9 +26,14 @@ def job(tmp_path, address):
         "--output",
         str(tmp_path / "out"),
     ]
+    return [sys.executable, REPOSITORY / "jobs" / "preprocess.py", *flags]
+
+
+def job(tmp_path, address):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": address, "RAY_TMPDIR": str(tmp_path)}
-    command = [sys.executable, REPOSITORY / "jobs" / "preprocess.py", *flags]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        job_command(tmp_path), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def dead_port():
@@ -44,6 +49,9 @@ def dead_port():
         ("ray://127.0.0.1:DEAD", "nothing answers there"),
         ("auto", "no Ray runs on this machine"),
         ("headnode", "it is not of the form HOST:PORT"),
+        ("headnode.invalid:6379", "nothing answers there"),
+        ("127.0.0.1:", "it is not of the form HOST:PORT"),
+        ("127.0.0.1:99999", "nothing answers there"),
     ],
 )
 def test_a_wrong_or_dead_address_is_one_line(tmp_path, address, told, monkeypatch):
@@ -70,4 +78,51 @@ def test_a_signal_ends_a_job_that_asks_a_silent_head(tmp_path):
         waited = time.monotonic() - began
     assert process.returncode == 130, said
     assert "interrupted" in said.strip().splitlines()[-1]
-    assert waited < 20  # Not the 40 s for which Ray's own client waits.
+    assert waited < 10  # Not the 40 s for which Ray's own client waits.
+
+
+STARTS = """
+import os, sys
+from pipeline.runtime.cluster import quiet_unless_it_fails
+try:
+    with quiet_unless_it_fails():
+        os.write(2, b"Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 4\\n")
+        os.write(2, b"the core warns\\n")
+        print("the library warns", file=sys.stderr)
+        if sys.argv[1] == "fail":
+            raise RuntimeError
+except RuntimeError:
+    pass
+print("afterwards", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("start", "afterwards\n"), ("fail", "the core warns\nthe library warns\nafterwards\n")]
+)
+def test_what_ray_says_while_it_starts_is_told_where_it_fails(how, told):
+    found = subprocess.run(
+        [sys.executable, "-c", STARTS, how],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stderr == told
+
+
+def test_a_ray_that_cannot_start_says_why(tmp_path):
+    """The limit of open files is too low for it, of which its library warns and its core does not."""
+    found = subprocess.run(
+        ["bash", "-c", 'ulimit -n 40; exec "$@"', "bash", *job_command(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 2, found.stderr
+    warning, last = found.stderr.strip().splitlines()[-2:]
+    assert "File descriptor limit 40 is too low" in warning
+    assert "Ray does not start on this machine; see its lines above" in last
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "out" / "lock.json").exists()

@@ -14,7 +14,7 @@ from pipeline.score.job import score
 pytestmark = pytest.mark.ray
 
 KEPT = Path(__file__).parents[1] / "kept" / "0.1.0"
-DERIVED = ("_SUCCESS", "outcomes.jsonl", "manifest.json", "summary.json", "ignored.json")
+DERIVED = ("_SUCCESS", "outcomes.jsonl", "manifest.json", "summary.json", "ignored.json", "nights/2026-11-20.json")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def without_ray(monkeypatch):
 def labels(finished, tmp_path):
     """A copy of it; the folder of its one model."""
     shutil.copytree(finished / "labels", tmp_path / "labels")
-    (partition,) = (tmp_path / "labels").iterdir()
+    (partition,) = (tmp_path / "labels").glob("model=*")
     return partition
 
 
@@ -75,6 +75,36 @@ def test_what_is_derived_is_made_again(labels, tmp_path, how):
     summary, before = (json.loads(each.pop("summary.json")) for each in (now, whole))
     assert now == whole
     assert {**summary, "seconds": 0} == {**before, "seconds": 0}
+
+
+@pytest.mark.parametrize("how", ["gone", "empty", "cut"])
+def test_a_page_is_made_again(labels, tmp_path, how):
+    assert score(config_of(tmp_path, page=True)).exit_code == 0
+    whole = (labels / "report.html").read_text()
+    assert "Labels of 2026-11-20" in whole
+    score(config_of(tmp_path, page=True, day="2026-11-21"))
+    assert (labels / "report.html").read_text() == whole
+    for thumbnails in (labels / "thumbnails").rglob("*.arrow"):
+        damaged(thumbnails, "cut")
+    damaged(labels / "report.html", how)
+    assert score(config_of(tmp_path, page=True, day="2026-11-21")).exit_code == 0
+    again = (labels / "report.html").read_text()
+    assert "Labels of 2026-11-20" in again
+    assert again.rstrip().endswith("</html>")
+
+
+def test_what_others_leave_in_the_folders_is_ignored(labels, tmp_path):
+    whole = files_of(labels)
+    for folder in (".", "nights", "thumbnails/day=2026-11-20", "clips/day=2026-11-20", "plan", "ledger"):
+        for name in (".DS_Store", "._2026-11-20.json", "2026-11-20 copy.json", "2026-11-21.json.part", "Thumbs.db"):
+            (labels / folder / name).write_bytes(b"not ours")
+    found = score(config_of(tmp_path, page=True, dry_run=True))
+    assert found.summary["to_score"] == 0
+    assert score(config_of(tmp_path, page=True)).exit_code == 0
+    now = files_of(labels)
+    assert {name: now[name] for name in whole if name != "summary.json"} == {
+        name: data for name, data in whole.items() if name != "summary.json"
+    }
 
 
 def test_a_copy_that_ended_half_way_is_named_with_its_cure(labels, tmp_path):

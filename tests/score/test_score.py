@@ -40,6 +40,7 @@ from pipeline.score.night import (
     partition_of,
     plan_night,
 )
+from pipeline.storage.spool import spooled
 from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import BROKEN_PATH, FACELESS_PATH, make_corpus
 
@@ -376,7 +377,7 @@ def test_a_clip_older_than_since_is_left_unless_a_newer_one_with_its_bytes_comes
     number = corpus.table.schema.get_field_index("modified_seconds")
     table = corpus.table.set_column(number, "modified_seconds", pa.array([9.0, 1.0, 1.0, 9.0, 1.0]))
     ledger = Ledger(str(tmp_path / "out"))
-    night, chosen = planned_night(ledger, replace(corpus, table=table), plan_options=None, since=5.0)
+    night, chosen = planned_night(ledger, replace(corpus, rows=spooled(table)), plan_options=None, since=5.0)
     names = {row["clip_id"]: row["path"] for row in chosen}
     found = {row["path"]: names.get(row["same_as"]) for row in chosen}
     assert found == {"a.avi": None, "b.avi": "a.avi", "d.avi": None}

@@ -26,7 +26,7 @@ def planned(ledger, clips, **options):
 def planned_night(ledger, corpus, *, plan_options, **options):
     """Plan what a night does of a corpus; the night, and the clips chosen for it."""
     snapshot = ledger.snapshot()
-    snapshot.give(corpus.table)
+    snapshot.give(corpus.rows)
     snapshot.recognise()
     night = plan_night(snapshot, **options)
     chosen = list(snapshot.database.rows("select * from given order by path, clip_id"))
