@@ -17,10 +17,10 @@ def main(config: ModelsConfig) -> int:
     if config.action == "export":
         from pipeline.models.export_onnx import export_onnx
 
-        for path in export_onnx(config.name, config.output):
+        for path in export_onnx(config.names[0], config.output):
             print(path)
         return 0
-    for name in SHIPPED if config.action == "list" else (config.name,):
+    for name in SHIPPED if config.action == "list" else config.names:
         info = read_checkpoint_info(name)
         print(f"{name}: {describe_model(model_record(info))}")
         if config.action == "card":
@@ -33,7 +33,7 @@ run = partial(
     ModelsConfig,
     main,
     description="Lists the models that come with the package, shows a model's card, or exports a run of ours to ONNX.",
-    positional=("action", "name"),
+    positional=("action", "names"),
     examples=("list", "card baseline", "export out/run --format onnx --output models"),
 )
 

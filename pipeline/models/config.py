@@ -15,14 +15,14 @@ class ModelsConfig:
 
     action: Literal["list", "card", "export"]
     """list, card or export."""
-    name: str = ""
-    """Of card and export: output of jobs/train.py, an .onnx file, or baseline."""
+    names: tuple[str, ...] = ()
+    """Of card and export, one: output of jobs/train.py, an .onnx file, or baseline."""
     format: Annotated[Literal["onnx"], Setting("network", common=True)] = "onnx"
     """What export writes: onnx, with a sidecar .json that says what it wants and gives (extra [onnx])."""
     output: Annotated[str, Setting("network", common=True)] = "models"
     """Folder of what export writes; a path or any fsspec URL."""
 
     def __post_init__(self) -> None:
-        if bool(self.name) == (self.action == "list"):
+        if len(self.names) != (self.action != "list"):
             wanted = "no name" if self.action == "list" else "the name or folder of one model"
             raise UsageError(f"{self.action} takes {wanted}")
