@@ -14,7 +14,8 @@ from rich.table import Table
 from benchmarks.clips import middle_frames
 from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import table
-from pipeline.faces.detector import build_detector, cpu_has_bf16_convolutions, cpu_has_int8
+from pipeline.faces.detector import build_detector
+from pipeline.faces.processor import cpu_has_bf16_convolutions, cpu_has_int8
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Face, iou
 from pipeline.runtime.console import log_status

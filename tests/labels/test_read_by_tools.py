@@ -6,7 +6,7 @@ import polars
 import pyarrow.parquet as pq
 import pytest
 from example_shards import drawn_example
-from made_labels import make_labels
+from made_labels import CLIPS, make_labels
 
 from pipeline.dataset.card import examples_card, labels_card
 from pipeline.records.columns import table_of
@@ -30,8 +30,6 @@ def load_dataset(tmp_path_factory):
 def labels(made, tmp_path_factory):
     """An output with the labels of two models."""
     output = tmp_path_factory.mktemp("labels")
-    from conftest import CLIPS
-
     for digit in "01":
         folder = make_labels(made.videos, output, CLIPS, sha256=digit * 64, draw=False)
         (folder / "README.md").write_bytes(labels_card())
