@@ -55,6 +55,7 @@ def run_job(
     positional: tuple[str, ...] = (),
     examples: tuple[str, ...] = (),
     resume: str = "run the same command again",
+    recipes: Mapping[str, Path] | None = None,
 ) -> NoReturn:
     """Parse the flags into `config_class`, run `main`, and end the process with a documented exit code.
 
@@ -63,6 +64,7 @@ def run_job(
         positional: fields given by their place instead of a flag; a tuple field takes what is left.
         examples: commands, without the name of the program, for the end of the help.
         resume: what an interrupted user should do.
+        recipes: YAML files of fields by the names that --recipe takes; flags and --config go first.
     """
     name = program()
     if "--json-logs" in sys.argv:
@@ -70,8 +72,8 @@ def run_job(
     sys.excepthook = _print_bug  # A bug's traceback may hold a store's credentials.
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
     try:
-        config = parse(config_class, sys.argv[1:], description=description, positional=positional, examples=examples)
-        _exit(main(config))
+        options: dict[str, Any] = {"description": description, "positional": positional, "examples": examples}
+        _exit(main(parse(config_class, sys.argv[1:], recipes=recipes, **options)))
     except UsageError as error:
         _end(f"{name}: error: {error}", 2)
     except ModuleNotFoundError as error:
@@ -134,6 +136,7 @@ def parse(
     description: str,
     positional: tuple[str, ...] = (),
     examples: tuple[str, ...] = (),
+    recipes: Mapping[str, Path] | None = None,
 ) -> Any:
     """The config of these arguments. Raises UsageError, in one line, for a wrong flag or value."""
     try:
@@ -142,9 +145,10 @@ def parse(
             description=description,
             positional=positional,
             examples=examples,
+            recipes=recipes,
             shows_all=any(given.startswith(("--help-all", "--print_completion")) for given in arguments),
         )
-        found = parser.parse_args(arguments)
+        found = parser.parse_args(_with_recipe(arguments, recipes or {}))
         values = {field.name: found[field.name.rstrip("_")] for field in fields(config_class)}
         return config_class(
             **{name: _flattened(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -163,6 +167,7 @@ def build_parser(
     description: str,
     positional: tuple[str, ...] = (),
     examples: tuple[str, ...] = (),
+    recipes: Mapping[str, Path] | None = None,
     shows_all: bool = False,
 ) -> ArgumentParser:
     """A parser of the fields of `config_class`. shows_all: the help has every flag, else the most used ones."""
@@ -184,6 +189,9 @@ def build_parser(
     parser.add_argument("-h", "--help", action="help", help="show the flags that most people need and exit")
     parser.add_argument("--help-all", action="help", help="show every flag and exit")
     parser.add_argument("--config", action="config", help="YAML file of these fields (with _ for -); flags go first")
+    if recipes:
+        text = "settings that go together; flags go first"
+        parser.add_argument("--recipe", choices=list(recipes), help=text)
     groups: dict[str, Any] = {}
     for field in sorted(fields(config_class), key=lambda field: settings[field.name].place):
         setting, text = settings[field.name], texts[field.name]
@@ -218,6 +226,18 @@ def _add_field(group: Any, field: Field[Any], config_class: type, *, is_position
             # A shell's pattern gives them separately: --compare runs/*
             options |= {"nargs": "+", "default": list(options.get("default", ()))}
     group.add_argument(_flag(field), **options)
+
+
+def _with_recipe(arguments: list[str], recipes: Mapping[str, Path]) -> list[str]:
+    """The arguments with the recipe's file before them, so that each of them goes first."""
+    for place, argument in enumerate(arguments):
+        flag, equals, name = argument.partition("=")
+        if flag == "--recipe" and recipes:
+            name = name if equals else next(iter(arguments[place + 1 :]), "")
+            if name not in recipes:
+                raise UsageError(f"--recipe {name!r}: give one of {', '.join(recipes)}")
+            return ["--config", str(recipes[name]), *arguments]
+    return arguments
 
 
 def _flag(field: Field[Any]) -> str:

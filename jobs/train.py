@@ -4,7 +4,7 @@ from functools import partial
 
 from command_line import run_job
 
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import RECIPES, TrainConfig
 
 
 def main(config: TrainConfig) -> int:
@@ -24,6 +24,7 @@ run = partial(
     description="Trains a network on preprocessed examples; one checkpoint per epoch, and the best of them named.",
     examples=("--data data --output run", "--data data --output run --model resnet50 --pretrained finetune"),
     resume="add --resume to the same command",
+    recipes=RECIPES,
 )
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ class TrainingBatches(Dataset[Batch]):
 
     batch_size: examples of a global batch, over all ranks. Each epoch is a permutation seeded by (seed, epoch); its
     last batch is left out if it is not full, and other examples fall to it in the next epoch. flip: mirror half of the
-    pairs, augment_face: change the faces, both chosen by (seed, epoch, row). Raises UsageError where the examples make
-    no batch or the ranks can't share it.
+    pairs, augment_face: change the faces, both chosen by (seed, epoch, row). parts: passes into which each rank cuts
+    its share, so that the same examples meet in a pass on any number of ranks. Raises UsageError where the examples
+    make no batch or the ranks can't share it.
     """
 
     def __init__(
@@ -31,25 +32,33 @@ class TrainingBatches(Dataset[Batch]):
         seed: int,
         flip: bool,
         augment_face: tuple[str, ...] = (),
+        parts: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if batch_size % world_size:
             raise UsageError(f"batch size {batch_size} can't be shared by {world_size} workers; use a multiple of them")
+        if batch_size // world_size % parts:
+            raise UsageError(
+                f"--accumulate {parts}: a worker's share of {batch_size // world_size} examples can't be cut into equal"
+                " parts; give a divisor of it"
+            )
         if len(examples) < batch_size:
             raise UsageError(
                 f"split {examples.split} holds {len(examples)} examples, too few for one batch of {batch_size};"
                 " lower --batch-size"
             )
         self.examples, self.batch_size, self.seed, self.flip = examples, batch_size, seed, flip
-        self.augment_face, self.rank, self.world_size = augment_face, rank, world_size
+        self.augment_face, self.parts, self.rank, self.world_size = augment_face, parts, rank, world_size
         self.steps_per_epoch = len(examples) // batch_size
         self._epoch, self._order, self._flips = -1, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
 
     def __getitem__(self, step: int) -> Batch:
         rows, flips = self.rows_and_flips(step)
         seed = (self.seed, step // self.steps_per_epoch)
-        return self.examples.read_batch(rows, flips=flips, augment_face=self.augment_face, seed=seed)
+        return self.examples.read_batch(
+            rows, flips=flips, augment_face=self.augment_face, crop_at_random=True, seed=seed
+        )
 
     def rows_and_flips(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of this rank at one step, and which of them are mirrored."""
@@ -58,9 +67,9 @@ class TrainingBatches(Dataset[Batch]):
             random = np.random.default_rng([self.seed, epoch])
             self._epoch, self._order = epoch, random.permutation(len(self.examples))
             self._flips = random.random(len(self.examples)) < (0.5 if self.flip else 0.0)
-        share = self.batch_size // self.world_size
-        start = step_of_epoch * self.batch_size + self.rank * share
-        rows = self._order[start : start + share]
+        start = step_of_epoch * self.batch_size
+        whole = self._order[start : start + self.batch_size]
+        rows = whole.reshape(self.parts, self.world_size, -1)[:, self.rank].ravel()
         return rows, self._flips[rows]
 
 

@@ -8,7 +8,6 @@ batches on any number of workers. Besides records and `storage` this room import
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.dataset.shards import copy_shards, default_cache_dir, locked, read_manifest, require_space
+from pipeline.dataset.views import augmented, context_view, resized
 from pipeline.faces.crops import decode_image, masked_region
 from pipeline.records.faces import Box, Example
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.records.vocabulary import EMOTIONS, ContextCrop, UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -61,6 +60,7 @@ class ExampleDataset(Dataset[Sample]):
     """The examples of one split, by row number: shards in the manifest's order, rows in theirs.
 
     face_px, context_px: side of the squares given out, pixels; None is as stored, another size is resized to.
+    context_crop: which part of the frame the context is, see `context_view`.
     cache_dir: local folder for the copies (about the size of the shards; may be deleted whenever nothing reads it).
     cache_decoded: keep the decoded images of the split there too, 3 (face_px² + context_px²) bytes an example as
     stored; what is given out is the same. Raises UsageError for a missing or damaged manifest or shard, an empty split,
@@ -74,6 +74,7 @@ class ExampleDataset(Dataset[Sample]):
         split: str,
         face_px: int | None = None,
         context_px: int | None = None,
+        context_crop: ContextCrop = "none",
         cache_dir: str | Path | None = None,
         cache_decoded: bool = False,
     ) -> None:
@@ -83,6 +84,7 @@ class ExampleDataset(Dataset[Sample]):
         self.stored_context_px: int = self.manifest.config["context_px"]
         self.face_px = face_px or self.stored_face_px
         self.context_px = context_px or self.stored_context_px
+        self.context_crop: ContextCrop = context_crop
         self._shards = self.manifest.shards_of(split)
         folder = (Path(cache_dir) if cache_dir else default_cache_dir()) / self.manifest.sha256[:32]
         self._paths = copy_shards(self.manifest, self._shards, folder)
@@ -116,17 +118,20 @@ class ExampleDataset(Dataset[Sample]):
         *,
         flips: np.ndarray | None = None,
         augment_face: tuple[str, ...] = (),
+        crop_at_random: bool = False,
         seed: tuple[int, ...] = (0,),
     ) -> Batch:
         """The examples of `rows`; where `flips` is true the face and its context are mirrored together.
 
-        augment_face: any of AUGMENTATIONS, done to the face alone, chosen by (seed, row).
+        augment_face: any of AUGMENTATIONS, done to the face alone, chosen by (seed, row). crop_at_random: place the
+        crop of the context by (seed, row) too, not in the middle.
         """
+        crop_at_random = crop_at_random and self.context_crop != "none"
         face = np.empty((len(rows), self.face_px, self.face_px, 3), dtype=np.uint8)
         context = np.empty((len(rows), self.context_px, self.context_px, 3), dtype=np.uint8)
         for i, row in enumerate(rows):
-            random = np.random.default_rng([*seed, int(row)]) if augment_face else None
-            pair = self._images(int(row), random=random, augment_face=augment_face)
+            random = np.random.default_rng([*seed, int(row)]) if augment_face or crop_at_random else None
+            pair = self._images(int(row), random=random, augment_face=augment_face, crop_at_random=crop_at_random)
             if flips is not None and flips[i]:
                 pair = pair[0][:, ::-1], pair[1][:, ::-1]
             face[i], context[i] = pair
@@ -174,13 +179,27 @@ class ExampleDataset(Dataset[Sample]):
         return self._table(shard), row - int(self._starts[shard])
 
     def _images(
-        self, row: int, *, random: np.random.Generator | None = None, augment_face: tuple[str, ...] = ()
+        self,
+        row: int,
+        *,
+        random: np.random.Generator | None = None,
+        augment_face: tuple[str, ...] = (),
+        crop_at_random: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Face and context of one row, each (H, W, 3) uint8."""
         face, context = self._stored_images(row)
         if random is not None:
             face = augmented(face, augment_face, px=self.face_px, random=random)
-        return _resized(face, self.face_px), _resized(context, self.context_px)
+        table, at = self._locate(row)
+        aspect = table.column("frame_width")[at].as_py() / table.column("frame_height")[at].as_py()
+        context = context_view(
+            context,
+            px=self.context_px,
+            crop=self.context_crop,
+            aspect=aspect,
+            random=random if crop_at_random else None,
+        )
+        return resized(face, self.face_px), context
 
     def _stored_images(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Face and context of one row at their stored sizes, the face in the context zero again."""
@@ -241,14 +260,17 @@ class ExampleDataset(Dataset[Sample]):
         return image
 
 
-def batch_of(examples: Sequence[Example], *, face_px: int, context_px: int) -> Batch:
+def batch_of(
+    examples: Sequence[Example], *, face_px: int, context_px: int, context_crop: ContextCrop = "none"
+) -> Batch:
     """Examples in memory as training reads them. labels: index in EMOTIONS, or -1 where there is none."""
     face = np.empty((len(examples), face_px, face_px, 3), dtype=np.uint8)
     context = np.empty((len(examples), context_px, context_px, 3), dtype=np.uint8)
     for i, example in enumerate(examples):
-        image = decode_image(example.context_jpeg)
-        _zero_face(image, example.box, frame_width=example.frame_width, frame_height=example.frame_height)
-        face[i], context[i] = _resized(decode_image(example.face_jpeg), face_px), _resized(image, context_px)
+        image, (width, height) = decode_image(example.context_jpeg), (example.frame_width, example.frame_height)
+        _zero_face(image, example.box, frame_width=width, frame_height=height)
+        face[i] = resized(decode_image(example.face_jpeg), face_px)
+        context[i] = context_view(image, px=context_px, crop=context_crop, aspect=width / height)
     labels = [-1 if example.label is None else EMOTIONS.index(example.label) for example in examples]
     return Batch(
         face=torch.from_numpy(face).permute(0, 3, 1, 2),  # (B, 3, H, W), in channels-last order in memory
@@ -256,25 +278,6 @@ def batch_of(examples: Sequence[Example], *, face_px: int, context_px: int) -> B
         labels=torch.tensor(labels, dtype=torch.int64),
         rows=torch.arange(len(examples)),
     )
-
-
-def augmented(face: np.ndarray, augmentations: tuple[str, ...], *, px: int, random: np.random.Generator) -> np.ndarray:
-    """A face (H, W, 3) uint8, changed at random: `crop` gives a part of it at `px` pixels square, `colour` its size.
-
-    crop: 70 to 100 % of its area, sides 4:5 to 5:4, anywhere in it. colour: brightness, contrast and saturation each
-    times 0.7 to 1.3.
-    """
-    image = Image.fromarray(face)
-    if "crop" in augmentations:
-        area, aspect = random.uniform(0.7, 1.0), math.exp(random.uniform(math.log(4 / 5), math.log(5 / 4)))
-        width, height = (min(1.0, math.sqrt(area * ratio)) for ratio in (aspect, 1 / aspect))
-        left, top = random.uniform(0, 1 - width), random.uniform(0, 1 - height)
-        box = (left * image.width, top * image.height, (left + width) * image.width, (top + height) * image.height)
-        image = image.resize((px, px), Image.Resampling.BILINEAR, box=box)
-    if "colour" in augmentations:
-        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            image = enhance(image).enhance(random.uniform(0.7, 1.3))
-    return np.array(image)
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -294,9 +297,3 @@ def _zero_face(context: np.ndarray, box: Box, *, frame_width: int, frame_height:
 
 def _one_normalised(image: np.ndarray) -> Tensor:
     return normalised(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
-
-
-def _resized(image: np.ndarray, px: int) -> np.ndarray:
-    if image.shape[0] == px:
-        return image
-    return np.array(Image.fromarray(image).resize((px, px), Image.Resampling.BILINEAR))

@@ -28,6 +28,7 @@ from pipeline.evaluate.tables import CAVEAT, NONE, ResultTable, confusion_table,
 from pipeline.faces.crops import encode_image
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint, read_checkpoint_info
+from pipeline.models.predict import reads_of
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.report.paper import (
     PAPER_NETWORKS,
@@ -160,9 +161,8 @@ def _predictions(run: str, data_url: str, *, config: EvaluateConfig) -> tuple[np
     examples = ExampleDataset(
         data_url,
         split=SPLIT,
-        face_px=described["face_px"],
-        context_px=described["context_px"],
         cache_dir=config.cache_dir,
+        **reads_of(described),
     )
     probabilities, _ = predict_examples(
         checkpoint.model.to(device),

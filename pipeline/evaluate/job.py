@@ -26,7 +26,7 @@ from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.tables import markdown_of, print_evaluation
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.models.predict import predict, softmax
+from pipeline.models.predict import predict, reads_of, softmax
 from pipeline.records.vocabulary import UsageError
 from pipeline.report.paper import network_of
 from pipeline.runtime.console import print_line
@@ -59,9 +59,8 @@ def evaluate(
         split: ExampleDataset(
             data_url,
             split=split,
-            face_px=description["face_px"],
-            context_px=description["context_px"],
             cache_dir=cache_dir,
+            **reads_of(description),
         )
         for split in splits
     }

@@ -26,16 +26,17 @@ def evaluate(
     device: torch.device,
     autocast: bool = False,
     world_size: int = 1,
+    flip: bool = False,
 ) -> dict[str, Any]:
     """`metrics_of` all examples of all ranks, their mean cross-entropy `loss` in nats, and their `temperature`.
 
     At that temperature: `ece`, and `abstain_below`, under which a guess was right less than half of the time.
     Each rank brings its own batches, possibly none; what is gathered over ranks is examples, so none counts twice.
+    flip: see `predict`.
     """
     found = [(np.empty((0, len(EMOTIONS)), np.float32), np.empty(0, np.int64))]
-    found += [
-        (logits, batch.labels.numpy()) for batch, logits in predict(model, batches, device=device, autocast=autocast)
-    ]
+    predicted = predict(model, batches, device=device, autocast=autocast, flip=flip)
+    found += [(logits, batch.labels.numpy()) for batch, logits in predicted]
     own = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
     ranks: list[Any] = [own]
     if world_size > 1:

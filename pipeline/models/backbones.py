@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import safetensors.torch
 import torch
@@ -31,7 +31,7 @@ class Backbone(nn.Module):
         super().__init__()
         options = {} if name == "resnet50" else {"dropout": dropout}
         self.name, self.reads, self.frozen = name, reads, False
-        self.network: nn.Module = getattr(_torchvision().models, name)(**options)
+        self.network: nn.Module = getattr(torchvision_models(), name)(**options)
         last = self.head
         self._put_head(nn.Linear(last.in_features, len(EMOTIONS)))
 
@@ -102,7 +102,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     Read by torch's reader of tensors alone, after a check of the file's hash: no code of the file runs. Raises
     UsageError where the server can't be reached.
     """
-    weights = _torchvision().models.get_model_weights(name).IMAGENET1K_V1
+    weights = torchvision_models().get_model_weights(name).IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
@@ -122,6 +122,11 @@ def read_weights(content: bytes, *, source: str) -> dict[str, Tensor]:
             ' load; from safetensors.torch import save_file; save_file(load("IN.pth", weights_only=True),'
             ' "OUT.safetensors")\''
         ) from None
+
+
+def torchvision_models() -> Any:
+    """torchvision.models. Raises UsageError where torchvision is not installed."""
+    return _torchvision().models
 
 
 def _torchvision() -> ModuleType:

@@ -9,19 +9,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-class BatchNormOfAllWorkers(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose statistics are those of the global batch; the workers' shares are equal.
+class BatchNormOfAllWorkers(nn.modules.batchnorm._BatchNorm):
+    """Batch norm, 1d or 2d, whose statistics are those of the global batch; the workers' shares are equal.
 
     torch's own SyncBatchNorm does the same on GPUs and refuses to run elsewhere.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's name)
+        if input.dim() not in (2, 4):
+            raise ValueError(f"expected (B, C) or (B, C, H, W), got {tuple(input.shape)}")
+
     def forward(self, features: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not self.training:
             return super().forward(features)
-        values = features.float()  # (B, C, H, W); its statistics in float32 under autocast too
-        mean = _mean_of_all(values.mean(dim=(0, 2, 3), keepdim=True))  # (1, C, 1, 1)
+        values = features.float()  # (B, C) or (B, C, H, W); its statistics in float32 under autocast too
+        others = tuple(dim for dim in range(values.dim()) if dim != 1)
+        shape = (1, -1) + (1,) * (values.dim() - 2)
+        mean = _mean_of_all(values.mean(dim=others, keepdim=True))  # (1, C, 1, 1), or (1, C)
         centred = values - mean
-        variance = _mean_of_all(centred.square().mean(dim=(0, 2, 3), keepdim=True))
+        variance = _mean_of_all(centred.square().mean(dim=others, keepdim=True))
         count = values.numel() // values.shape[1] * dist.get_world_size()
         with torch.no_grad():
             assert self.running_mean is not None
@@ -31,8 +37,8 @@ class BatchNormOfAllWorkers(nn.BatchNorm2d):
             self.running_mean.lerp_(mean.flatten(), self.momentum)
             self.running_var.lerp_(variance.flatten() * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
-        gain = self.weight.view(1, -1, 1, 1) * (variance + self.eps).rsqrt()
-        return (centred * gain + self.bias.view(1, -1, 1, 1)).to(features.dtype)
+        gain = self.weight.view(shape) * (variance + self.eps).rsqrt()
+        return (centred * gain + self.bias.view(shape)).to(features.dtype)
 
 
 def synchronised(model: nn.Module, *, device: torch.device) -> nn.Module:
@@ -41,7 +47,8 @@ def synchronised(model: nn.Module, *, device: torch.device) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.BatchNorm2d:
+            if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d):
+                assert isinstance(child, nn.modules.batchnorm._BatchNorm)
                 norm = BatchNormOfAllWorkers(child.num_features, eps=child.eps, momentum=child.momentum)
                 norm.weight, norm.bias = child.weight, child.bias
                 norm.load_state_dict(child.state_dict())

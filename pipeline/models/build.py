@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from pipeline.models.backbones import Backbone, check_backbone_size
 from pipeline.models.caer_net import CAERNetS, CAHFWNetWithoutRecalibration, SingleStream
-from pipeline.models.cahfw import AttentionGain, CAHFWNet, RecalibrationScale, check_options, check_sides
+from pipeline.models.cahfw import CAHFWNet, check_options
+from pipeline.models.encoders import check_equal_sides, check_sides
 from pipeline.models.face_resnet import FaceResNet
-from pipeline.records.vocabulary import BACKBONES, Reads, UsageError
+from pipeline.records.vocabulary import (
+    BACKBONES,
+    AttentionGain,
+    Encoder,
+    PooledNorm,
+    Reads,
+    RecalibrationScale,
+    UsageError,
+)
 
 PAIR_MODELS: tuple[str, ...] = ("cahfw", "se-ca-aa", "se-af", "caer-net-s")
 
 
 MODELS: tuple[str, ...] = (*PAIR_MODELS, *BACKBONES, "face-resnet")
+
+
+# Networks of one size for face and context, which pair the places of both.
+CROSS_ATTENTION = ("cahfw", "se-ca-aa")
+
+
+# What a network is where no option says otherwise: the paper's, and the public CAER-Net-S (ruling).
+READINGS: dict[str, dict[str, str]] = {name: {"attention_gain": "area", "pooled_norm": "none"} for name in MODELS} | {
+    "caer-net-s": {"attention_gain": "paper", "pooled_norm": "batch"}
+}
 
 
 def default_reads(name: str) -> Reads:
@@ -28,31 +48,42 @@ def build_model(
     name: str,
     *,
     reads: Reads | None = None,
-    attention_gain: AttentionGain = "area",
+    attention_gain: AttentionGain | None = None,
     recalibration_scale: RecalibrationScale = "sqrt",
     dropout: float = 0.5,
+    pooled_norm: PooledNorm | None = None,
+    encoder: Encoder = "paper",
 ) -> nn.Module:
     """A new, randomly initialised network: `model(face, context)`, both `(B, 3, height, width)`, to logits `(B, 7)`.
 
-    `name` is one of MODELS: `cahfw`; `se-ca-aa`, without element recalibration (`recalibration_scale` is then unused);
-    `se-af` and `caer-net-s`, the same network, without cross-attention too; and the backbones of torchvision, which
-    see one image. reads: the images that decide, None is the pair, and the face for a backbone; `se-af` that reads one
-    is its stream of that image with a head. The other options are CAHFWNet's.
-    Raises UsageError for a name or an option that is not known, and for a network that can't read what it should.
+    Args:
+        name: one of MODELS: `cahfw`; `se-ca-aa`, without element recalibration; `se-af`, without cross-attention too;
+            `caer-net-s`, the public network of that name, which is `se-af` in other readings (READINGS); and the
+            backbones of torchvision, which see one image.
+        reads: the images that decide; None is the pair, and the face for a backbone. `se-af` and `caer-net-s` that
+            read one are the stream of that image with a head.
+        attention_gain, pooled_norm: None is what READINGS says. These and the others are CAHFWNet's.
+
+    Raises:
+        UsageError: what `check_network` raises.
     """
-    reads = reads or default_reads(name)
-    check_network(
-        name, reads=reads, attention_gain=attention_gain, recalibration_scale=recalibration_scale, dropout=dropout
-    )
+    reads, readings = reads or default_reads(name), READINGS.get(name, READINGS["cahfw"])
+    options: dict[str, Any] = {
+        "attention_gain": attention_gain or readings["attention_gain"],
+        "pooled_norm": pooled_norm or readings["pooled_norm"],
+        "dropout": dropout,
+        "encoder": encoder,
+    }
+    check_network(name, reads=reads, recalibration_scale=recalibration_scale, **options)
     match name, reads:
         case "cahfw", _:
-            return CAHFWNet(attention_gain=attention_gain, recalibration_scale=recalibration_scale, dropout=dropout)
+            return CAHFWNet(recalibration_scale=recalibration_scale, **options)
         case "se-ca-aa", _:
-            return CAHFWNetWithoutRecalibration(attention_gain=attention_gain, dropout=dropout)
+            return CAHFWNetWithoutRecalibration(**options)
         case "se-af" | "caer-net-s", "pair":
-            return CAERNetS(attention_gain=attention_gain, dropout=dropout)
+            return CAERNetS(**options)
         case "se-af" | "caer-net-s", ("face" | "context") as image:
-            return SingleStream(reads=image, attention_gain=attention_gain, dropout=dropout)
+            return SingleStream(reads=image, **options)
         case "face-resnet", _:
             return FaceResNet(dropout=dropout)
         case backbone, ("face" | "context") as image:
@@ -64,9 +95,11 @@ def check_network(
     name: str,
     *,
     reads: Reads | None = None,
-    attention_gain: str = "area",
+    attention_gain: str | None = None,
     recalibration_scale: str = "sqrt",
     dropout: float = 0.5,
+    pooled_norm: str | None = None,
+    encoder: str = "paper",
     face_px: int | None = None,
     context_px: int | None = None,
 ) -> None:
@@ -79,7 +112,12 @@ def check_network(
         raise UsageError(f"dropout {dropout} is not a share; give a number from 0 up to, not including, 1")
     if name not in MODELS:
         raise UsageError(f"model {name!r} is not known; use one of {', '.join(MODELS)}")
-    check_options(attention_gain=attention_gain, recalibration_scale=recalibration_scale)
+    check_options(
+        attention_gain=attention_gain or "area",
+        recalibration_scale=recalibration_scale,
+        pooled_norm=pooled_norm or "none",
+        encoder=encoder,
+    )
     reads = reads or default_reads(name)
     if reads not in ("pair", "face", "context"):
         raise UsageError(f"input {reads!r} is not known; use pair, face or context")
@@ -87,7 +125,9 @@ def check_network(
         raise UsageError(f"model {name} sees one image; take --input face or --input context")
     if name == "face-resnet" and reads != "face":
         raise UsageError(f"model {name} sees the face alone; take --input face")
-    if name in ("cahfw", "se-ca-aa") and reads != "pair":
+    if name in (*BACKBONES, "face-resnet") and encoder != "paper":
+        raise UsageError(f"model {name} is an encoder of its own; leave --encoder out, or take --model se-af")
+    if name in CROSS_ATTENTION and reads != "pair":
         raise UsageError(
             f"model {name} is made of attention between face and context; take --input pair, or the stream of one"
             f" image: --model se-af --input {reads}"
@@ -96,3 +136,5 @@ def check_network(
     for image, px in (("face", face_px), ("context", context_px)):
         if px is not None and reads in ("pair", image):
             check_size((3, px, px), image=image)
+    if name in CROSS_ATTENTION and face_px and context_px:
+        check_equal_sides((3, face_px, face_px), (3, context_px, context_px))

@@ -8,70 +8,44 @@ follows the reading that trains. Shapes: B batch, C = 256 channels, H = W = inpu
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.records.vocabulary import EMOTIONS, UsageError
-
-AttentionGain = Literal["area", "paper"]
-
-
-RecalibrationScale = Literal["sqrt", "paper"]
-
-
-CHANNELS = 256
-
-
-STRIDE = 16  # input pixels per position of a feature map: four poolings by 2
-
-
-def convolution_block(channels_in: int, channels_out: int) -> nn.Sequential:
-    """3x3 convolution that keeps the size, batch norm, ReLU: δ(B(C₂(·))) of Eq. 2, 3, 8 and 10."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-    )
+from pipeline.models.encoders import (
+    CHANNELS,
+    check_equal_sides,
+    convolution_block,
+    encode_images,
+    image_encoder,
+)
+from pipeline.records.vocabulary import (
+    EMOTIONS,
+    AttentionGain,
+    Encoder,
+    PooledNorm,
+    RecalibrationScale,
+    UsageError,
+)
 
 
-def image_encoder() -> nn.Sequential:
-    """The TE block, and the front of the CE block: `(B, 3, 16H, 16W)` to `(B, 256, H, W)` (Eq. 2-5)."""
-    return nn.Sequential(
-        convolution_block(3, 32),
-        nn.MaxPool2d(2),  # (B, 32, 8H, 8W)
-        convolution_block(32, 64),
-        nn.MaxPool2d(2),  # (B, 64, 4H, 4W)
-        convolution_block(64, 128),
-        nn.MaxPool2d(2),  # (B, 128, 2H, 2W)
-        convolution_block(128, CHANNELS),
-        nn.MaxPool2d(2),  # (B, 256, H, W)
-        convolution_block(CHANNELS, CHANNELS),  # (B, 256, H, W)
-    )
-
-
-def encode_images(encoder: nn.Module, images: Tensor, *, name: str) -> Tensor:
-    """Run an encoder over `(B, 3, height, width)`; UsageError unless both sides are multiples of 16 pixels."""
-    check_sides(tuple(images.shape), image=name)
-    return encoder(images)
-
-
-def check_sides(shape: tuple[int, ...], *, image: str) -> None:
-    """UsageError unless `(B, 3, height, width)`, or the same without B, has sides that are multiples of 16 pixels."""
-    if len(shape) not in (3, 4) or shape[-3] != 3 or not all(side and side % STRIDE == 0 for side in shape[-2:]):
-        raise UsageError(
-            f"{image}: shape {shape} is not (B, 3, height, width) with sides that are multiples of {STRIDE} px;"
-            " resize the images, e.g. to 224 px"
-        )
-
-
-def check_options(*, attention_gain: str, recalibration_scale: str) -> None:
-    """UsageError where an option is not one of those of the two readings."""
+def check_options(
+    *,
+    attention_gain: str = "area",
+    recalibration_scale: str = "sqrt",
+    pooled_norm: str = "none",
+    encoder: str = "paper",
+) -> None:
+    """UsageError where an option is not one of those of the readings."""
     if attention_gain not in get_args(AttentionGain):
         raise UsageError(f'attention_gain {attention_gain!r} is not known; use "area" or "paper"')
     if recalibration_scale not in get_args(RecalibrationScale):
         raise UsageError(f'recalibration_scale {recalibration_scale!r} is not known; use "sqrt" or "paper"')
+    if pooled_norm not in get_args(PooledNorm):
+        raise UsageError(f'pooled_norm {pooled_norm!r} is not known; use "batch" or "none"')
+    if encoder not in get_args(Encoder):
+        raise UsageError(f"encoder {encoder!r} is not known; use one of {', '.join(get_args(Encoder))}")
 
 
 def channel_attention(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
@@ -94,7 +68,7 @@ class ContextHighlight(nn.Module):
 
     def __init__(self, *, gain: AttentionGain) -> None:
         super().__init__()
-        check_options(attention_gain=gain, recalibration_scale="sqrt")
+        check_options(attention_gain=gain)
         self.gain: AttentionGain = gain
         self.score = nn.Sequential(convolution_block(CHANNELS, 128), convolution_block(128, 1))
 
@@ -141,7 +115,7 @@ class ElementRecalibration(nn.Module):
 
     def __init__(self, *, scale: RecalibrationScale) -> None:
         super().__init__()
-        check_options(attention_gain="area", recalibration_scale=scale)
+        check_options(recalibration_scale=scale)
         self.scale: RecalibrationScale = scale
         self.transform = nn.Conv1d(CHANNELS, CHANNELS, kernel_size=1)
 
@@ -159,6 +133,22 @@ class ElementRecalibration(nn.Module):
 def global_average(features: Tensor) -> Tensor:
     """`(B, C, H, W)` to `(B, C)`: the mean over places."""
     return features.mean(dim=(2, 3))
+
+
+def pooled_norms(kind: PooledNorm, count: int) -> nn.ModuleList | None:
+    """BatchNorm1d for each of `count` pooled vectors `(B, C)`, which they pass before they are weighted, or None.
+
+    The paper says nothing of it, and the public CAER-Net-S has it. The mean of a map that attention scaled is small:
+    without the norm a stream's vector may hardly reach the fusion (ruling).
+    """
+    check_options(pooled_norm=kind)
+    return nn.ModuleList(nn.BatchNorm1d(CHANNELS) for _ in range(count)) if kind == "batch" else None
+
+
+def pool(norms: nn.ModuleList | None, *maps: Tensor) -> list[Tensor]:
+    """Maps `(B, C, H, W)` to vectors `(B, C)`, each by its mean over places and its norm, where there are norms."""
+    vectors = [global_average(features) for features in maps]
+    return vectors if norms is None else [norm(vector) for norm, vector in zip(norms, vectors, strict=True)]
 
 
 class StreamWeights(nn.Module):
@@ -229,8 +219,9 @@ def classification_head(features: int, *, dropout: float) -> nn.Sequential:
 class CAHFWNet(nn.Module):
     """The whole network (Fig. 4), called as `model(face, context)`.
 
-    It has 7,406,862 parameters and costs 2,816.8 million multiply-accumulates for a pair of 224 px.
-    attention_gain: see ContextHighlight. recalibration_scale: see ElementRecalibration. dropout: a share, 0 to 1.
+    It has 7,406,862 parameters and costs 2,816.8 million multiply-accumulates for a pair of 224 px; with pooled_norm
+    "batch" 2,048 parameters more. attention_gain: see ContextHighlight. recalibration_scale: see ElementRecalibration.
+    dropout: a share, 0 to 1. pooled_norm: see `pooled_norms`. encoder: see `image_encoder`.
     """
 
     def __init__(
@@ -239,10 +230,12 @@ class CAHFWNet(nn.Module):
         attention_gain: AttentionGain = "area",
         recalibration_scale: RecalibrationScale = "sqrt",
         dropout: float = 0.5,
+        pooled_norm: PooledNorm = "none",
+        encoder: Encoder = "paper",
     ) -> None:
         super().__init__()
-        self.face_encoder = image_encoder()
-        self.context_encoder = image_encoder()
+        self.face_encoder = image_encoder(encoder)
+        self.context_encoder = image_encoder(encoder)
         self.context_highlight = ContextHighlight(gain=attention_gain)
         self.face_interaction = CrossAttention()
         self.face_recalibration: nn.Module = ElementRecalibration(scale=recalibration_scale)
@@ -250,6 +243,7 @@ class CAHFWNet(nn.Module):
         self.context_recalibration: nn.Module = ElementRecalibration(scale=recalibration_scale)
         self.weighting = HybridWeighting()
         self.fusion = DeepFusion(dropout=dropout)
+        self.pooled_norms = pooled_norms(pooled_norm, 4)
 
     def forward(self, face: Tensor, context: Tensor) -> Tensor:
         """Logits `(B, 7)` of `face` and `context`, both `(B, 3, height, width)`, ImageNet-normalised RGB.
@@ -259,11 +253,12 @@ class CAHFWNet(nn.Module):
         """
         shallow_face = encode_images(self.face_encoder, face, name="face")  # (B, C, H, W)
         shallow_context = encode_images(self.context_encoder, context, name="context")  # (B, C, H, W)
+        check_equal_sides(tuple(face.shape), tuple(context.shape))
         shallow_context = self.context_highlight(shallow_context)  # (B, C, H, W)
         deep_face = self.face_recalibration(self.face_interaction(shallow_face, shallow_context))  # (B, C, H, W)
         deep_context = self.context_recalibration(self.context_interaction(shallow_context, deep_face))  # (B, C, H, W)
         maps = (shallow_face, shallow_context, deep_face, deep_context)
-        vectors = [global_average(features) for features in maps]  # 4 x (B, C)
+        vectors = pool(self.pooled_norms, *maps)  # 4 x (B, C)
         return self.fusion(*self.weighting(*vectors))  # (B, 7)
 
     def context_attention(self, context: Tensor) -> Tensor:

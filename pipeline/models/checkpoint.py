@@ -43,7 +43,12 @@ FIXED_FIELDS = (
     *("model", "input", "pretrained", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "flooding"),
     *("dropout", "attention_gain", "recalibration_scale", "input_px", "flip", "augment_face", "label_smoothing"),
     *("class_weights", "warmup_steps", "clip_grad_norm", "accumulate", "ema", "sync_batchnorm", "seed", "precision"),
+    *("pooled_norm", "encoder", "context_crop", "schedule", "optimizer", "decay", "mixup", "flip_at_test"),
 )
+
+
+# Of a checkpoint that is older than the option, whatever the network's name: what every network did then.
+OPTIONS_BEFORE = {"attention_gain": "area", "pooled_norm": "none"}
 
 
 Which = Literal["best", "last", "newest"] | int
@@ -204,7 +209,7 @@ def load_checkpoint(run_url: str, which: Which = "best") -> LoadedCheckpoint:
     )
     description = commit["config"].get("model", {})
     try:
-        model = build_model(description["name"], **description["options"])
+        model = build_model(description["name"], **_options_of(description["options"], weights))
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -214,6 +219,12 @@ def load_checkpoint(run_url: str, which: Which = "best") -> LoadedCheckpoint:
         ) from None
     info = {key: value for key, value in commit.items() if key not in ("config", "kind")}
     return LoadedCheckpoint(model=model.eval(), config=commit["config"], info=info, training_state=training_state)
+
+
+def _options_of(options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A network's options as a checkpoint has them, and those that it is too old for."""
+    has_norms = any(name.startswith("pooled_norms.") for name in weights)
+    return {**({} if has_norms else OPTIONS_BEFORE), **options}
 
 
 def _epoch_folder(epoch: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,12 @@ from pipeline.records.vocabulary import EMOTIONS, UsageError
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, batches: Iterable[Batch], *, device: torch.device | str, autocast: bool = False
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    autocast: bool = False,
+    flip: bool = False,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """Each batch with its logits, (B, 7) float32 in the order of EMOTIONS.
 
@@ -27,14 +32,17 @@ def predict(
         batches: read as they are needed.
         device: where the model is.
         autocast: run the forward pass in bfloat16.
+        flip: take the mean of the logits of each pair and of its mirror image.
     """
     model.eval()
     device = torch.device(device)
     for batch in batches:
         face, context = move_images(batch, device=device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-            logits = model(face, context)
-        yield batch, logits.float().cpu().numpy()
+            logits = model(face, context).float()
+            if flip:
+                logits = (logits + model(face.flip(3), context.flip(3)).float()) / 2
+        yield batch, logits.cpu().numpy()
 
 
 def move_images(batch: Batch, *, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -67,16 +75,26 @@ class Predictor:
         self._device = device
         self._model = loaded.model.to(self._device)
         described = loaded.config["model"]
-        self._sizes: dict[str, int] = {name: described[name] for name in ("face_px", "context_px")}
+        self._reads = reads_of(described)
+        self._flip: bool = described.get("flip_at_test", False)
         self._batch_size = batch_size
 
     def predict(self, examples: Sequence[Example]) -> np.ndarray:
         """Softmax of the logits over the temperature: (len(examples), 7) float32 in the order of EMOTIONS."""
         starts = range(0, len(examples), self._batch_size)
-        batches = (batch_of(examples[start : start + self._batch_size], **self._sizes) for start in starts)
+        batches = (batch_of(examples[start : start + self._batch_size], **self._reads) for start in starts)
         found = [np.empty((0, len(EMOTIONS)), np.float32)]
-        found += [logits for _, logits in predict(self._model, batches, device=self._device)]
+        found += [logits for _, logits in predict(self._model, batches, device=self._device, flip=self._flip)]
         return softmax(np.concatenate(found), temperature=self._temperature).astype(np.float32)
+
+
+def reads_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """face_px, context_px and context_crop of a checkpoint's description of its model, as `batch_of` takes them."""
+    return {
+        "face_px": described["face_px"],
+        "context_px": described["context_px"],
+        "context_crop": described.get("context_crop", "none"),
+    }
 
 
 def temperature_of(info: dict[str, Any]) -> float:

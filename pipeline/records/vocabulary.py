@@ -39,10 +39,21 @@ LAYOUTS = ("auto", "caer", "caer-s", "manifest", "folder")
 DECODERS = ("auto", "decord", "pyav")
 
 # Changes of the faces that training reads.
-AUGMENTATIONS = ("crop", "colour")
+AUGMENTATIONS = ("crop", "colour", "contrast", "hue", "flip", "erase")
+
+# Which part of the frame a context is.
+ContextCrop = Literal["none", "public", "aspect"]
 
 # Networks of torchvision, which see one image.
 BACKBONES: tuple[str, ...] = ("alexnet", "vgg16", "resnet50")
 
 # The images that decide what a network says.
 Reads = Literal["pair", "face", "context"]
+
+# The front of each stream of a network of two.
+Encoder = Literal["paper", "resnet18"]
+
+# How Eq. 7 and Eq. 13 of the paper are read, and what pooled vectors pass.
+AttentionGain = Literal["area", "paper"]
+RecalibrationScale = Literal["sqrt", "paper"]
+PooledNorm = Literal["batch", "none"]

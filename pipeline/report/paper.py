@@ -84,14 +84,17 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
 
 
 def network_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """What tells one network from another in a checkpoint's config: model, input, pretrained and the two readings."""
+    """What tells one network from another in a checkpoint's config: model, input, pretrained, encoder and readings."""
     model, options = config["model"]["name"], config["model"]["options"]
     return {
-        "model": "se-af" if model == "caer-net-s" else model,
+        # Before there was a pooled norm, caer-net-s was another name of se-af.
+        "model": "se-af" if model == "caer-net-s" and "pooled_norm" not in options else model,
         "input": options.get("reads") or ("face" if model in BACKBONES else "pair"),
         "pretrained": config["training"].get("pretrained", "none"),
         "attention_gain": options.get("attention_gain", "area"),
         "recalibration_scale": options.get("recalibration_scale", "sqrt"),
+        "pooled_norm": options.get("pooled_norm", "none"),
+        "encoder": options.get("encoder", "paper"),
     }
 
 

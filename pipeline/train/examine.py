@@ -10,7 +10,7 @@ import torch
 
 from pipeline.dataset.dataset import ExampleDataset, normalised
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.models.predict import predict, softmax
+from pipeline.models.predict import predict, reads_of, softmax
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.training import Examined
 
@@ -43,11 +43,11 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     if not pictures:
         return Examination(metrics=metrics, attended=[], wrong=[], num_examined=0)
     model, described = checkpoint.model.eval(), checkpoint.config["model"]
-    sizes = {"face_px": described["face_px"], "context_px": described["context_px"]}
-    examples = ExampleDataset(data_url, split="validation", cache_dir=cache_dir, **sizes)
+    examples = ExampleDataset(data_url, split="validation", cache_dir=cache_dir, **reads_of(described))
     rows = np.unique(np.linspace(0, len(examples) - 1, min(MAX_EXAMINED, len(examples))).round().astype(int))
     batches = (examples.read_batch(rows[start : start + BATCH_SIZE]) for start in range(0, len(rows), BATCH_SIZE))
-    logits = np.concatenate([found for _, found in predict(model, batches, device="cpu")])
+    flip = described.get("flip_at_test", False)
+    logits = np.concatenate([found for _, found in predict(model, batches, device="cpu", flip=flip)])
     probabilities = softmax(logits).astype(np.float32)  # (N, 7)
     labels = examples.labels[rows]  # (N,)
     of_truth = probabilities[np.arange(len(rows)), labels]

@@ -36,20 +36,21 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import report
+from pipeline.dataset.batches import num_loader_processes
 from pipeline.dataset.shards import read_manifest
 from pipeline.models.checkpoint import best_of, put, read_checkpoint_info
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
+from pipeline.runtime.cluster import check_nodes, resolve_worker_device, start_ray, stop_ray
 from pipeline.runtime.console import is_json, log_as_json, log_event, log_status
 from pipeline.runtime.preflight import check_output
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import TrainConfig, notes_of
 from pipeline.train.examine import examine
 from pipeline.train.learner import TrainingStopped
 from pipeline.train.network import check_model
 from pipeline.train.training_log import MlflowRun, TrainingDisplay, import_mlflow, write_history
-from pipeline.train.worker import saved_run, train_worker
+from pipeline.train.worker import is_finished, saved_run, train_worker
 
 START_SECONDS = 300  # for workers to start; Ray's 60 are short on a busy machine that imports torch
 
@@ -74,13 +75,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"output {config.output} already holds checkpoints up to epoch {saved['epoch']}, step {saved['step']};"
             " add --resume to go on from there, or choose another --output"
         )
-    if saved is None or saved["epoch"] < config.epochs:
+    if saved is None or not is_finished(config, saved["history"]):
         log_status(f"checked: {check_output(config.output)}")
         put(
             config.output,
             "config.yaml",
             content=yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode(),
         )
+        for note in notes_of(config):
+            log_status(f"note: {note}", event="note")
         log_status(start_ray())
         check_nodes(config.output)
         workers, use_gpu = _workers(config)
@@ -147,9 +150,7 @@ def _workers(config: TrainConfig) -> tuple[int, bool]:
     """How many workers, and whether each has a GPU. UsageError where the cluster can't hold them: Ray would wait."""
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
-    use_gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    if config.device == "cuda" and not gpus and not os.environ.get("RAY_ADDRESS"):
-        raise UsageError("--device is cuda, but this machine has no GPU that Ray sees; give auto or cpu")
+    use_gpu = resolve_worker_device(config.device) == "cuda"
     workers = config.workers or max(gpus if use_gpu else 1, 1)
     room = gpus if use_gpu else int(cpus // 0.5)
     if workers > room and config.device == "cuda":
@@ -245,9 +246,7 @@ def _ray_worker(payload: dict[str, Any]) -> str | None:
     cores = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
     if device.type == "cpu":
         torch.set_num_threads(cores)  # Ray sets 1 for half a CPU
-    processes = config.loader_processes
-    if processes is None:
-        processes = 0 if device.type == "cpu" else min(cores, 12)
+    processes = num_loader_processes(config.loader_processes, device=device, cores=cores)
     try:
         train_worker(
             config,

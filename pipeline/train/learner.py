@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -58,7 +59,7 @@ class Learner:
         self.autocast = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self._average = None
         if config.ema is not None:
-            self._average = AveragedModel(run.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            self._average = AveragedModel(run.model, multi_avg_fn=self._averaged, use_buffers=True)
             self._resume_average(self._average)
         model = run.model
         if config.sync_batchnorm and world_size > 1:
@@ -85,20 +86,22 @@ class Learner:
     def train_step(self, batch: Batch, *, lr: float) -> Tensor:
         """One optimizer step; the loss of the global batch before it, without flooding."""
         config, run = self._config, self._run
-        self._optimizer.param_groups[0]["lr"] = lr
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
         # Dropout's masks then need no saved generator: they follow from (seed, step, rank).
         key = np.random.SeedSequence([config.seed, run.step, self._rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
         self._parallel.train()
         self._optimizer.zero_grad(set_to_none=True)
         face, context = move_images(batch, device=self._device)
-        labels = batch.labels.to(self._device, non_blocking=True)
+        labels = batch.labels.to(self._device, non_blocking=True)  # (B,), and (B, 7) where they are blended
+        if config.mixup:
+            face, context, labels = self._blended(face, context, labels)
         parts = list(zip(*(tensor.chunk(config.accumulate) for tensor in (face, context, labels)), strict=True))
         loss = torch.zeros((), device=self._device)
         for i, (face_part, context_part, labels_part) in enumerate(parts):
             with self._without_sync() if i + 1 < len(parts) else nullcontext():
-                with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.autocast):
-                    logits = self._parallel(face_part, context_part)
+                logits = self._logits(face_part, context_part)
                 sum_of_part = cross_entropy(
                     logits.float(),
                     labels_part,
@@ -121,6 +124,33 @@ class Learner:
             self._average.update_parameters(self._model)
         self._new_losses.append(loss)
         return loss
+
+    def _logits(self, face: Tensor, context: Tensor) -> Tensor:
+        try:
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.autocast):
+                return self._parallel(face, context)
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            raise TrainingStopped(
+                f"batch norm needs more than the {len(face)} example that this network sees at a time; give a larger"
+                " --batch-size, a smaller --accumulate, or larger images"
+            ) from None
+
+    def _blended(self, face: Tensor, context: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each example mixed with another of this worker's share, and its label with the other's: (B, 7) float32."""
+        key = np.random.default_rng([self._config.seed, self._run.step, self._rank, 1])
+        share = float(key.beta(self._config.mixup, self._config.mixup))
+        other = torch.from_numpy(key.permutation(len(labels))).to(self._device)
+        targets = one_hot(labels, len(EMOTIONS)).float()
+        blended = (share * each + (1 - share) * each[other] for each in (face, context, targets))
+        return next(blended), next(blended), next(blended)
+
+    def _averaged(self, averages: Any, weights: Any, _: Any) -> None:
+        """One step of the moving average, in place. Its decay grows with the steps: early weights would stay in it."""
+        assert self._config.ema is not None
+        step = self._run.step
+        get_ema_multi_avg_fn(min(self._config.ema, (1 + step) / (10 + step)))(averages, weights, step)
 
     def note_losses(self) -> None:
         """Bring the losses of the steps since the last call into the run. TrainingStopped if one is not finite."""
@@ -175,6 +205,19 @@ def cosine_lr(step: int, total_steps: int, lr: float, *, warmup_steps: int = 0) 
     return lr * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
 
 
+def constant_lr(step: int, lr: float, *, warmup_steps: int = 0) -> float:
+    """The learning rate of a step: it grows evenly to `lr` at `warmup_steps`, and stays."""
+    return lr * (step + 1) / (warmup_steps + 1) if step < warmup_steps else lr
+
+
+def make_deterministic() -> None:
+    """Compute in this process so that neither threads nor the choice of kernels change a bit."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product runs
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
 def flood_gradients(parameters: Iterable[nn.Parameter], mean_loss: Tensor, *, level: float) -> None:
     """Make the gradients of the loss L those of |L - b| + b (flooding): turned round where L is under the level b.
 
@@ -194,30 +237,41 @@ def class_weights(labels: np.ndarray) -> Tensor:
     return torch.from_numpy(len(labels) / (len(EMOTIONS) * counts)).float()
 
 
-def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        (parameter for parameter in model.parameters() if parameter.requires_grad),
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    spared = [parameter for _, parameter in trained if config.decay == "weights" and parameter.ndim < 2]
+    decayed = [parameter for _, parameter in trained if config.decay == "all" or parameter.ndim >= 2]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
+    groups += [{"params": spared, "weight_decay": 0.0}] * bool(spared)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+# What optimizers keep of each parameter, and under which name a checkpoint has it.
+STATE_NAMES = {"momentum_buffer": "momentum", "exp_avg": "adam_mean", "exp_avg_sq": "adam_square", "step": "adam_step"}
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """SGD's momentum by parameter name; a parameter that had no gradient yet has none."""
-    buffers = {name: optimizer.state[parameter].get("momentum_buffer") for name, parameter in model.named_parameters()}
-    return {f"momentum/{name}": buffer for name, buffer in buffers.items() if buffer is not None}
+    """Momentum and the like by parameter name; a parameter that had no gradient yet has none."""
+    return {
+        f"{STATE_NAMES[key]}/{name}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+        if value is not None
+    }
 
 
 def _load_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
-        if f"momentum/{name}" in state:
-            optimizer.state[parameter]["momentum_buffer"] = state[f"momentum/{name}"]
+        for key, saved in STATE_NAMES.items():
+            if f"{saved}/{name}" in state:
+                optimizer.state[parameter][key] = state[f"{saved}/{name}"]
 
 
 def _move_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
     """Momentum onto the device and into the layout of its parameter."""
     for parameter, state in optimizer.state.items():
-        if "momentum_buffer" in state:
-            state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
+        for key, value in state.items():
+            if key != "step":  # a count, which stays on the CPU
+                state[key] = torch.empty_like(parameter).copy_(value)

@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.shards import Manifest
-from pipeline.models.backbones import Backbone, check_weights, imagenet_weights, read_weights
-from pipeline.models.build import build_model, check_network, default_reads
+from pipeline.dataset.views import PUBLIC_PX
+from pipeline.models.backbones import BACKBONES, Backbone, check_weights, imagenet_weights, read_weights
+from pipeline.models.build import PAIR_MODELS, READINGS, build_model, check_network, default_reads
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.encoders import check_imagenet, load_imagenet
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url, read_url
 from pipeline.train.config import TrainConfig
 
+PUBLIC_FACE_PX = 96  # of the public CAER-Net-S
+
+
+# What older runs did where they have no such setting.
+BEFORE = {"attention_gain": "area", "pooled_norm": "none", "context_crop": "none"}
+
+
+def with_readings(config: TrainConfig, saved: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The config with a reading for each that was left open: that of the run so far, or today's.
+
+    saved: the training config in a checkpoint of the run that goes on.
+    """
+    if saved is not None:
+        found = {name: saved.get(name) or before for name, before in BEFORE.items()}
+    elif config.model == "caer-net-s":
+        found = {**READINGS[config.model], "context_crop": "none" if config.input_px else "public"}
+    else:
+        norm = config.pooled_norm or "batch"
+        found = {"pooled_norm": norm, "attention_gain": "paper" if norm == "batch" else "area", "context_crop": "none"}
+    return replace(config, **{name: getattr(config, name) or value for name, value in found.items()})
+
+
+def input_sizes(config: TrainConfig) -> dict[str, Any]:
+    """face_px, context_px and context_crop of a config with readings, as ExampleDataset takes them."""
+    is_public = config.model == "caer-net-s" and config.input_px is None
+    face_px, context_px = (PUBLIC_FACE_PX, PUBLIC_PX) if is_public else (config.input_px, config.input_px)
+    return {"face_px": face_px, "context_px": context_px, "context_crop": config.context_crop or "none"}
+
 
 def _model_options(config: TrainConfig) -> dict[str, Any]:
-    options = {name: getattr(config, name) for name in ("attention_gain", "recalibration_scale", "dropout")}
-    return {"reads": config.input or default_reads(config.model), **options}
+    names = ("attention_gain", "recalibration_scale", "dropout", "pooled_norm", "encoder")
+    return {"reads": config.input or default_reads(config.model), **{name: getattr(config, name) for name in names}}
 
 
 def new_model(config: TrainConfig) -> nn.Module:
@@ -32,10 +63,13 @@ def new_model(config: TrainConfig) -> nn.Module:
 
 
 def load_pretrained(model: nn.Module, config: TrainConfig) -> str:
-    """ImageNet's weights into a backbone: the first worker's, from which DDP sends them to the others; their origin."""
-    assert isinstance(model, Backbone)  # --pretrained is refused for any other
+    """ImageNet's weights into a backbone or into the encoders: the first worker's, from which DDP sends them to the
+    others; their origin."""
     tensors, source, origin = _pretrained(config)
-    model.load_pretrained(tensors, source=source)
+    if isinstance(model, Backbone):
+        model.load_pretrained(tensors, source=source)
+    else:
+        load_imagenet(model, tensors, source=source)
     return origin
 
 
@@ -44,10 +78,11 @@ def load_initial(model: nn.Module, config: TrainConfig) -> str:
     assert config.init is not None
     checkpoint = load_checkpoint(absolute_url(config.init), "best")
     found = checkpoint.config["model"]
-    theirs = {"model": found["name"], **found["options"]}
+    theirs = {"model": found["name"], "pooled_norm": "none", "encoder": "paper", **found["options"]}
     ours = {"model": config.model, **_model_options(config)}
-    # Dropout has no weights.
-    changed = [name for name in ours if name != "dropout" and theirs.get(name) != ours[name]]
+    # Dropout has no weights, and how Eq. 7 and 13 are read says nothing of a network without them.
+    unread = {"dropout"} if config.model in PAIR_MODELS else ours.keys() - {"model", "reads"}
+    changed = [name for name in ours if name not in unread and theirs.get(name) != ours[name]]
     if changed:
         told = ", ".join(f"{name} {theirs.get(name)!r}, and here it is {ours[name]!r}" for name in changed)
         raise UsageError(f"--init {config.init} was trained with {told}; give the same")
@@ -58,7 +93,7 @@ def load_initial(model: nn.Module, config: TrainConfig) -> str:
 def _pretrained(config: TrainConfig) -> tuple[dict[str, Tensor], str, str]:
     """The tensors of --pretrained, where they come from, and what a checkpoint says of that."""
     if config.weights is None:
-        return imagenet_weights(config.model), "of torchvision", "torchvision IMAGENET1K_V1"
+        return imagenet_weights(_pretrained_network(config)), "of torchvision", "torchvision IMAGENET1K_V1"
     try:
         content = read_url(absolute_url(config.weights))
     except OSError as error:
@@ -69,16 +104,25 @@ def _pretrained(config: TrainConfig) -> tuple[dict[str, Tensor], str, str]:
 
 def check_model(config: TrainConfig, manifest: Manifest) -> None:
     """Raise UsageError, before any process starts, where the model's name, options, weights or input size are wrong."""
-    sizes: dict[str, Any] = {name: config.input_px or manifest.config[name] for name in ("face_px", "context_px")}
+    config = with_readings(config)
+    stored = {name: manifest.config[name] for name in ("face_px", "context_px")}
+    sizes = {name: px or stored[name] for name, px in input_sizes(config).items() if name in stored}
     try:
         check_network(config.model, **_model_options(config), **sizes)
         if config.init is not None:
             load_initial(new_model(config), config)
         if config.pretrained != "none":
             tensors, source, _ = _pretrained(config)
-            check_weights(config.model, tensors, source=source)
+            if config.model in BACKBONES:
+                check_weights(config.model, tensors, source=source)
+            else:
+                check_imagenet(tensors, source=source)
     except ValueError as error:
         raise UsageError(f"--model {config.model}, --input-px {config.input_px}: {error}") from None
+
+
+def _pretrained_network(config: TrainConfig) -> str:
+    return config.model if config.model in BACKBONES else config.encoder
 
 
 def checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[str, Any]:
@@ -88,6 +132,8 @@ def checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[str
             "options": _model_options(config),
             "face_px": examples.face_px,
             "context_px": examples.context_px,
+            "context_crop": examples.context_crop,
+            "flip_at_test": config.flip_at_test,
         },
         "training": redacted_values(asdict(config)),
         "preprocessing": examples.manifest.config,

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
@@ -20,9 +20,12 @@ from torch import Tensor
 from pipeline.dataset.batches import EvaluationBatches, TrainingBatches, load_batches
 from pipeline.dataset.dataset import Batch, ExampleDataset
 from pipeline.dataset.description import describe_examples, read_description
+from pipeline.dataset.shards import read_manifest
 from pipeline.evaluate.validation import evaluate
+from pipeline.models.backbones import BACKBONES
 from pipeline.models.checkpoint import (
     FIXED_FIELDS,
+    best_of,
     drop_old_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -32,8 +35,23 @@ from pipeline.models.checkpoint import (
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted
 from pipeline.train.config import TrainConfig
-from pipeline.train.learner import Learner, RunState, TrainingStopped, cosine_lr
-from pipeline.train.network import checkpoint_config, load_initial, load_pretrained, new_model
+from pipeline.train.learner import (
+    Learner,
+    RunState,
+    TrainingStopped,
+    constant_lr,
+    cosine_lr,
+    make_deterministic,
+)
+from pipeline.train.network import (
+    BEFORE,
+    checkpoint_config,
+    input_sizes,
+    load_initial,
+    load_pretrained,
+    new_model,
+    with_readings,
+)
 from pipeline.train.training_log import RunLogs
 
 T = TypeVar("T")
@@ -75,7 +93,10 @@ class Trainer:
         self._config, self._rank, self._world_size = config, rank, world_size
         self._device, self._announce = device or torch.device("cpu"), announce if rank == 0 else lambda _: None
         self._loading: dict[str, Any] = {"processes": loader_processes, "device": self._device}
+        if config.deterministic:
+            make_deterministic()
         batches, self._validation, self._saved = self._together(self._open)
+        self._config = config = with_readings(config, self._saved and self._saved["config"]["training"])
         self._examples, self._steps_per_epoch = batches.examples, batches.steps_per_epoch
         self._data = describe_examples(read_description(config.data), batches.examples.labels)
         self._total_steps = config.epochs * batches.steps_per_epoch
@@ -95,6 +116,8 @@ class Trainer:
             self._logs.write_tables(run.history, run.losses)  # a kill may have come between the checkpoint and these
         progress = _Progress(config, first_step=run.step, total_steps=self._total_steps)
         for epoch in range(first["epoch"], config.epochs + 1):
+            if is_finished(config, run.history):
+                break
             started = time.perf_counter() - run.seconds_of_epoch
             while run.step < epoch * steps_per_epoch:
                 loss = self.train_step(started=started)
@@ -136,6 +159,7 @@ class Trainer:
             device=self._device,
             autocast=self._learner.autocast,
             world_size=self._world_size,
+            flip=self._config.flip_at_test,
         )
         return metrics | {
             "train_loss": float(np.mean(run.losses[run.step - steps :])),
@@ -180,8 +204,10 @@ class Trainer:
 
     def _open(self) -> tuple[TrainingBatches, EvaluationBatches, dict[str, Any] | None]:
         """The data, and the newest checkpoint's JSON; raises UsageError for what only a worker can know."""
-        config, share = self._config, {"rank": self._rank, "world_size": self._world_size}
-        sizes = {"face_px": config.input_px, "context_px": config.input_px}
+        manifest = read_manifest(self._config.data)
+        saved = saved_run(self._config, manifest.sha256)
+        config = with_readings(self._config, saved and saved["config"]["training"])
+        share, sizes = {"rank": self._rank, "world_size": self._world_size}, input_sizes(config)
         cache: dict[str, Any] = {"cache_dir": config.cache_dir, "cache_decoded": config.cache_decoded}
         train_set, validation_set = (
             ExampleDataset(config.data, split=split, **sizes, **cache) for split in ("train", "validation")
@@ -193,16 +219,20 @@ class Trainer:
             seed=config.seed,
             flip=config.flip,
             augment_face=config.augment_face,
+            parts=config.accumulate,
             **share,
         )
         _require_possible(config, batches)
         validation = EvaluationBatches(
             validation_set, batch_size=max(1, config.batch_size // self._world_size), **share
         )
-        return batches, validation, saved_run(config, train_set.manifest.sha256)
+        return batches, validation, saved
 
     def _lr(self, step: int) -> float:
-        return cosine_lr(step, self._total_steps, self._config.lr, warmup_steps=self._config.warmup_steps)
+        config = self._config
+        if config.schedule == "constant":
+            return constant_lr(step, config.lr, warmup_steps=config.warmup_steps)
+        return cosine_lr(step, self._total_steps, config.lr, warmup_steps=config.warmup_steps)
 
     def _together(self, action: Callable[[], T]) -> T:
         return _together(action, world_size=self._world_size)
@@ -259,6 +289,16 @@ class _Progress:
         }
 
 
+def is_finished(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the epochs done are all that the config asks for, or --early-stop ends the run after them."""
+    if not history:
+        return False
+    last = history[-1]["epoch"]
+    return last >= config.epochs or (
+        config.early_stop is not None and last - best_of(history)["epoch"] >= config.early_stop
+    )
+
+
 def saved_run(config: TrainConfig, manifest_sha256: str) -> dict[str, Any] | None:
     """The last checkpoint's JSON of RUN; None where there is none yet.
 
@@ -268,14 +308,13 @@ def saved_run(config: TrainConfig, manifest_sha256: str) -> dict[str, Any] | Non
         return None
     saved = read_checkpoint_info(config.output, "newest")
     then, now = saved["config"]["training"], json.loads(json.dumps(asdict(config)))  # tuples as lists
-    # A field that is younger than RUN had its default there.
-    defaults = json.loads(
-        json.dumps({one.name: one.default for one in fields(TrainConfig) if one.name in FIXED_FIELDS})
-    )
+    # A field that is younger than RUN had its default there, or what BEFORE says; one left open here is as there.
+    defaults = {one.name: one.default for one in fields(TrainConfig) if one.name in FIXED_FIELDS}
+    then = {**json.loads(json.dumps(defaults)), **BEFORE, **then}
     differences = [
-        f"--{name.replace('_', '-')} is {now[name]!r} here and {then.get(name)!r} there"
+        f"--{name.replace('_', '-')} is {now[name]!r} here and {then[name]!r} there"
         for name in FIXED_FIELDS
-        if then.get(name, defaults[name]) != now[name]
+        if then[name] != now[name] and not (name in BEFORE and now[name] is None)
     ]
     if saved["manifest_sha256"] != manifest_sha256:
         differences.append(
@@ -325,11 +364,12 @@ def _together(action: Callable[[], T], *, world_size: int) -> T:
 
 def _require_possible(config: TrainConfig, batches: TrainingBatches) -> None:
     """Raise UsageError for what only a worker can know to be impossible."""
-    share, total_steps = config.batch_size // batches.world_size, config.epochs * batches.steps_per_epoch
-    if share % config.accumulate:
+    total_steps = config.epochs * batches.steps_per_epoch
+    met = config.batch_size // config.accumulate // (1 if config.sync_batchnorm else batches.world_size)
+    if met < 2 and config.model not in BACKBONES and with_readings(config).pooled_norm == "batch":
         raise UsageError(
-            f"--accumulate {config.accumulate}: a worker's share of {share} examples can't be cut into equal parts;"
-            " give a divisor of it"
+            f"--batch-size {config.batch_size}: on {batches.world_size} workers and with --accumulate"
+            f" {config.accumulate} batch norm would see one example at a time; give a larger batch"
         )
     if config.warmup_steps >= total_steps:
         raise UsageError(f"--warmup-steps {config.warmup_steps}: the run has {total_steps} steps; give fewer")

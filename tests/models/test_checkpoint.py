@@ -297,3 +297,24 @@ def test_output_that_cannot_be_written_names_the_cure(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="can't be written"):
         save(tmp_path / "file", epoch=1)
+
+
+@pytest.mark.parametrize(("name", "gain"), [("caer-net-s", "area"), ("cahfw", "area"), ("se-af", "paper")])
+def test_a_checkpoint_older_than_the_pooled_norm_is_the_network_that_it_was(tmp_path, name, gain):
+    """Its options say nothing of the norm, and caer-net-s was se-af under another name."""
+    torch.manual_seed(0)
+    model = build_model(name, attention_gain=gain, pooled_norm="none").eval()
+    described = {"name": name, "options": {"reads": "pair", "attention_gain": gain}, "face_px": 32, "context_px": 32}
+    save_checkpoint(
+        str(tmp_path),
+        epoch=1,
+        step=1,
+        model=model,
+        optimizer_state={},
+        config={"model": described, "training": {}, "preprocessing": {}},
+        info={"metrics": {}, "manifest_sha256": "", "history": [{"epoch": 1, "validation_top1_accuracy": 0.5}]},
+    )
+    loaded = load_checkpoint(str(tmp_path), 1).model
+    pair = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(*pair), model(*pair))

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.backbones import Backbone, imagenet_weights, read_weights
-from pipeline.models.build import PAIR_MODELS, build_model
+from pipeline.models.backbones import Backbone, imagenet_weights, read_weights, torchvision_models
+from pipeline.models.build import PAIR_MODELS, build_model, check_network
 from pipeline.models.cahfw import (
     CAHFWNet,
     ContextHighlight,
@@ -22,6 +22,7 @@ from pipeline.models.cahfw import (
     HybridWeighting,
     channel_attention,
 )
+from pipeline.models.encoders import check_imagenet, load_imagenet
 from pipeline.records.vocabulary import UsageError
 
 
@@ -38,7 +39,7 @@ def num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def gradients(model: CAHFWNet) -> dict[str, float]:
+def gradients(model: nn.Module) -> dict[str, float]:
     """Norms of the gradients of one cross-entropy loss at initialisation, by parameter."""
     face, context = images(4, 224)
     nn.functional.cross_entropy(model(face, context), torch.tensor([0, 2, 4, 6])).backward()
@@ -79,13 +80,92 @@ def test_ablations_lack_exactly_the_blocks_that_the_paper_removes():
     assert without_attention == 2 * 979_968 + 296_451 + 132_100 // 2 + (512 * 128 + 128) + (128 * 7 + 7)
 
 
-def test_caer_net_s_is_another_name_of_se_af():
+def test_caer_net_s_is_the_public_network_and_se_af_the_papers():
+    public, ablation = build_model("caer-net-s"), build_model("se-af")
+    assert (num_parameters(public), num_parameters(ablation)) == (2_390_028, 2_389_004)
+    assert (public.context_highlight.gain, ablation.context_highlight.gain) == ("paper", "area")
+    norms = [name for name, module in public.named_modules() if isinstance(module, nn.BatchNorm1d)]
+    assert norms == ["pooled_norms.0", "pooled_norms.1"]
+    # The public network's readings, said of se-af, make it that network.
     torch.manual_seed(1)
-    one = build_model("se-af").state_dict()
+    one = build_model("caer-net-s").state_dict()
     torch.manual_seed(1)
-    other = build_model("caer-net-s").state_dict()
+    other = build_model("se-af", attention_gain="paper", pooled_norm="batch").state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "count"),
+    [
+        ("cahfw", "pair", 4),
+        ("se-ca-aa", "pair", 4),
+        ("se-af", "pair", 2),
+        ("se-af", "face", 1),
+        ("caer-net-s", "context", 1),
+    ],
+)
+def test_pooled_norm_is_one_batch_norm_a_pooled_vector_and_nothing_else(name: str, reads: str, count: int):
+    torch.manual_seed(1)
+    plain = build_model(name, reads=reads, pooled_norm="none").state_dict()  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    normed = build_model(name, reads=reads, pooled_norm="batch")  # type: ignore[arg-type]
+    own = normed.state_dict()
+    assert all(torch.equal(own[key], plain[key]) for key in plain)  # the same start, whatever the norm
+    assert {key.split(".")[1] for key in own.keys() - plain.keys()} == {str(number) for number in range(count)}
+    assert sum(own[key].numel() for key in own.keys() - plain.keys()) == count * (4 * 256 + 1)
+
+
+def test_pooled_norm_brings_the_context_of_the_literal_equation_7_to_life():
+    """By the norm every pooled vector has the same scale in a batch, however little of its map is left."""
+    norms = gradients(build_model("cahfw", attention_gain="paper", pooled_norm="batch"))
+    assert norms["face_encoder.0.0.weight"] / norms["context_encoder.0.0.weight"] < 50
+    dead = gradients(build_model("cahfw", attention_gain="paper"))
+    assert norms["context_encoder.0.0.weight"] > 20 * dead["context_encoder.0.0.weight"]
+
+
+def test_a_pretrained_encoder_takes_the_place_of_the_papers():
+    published = torchvision_models().resnet18()
+    tensors = read_weights(safetensors.torch.save(published.state_dict()), source="resnet18")
+    for name, reads, encoders in (("cahfw", "pair", 2), ("se-af", "face", 1)):
+        model = build_model(name, reads=reads, encoder="resnet18")  # type: ignore[arg-type]
+        load_imagenet(model, tensors, source="resnet18")
+        found = [child for name, child in model.named_children() if name.endswith("encoder")]
+        assert len(found) == encoders
+        for encoder in found:
+            assert torch.equal(encoder[6][0].conv1.weight, published.layer3[0].conv1.weight)
+        assert model.eval()(*images(2, 32)).shape == (2, 7)
+    check_imagenet(tensors, source="resnet18")
+    with pytest.raises(UsageError, match=r"weights other: they are not torchvision's of resnet18 \(no conv1.weight\)"):
+        check_imagenet({"other": torch.zeros(1)}, source="other")
+    wider = {**tensors, "conv1.weight": torch.zeros(8, 3, 7, 7)}
+    with pytest.raises(UsageError, match=r"weights wide: they are not torchvision's of resnet18 .*size mismatch"):
+        check_imagenet(wider, source="wide")
+
+
+@pytest.mark.parametrize("name", ["cahfw", "se-ca-aa"])
+def test_a_face_and_a_context_of_different_sizes_are_refused_by_networks_that_pair_their_places(name: str):
+    face, context = images(2, 48)[0], images(2, 64)[1]
+    with pytest.raises(UsageError, match=r"face 48x48 px and context 64x64 px differ.*--input-px"):
+        build_model(name)(face, context)
+    with pytest.raises(UsageError, match="face 48x48 px and context 64x64 px differ"):
+        check_network(name, face_px=48, context_px=64)
+    check_network("se-af", face_px=48, context_px=64)
+    assert build_model("se-af").eval()(face, context).shape == (2, 7)
+
+
+@pytest.mark.parametrize("options", [
+    {"name": "resnet-9000"}, {"name": "cahfw", "attention_gain": "one"}, {"name": "cahfw", "pooled_norm": "layer"},
+    {"name": "cahfw", "encoder": "vit"}, {"name": "cahfw", "dropout": 50}, {"name": "cahfw", "reads": "face"},
+    {"name": "resnet50", "reads": "pair"}, {"name": "alexnet", "encoder": "resnet18"}, {"name": "se-af", "reads": "x"},
+])  # fmt: skip
+def test_what_cannot_be_built_is_refused_without_building(options: dict[str, object]):
+    messages = []
+    for action in (check_network, build_model):
+        with pytest.raises(UsageError) as found:
+            action(**options)  # type: ignore[arg-type]
+        messages.append(str(found.value))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize("name", PAIR_MODELS)

@@ -21,16 +21,19 @@ import torch
 import yaml
 from example_shards import drawn_example, write_corpus, write_manifest, write_shards
 
-from pipeline.dataset.batches import EvaluationBatches
-from pipeline.dataset.dataset import ExampleDataset
+from pipeline.dataset.batches import EvaluationBatches, TrainingBatches
+from pipeline.dataset.dataset import Batch, ExampleDataset
+from pipeline.evaluate.job import evaluate as evaluate_run
 from pipeline.evaluate.validation import evaluate, fitted_temperature
 from pipeline.models.build import PAIR_MODELS, build_model
 from pipeline.models.checkpoint import best_of, committed_epochs, load_checkpoint, read_checkpoint_info
+from pipeline.models.predict import predict, reads_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.store import Storage
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import RECIPES, TrainConfig, least_smoothed_loss, notes_of
 from pipeline.train.job import train
 from pipeline.train.learner import TrainingStopped, class_weights, cosine_lr, flood_gradients
+from pipeline.train.network import with_readings
 from pipeline.train.training_log import RunLogs
 from pipeline.train.worker import saved_run, train_worker
 
@@ -165,16 +168,16 @@ def test_killed_within_epochs_and_resumed_equals_undisturbed_bit_for_bit(trained
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))  # the epoch's checkpoint is newer
 
 
-def worker_differences(corpus, folder, **changes):
+def worker_differences(corpus, folder, *, sizes=(1, 2, 4), **changes):
     """The largest difference, in nats, of each of 20 steps' losses between one worker and 2 and 4."""
     fields = {"input_px": 32, "sync_batchnorm": True, "dropout": 0.0}
     config = config_of(corpus, folder / "of", **(fields | changes))
-    run_forked("workers", config, "1,2,4", folder)
-    one, *others = (losses_of(replace(config, output=f"{config.output}-{size}"))[:20] for size in (1, 2, 4))
+    run_forked("workers", config, ",".join(map(str, sizes)), folder)
+    one, *others = (losses_of(replace(config, output=f"{config.output}-{size}"))[:20] for size in sizes)
     assert len(one) == 20
     assert float(one[0] - one.min()) > 0.01  # a hundred times the difference that is allowed: it does learn
     differences = [float((other - one).abs().max()) for other in others]
-    print("differences of 2 and 4 workers, nats", differences)
+    print("differences of more workers, nats", differences)
     return differences
 
 
@@ -186,6 +189,23 @@ def test_losses_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
     """
     fields = {"model": "se-af", "input": "face", "batch_size": 28, "epochs": 4, "lr": 0.0002}
     assert max(worker_differences(corpus, tmp_path, **fields)) < 1e-4
+
+
+def test_parts_of_a_batch_are_the_same_examples_on_any_number_of_workers(corpus):
+    examples = ExampleDataset(str(corpus / "data"), split="train", cache_dir=str(corpus / "cache"))
+    for parts, world_size in ((1, 2), (2, 2), (4, 1), (2, 4)):
+        shares = [
+            TrainingBatches(examples, batch_size=16, seed=0, flip=True, parts=parts, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        rows = np.stack([share.rows_and_flips(3)[0].reshape(parts, -1) for share in shares], axis=1)
+        whole = TrainingBatches(examples, batch_size=16, seed=0, flip=True).rows_and_flips(3)[0]
+        np.testing.assert_array_equal(rows.reshape(parts, -1), whole.reshape(parts, -1))
+
+
+def test_losses_of_parts_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
+    fields = {"model": "caer-net-s", "input": "face", "batch_size": 28, "epochs": 4, "lr": 0.0002, "accumulate": 7}
+    assert max(worker_differences(corpus, tmp_path, sizes=(1, 2), **fields)) < 1e-4
 
 
 @pytest.mark.slow
@@ -229,6 +249,19 @@ def test_average_of_weights_is_what_is_evaluated_and_goes_on_after_a_stop(traine
     assert read_checkpoint_info(stopped.output, "newest")["step"] == 4
     train_worker(stopped)
     assert read_checkpoint_info(stopped.output, "last")["sha256"] == saved.info["sha256"]
+
+
+def test_the_average_of_weights_warms_up(trained, tmp_path):
+    """A decay of 0.999 over 20 steps would leave 98 % of the first step's weights in the average."""
+    averaged = replace(trained[0], output=str(tmp_path / "averaged"), ema=0.999, epochs=2)
+    train_worker(averaged)
+    saved = load_checkpoint(averaged.output, "last")
+    name = "face_encoder.0.0.weight"
+    first, last = (load_checkpoint(trained[0].output, 1), saved.training_state[f"weights/{name}"])
+    average = saved.model.get_parameter(name)
+    assert not torch.equal(average, last)
+    assert torch.dist(average, last) < torch.dist(first.model.get_parameter(name), last)
+    assert saved.info["metrics"]["top1_accuracy"] > 0.4  # chance is 1 in 7
 
 
 def interrupt(*_):
@@ -278,6 +311,140 @@ def test_switches_of_the_loss_and_of_the_step_change_the_losses(trained, tmp_pat
         assert not torch.equal(losses(next(iter(changes)), **changes), plain), changes
     balanced = losses("balanced", class_weights="balanced")
     assert torch.equal(balanced, plain)  # 20 of each class: all weights are 1
+
+
+def test_blended_examples_and_another_optimizer_resume_bit_for_bit(trained, tmp_path):
+    config = replace(trained[0], output=str(tmp_path / "whole"), input="face", epochs=2, checkpoint_every_steps=4)
+    fields = {
+        "optimizer": "adamw",
+        "lr": 0.003,
+        "weight_decay": 0.05,
+        "decay": "weights",
+        "mixup": 0.2,
+        "flooding": 0.0,
+    }
+    config = replace(config, **fields)
+    train_worker(config)
+    history = read_checkpoint_info(config.output, "last")["history"]
+    assert history[1]["train_loss"] < history[0]["train_loss"]
+    stopped = replace(config, output=str(tmp_path / "stopped"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLogs, "write_steps", interrupt)  # just after the resume point at step 4
+        with pytest.raises(KeyboardInterrupt):
+            train_worker(stopped)
+    train_worker(stopped)
+    assert (
+        read_checkpoint_info(stopped.output, "last")["sha256"] == read_checkpoint_info(config.output, "last")["sha256"]
+    )
+
+
+def test_decay_that_is_for_weights_spares_norms_and_biases(trained, tmp_path):
+    """At a rate of 0 gradients change nothing, so what changes is decayed: AdamW's decay is lr times it, so 1e-3."""
+    runs = {}
+    for decay in ("all", "weights"):
+        config = replace(trained[0], output=str(tmp_path / decay), input="face", epochs=1, optimizer="adamw", lr=1e-9)
+        train_worker(replace(config, weight_decay=1e6, decay=decay))
+        runs[decay] = load_checkpoint(config.output, "last").model.state_dict()
+    norm, weight = "encoder.0.1.weight", "encoder.0.0.weight"  # a batch norm's begins at 1
+    assert runs["weights"][norm].mean() == pytest.approx(1.0, abs=1e-6)
+    assert runs["all"][norm].mean() == pytest.approx((1 - 1e-3) ** 10, abs=1e-4)
+    torch.testing.assert_close(runs["weights"][weight], runs["all"][weight])
+
+
+def test_training_ends_early_where_no_epoch_is_better_and_stays_ended(trained, tmp_path):
+    config = replace(trained[0], output=str(tmp_path / "run"), lr=1e-9, epochs=9, early_stop=2, keep=1)
+    train_worker(config)
+    history = read_checkpoint_info(config.output, "last")["history"]
+    best = best_of(history)["epoch"]
+    assert len(history) == best + 2 < 9
+    train_worker(config)
+    assert len(read_checkpoint_info(config.output, "last")["history"]) == best + 2
+    assert train(replace(config, resume=True))["epochs"] == best + 2  # without Ray
+
+
+def test_logits_of_a_pair_and_its_mirror_image_are_averaged_where_asked_for(trained, tmp_path):
+    config = replace(trained[0], output=str(tmp_path / "run"), epochs=1, flip_at_test=True)
+    train_worker(config)
+    saved = load_checkpoint(config.output, "last")
+    assert saved.config["model"]["flip_at_test"]
+    examples = ExampleDataset(
+        config.data, split="validation", cache_dir=config.cache_dir, **reads_of(saved.config["model"])
+    )
+    batch = examples.read_batch(np.arange(len(examples)))
+    mirrored = Batch(batch.face.flip(3), batch.context.flip(3), batch.labels, batch.rows)
+    plain, other, both = (
+        next(predict(saved.model, [each], device="cpu", flip=flip))[1]
+        for each, flip in ((batch, False), (mirrored, False), (batch, True))
+    )
+    np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-5)
+    assert np.abs(plain - other).max() > 1e-3
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(both), batch.labels)
+    assert saved.info["metrics"]["loss"] == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_deterministic_training_gives_the_same_bytes_on_any_number_of_threads(trained, tmp_path):
+    hashes = set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        config = replace(trained[0], output=str(tmp_path / str(threads)), epochs=1, deterministic=True)
+        try:
+            train_worker(config)
+            assert torch.are_deterministic_algorithms_enabled()
+        finally:
+            torch.use_deterministic_algorithms(False)
+            torch.set_num_threads(1)
+        hashes.add(read_checkpoint_info(config.output, "last")["checkpoint_sha256"])
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_trains_and_is_evaluated(corpus, tmp_path, recipe):
+    fields = yaml.safe_load(RECIPES[recipe].read_text()) | {"epochs": 1, "batch_size": 28, "input_px": 32}
+    fields |= {"warmup_steps": 0, "pretrained": "none"}
+    if recipe == "public-84":
+        fields["input_px"] = None  # sizes of its own
+    config = TrainConfig(
+        data=str(corpus / "data"), output=str(tmp_path / "run"), cache_dir=str(corpus / "cache"), **fields
+    )
+    assert notes_of(config) == []
+    train_worker(config)
+    saved = load_checkpoint(config.output, "last")
+    described = saved.config["model"]
+    sizes = (described["face_px"], described["context_px"], described["context_crop"])
+    assert sizes == {"paper": (32, 32, "none"), "public-84": (96, 112, "public"), "strong": (32, 32, "aspect")}[recipe]
+    options = described["options"]
+    readings = {"paper": ("paper", "none"), "public-84": ("paper", "batch"), "strong": ("paper", "batch")}[recipe]
+    assert (options["attention_gain"], options["pooled_norm"]) == readings
+    found = evaluate_run(config.data, config.output, splits=("validation",), device="cpu", cache_dir=config.cache_dir)
+    assert found["splits"]["validation"]["num_examples"] == 23
+
+
+def test_a_run_that_goes_on_keeps_its_readings_and_a_new_one_has_todays():
+    fields = {"data": "data", "output": "run"}
+    assert with_readings(TrainConfig(**fields)).pooled_norm == "batch"
+    assert with_readings(TrainConfig(**fields)).attention_gain == "paper"
+    assert with_readings(TrainConfig(**fields, pooled_norm="none")).attention_gain == "area"
+    old = {"model": "cahfw", "attention_gain": "area"}  # as a version before saved it
+    assert with_readings(TrainConfig(**fields), old).pooled_norm == "none"
+    assert with_readings(TrainConfig(**fields), old).attention_gain == "area"
+    assert with_readings(TrainConfig(**fields, model="caer-net-s")).context_crop == "public"
+    assert with_readings(TrainConfig(**fields, model="caer-net-s", input_px=32)).context_crop == "none"
+
+
+def test_settings_that_work_against_each_other_are_told():
+    assert least_smoothed_loss(0.05) == pytest.approx(0.254, abs=5e-4)
+    assert least_smoothed_loss(0.1) == pytest.approx(0.446, abs=5e-4)
+    assert least_smoothed_loss(0.0) == 0.0
+    fields = {"data": "data", "output": "run"}
+    assert notes_of(TrainConfig(**fields)) == []
+    (told,) = notes_of(TrainConfig(**fields, label_smoothing=0.1))
+    assert "the loss can't fall under 0.446, so --flooding 0.05 never acts; give --flooding 0" in told
+    assert notes_of(TrainConfig(**fields, label_smoothing=0.1, flooding=0.0)) == []
+    assert notes_of(TrainConfig(**fields, label_smoothing=0.1, flooding=0.5)) == []
+    (told,) = notes_of(TrainConfig(**fields, accumulate=4))
+    assert "batch norm's statistics are those of a part of 32 examples" in told
+    (told,) = notes_of(TrainConfig(**fields, mixup=0.2))
+    assert "give --flooding 0" in told
 
 
 def test_other_seed_trains_otherwise(trained, tmp_path):
@@ -446,6 +613,11 @@ def test_where_and_how_long_a_run_goes_on_may_change(trained):
         ({"clip_grad_norm": 0.0}, "--clip-grad-norm 0.0"),
         ({"checkpoint_every_steps": 0}, "--checkpoint-every-steps 0"),
         ({"keep": 0}, "--keep 0"),
+        ({"pooled_norm": "layer"}, "--pooled-norm 'layer': give batch or none"),
+        ({"optimizer": "lion"}, "--optimizer 'lion': give sgd or adamw"),
+        ({"early_stop": 0}, "--early-stop 0"),
+        ({"mixup": -1.0}, "--mixup -1.0"),
+        ({"pretrained": "frozen", "encoder": "resnet18"}, "--pretrained 'frozen': .*finetune with --encoder resnet18"),
         ({"pretrained": "frozen"}, "--pretrained 'frozen': give none with --model cahfw"),
         ({"model": "vgg16", "weights": "file"}, "--weights 'file': give --pretrained frozen or finetune too"),
     ],
@@ -468,6 +640,22 @@ def test_impossible_steps_are_told(corpus, tmp_path):
         train_worker(config_of(corpus, tmp_path, accumulate=4))
     with pytest.raises(TrainingStopped, match="--warmup-steps 20: the run has 20 steps; give fewer"):
         train_worker(config_of(corpus, tmp_path, warmup_steps=20))
+    with pytest.raises(TrainingStopped, match=r"--batch-size 1: .*batch norm would see one example at a time"):
+        train_worker(config_of(corpus, tmp_path, batch_size=1))
+    with pytest.raises(TrainingStopped, match=r"--batch-size 14: .*--accumulate 14 batch norm would see one example"):
+        train_worker(config_of(corpus, tmp_path, accumulate=14))
+    with pytest.raises(TrainingStopped, match="batch norm needs more than the 1 example that this network sees"):
+        train_worker(config_of(corpus, tmp_path, model="se-af", pooled_norm="none", batch_size=1))
+
+
+def test_unequal_sizes_are_one_line_before_any_process_starts(corpus, tmp_path):
+    manifest = json.loads((corpus / "data" / "manifest.json").read_text())
+    manifest["config"]["face_px"] = 48
+    shutil.copytree(corpus / "data", tmp_path / "data")
+    write_manifest(tmp_path / "data", manifest)
+    config = config_of(corpus, tmp_path / "run", data=str(tmp_path / "data"), model="cahfw", input_px=None)
+    with pytest.raises(UsageError, match=r"face 48x48 px and context 32x32 px differ.*give both with --input-px"):
+        train(config)
 
 
 def test_missing_weights_and_what_a_network_cannot_read_are_told_before_any_process_starts(corpus, tmp_path):
