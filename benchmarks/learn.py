@@ -42,17 +42,23 @@ NETWORKS: dict[str, dict[str, Any]] = {  # name in the table: fields of TrainCon
     "se-af": {"model": "se-af"},
     "face-only": {"model": "se-af", "input": "face"},
     "context-only": {"model": "se-af", "input": "context"},
-    "literal-eq-7": {"model": "cahfw", "attention_gain": "paper"},
+    "area-gain": {"model": "cahfw", "attention_gain": "area"},
     "literal-eq-13": {"model": "cahfw", "recalibration_scale": "paper"},
+    "no-norm": {"model": "cahfw", "pooled_norm": "none", "attention_gain": "paper"},
+    "no-norm-area-gain": {"model": "cahfw", "pooled_norm": "none", "attention_gain": "area"},
+    "no-norm-se-af": {"model": "se-af", "pooled_norm": "none", "attention_gain": "area"},
 }
 WHAT = {
-    "cahfw": "CAHFW-Net: SE + CA + ER + AA",
+    "cahfw": "CAHFW-Net: SE + CA + ER + AA, Eq. 7 to the letter, batch norm on pooled vectors",
     "se-ca-aa": "without ER",
-    "se-af": "CAER-Net-S: two streams, weighted",
+    "se-af": "two streams, weighted",
     "face-only": "the face's stream alone",
     "context-only": "the context's stream alone",
-    "literal-eq-7": "CAHFW-Net, attention gain of Eq. 7 to the letter",
+    "area-gain": "CAHFW-Net, attention times its number of places",
     "literal-eq-13": "CAHFW-Net, recalibration of Eq. 13 to the letter",
+    "no-norm": "CAHFW-Net without the norm, Eq. 7 to the letter",
+    "no-norm-area-gain": "CAHFW-Net without the norm, attention times its number of places",
+    "no-norm-se-af": "two streams without the norm, attention times its number of places",
 }
 
 
@@ -65,7 +71,8 @@ class LearnConfig:
     output: str = "build/learn"
     """Local folder of learn.json, learn.md, the corpus and one JSON a run; what is there is not done again."""
     networks: tuple[str, ...] = tuple(NETWORKS)
-    """Which to train: cahfw, se-ca-aa, se-af, face-only, context-only, literal-eq-7, literal-eq-13."""
+    """Which to train: cahfw, se-ca-aa, se-af, face-only, context-only, area-gain, literal-eq-13, no-norm,
+    no-norm-area-gain, no-norm-se-af."""
     seeds: int = 3
     """Trainings of each network, with seeds 0, 1, ... (count)."""
     train_examples: int = 1470
