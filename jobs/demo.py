@@ -27,7 +27,7 @@ def main(config: DemoConfig) -> int:
     make_corpus(top / "corpus", clips_per_class=(9, 3, 3))
     mark_synthetic(top / "corpus", name="demo corpus")
     shutil.copytree(top / "corpus" / "test", top / "new")
-    small = f"--batch-size 16 --lr 0.02 --dropout 0.2 --input-px 32 --epochs {config.epochs}"
+    small = f"--batch-size 16 --lr 0.05 --dropout 0.2 --input-px 32 --epochs {config.epochs}"
     for command in (
         f"preprocess.py --input {top}/corpus --output {top}/data --frames-per-clip 4",
         f"train.py --data {top}/data --output {top}/run {small}",
