@@ -56,7 +56,7 @@ class TrainConfig:
     """Learning rate of the first step; see --schedule."""
     schedule: Annotated[Literal["cosine", "constant"], Setting("training")] = "cosine"
     """Learning rate over the run: cosine anneals it to 0, step by step; constant keeps it."""
-    early_stop: Annotated[int | None, Setting("training", common=True)] = None
+    early_stop: Annotated[int | None, Setting("training")] = None
     """Epochs without a better validation top-1 accuracy after which the training ends. None: it does all --epochs."""
     optimizer: Annotated[Literal["sgd", "adamw"], Setting("training")] = "sgd"
     """sgd, or adamw, which does without --momentum and --nesterov."""
@@ -64,13 +64,13 @@ class TrainConfig:
     """Momentum of SGD, 0 up to 1 (exclusive)."""
     nesterov: Annotated[bool, Setting("training")] = True
     """Nesterov's form of momentum."""
-    weight_decay: Annotated[float, Setting("training", common=True)] = 0.0
+    weight_decay: Annotated[float, Setting("training")] = 0.0
     """L2 penalty (sgd) or decay (adamw) of parameters, see --decay."""
     decay: Annotated[Literal["all", "weights"], Setting("training")] = "all"
     """Parameters that --weight-decay is for: all, or weights, which spares norms and biases."""
     flooding: Annotated[float, Setting("training")] = 0.05
     """Level b of |loss - b| + b, in nats: the training loss is kept from falling under it. 0 turns it off."""
-    dropout: Annotated[float, Setting("training", common=True)] = 0.5
+    dropout: Annotated[float, Setting("training")] = 0.5
     """Share of features that dropout zeroes, 0 up to 1 (exclusive)."""
     pooled_norm: Annotated[PooledNorm | None, Setting("network")] = None
     """What each pooled vector passes before it is weighted: batch (batch norm) or none. None: batch, and in a resumed
@@ -98,7 +98,7 @@ class TrainConfig:
     parameter, such as 0.2; 0: never. Who is blended with whom depends on the number of workers."""
     label_smoothing: Annotated[float, Setting("training")] = 0.0
     """Share of the training target that is spread over all seven classes, 0 up to 1 (exclusive)."""
-    class_weights: Annotated[Literal["none", "balanced"], Setting("training", common=True)] = "none"
+    class_weights: Annotated[Literal["none", "balanced"], Setting("training")] = "none"
     """Weights of the training loss. balanced: each class counts as much as any other, however many examples it has."""
     warmup_steps: Annotated[int, Setting("training")] = 0
     """Steps over which the learning rate grows to --lr before the cosine begins."""
