@@ -133,7 +133,7 @@ def _given(plain: Any, message: type[msgspec.Struct]) -> dict[str, Any]:
     given = {}
     for each in msgspec.structs.fields(message):
         value = getattr(found, each.name)
-        if isinstance(value, float) and type(plain[each.name]) is not float:
+        if isinstance(value, float) and type(plain.get(each.name, 0.0)) is not float:
             raise ValueError(
                 f"{each.name} is {plain[each.name]!r}, no float"
             )  # msgspec takes whole numbers for floats.
