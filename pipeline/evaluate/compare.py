@@ -98,9 +98,9 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
             figure_1, faces = _mixed_faces(members[0], examples, probabilities[members[0]])
         networks.append(_network(network, paper, {run: infos[run] for run in members}, examples.labels, probabilities))
     names = Counter(network["name"] for network in networks)
-    for network in networks:
-        if names[network["name"]] > 1:  # trained with other settings, such as epochs
-            network["name"] += f" of {network['runs'][0]['run'].rsplit('/', 1)[-1]}"
+    alike = [network for network in networks if names[network["name"]] > 1]  # other settings, such as epochs
+    for network, ending in zip(alike, shortest_endings([net["runs"][0]["run"] for net in alike]), strict=True):
+        network["name"] += f" of {ending}"
     networks.sort(key=_order)
     comparison: dict[str, Any] = {
         "data": redacted(data_url),
@@ -113,6 +113,17 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
     }
     comparison["tables"] = [asdict(table) for table in comparison_tables(comparison)]
     return comparison, faces
+
+
+def shortest_endings(runs: Sequence[str]) -> list[str]:
+    """The last folders of each run's address, as many as tell it from all others."""
+    parts = [run.rstrip("/").split("/") for run in runs]
+    longest = max(map(len, parts), default=0)
+    for count in range(1, longest):
+        endings = ["/".join(each[-count:]) for each in parts]
+        if len(set(endings)) == len(endings):
+            return endings
+    return list(runs)
 
 
 def _data_of(config: EvaluateConfig, infos: Mapping[str, Mapping[str, Any]]) -> str:
@@ -170,6 +181,7 @@ def _predictions(run: str, data_url: str, *, config: EvaluateConfig) -> tuple[np
         batch_size=config.batch_size,
         device=device,
         loader_processes=num_loader_processes(config.loader_processes, device=device),
+        flip=described.get("flip_at_test", False),
     )
     return probabilities, examples
 
@@ -260,7 +272,8 @@ def _missing(networks: Sequence[Mapping[str, Any]], *, data_url: str, folder: st
         answers = [f"Table 2 and 3: {paper.table_2}"] * bool(paper.table_2)
         answers += [f"Table 4: {paper.table_4}"] * bool(paper.table_4)
         answers.append(f"Figure {', '.join(map(str, paper.figures))}")
-        missing.append({"network": name, "answers": "; ".join(answers), "command": shlex.join(parts)})
+        place = {"folder": folder, "output": f"{folder}/{name}"}
+        missing.append({"network": name, "answers": "; ".join(answers), "command": shlex.join(parts), **place})
     return missing
 
 
@@ -357,7 +370,11 @@ def write_comparison(config: EvaluateConfig) -> dict[str, Any]:
     output.put("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False).encode())
     output.delete("train-missing.sh")
     if comparison["missing"]:
-        again = ["python", "jobs/evaluate.py", "--compare", *config.compare, "--data", comparison["data"]]
+        # What is trained by then is compared too, wherever the named runs lie: else the same would be missing for ever.
+        trained = [
+            row["output"] for row in comparison["missing"] if row["folder"] not in map(absolute_url, config.compare)
+        ]
+        again = ["python", "jobs/evaluate.py", "--compare", *config.compare, *trained, "--data", comparison["data"]]
         again += ["--output", config.output]
         commands = [*(row["command"] for row in comparison["missing"]), shlex.join(again)]
         output.put("train-missing.sh", "".join(f"{line}\n" for line in ("set -e", *commands)).encode())

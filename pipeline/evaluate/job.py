@@ -76,19 +76,20 @@ def evaluate(
         "network": network_of(checkpoint.config),
         "splits": {
             split: _split_metrics(
-                model, examples, batch_size=batch_size, device=chosen, loader_processes=loader_processes
+                model,
+                examples,
+                batch_size=batch_size,
+                device=chosen,
+                loader_processes=loader_processes,
+                flip=description.get("flip_at_test", False),
             )
             for split, examples in datasets.items()
         },
     }
 
 
-def _split_metrics(
-    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: str, loader_processes: int = 0
-) -> dict[str, Any]:
-    probabilities, clip_ids = predict_examples(
-        model, examples, batch_size=batch_size, device=device, loader_processes=loader_processes
-    )
+def _split_metrics(model: nn.Module, examples: ExampleDataset, **options: Any) -> dict[str, Any]:
+    probabilities, clip_ids = predict_examples(model, examples, **options)
     predictions = probabilities.argmax(axis=1)
     clip_labels, clip_predictions = clips_of_examples(clip_ids, examples.labels, probabilities=probabilities)
     clip_level = metrics_of(confusion_matrix(clip_labels, clip_predictions))
@@ -97,7 +98,13 @@ def _split_metrics(
 
 
 def predict_examples(
-    model: nn.Module, examples: ExampleDataset, *, batch_size: int, device: str, loader_processes: int = 0
+    model: nn.Module,
+    examples: ExampleDataset,
+    *,
+    batch_size: int,
+    device: str,
+    loader_processes: int = 0,
+    flip: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
     """Probabilities `(num_examples, 7)` float64 and the clip of each example, in the order of the rows.
 
@@ -107,7 +114,7 @@ def predict_examples(
     loader = load_batches(batches, range(len(batches)), processes=loader_processes, device=device)
     console = Console(stderr=True)
     shown = track(loader, examples.split, console=console, transient=True, disable=not console.is_terminal)
-    logits = np.concatenate([logits for _, logits in predict(model, shown, device=device)])
+    logits = np.concatenate([logits for _, logits in predict(model, shown, device=device, flip=flip)])
     probabilities = softmax(logits)
     if not np.isfinite(probabilities).all():
         raise UsageError(

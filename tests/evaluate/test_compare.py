@@ -13,7 +13,7 @@ import torch
 from example_shards import PX, drawn_example, write_shards
 
 from pipeline.dataset.shards import read_manifest
-from pipeline.evaluate.compare import compare, runs_in
+from pipeline.evaluate.compare import compare, runs_in, shortest_endings
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.models.build import build_model
 from pipeline.models.checkpoint import save_checkpoint, write_best
@@ -115,6 +115,16 @@ def test_runs_that_differ_in_their_seed_alone_are_one_network_with_a_spread(data
     assert comparison["warnings"] == [f"{tmp_path}/runs/longer: at epoch 2 of 3; its training has not ended"]
 
 
+def test_runs_whose_folders_share_their_last_names_stay_two(data: str, tmp_path: Path):
+    for number, place in enumerate(("may/run", "june/run")):
+        write_run(str(tmp_path / place), data, lr=0.1 + number, says=("Happy", "Sad")[number])
+    comparison = compared([str(tmp_path / "may"), str(tmp_path / "june")], tmp_path)
+    assert sorted(network["name"] for network in comparison["networks"]) == ["cahfw of june/run", "cahfw of may/run"]
+    table_3 = next(found for found in comparison["tables"] if found["title"].startswith("Table 3"))
+    assert {"cahfw of june/run, ours", "cahfw of may/run, ours"} < set(table_3["columns"])
+    assert shortest_endings(["a/x/run", "b/x/run", "b/x/other"]) == ["a/x/run", "b/x/run", "b/x/other"]
+
+
 def test_the_literal_readings_never_pass_for_the_papers_network(data: str, tmp_path: Path):
     write_run(str(tmp_path / "runs/literal"), data, attention_gain="paper")
     comparison = compared([str(tmp_path / "runs/literal")], tmp_path)
@@ -162,6 +172,12 @@ def test_the_job_writes_every_form_and_a_script_that_trains_what_is_missing(data
     assert "Figure 11" in (out / "report.html").read_text()
     lines = (out / "train-missing.sh").read_text().splitlines()
     assert len(lines) == len(comparison["missing"]) + 2
-    assert lines[-1].startswith(f"python jobs/evaluate.py --compare {tmp_path}/runs/a {tmp_path}/runs/b --data {data}")
+    assert lines[-1].startswith(
+        f"python jobs/evaluate.py --compare {tmp_path}/runs/a {tmp_path}/runs/b {tmp_path}/runs/"
+    )
+    again = shlex.split(lines[-1])
+    compared_then = set(again[again.index("--compare") + 1 : again.index("--data")])
+    outputs = {(command := shlex.split(line))[command.index("--output") + 1] for line in lines[1:-1]}
+    assert outputs < compared_then  # so that a second script has nothing left to train
     wrong = subprocess.run([*command[:2], "--output", "x"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
