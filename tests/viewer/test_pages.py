@@ -52,7 +52,7 @@ def test_while_it_plays_each_box_lies_on_the_face_of_its_frame(viewer, browse, p
     page = open_clip(browse, viewer, path)
     # Past its middle person 1 of this clip is Sad, whose colour is that of the outline.
     seen = [each for each in page.evaluate(PLAYED) if path != "show/two.mp4" or each["time"] < 0.85]
-    assert len(seen) >= 10
+    assert len(seen) >= 4
     for each in seen:
         assert np.allclose(each["square"], each["outline"], atol=5), each
     assert np.ptp([each["square"][0] for each in seen]) > 30  # It moved.
