@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 from pipeline.corpus.listing import remote_modified
 from pipeline.ledger.audit import audit
 from pipeline.ledger.config import ForgetConfig
-from pipeline.ledger.files import arrow_bytes, json_bytes, parquet_bytes
+from pipeline.ledger.files import arrow_bytes, json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
+from pipeline.ledger.removal import rewrite
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
 from pipeline.records.clips import whole_id
@@ -93,10 +94,11 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
     units = snapshot.database.table(
         "select distinct unit from plan where clip_id in (select unnest($ids)) order by unit", ids=sorted(ids)
     )["unit"].to_pylist()
-    num_rows, faces = 0, set()
+    num_rows, faces = 0, set[bytes]()
     for unit in units:
-        rows, own = _rewrite(ledger, unit, ids)
-        num_rows, faces = num_rows + rows, faces | own
+        for table in rewrite(ledger, unit, ids, lambda row: asdict(_forgotten(row["clip_id"], row["path"]))):
+            num_rows += table.num_rows
+            faces |= _images(table)
     ledger.take_back(snapshot, ())  # compacted entries are copies of the old ones
     fresh = ledger.snapshot()
     committed = {shard["path"] for shard in fresh.shards()}
@@ -140,33 +142,6 @@ def _remember(storage: Storage, ids: frozenset[str]) -> tuple[str, ...]:
             manifests.add(hashlib.sha256(storage.read("manifest.json")).hexdigest())
     storage.put(RECORD, json_bytes({"clip_ids": sorted(ids | set(saved["clip_ids"])), "manifests": sorted(manifests)}))
     return tuple(sorted(manifests))
-
-
-def _rewrite(ledger: Ledger, unit: str, ids: frozenset[str]) -> tuple[int, set[bytes]]:
-    """Write a unit's shards without these clips, then its entry; how many rows left, and hashes of their images."""
-    (entry,) = ledger.entries([unit])
-    shards, num_rows, faces = [], 0, set()
-    for shard in entry["shards"]:
-        table = pq.read_table(pa.BufferReader(ledger.storage.read(shard["path"])))
-        is_own = pc.is_in(table["clip_id"], value_set=pa.array(sorted(ids), table["clip_id"].type))
-        own = table.filter(is_own)
-        if own.num_rows == 0:
-            shards.append(shard)
-            continue
-        num_rows += own.num_rows
-        faces |= _images(own)
-        data = parquet_bytes(table.filter(pc.invert(is_own)))
-        digest = hashlib.sha256(data).hexdigest()
-        path = f"{shard['path'].rpartition('/')[0]}/{unit}-{digest[:12]}.parquet"
-        ledger.storage.put(path, data)
-        changed = {"path": path, "rows": table.num_rows - own.num_rows, "bytes": len(data), "sha256": digest}
-        shards.append({**shard, **changed})
-    outcomes = [
-        asdict(_forgotten(row["clip_id"], row["path"])) if row["clip_id"] in ids else row for row in entry["outcomes"]
-    ]
-    if shards != entry["shards"] or outcomes != entry["outcomes"]:
-        ledger.storage.put(f"ledger/{unit}.json", json_bytes({**entry, "shards": shards, "outcomes": outcomes}))
-    return num_rows, faces
 
 
 def _forgotten(clip_id: str, path: str) -> Outcome:
