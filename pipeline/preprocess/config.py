@@ -163,7 +163,7 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
     split_fractions: Annotated[tuple[float, float, float], Setting("input", common=True)] = (0.7, 0.1, 0.2)
     """Shares of train, validation and test where the input gives no split; by clip, stable when clips are added."""
-    corrections: Annotated[str | None, Setting("input", common=True)] = None
+    corrections: Annotated[str | None, Setting("input")] = None
     """Output of jobs/score.py whose labels people corrected (path or URL): corrected faces become examples with the
     label that was said. Clips without a label of their own and without a correction are left out."""
     segment_seconds: Annotated[float, Setting("work", common=True)] = 0.0

@@ -88,7 +88,7 @@ class TrainConfig:
     the middle else. None: none, and public for a caer-net-s without --input-px."""
     flip: Annotated[bool, Setting("training")] = True
     """Mirror half of the training pairs left to right, the face and its context together."""
-    augment_face: Annotated[tuple[str, ...], Setting("training", common=True)] = ()
+    augment_face: Annotated[tuple[str, ...], Setting("training")] = ()
     """Changes of the training faces, not of their context: crop (70 to 100 % of the area), colour (brightness, contrast
     and saturation), contrast (more of it), hue, flip (apart from the context) and erase (a grey rectangle)."""
     flip_at_test: Annotated[bool, Setting("training")] = False

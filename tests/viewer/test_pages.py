@@ -6,7 +6,7 @@ from made_labels import MadeClip, box_at, make_labels
 from viewing import until, viewing
 
 # Of the frame that is on the screen: its time, the box of the bright square in it, and that of the outline of person 1
-# (#0072b2) in what is drawn over it; both in pixels of the video.
+# (#6a3d9a) in what is drawn over it; both in pixels of the video.
 SEEN = """() => {
   const video = document.getElementById("video"), over = document.getElementById("boxes");
   const around = (data, width, fits) => {
@@ -24,7 +24,7 @@ SEEN = """() => {
   const isWhite = (r, g, b) => r > 170 && g > 170 && b > 170;
   const square = around(pen.getImageData(0, 0, width, height / 2).data, width, isWhite);
   const data = over.getContext("2d").getImageData(0, 0, over.width, over.height).data;
-  const outline = around(data, over.width, (r, g, b, a) => a > 250 && r < 20 && Math.abs(g - 114) < 12 && b > 160);
+  const outline = around(data, over.width, (r, g, b, a) => a > 250 && Math.abs(r - 106) < 6 && Math.abs(g - 61) < 6 && Math.abs(b - 154) < 6);
   const [across, down] = [width / over.width, height / over.height];
   return { square, outline: outline && outline.map((value, side) => value * (side % 2 ? down : across)) };
 }"""
