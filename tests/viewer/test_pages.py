@@ -24,7 +24,8 @@ SEEN = """() => {
   const isWhite = (r, g, b) => r > 170 && g > 170 && b > 170;
   const square = around(pen.getImageData(0, 0, width, height / 2).data, width, isWhite);
   const data = over.getContext("2d").getImageData(0, 0, over.width, over.height).data;
-  const outline = around(data, over.width, (r, g, b, a) => a > 250 && Math.abs(r - 106) < 6 && Math.abs(g - 61) < 6 && Math.abs(b - 154) < 6);
+  const near = (value, wanted) => Math.abs(value - wanted) < 6;
+  const outline = around(data, over.width, (r, g, b, a) => a > 250 && near(r, 106) && near(g, 61) && near(b, 154));
   const [across, down] = [width / over.width, height / over.height];
   return { square, outline: outline && outline.map((value, side) => value * (side % 2 ? down : across)) };
 }"""
