@@ -71,7 +71,7 @@ def start_ray(*, least_cpus: int = 4) -> str:
                 ray.init(**options)
         except SystemExit:  # the answer of Ray's own handler to a SIGTERM
             raise KeyboardInterrupt from None
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Also a bare Exception, where a node takes too long to start.
             reason, address = " ".join(str(error).split())[:300], os.environ.get("RAY_ADDRESS")
             raise UsageError(f"RAY_ADDRESS is {address!r}: {reason}" if address else NOT_STARTED + reason) from error
         if threading.current_thread() is threading.main_thread():
