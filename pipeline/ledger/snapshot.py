@@ -254,6 +254,13 @@ class Snapshot:
         self.settle("latest")
         return map(outcome_of, self.database.rows(f"select * from latest where {where} order by path, clip_id"))
 
+    def units_that_ended_now(self, reason: str) -> list[str]:
+        """The units that had no entry when this run began, and in which a clip ended for this reason now, sorted."""
+        sql = (
+            "select distinct unit from outcomes anti join old_entries using (unit) where reason = $reason order by unit"
+        )
+        return [row["unit"] for row in self.database.rows(sql, reason=reason)]
+
     def count(self, column: str) -> dict[Any, int]:
         """How many inputs have each value of a column of `latest`."""
         self.settle("latest")

@@ -72,8 +72,8 @@ def run_units(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: Po
 
     Raises:
         StorageError, UsageError: where an actor meets one; every other would meet it too.
-        SystematicFault: where more than a tenth of the clips, and at least 10, met a fault of our own code. Their units
-            are pending again.
+        SystematicFault: where more than a tenth of the clips, and at least 10, met a fault of our own code. Actors are
+            still at work then: once they have ended, the caller takes back what met it.
     """
     units = snapshot.pending().of("compute")
     arguments = {"ledger_url": ledger.storage.url, **spec.start_shared()}
@@ -107,21 +107,17 @@ class _Receiver:
         self._ledger, self._snapshot = ledger, snapshot
         self._max_faults = max(MIN_FAULTS - 1, num_clips // MAX_FAULT_SHARE)
         self._entries: list[dict[str, Any]] = []
-        self._faulty: list[str] = []
         self._num_faults = 0
 
     def add(self, entry: dict[str, Any]) -> None:
         """Take one committed entry. Raises SystematicFault."""
         self._entries.append(entry)
         faults = [row for row in entry["outcomes"] if row["reason"] == OWN_FAULT]
-        if faults:
-            self._faulty.append(entry["unit"])
-            self._num_faults += len(faults)
+        self._num_faults += len(faults)
         if len(self._entries) >= ENTRIES_AT_ONCE:
             self.flush(is_many=True)
         if self._num_faults > self._max_faults:
             self.flush()
-            self._ledger.take_back(self._snapshot, self._faulty)
             raise SystematicFault(
                 f"{self._num_faults} clips met a fault of our own code, the last: {faults[-1]['detail']}; this is no "
                 "fault of the clips, which are tried again by the next run; report it with the lines above"

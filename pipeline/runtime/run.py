@@ -26,7 +26,7 @@ from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.describe import describe_audit, describe_changes, describe_summary
 from pipeline.runtime.job import Choice, Job
-from pipeline.runtime.pool import num_actors, run_units
+from pipeline.runtime.pool import SystematicFault, num_actors, run_units
 from pipeline.storage.redaction import redacted_values
 
 # Listings of one run: the first, and those after clips whose bytes had changed since.
@@ -146,11 +146,17 @@ def _compute(job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, co
             log_status("nothing is missing: every input has a state")
         return []
     spec = job.build_actor(choice)
-    with _ray() as where:
-        actors = num_actors(config, units.num_units)
-        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
-        check_nodes(ledger.storage.url)
-        return run_units(ledger, snapshot, spec, config=config)
+    try:
+        with _ray() as where:
+            actors = num_actors(config, units.num_units)
+            log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
+            check_nodes(ledger.storage.url)
+            return run_units(ledger, snapshot, spec, config=config)
+    except SystematicFault:
+        # Only now that no actor is left: those at work have committed units after the one that was too many.
+        ledger.refresh(snapshot)
+        ledger.take_back(snapshot, snapshot.units_that_ended_now(OWN_FAULT))
+        raise
 
 
 @contextmanager
