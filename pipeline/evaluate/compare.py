@@ -24,7 +24,7 @@ from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.shards import read_manifest
 from pipeline.evaluate.job import EvaluateConfig, predict_examples
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
-from pipeline.evaluate.tables import CAVEAT, NONE, ResultTable, confusion_table, markdown_lines, percent, print_tables
+from pipeline.evaluate.tables import CAVEAT, ResultTable, confusion_table, markdown_lines, print_tables
 from pipeline.faces.crops import encode_image
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint, read_checkpoint_info
@@ -39,6 +39,7 @@ from pipeline.report.paper import (
     answered_by,
     network_of,
 )
+from pipeline.report.values import NONE, percent
 from pipeline.runtime.console import print_line
 from pipeline.storage.redaction import redacted
 from pipeline.storage.remote import absolute_url

@@ -13,15 +13,13 @@ from rich.text import Text
 
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4, answered_by
+from pipeline.report.values import NONE, percent
 from pipeline.storage.redaction import terminal_text
 
 CAVEAT = (
     "Accuracies and F1 are percent, over single faces unless clips are named. The paper's are on the test set of"
     " CAER-S: ours stand beside them for comparison only where the data is CAER-S too."
 )
-
-
-NONE = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +86,6 @@ def _beside(paper: dict[str, float], row: str | None, ours: list[str], name: str
     """Rows of a table of the paper with ours in the row that our model answers, or in a row of its own."""
     rows = [[key, f"{value:.2f}", *(ours if key == row else [NONE] * len(ours))] for key, value in paper.items()]
     return rows if row else [*rows, [name, NONE, *ours]]
-
-
-def percent(share: float | None) -> str:
-    """A share as percent with two digits."""
-    return NONE if share is None else f"{100 * share:.2f}"
 
 
 def markdown_of(evaluation: dict[str, Any]) -> str:

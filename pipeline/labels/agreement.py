@@ -32,7 +32,7 @@ def moments_said(labels: Labels) -> list[Moment]:
     for each in standing(read_corrections(labels.storage)):
         if each.said == Said.EMOTION:
             by_clip[each.clip_id].append(each)
-    abstain_below = labels.info["config"].get("abstain_below", 0.0)
+    abstain_below = labels.abstain_below
     found: list[Moment] = []
     for clip_id, said in by_clip.items():
         clip = labels.clip(clip_id)

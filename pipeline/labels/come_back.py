@@ -106,7 +106,7 @@ def _said(clip: dict[str, Any], labels: Labels, *, label: str, annotator: str, s
 def _label_studio(labels: Labels, data: bytes, config: ExportConfig) -> Iterator[Said]:
     """Corrections of an export "JSON" of Label Studio: of each annotation, what differs from our prediction."""
     tasks = json.loads(data)
-    abstain_below = labels.info["config"].get("abstain_below", 0.0)
+    abstain_below = labels.abstain_below
     for task in tasks if isinstance(tasks, list) else [tasks]:
         clip, faces = _faces_of(labels, task["data"]["clip_id"])
         every = float(task["data"].get("every", config.every))

@@ -165,7 +165,7 @@ def _of_clip(
     labels: Labels, clip: dict[str, Any], faces: pa.Table, config: ExportConfig, videos: Videos | None
 ) -> bytes | list[bytes]:
     """The file of one clip. Raises VideoMissingError where it needs a video that cannot be read."""
-    how = {"every": config.every, "abstain_below": labels.info["config"].get("abstain_below", 0.0)}
+    how = {"every": config.every, "abstain_below": labels.abstain_below}
     if config.format == "webvtt":
         return webvtt(faces, **how)
     if config.format == "elan":

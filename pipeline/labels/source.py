@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.ledger.database import Database
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.outputs import model_folders
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
 from pipeline.records.evolution import read_shard
@@ -88,6 +89,11 @@ class Labels:
     def model(self) -> str:
         """The first 12 digits of the checkpoint's sha256."""
         return self.info["config"]["checkpoint_sha256"][:12]
+
+    @property
+    def abstain_below(self) -> float:
+        """The probability below which a face, person or clip got no emotion."""
+        return self.info["config"].get("abstain_below", 0.0)
 
     def clip(self, clip_id: str) -> dict[str, Any] | None:
         """The row of one clip, or None."""
@@ -180,12 +186,9 @@ def models_of(url: str) -> list[str]:
     storage = Storage(url)
     if storage.exists("plan/run.json"):
         return [storage.url]
-    try:
-        found = storage.filesystem.ls(storage.path(), detail=False)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{url} is not there; give the --output of jobs/score.py") from None
-    names = sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
-    models = [f"{storage.url}/{name}" for name in names if name.startswith("model=")]
+    models = [f"{storage.url}/{name}" for name in model_folders(storage)]
+    if not models and not storage.filesystem.isdir(storage.path()):
+        raise UsageError(f"{url} is not there; give the --output of jobs/score.py")
     if not models:
         raise UsageError(f"{url} holds no labels (no folder model=...); give the --output of jobs/score.py")
     return models

@@ -84,7 +84,7 @@ def person_rows(labels: Labels, chosen: dict[str, Any]) -> Iterator[list[Any]]:
 
 def moment_rows(labels: Labels, chosen: dict[str, Any], *, every: float) -> Iterator[list[Any]]:
     """A row for every person and interval in which it has a face."""
-    abstain_below = labels.info["config"].get("abstain_below", 0.0)
+    abstain_below = labels.abstain_below
     for clip, faces, _ in labels.labelled(**chosen):
         for person, own in by_person(faces).items():
             for moment in moments_of(own, every=every, abstain_below=abstain_below):

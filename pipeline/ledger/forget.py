@@ -91,15 +91,15 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
         )
     manifests = _remember(ledger.storage, ids)
     ledger.reopen()
+    ledger.drop_compacted()  # They are copies of the old entries.
     units = snapshot.database.table(
         "select distinct unit from plan where clip_id in (select unnest($ids)) order by unit", ids=sorted(ids)
     )["unit"].to_pylist()
     num_rows, faces = 0, set[bytes]()
     for unit in units:
-        for table in rewrite(ledger, unit, ids, lambda row: asdict(_forgotten(row["clip_id"], row["path"]))):
+        for table in rewrite(ledger, unit, ids, lambda row: asdict(_forgotten(row["clip_id"], row["path"]))).removed:
             num_rows += table.num_rows
             faces |= _images(table)
-    ledger.take_back(snapshot, ())  # compacted entries are copies of the old ones
     fresh = ledger.snapshot()
     committed = {shard["path"] for shard in fresh.shards()}
     num_deleted = sum(_clear(ledger.storage, name, ids, keep=committed) for name in ledger.storage.sizes(""))

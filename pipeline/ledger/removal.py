@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,41 +46,45 @@ def remove_clips(ledger: Ledger, snapshot: Snapshot, clip_ids: Sequence[str], *,
     ledger.drop_compacted()
     ended = {"state": str(state), "reason": reason, **dict.fromkeys(COUNTED.values(), 0)}
     for unit_id in units:
-        (before,) = ledger.entries([unit_id])
-        rewrite(ledger, unit_id, clip_ids, lambda row: {**row, **ended})
-        (after,) = ledger.entries([unit_id])
-        kept = {shard["path"] for shard in after["shards"]}
-        for shard in before["shards"]:
-            if shard["path"] not in kept:
-                ledger.storage.delete(shard["path"])
+        for path in rewrite(ledger, unit_id, clip_ids, lambda row: {**row, **ended}).old_shards:
+            ledger.storage.delete(path)
     snapshot.forget_entries(units)
     ledger.refresh(snapshot)
 
 
+class Rewritten(NamedTuple):
+    """What was taken out of a unit's shards, a table a shard, and the old shards, which no entry names any more."""
+
+    removed: list[pa.Table]
+    old_shards: list[str]
+
+
 def rewrite(
     ledger: Ledger, unit_id: str, clip_ids: Collection[str], ended: Callable[[dict[str, Any]], dict[str, Any]]
-) -> list[pa.Table]:
-    """Write a unit's shards without the rows of these whole clips, and then its entry; the rows that were taken out.
+) -> Rewritten:
+    """Write a unit's shards without the rows of these whole clips, and then its entry. The old shards stay.
 
     Args:
         ended: gives for the outcome of such a clip, or of a segment of one, another.
-
-    The old shards stay, and no entry names them any more.
     """
     (entry,) = ledger.entries([unit_id])
-    shards, removed = [], []
+    ids = frozenset(clip_ids)
+    values = pa.array(sorted(ids), pa.string())
+    shards, found = [], Rewritten([], [])
     for shard in entry["shards"]:
         table = pq.read_table(pa.BufferReader(ledger.storage.read(shard["path"])))
-        is_own = pc.is_in(table["clip_id"].cast(pa.string()), value_set=pa.array(sorted(clip_ids), pa.string()))
+        is_own = pc.is_in(table["clip_id"].cast(pa.string()), value_set=values)
         own = table.filter(is_own)
-        removed.append(own)
-        shards.append(_put_again(ledger, shard, table.filter(pc.invert(is_own))) if own.num_rows else shard)
-    outcomes = [
-        ended(row) if {row["clip_id"], whole_id(row["clip_id"])} & set(clip_ids) else row for row in entry["outcomes"]
-    ]
+        if own.num_rows == 0:
+            shards.append(shard)
+            continue
+        shards.append(_put_again(ledger, shard, table.filter(pc.invert(is_own))))
+        found.removed.append(own)
+        found.old_shards.append(shard["path"])
+    outcomes = [ended(row) if {row["clip_id"], whole_id(row["clip_id"])} & ids else row for row in entry["outcomes"]]
     if shards != entry["shards"] or outcomes != entry["outcomes"]:
         ledger.storage.put(f"ledger/{unit_id}.json", json_bytes({**entry, "shards": shards, "outcomes": outcomes}))
-    return removed
+    return found
 
 
 def _put_again(ledger: Ledger, shard: dict[str, Any], table: pa.Table) -> dict[str, Any]:

@@ -152,13 +152,11 @@ class ClipExtractor:
         """The clip as a local file under a neutral name. Raises ArchiveError and OSError."""
         copies = self._copies() if local_path(clip.url) is None or is_member(clip.url) else None
         if whole_id(clip.clip_id) != clip.clip_id:
-            if self._film_of != (
-                clip.url,
-                clip.content_id,
-            ):  # The next segment of this actor is mostly one of the same film.
+            film = clip.url, clip.content_id
+            if self._film_of != film:  # The next segment of this actor is mostly one of the same film.
                 self._forget_film()  # Should the next one not be there.
                 self._film_path = self._film.enter_context(local_file(clip, copies=copies, contents=self._contents))
-                self._film_of = clip.url, clip.content_id
+                self._film_of = film
             assert self._film_path is not None
             yield self._film_path
             return

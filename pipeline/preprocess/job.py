@@ -170,7 +170,6 @@ def job_of(
         return Choice()
 
     def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
-        ledger.refresh(snapshot)
         num_removed = remove_replaced(ledger, snapshot)
         if num_removed:
             log_status(f"{num_removed} inputs have other bytes now: their old examples are taken out")

@@ -22,7 +22,6 @@ from pipeline.storage.remote import (
     local_path,
     open_filesystem,
     require_content,
-    while_unchanged,
 )
 from pipeline.storage.retry import StorageError
 
@@ -64,8 +63,7 @@ def open_archive(url: str, num_bytes: int, block_bytes: int, content_id: str, *,
         return open(local, "rb")
     filesystem, path = open_filesystem(url)
     what = f"{url} cannot be read"
-    if while_unchanged(filesystem, content_id) is filesystem:
-        require_content(filesystem, path, content_id, url=url)
+    require_content(filesystem, path, content_id, url=url)
     return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes, content_id=content_id)
 
 

@@ -68,6 +68,7 @@ def short(value: Any) -> Any:
 
 
 def percent(share: float | None) -> str:
+    """A share as percent with two digits."""
     return NONE if share is None else f"{100 * share:.2f}"
 
 

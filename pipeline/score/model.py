@@ -103,9 +103,7 @@ def model_words(facts: Mapping[str, Any]) -> list[str]:
     if facts["accuracy"] is None:
         right = "its accuracy is not known"
     else:
-        right = f"right on {facts['accuracy']:.1%} of {facts['num_validation']:,} validation examples".replace(
-            "%", " %"
-        )
+        right = f"right on {_percent(facts['accuracy'])} of {facts['num_validation']:,} validation examples"
         right += "" if facts["ece"] is None else f", calibration error {facts['ece']:.2f}"
     decides = f"undecided below a probability of {facts['abstain_below']:.2f}"
     said = [facts["card"]] if facts.get("card") else []

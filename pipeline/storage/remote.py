@@ -80,8 +80,7 @@ def fetch(url: str, to: Path, *, size_bytes: int | None, content_id: str = "") -
 
     what = f"{url} cannot be copied to {to.parent}"
     call(reader, "get_file", path, str(to), what=what, then=check, size_bytes=size_bytes or 2**33)
-    if reader is filesystem:
-        require_content(filesystem, path, content_id, url=url)
+    require_content(filesystem, path, content_id, url=url)
 
 
 def while_unchanged(filesystem: Any, content_id: str) -> Any:
@@ -92,9 +91,9 @@ def while_unchanged(filesystem: Any, content_id: str) -> Any:
 def require_content(filesystem: Any, path: str, content_id: str, *, url: str) -> None:
     """Raise ContentChangedError where the store says now that a file has other content than was listed.
 
-    Web servers are not asked: their etags mean nothing.
+    S3 is not asked, whose reads say so themselves (`while_unchanged`), and no web server: their etags mean nothing.
     """
-    if content_id in UNKNOWN or is_on_the_web(filesystem):
+    if content_id in UNKNOWN or _is_s3(filesystem) or is_on_the_web(filesystem):
         return
     filesystem.invalidate_cache()
     found = stored_content_id(call(filesystem, "info", path, what=f"{url} cannot be read"))
