@@ -21,6 +21,7 @@ lint: setup # All of them run; it fails if any did.
 	$(BIN)/ruff check . || failed="$$failed ruff-check"; \
 	$(BIN)/ruff format --check --quiet . || failed="$$failed ruff-format(make_format)"; \
 	$(BIN)/pyright --pythonpath $(BIN)/python || failed="$$failed pyright"; \
+	$(BIN)/vulture || failed="$$failed vulture"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 format: setup

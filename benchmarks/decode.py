@@ -25,6 +25,7 @@ from pipeline.video.open import open_clip
 EVERY = Sampling(frames_per_clip=None, every_frame=True)
 # Mean levels of 255 by which another frame must be nearer: the two FFmpegs convert colours a little differently.
 NEARER = 0.25
+NUM_ENCODED = 3
 ENCODINGS = {  # name: (codec, options)
     "xvid-b-frames.avi": ("mpeg4", {"b": "2000000", "g": "5", "bf": "2"}),
     "h264-open-groups.mp4": (
@@ -42,13 +43,37 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     """
     if config.clips is None:
         clips = [*clips, *other_encodings(clips, folder)]
-    with Sandbox(build_work, {}) as sandbox:
-        return _measure(clips, sandbox, config=config)
-
-
-def _measure(clips: Sequence[Clip], sandbox: Sandbox, *, config: BenchmarkConfig) -> dict[str, Any]:
     num_frames = config.frames_per_clip
-    taken: dict[str, list[dict[str, float]]] = {way: [] for way in _TIMED}
+    with Sandbox(build_work, {}) as sandbox:
+        rows, without_reference = _checked(clips, sandbox, num_frames=num_frames)
+        # Only clips that every way can read are timed, so that the sums are of the same work.
+        failed = {path for path, row in rows.items() if any("failed" in each for each in row["decoders"].values())}
+        timed = [clip for clip in clips if clip.path in rows and clip.path not in failed]
+        rounds = [_timed(timed, sandbox, num_frames=num_frames) for _ in range(config.rounds)]
+    total_frames = sum(rows[clip.path]["num_frames"] for clip in timed)
+    return {
+        "num_clips": len(clips),
+        "num_clips_timed": len(timed),
+        "num_frames_timed": total_frames,
+        "frames_per_clip": num_frames,
+        "ways": {
+            way: _summary(
+                [row["decoders"][way] for row in rows.values()],
+                [each[way] for each in rounds],
+                num_clips=len(timed),
+                num_frames=total_frames,
+            )
+            for way in _TIMED
+        },
+        "clips": rows,
+        "without_reference": without_reference,
+    }
+
+
+def _checked(
+    clips: Sequence[Clip], sandbox: Sandbox, *, num_frames: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """By path what each way made of a clip, and why a clip has no reference to hold that against."""
     rows: dict[str, dict[str, Any]] = {}
     without_reference: dict[str, str] = {}
     for clip in clips:
@@ -69,44 +94,34 @@ def _measure(clips: Sequence[Clip], sandbox: Sandbox, *, config: BenchmarkConfig
             wrong = sum(is_wrong(image, index, reference=reference) for index, image in pairs)
             chosen = {key: found[key] for key in ("decoder", "decoder_reason") if key in found}
             row["decoders"][way] = {"num_sampled": len(found["indexes"]), "num_wrong": wrong, **chosen}
-    # Only clips that every way can read are timed, so that the sums are of the same work.
-    failed = {path for path, row in rows.items() if any("failed" in each for each in row["decoders"].values())}
-    timed = [clip for clip in clips if clip.path in rows and clip.path not in failed]
-    for _ in range(config.rounds):
-        seconds: dict[str, dict[str, float]] = {way: {"cpu_seconds": 0.0, "wall_seconds": 0.0} for way in _TIMED}
-        for clip in timed:
-            for way in _TIMED:
-                found = _decode(sandbox, way, clip, num_frames=num_frames)
-                for key in seconds[way]:
-                    seconds[way][key] += found[key]
+    return rows, without_reference
+
+
+def _timed(clips: Sequence[Clip], sandbox: Sandbox, *, num_frames: int) -> dict[str, dict[str, float]]:
+    """The seconds of each way over all the clips, once."""
+    seconds: dict[str, dict[str, float]] = {way: {"cpu_seconds": 0.0, "wall_seconds": 0.0} for way in _TIMED}
+    for clip in clips:
         for way in _TIMED:
-            taken[way].append(seconds[way])
-    total_frames = sum(rows[clip.path]["num_frames"] for clip in timed)
+            found = _decode(sandbox, way, clip, num_frames=num_frames)
+            for key in seconds[way]:
+                seconds[way][key] += found[key]
+    return seconds
 
-    def summary(way: str) -> dict[str, Any]:
-        ended = [row["decoders"][way] for row in rows.values()]
-        whole = [each for each in ended if "failed" not in each]
-        per_clip = max(len(timed), 1) / 1000
-        return {
-            "cpu_ms_per_clip": spread(each["cpu_seconds"] / per_clip for each in taken[way]),
-            "wall_ms_per_clip": spread(each["wall_seconds"] / per_clip for each in taken[way]),
-            "cpu_ms_per_frame_of_clip": spread(
-                1000 * each["cpu_seconds"] / max(total_frames, 1) for each in taken[way]
-            ),
-            "num_sampled": sum(each["num_sampled"] for each in whole),
-            "num_wrong": sum(each["num_wrong"] for each in whole),
-            "clips_with_wrong_frames": sum(each["num_wrong"] > 0 for each in whole),
-            "clips_failed": len(ended) - len(whole),
-        }
 
+def _summary(
+    ended: Sequence[dict[str, Any]], taken: Sequence[dict[str, float]], *, num_clips: int, num_frames: int
+) -> dict[str, Any]:
+    """The figures of one way. ended: of each clip. taken: seconds of each round."""
+    whole = [each for each in ended if "failed" not in each]
+    per_clip = max(num_clips, 1) / 1000
     return {
-        "num_clips": len(clips),
-        "num_clips_timed": len(timed),
-        "num_frames_timed": total_frames,
-        "frames_per_clip": num_frames,
-        "ways": {way: summary(way) for way in _TIMED},
-        "clips": rows,
-        "without_reference": without_reference,
+        "cpu_ms_per_clip": spread(each["cpu_seconds"] / per_clip for each in taken),
+        "wall_ms_per_clip": spread(each["wall_seconds"] / per_clip for each in taken),
+        "cpu_ms_per_frame_of_clip": spread(1000 * each["cpu_seconds"] / max(num_frames, 1) for each in taken),
+        "num_sampled": sum(each["num_sampled"] for each in whole),
+        "num_wrong": sum(each["num_wrong"] for each in whole),
+        "clips_with_wrong_frames": sum(each["num_wrong"] > 0 for each in whole),
+        "clips_failed": len(ended) - len(whole),
     }
 
 
@@ -121,11 +136,11 @@ def is_wrong(image: np.ndarray, index: int, *, reference: np.ndarray) -> bool:
     return bool(apart[index] > apart.min() + NEARER)
 
 
-def other_encodings(clips: Sequence[Clip], folder: Path, *, num_clips: int = 3) -> list[Clip]:
+def other_encodings(clips: Sequence[Clip], folder: Path) -> list[Clip]:
     """The first clips again in common forms in which seeking by packets goes astray."""
     made = folder / "encodings"
     made.mkdir()
-    for number, clip in enumerate(clips[:num_clips]):
+    for number, clip in enumerate(clips[:NUM_ENCODED]):
         frames = [frame.image for frame in open_clip(local_path(clip.url) or "", EVERY)]
         for name, (codec, options) in ENCODINGS.items():
             with av.open(str(made / f"{number}-{name}"), "w") as container:

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import fsspec
 import psutil
 from rich.console import Console
 
@@ -35,6 +36,7 @@ from pipeline.storage.store import Storage
 BUCKET = "made"
 SERVERS = ("moto", "pages")
 KEYS_PER_PAGE = 1000
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "made", "AWS_SECRET_ACCESS_KEY": "made", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +64,8 @@ def listing(config: ListingConfig) -> dict[str, Any]:
 
     Raises UsageError where moto is not installed.
     """
-    with _serving(config.keys, server=config.server) as (endpoint, server):
-        options = {
-            "endpoint_url": endpoint,
-            "key": "made",
-            "secret": "made",
-            "client_kwargs": {"region_name": "us-east-1"},
-        }
-        rows = {
-            "read_corpus": _measured(lambda: _read(options), server),
-            "boto3's paginator": _measured(lambda: _paginated(endpoint), server),
-        }
+    with _serving(config.keys, server=config.server) as (endpoint, server), _reached(endpoint):
+        rows = {"read_corpus": _measured(_read, server), "boto3's paginator": _measured(_paginated, server)}
     results = {"machine": machine(), "keys": config.keys, "server": config.server, "ways": rows}
     Storage(config.output).put("listing.json", (json.dumps(results, indent=1) + "\n").encode())
     return results
@@ -100,6 +93,21 @@ def _serving(num_keys: int, *, server: str) -> Iterator[tuple[str, psutil.Proces
     finally:
         process.kill()
         process.join()
+
+
+@contextmanager
+def _reached(endpoint: str) -> Iterator[None]:
+    """S3 is at this address, for all that reads the AWS variables."""
+    before = dict(os.environ)
+    stores: Any = fsspec.get_filesystem_class("s3")
+    os.environ |= {"AWS_ENDPOINT_URL": endpoint, **CREDENTIALS}
+    stores.clear_instance_cache()  # One that was made before is at its own address.
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+        stores.clear_instance_cache()
 
 
 def _serve_pages(num_keys: int, connection: Connection) -> None:
@@ -188,21 +196,19 @@ def _measured(work: Callable[[], tuple[int, int]], server: psutil.Process) -> di
     }
 
 
-def _read(options: Mapping[str, Any]) -> tuple[int, int]:
+def _read() -> tuple[int, int]:
     requests: list[str] = []
-    store = open_filesystem(f"s3://{BUCKET}", options)[0]  # the one that read_corpus takes
+    store = open_filesystem(f"s3://{BUCKET}")[0]  # the one that read_corpus takes
     store.connect()
     store.s3.meta.events.register("before-call.s3", lambda model, **_: requests.append(model.name))
-    corpus = read_corpus(f"s3://{BUCKET}", storage_options=options)
+    corpus = read_corpus(f"s3://{BUCKET}")
     return corpus.num_clips, len(requests)
 
 
-def _paginated(endpoint: str) -> tuple[int, int]:
+def _paginated() -> tuple[int, int]:
     import boto3
 
-    keys = {"aws_access_key_id": "made", "aws_secret_access_key": "made"}
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
-    sizes = [page["KeyCount"] for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)]
+    sizes = [page["KeyCount"] for page in boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET)]
     return sum(sizes), len(sizes)
 
 

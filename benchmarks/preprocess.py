@@ -109,7 +109,40 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     extract_config = resolved(
         ExtractConfig(frames_per_clip=config.frames_per_clip, detector_precision=config.detector_precision)
     )
-    for_baseline = clips[: config.baseline_clips]
+    contenders = _contenders(clips, extract_config, config=config)
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for number in range(config.rounds):
+        rounds.append({})
+        for name, contender in contenders.items():
+            log_status(f"    round {number + 1}: {name}")
+            rounds[-1][name] = contender(folder / f"round-{number}-{name.replace(' ', '-')}")
+    boxes = rounds[0][BASELINE]["boxes"]
+    beside = Ledger(str(folder / f"round-0-{PLAIN.replace(' ', '-')}"))
+    return {
+        "num_clips": len(clips),
+        "clips_per_shard": config.clips_per_shard,
+        "frames_per_clip": config.frames_per_clip,
+        "detector_precision": extract_config.detector_precision,
+        "steady_state": "from the last worker's first end of a unit to the first worker's last; see Timing and steady",
+        "ray_init_seconds": spread(
+            each[name]["ray_init_seconds"] for each in rounds for name in (ONE_ACTOR, TWO_ACTORS)
+        ),
+        "contenders": {
+            name: {
+                **{key: spread(each[name].get(key) for each in rounds) for key in MEASURED},
+                **({"num_clips": len(clips[: config.baseline_clips])} if name == BASELINE else {}),
+            }
+            for name in contenders
+        },
+        "ratios": _ratios(rounds),
+        "boxes_beside_baseline": _compare_boxes(boxes, beside),
+    }
+
+
+def _contenders(
+    clips: Sequence[Clip], extract_config: ExtractConfig, *, config: BenchmarkConfig
+) -> dict[str, Callable[[Path], dict[str, Any]]]:
+    """By name what runs the clips into a folder, and returns its figures."""
 
     def ours(run: Callable[[str], dict[str, float]], output: Path) -> dict[str, Any]:
         started = time.time()
@@ -130,52 +163,33 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
         return lambda output: run_on_ray(clips, output, extract_config, pool)
 
     def baseline(output: Path) -> dict[str, Any]:
-        return _run_baseline(for_baseline, output, num_frames=config.frames_per_clip, num_processes=2)
+        return _run_baseline(clips[: config.baseline_clips], output, num_frames=config.frames_per_clip, num_processes=2)
 
-    contenders: dict[str, Callable[[Path], dict[str, Any]]] = {
+    return {
         PLAIN: lambda output: ours(plain(1), output),
         TWO_PLAIN: lambda output: ours(plain(2), output),
         ONE_ACTOR: lambda output: ours(on_ray(1), output),
         TWO_ACTORS: lambda output: ours(on_ray(2), output),
         BASELINE: baseline,
     }
-    rounds: list[dict[str, dict[str, Any]]] = []
-    for number in range(config.rounds):
-        rounds.append({})
-        for name, contender in contenders.items():
-            log_status(f"    round {number + 1}: {name}")
-            rounds[-1][name] = contender(folder / f"round-{number}-{name.replace(' ', '-')}")
-    boxes = rounds[0][BASELINE]["boxes"]
-    summaries: dict[str, dict[str, Any]] = {
-        name: {key: spread(each[name].get(key) for each in rounds) for key in MEASURED} for name in contenders
-    }
-    summaries[BASELINE]["num_clips"] = len(for_baseline)
+
+
+def _ratios(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """What one contender had over another, within each round."""
 
     def ratios(key: str, over: str, under: str) -> dict[str, Any] | None:
         pairs = [(each[over].get(key), each[under].get(key)) for each in rounds]
         return spread(a / b for a, b in pairs if a is not None and b is not None)
 
     return {
-        "num_clips": len(clips),
-        "clips_per_shard": config.clips_per_shard,
-        "frames_per_clip": config.frames_per_clip,
-        "detector_precision": extract_config.detector_precision,
-        "steady_state": "from the last worker's first end of a unit to the first worker's last; see Timing and steady",
-        "ray_init_seconds": spread(
-            each[name]["ray_init_seconds"] for each in rounds for name in (ONE_ACTOR, TWO_ACTORS)
-        ),
-        "contenders": summaries,
-        "ratios": {
-            "one actor / plain loop, clips/s": ratios("clips_per_second", ONE_ACTOR, PLAIN),
-            "one actor / plain loop, core-seconds of the worker": ratios("core_seconds_per_clip", ONE_ACTOR, PLAIN),
-            "one actor / plain loop, core-seconds with Ray": ratios("job_core_seconds_per_clip", ONE_ACTOR, PLAIN),
-            "two plain loops / one, clips/s": ratios("clips_per_second", TWO_PLAIN, PLAIN),
-            "two actors / one actor, clips/s": ratios("clips_per_second", TWO_ACTORS, ONE_ACTOR),
-            "two actors / two plain loops, clips/s": ratios("clips_per_second", TWO_ACTORS, TWO_PLAIN),
-            "two actors / baseline, clips/s": ratios("clips_per_second", TWO_ACTORS, BASELINE),
-            "baseline / two actors, core-seconds": ratios("job_core_seconds_per_clip", BASELINE, TWO_ACTORS),
-        },
-        "boxes_beside_baseline": _compare_boxes(boxes, Ledger(str(folder / f"round-0-{PLAIN.replace(' ', '-')}"))),
+        "one actor / plain loop, clips/s": ratios("clips_per_second", ONE_ACTOR, PLAIN),
+        "one actor / plain loop, core-seconds of the worker": ratios("core_seconds_per_clip", ONE_ACTOR, PLAIN),
+        "one actor / plain loop, core-seconds with Ray": ratios("job_core_seconds_per_clip", ONE_ACTOR, PLAIN),
+        "two plain loops / one, clips/s": ratios("clips_per_second", TWO_PLAIN, PLAIN),
+        "two actors / one actor, clips/s": ratios("clips_per_second", TWO_ACTORS, ONE_ACTOR),
+        "two actors / two plain loops, clips/s": ratios("clips_per_second", TWO_ACTORS, TWO_PLAIN),
+        "two actors / baseline, clips/s": ratios("clips_per_second", TWO_ACTORS, BASELINE),
+        "baseline / two actors, core-seconds": ratios("job_core_seconds_per_clip", BASELINE, TWO_ACTORS),
     }
 
 

@@ -40,13 +40,13 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def locate(url: str, storage_options: Mapping[str, Any] | None) -> tuple[str, AbstractFileSystem | None]:
+def locate(url: str) -> tuple[str, AbstractFileSystem | None]:
     """The absolute local path and None, or the name in a store and the store."""
     if (path := local_path(url)) is not None:
         return os.path.abspath(path), None
     protocol = url.partition("://")[0]
     try:
-        store, name = open_filesystem(url, storage_options)
+        store, name = open_filesystem(url)
     except (ImportError, TypeError, ValueError) as error:
         raise CorpusError(
             f"input {shown_url(url)}: {shown_url(str(error))}; install the fsspec package of {protocol!r}, "

@@ -55,7 +55,6 @@ def read_manifest_file(
     store: AbstractFileSystem | None,
     *,
     split_fractions: Sequence[float] | None,
-    storage_options: Mapping[str, Any] | None,
     shown: str,
     allow_private_hosts: bool = False,
 ) -> Corpus:
@@ -74,7 +73,7 @@ def read_manifest_file(
         for where, row in _manifest_rows(content, columns, extension=extension, shown=shown):
             if not allow_private_hosts:
                 _check_host(row["url"], f"manifest {shown}, {where}", folder, own_host)
-            yield where, row["url"], _file_of_row(row, f"manifest {shown}, {where}", folder, store, storage_options)
+            yield where, row["url"], _file_of_row(row, f"manifest {shown}, {where}", folder, store)
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
     folders = _checked_rows(files, shown=shown)
@@ -105,7 +104,6 @@ def _file_of_row(
     thing: str,
     folder: str,
     store: AbstractFileSystem | None,
-    storage_options: Mapping[str, Any] | None,
 ) -> ListedFile:
     url = row["url"]
     if not isinstance(url, str) or not (url := url.strip()) or "\0" in url or re.fullmatch(r"[\w+.-]+:/*", url):
@@ -113,7 +111,7 @@ def _file_of_row(
     if store is None and "\\" in url and "://" not in url and not os.path.exists(os.path.join(folder, url)):
         url = url.replace("\\", "/")  # written on Windows
     if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
-        row_place, row_store = locate(url, storage_options)
+        row_place, row_store = locate(url)
     elif store is None:
         row_place, row_store = os.path.abspath(os.path.join(folder, url)), None
     elif "://" in folder:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline.corpus.kinds import is_manifest
 from pipeline.corpus.layouts import read_files
@@ -26,7 +25,6 @@ def read_corpus(
     *,
     layout: str = "auto",
     split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2),
-    storage_options: Mapping[str, Any] | None = None,
     follow_links: bool = False,
     allow_private_hosts: bool = False,
 ) -> Corpus:
@@ -63,13 +61,12 @@ def read_corpus(
     if not input_url:
         raise CorpusError("the input is empty; give a folder, file, glob or manifest, local or as a URL")
     with one_line_errors(input_url):
-        place, store = locate(input_url, storage_options)
+        place, store = locate(input_url)
         if layout in ("auto", "manifest") and is_manifest(place, store):
             return read_manifest_file(
                 place,
                 store,
                 split_fractions=split_fractions,
-                storage_options=storage_options,
                 allow_private_hosts=allow_private_hosts,
                 shown=shown_url(input_url),
             )
@@ -86,7 +83,7 @@ def require_input(input_url: str) -> None:
     if not input_url:
         raise CorpusError("the input is empty; give a folder, file, glob or manifest, local or as a URL")
     with one_line_errors(input_url):
-        place, store = locate(input_url, None)
+        place, store = locate(input_url)
         wildcard = re.search(r"[^/]*[*?[]", place)
         above = (place[: wildcard.start()].rstrip("/") or "/") if wildcard else place
         if store is None:

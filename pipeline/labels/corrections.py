@@ -14,10 +14,7 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
-
-from pipeline.records.columns import table_of
-from pipeline.records.corrections import CORRECTION_SCHEMA, Correction, Said
+from pipeline.records.corrections import Correction, Said
 from pipeline.records.evolution import with_defaults
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
@@ -70,11 +67,6 @@ def standing(corrections: Iterable[Correction]) -> list[Correction]:
         if each.undoes in by_id and by_id[each.undoes].annotator == each.annotator and each.said == Said.UNDO
     }
     return [each for each in rows if each.said != Said.UNDO and each.correction_id not in undone]
-
-
-def correction_table(corrections: Iterable[Correction]) -> pa.Table:
-    """Rows of CORRECTION_SCHEMA."""
-    return table_of(corrections, CORRECTION_SCHEMA)
 
 
 def covers(correction: Correction, *, track_index: int, pts_seconds: float) -> bool:

@@ -12,6 +12,8 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.vocabulary import SCHEMA_VERSION
 
+MAX_NAMED = 5  # examples of a kind of change
+
 
 @dataclass(frozen=True, kw_only=True)
 class Some:
@@ -99,10 +101,10 @@ def plan_clips(
     return snapshot, plan(ledger, snapshot, **options)
 
 
-def some_of(snapshot: Snapshot, query: str, *, num_examples: int = 5) -> Some:
+def some_of(snapshot: Snapshot, query: str) -> Some:
     """The number of rows of a query (or named query) with one column of text, and the first of them."""
     count, examples = 0, []
     for batch in snapshot.database.batches(query):
-        examples += batch.column(0).slice(0, max(num_examples - len(examples), 0)).to_pylist()
+        examples += batch.column(0).slice(0, max(MAX_NAMED - len(examples), 0)).to_pylist()
         count += batch.num_rows
     return Some(count=count, examples=tuple(examples))

@@ -21,6 +21,7 @@ from pipeline.dataset.card import examples_card
 from pipeline.dataset.description import NAME as DESCRIPTION
 from pipeline.dataset.description import description_bytes, read_description
 from pipeline.faces.detector import Detect
+from pipeline.faces.spec import detector_spec
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.removal import remove_replaced
 from pipeline.ledger.snapshot import Snapshot
@@ -225,7 +226,12 @@ def write_page(found: Run, *, config: PreprocessConfig) -> None:
         examples,
         title="Preprocessed corpus",
         classes=list(found.snapshot.settle("planned").database.rows(CLASSES)),
-        provenance={"Output": {"output": found.ledger.storage.url, "input": without_secrets(config.input)}},
+        provenance={
+            "Output": {"output": found.ledger.storage.url, "input": without_secrets(config.input)},
+            "Detection": {"detector": config.detector, "its scores": detector_spec(config.detector).score_meaning}
+            if config.boxes is None
+            else {"boxes": without_secrets(config.boxes)},
+        },
         no_thumbnails=config.no_thumbnails,
         blur_faces=config.blur_faces,
     )

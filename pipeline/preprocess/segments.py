@@ -146,6 +146,7 @@ def build_probe() -> Callable[..., Generator[None, None, Any]]:
     """
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[None, None, Any]:
+        yield from ()  # It has a result, and no items.
         stage("open")
         if "edges" not in task:
             return claimed_range(task["path"], stream=task["stream"])
@@ -156,7 +157,6 @@ def build_probe() -> Callable[..., Generator[None, None, Any]]:
             stage("shots")
             found.append(max((time for time in shots_of(frames) if time <= edge), default=None))
         return found
-        yield
 
     return work
 

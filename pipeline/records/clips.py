@@ -47,11 +47,6 @@ class Clip:
         if start is not None and end is not None and end <= start:
             raise ValueError(f"clip {self.path}: it ends at {end} s, before it starts at {start} s; check the manifest")
 
-    @property
-    def joins_segments(self) -> bool:
-        """Whether its result is that of its segments, which are clips of their own."""
-        return self.same_as == self.clip_id
-
 
 CLIP_SCHEMA = schema_of(Clip, "one row per input clip: the plan")
 

@@ -1,11 +1,11 @@
-"""What a person said of a label: one object each, and their table."""
+"""What a person said of a label: one object each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.records.columns import column, schema_of
+from pipeline.records.columns import column
 from pipeline.records.vocabulary import EMOTIONS
 
 
@@ -52,6 +52,3 @@ class Correction:
         start, end = self.start_pts_seconds, self.end_pts_seconds
         if start is not None and end is not None and end <= start:
             raise ValueError(f"the span ends at {end} s, before it starts at {start} s")
-
-
-CORRECTION_SCHEMA = schema_of(Correction, "one row per correction: what a person said of a label")

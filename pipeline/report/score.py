@@ -65,10 +65,6 @@ def score_page(
     )
 
 
-def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: short(each) for name, each in facts.items() if not isinstance(each, list | dict)}
-
-
 def _night(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """The night's totals, and its figures beside those of the nights before; None where nothing was scored."""
     night, drift = summary.get("night"), summary.get("drift")

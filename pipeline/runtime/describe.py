@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.ledger.audit import RARE_STATES, Audit
-from pipeline.ledger.planning import Changes, Some
+from pipeline.ledger.planning import MAX_NAMED, Changes, Some
 from pipeline.ledger.retry import Verified
 from pipeline.records.outcomes import OWN_FAULT
-
-MAX_NAMED = 5
 
 
 def describe_changes(changes: Changes) -> list[str]:

@@ -90,7 +90,6 @@ class DetectorActor:
     """What one GPU does: gathers the frames that wait, searches them together, and answers each sender."""
 
     def __init__(self, build: Callable[[], Detect]) -> None:
-        self.num_batches = 0
         self._detect = build()
         self._waiting: list[Request] = []
         self._running: asyncio.Task[None] | None = None
@@ -127,7 +126,6 @@ class DetectorActor:
 
     def _search(self, groups: list[list[np.ndarray]], upsample: int) -> list[list[list[Face]] | Exception]:
         """The faces of each sender's frames, or why there are none; the detector puts frames of one size together."""
-        self.num_batches += 1
         try:
             faces = iter(self._detect([image for images in groups for image in images], upsample=upsample))
             return [[next(faces) for _ in images] for images in groups]

@@ -34,7 +34,7 @@ def absolute_url(url: str) -> str:
     return url.rstrip("/") if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
-def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+def open_filesystem(url: str) -> tuple[Any, str]:
     """The file system of a URL and the path in it. Raises ImportError, TypeError or ValueError where there is none.
 
     Not fsspec's `url_to_fs`: it takes "::" inside a name for a chain of stores.
@@ -43,15 +43,15 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
         return fsspec.filesystem("file"), url
     protocol = url.partition("://")[0]
     kind: Any = fsspec.get_filesystem_class(protocol)
+    options: dict[str, Any] = {}
     if protocol in ("s3", "s3a"):
         # botocore's 4 retries inside the 5 of s3fs inside ours would be 160 requests for one object. Those of s3fs
         # stay: they are over in 2 s, and go on with a body where it was cut. Concurrency within one object would ask
         # for its size first (HEAD), whose answer cannot say why it is refused.
-        own = {"config_kwargs": {"retries": {"total_max_attempts": 1}}, "max_concurrency": 1}
-        options = {**own, **(options or {})}
+        options = {"config_kwargs": {"retries": {"total_max_attempts": 1}}, "max_concurrency": 1}
     elif protocol.lower() in ("http", "https"):
-        options = {"get_client": public_client, **(options or {})}
-    return kind(**{**kind._get_kwargs_from_urls(url), **(options or {})}), kind._strip_protocol(url)
+        options = {"get_client": public_client}
+    return kind(**{**kind._get_kwargs_from_urls(url), **options}), kind._strip_protocol(url)
 
 
 def read_url(url: str) -> bytes:

@@ -764,17 +764,14 @@ def test_missing_buckets_folders_and_credentials_are_told_in_one_line(s3, monkey
     assert "\n" not in str(caught.value)
 
 
-def test_a_store_that_does_not_answer_is_told_in_one_line(s3) -> None:
+def test_a_store_that_does_not_answer_is_told_in_one_line(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    options = {
-        "endpoint_url": f"http://127.0.0.1:{port}",
-        "config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 2},
-        "skip_instance_cache": True,
-    }
+    s3.fs.clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     with pytest.raises(CorpusError, match=r"cannot be read: .*; check the address, the network and the store"):
-        read_corpus(s3.url("clips"), storage_options=options)
+        read_corpus(s3.url("clips"))
 
 
 def test_any_fsspec_store_is_read() -> None:

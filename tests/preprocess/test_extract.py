@@ -441,11 +441,22 @@ def test_frames_of_many_senders_are_searched_together_and_a_wrong_one_costs_its_
     image = portrait(105)
     config = ExtractConfig(detector="dlib-hog")
 
+    calls = []
+
+    def build():
+        detect = detect_of(config, device="cpu")
+
+        def noted(images, *, upsample):
+            calls.append(len(images))
+            return detect(images, upsample=upsample)
+
+        return noted
+
     async def send():
-        actor = DetectorActor(partial(detect_of, config, device="cpu"))
+        actor = DetectorActor(build)
         senders = [actor.detect([image] * 2, 0), actor.detect([image[:, ::-1]], 0), actor.detect([image], 0)]
         together = await asyncio.gather(*senders)
-        num_together = actor.num_batches
+        num_together = list(calls)
         mixed = await asyncio.gather(
             actor.detect([image], 0), actor.detect([image.astype(np.float32)], 0), return_exceptions=True
         )
@@ -457,7 +468,7 @@ def test_frames_of_many_senders_are_searched_together_and_a_wrong_one_costs_its_
     expected = alone([image], upsample=0)
     assert len(expected[0]) == 1
     assert together == [expected * 2, alone([image[:, ::-1]], upsample=0), expected]
-    assert num_together == 1
+    assert num_together == [4]
     assert mixed[0] == expected
     assert isinstance(mixed[1], ValueError)
     assert both_sizes == [expected, alone([image], upsample=1)]
