@@ -19,7 +19,7 @@ FOLDERS = {
     "storage": "aiohttp fsspec pyarrow tenacity",
     "video": "PIL av decord numpy",
     "faces": "PIL dlib numpy torch",
-    "sandbox": "msgpack numpy psutil",
+    "sandbox": "msgpack msgspec numpy psutil",
     "corpus": "fsspec pyarrow",
     "ledger": "duckdb psutil pyarrow",
     "runtime": "av numpy pyarrow ray rich yaml",

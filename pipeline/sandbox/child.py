@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.sandbox.confinement import allow_cpu_seconds, confine, die_with_parent, keep_environment, limit_memory
 from pipeline.sandbox.limits import SandboxLimits, Work, says_out_of_memory
-from pipeline.sandbox.messages import send
+from pipeline.sandbox.messages import Answer, Failed, Fault, Item, Ready, Result, Stage, send
 
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
@@ -43,9 +43,9 @@ def serve(
         work = build(**arguments)
         limit_memory(limits.memory_bytes)
     except Exception as error:  # noqa: BLE001 - told to the supervisor, which raises it
-        send(pipe.fileno(), ("failed", f"{type(error).__name__}: {error}"))
+        send(pipe.fileno(), Failed(f"{type(error).__name__}: {error}"))
         return
-    send(pipe.fileno(), ("ready", confinement))
+    send(pipe.fileno(), Ready(confinement))
     while True:
         try:
             task = pipe.recv()
@@ -68,26 +68,26 @@ def _let_go_of_others() -> None:
 
 
 def _run_one(pipe: Connection, work: Work, task: Any, limits: SandboxLimits) -> None:
-    def tell(kind: str, value: Any) -> None:
+    def tell(answer: Answer) -> None:
         # Where the supervisor does not look, as while its caller is busy, a child that spins ends by itself.
         allow_cpu_seconds(2 * limits.timeout_seconds)
-        send(pipe.fileno(), (kind, value))
+        send(pipe.fileno(), answer)
 
     allow_cpu_seconds(2 * limits.timeout_seconds)
     try:
-        items = work(task, lambda stage: tell("stage", stage))
+        items = work(task, lambda stage: tell(Stage(stage)))
         while True:
             try:
-                tell("item", next(items))
+                tell(Item(next(items)))
             except StopIteration as end:
-                tell("result", (end.value, _peak_memory_bytes()))
+                tell(Result(end.value, _peak_memory_bytes()))
                 return
     except Exception as error:  # noqa: BLE001 - one clip's error, told with its kind
         reason = getattr(error, "reason", None) or "exception"
         text = str(error) if reason != "exception" else f"{type(error).__name__}: {error}"
         if reason == "exception" and _is_out_of_memory(error):
             reason, text = "memory", f"asked for more than {limits.memory_bytes / 2**20:.0f} MiB: {text}"
-        tell("error", ((reason, text[:2000]), _peak_memory_bytes()))
+        tell(Fault(reason, text[:2000], _peak_memory_bytes()))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

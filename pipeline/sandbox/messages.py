@@ -1,8 +1,9 @@
 """Messages of a process that is not trusted: plain values become bytes and bytes plain values, and no code runs.
 
-None, bool, int, float, str, bytes, lists, mappings with text as keys and numpy arrays of numbers. A pickle would let
-its sender run anything in its reader. A message is 8 bytes of lengths, a part in msgpack, and the bytes and arrays,
-which lie behind it as they are: a small part that is read value by value, and a large one that is not read at all.
+None, bool, int, float, str, bytes, lists, mappings with text as keys and numpy arrays of numbers, and of these what a
+child may say (`Answer`), each a type with its checks. A pickle would let its sender run anything in its reader. A
+message is 8 bytes of lengths, a part in msgpack, and the bytes and arrays, which lie behind it as they are: a small
+part that is read value by value, and a large one that is not read at all.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import os
 import re
 import select
 import struct
-from typing import Any
+from typing import Annotated, Any
 
 import msgpack
+import msgspec
 import numpy as np
 
 # Read value by value, a byte may become 64 (an empty list); all else is taken as it is.
@@ -36,6 +38,63 @@ _NUMBERS = re.compile(r"[<|][biuf][1248]")
 
 class MessageError(ValueError):
     """What came is no message, or a value is none that a message can hold."""
+
+
+# What a child may call a stage or a reason.
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z_, ]{0,39}\Z")]
+
+
+PeakBytes = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
+
+
+class Ready(msgspec.Struct, tag="ready", array_like=True, forbid_unknown_fields=True):
+    """The work is built. confinement: what the child gave up, by name."""
+
+    confinement: dict[str, str]
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True, forbid_unknown_fields=True):
+    """The work cannot be built."""
+
+    detail: str
+
+
+class Stage(msgspec.Struct, tag="stage", array_like=True, forbid_unknown_fields=True):
+    """The task is in another stage."""
+
+    name: Name
+
+
+class Item(msgspec.Struct, tag="item", array_like=True, forbid_unknown_fields=True):
+    """The task yielded a plain value."""
+
+    value: Any
+
+
+class Result(msgspec.Struct, tag="result", array_like=True, forbid_unknown_fields=True):
+    """The task returned a plain value; the most resident memory that the child has had (bytes)."""
+
+    value: Any
+    peak_bytes: PeakBytes
+
+
+class Fault(msgspec.Struct, tag="error", array_like=True, forbid_unknown_fields=True):
+    """The task raised; the most resident memory that the child has had (bytes)."""
+
+    reason: Name
+    detail: str
+    peak_bytes: PeakBytes
+
+
+Answer = Ready | Failed | Stage | Item | Result | Fault
+
+
+def answer_of(plain: Any) -> Answer:
+    """The answer of a child that a plain value holds. Raises MessageError."""
+    try:
+        return msgspec.convert(plain, Answer, builtin_types=(bytes,))
+    except msgspec.ValidationError:
+        raise MessageError("it is not what was asked for") from None
 
 
 def send(descriptor: int, value: Any) -> None:
@@ -62,6 +121,8 @@ def _packed(value: Any, parts: list[Any]) -> Any:
     if isinstance(value, np.ndarray):
         parts.append(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
         return msgpack.ExtType(_ARRAY, msgpack.packb([value.dtype.str, value.shape]))
+    if isinstance(value, msgspec.Struct):
+        return _packed([value.__struct_config__.tag, *msgspec.structs.astuple(value)], parts)
     if isinstance(value, dict):
         return {key: _packed(each, parts) for key, each in value.items()}
     return [_packed(each, parts) for each in value] if isinstance(value, list | tuple) else value

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -30,7 +29,18 @@ import psutil
 from pipeline.sandbox.child import serve
 from pipeline.sandbox.confinement import MAX_FILE_BYTES, folder_to_read, is_below, is_home_or_above
 from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError, Work, says_out_of_memory
-from pipeline.sandbox.messages import MessageError, Receiver
+from pipeline.sandbox.messages import (
+    Answer,
+    Failed,
+    Fault,
+    Item,
+    MessageError,
+    Ready,
+    Receiver,
+    Result,
+    Stage,
+    answer_of,
+)
 
 POLL_SECONDS = 0.05
 
@@ -39,17 +49,11 @@ POLL_SECONDS = 0.05
 RECYCLED_SHARE = 0.5
 
 
-# What a child may call a stage or a reason; the reasons of a sandbox are its own to give.
-NAME = re.compile(r"[a-z][a-z_, ]{0,39}")
-
-
+# A sandbox's own to give, and not a child's.
 SANDBOX_REASONS = ("crash", "killed", "hang", "bad_answer")
 
 
 MAX_STAGES = 40
-
-
-MAX_PEAK_BYTES = 2**48
 
 
 MAX_FOLDERS = 8
@@ -161,17 +165,15 @@ class Sandbox:
         self._process = process
         self.num_starts += 1
         try:
-            kind, value = self._receive(
-                kinds=("ready", "failed"), stage="start", timeout_seconds=self.limits.start_seconds
-            )
+            answer = self._receive(Ready | Failed, stage="start", timeout_seconds=self.limits.start_seconds)
         except SandboxError as error:
             if error.reason == "killed":
                 raise  # No fault of the installation: the next start may go well.
             raise SandboxStartError(f"the sandboxed worker did not start: {error.detail}") from error
-        if kind != "ready":
+        if not isinstance(answer, Ready):
             self._stop()
-            raise SandboxStartError(f"the sandboxed worker did not start: {value}")
-        self.confinement = {str(name): str(word) for name, word in value.items()}
+            raise SandboxStartError(f"the sandboxed worker did not start: {answer.detail}")
+        self.confinement = answer.confinement
         self._built_bytes = self.memory_bytes()
 
     def run(self, task: Any) -> tuple[list[Any], Any]:
@@ -213,25 +215,21 @@ class Sandbox:
             raise self._crash(stage) from None
         try:
             while True:
-                kind, value = self._receive(
-                    kinds=("stage", "item", "result", "error"),
-                    stage=stage,
-                    timeout_seconds=self.limits.timeout_seconds,
+                answer = self._receive(
+                    Stage | Item | Result | Fault, stage=stage, timeout_seconds=self.limits.timeout_seconds
                 )
-                if kind == "stage":
+                if isinstance(answer, Stage):
                     now = time.monotonic()
                     self.stage_seconds[stage] += now - since
-                    stage, since = value, now
-                elif kind == "item":
-                    yield value
+                    stage, since = answer.name, now
+                elif isinstance(answer, Item):
+                    yield answer.value
                 else:
                     is_whole = True
-                    value, peak = value
-                    self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
-                    if kind == "result":
-                        return value
-                    reason, detail = value
-                    raise SandboxError(reason, detail, stage=stage, fatal=False)
+                    self.peak_memory_bytes = max(self.peak_memory_bytes, answer.peak_bytes)
+                    if isinstance(answer, Result):
+                        return answer.value
+                    raise SandboxError(answer.reason, answer.detail, stage=stage, fatal=False)
         finally:
             self.stage_seconds[stage] += time.monotonic() - since
             if not is_whole:
@@ -257,8 +255,8 @@ class Sandbox:
         room = self.limits.memory_bytes - self._built_bytes
         return self.memory_bytes() > self._built_bytes + RECYCLED_SHARE * max(room, 0)
 
-    def _receive(self, *, kinds: tuple[str, ...], stage: str, timeout_seconds: float) -> tuple[str, Any]:
-        """The next message of the child; watches its memory and its silence, and kills it at a limit."""
+    def _receive(self, kinds: Any, *, stage: str, timeout_seconds: float) -> Any:
+        """The next answer of the child, one of `kinds`; watches its memory and its silence, and kills it at a limit."""
         assert self._answers is not None
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -267,7 +265,7 @@ class Sandbox:
                 is_whole, message = self._answers.receive(timeout_seconds=POLL_SECONDS)
                 if is_whole:
                     self._num_task_bytes += self._answers.num_last_bytes
-                    return self._checked(message, kinds=kinds)
+                    return self._checked(answer_of(message), kinds=kinds)
             except (EOFError, ConnectionError):
                 raise self._crash(stage) from None
             except MessageError as error:
@@ -280,23 +278,18 @@ class Sandbox:
                     "hang", f"no progress for {timeout_seconds:g} s in {stage}; killed", stage=stage, fatal=True
                 )
 
-    def _checked(self, message: Any, *, kinds: tuple[str, ...]) -> tuple[str, Any]:
-        """The kind and the value of a message that is one of `kinds`. Raises MessageError."""
-        match message:
-            case ["ready", dict()] | ["failed", str()] | ["item", _]:
-                holds = True
-            case ["stage", str(name)]:
-                is_known = name in self.stage_seconds or len(self.stage_seconds) < MAX_STAGES
-                holds = is_known and bool(NAME.fullmatch(name))
-            case ["result", [_, int(peak)]]:
-                holds = 0 <= peak < MAX_PEAK_BYTES
-            case ["error", [[str(reason), str()], int(peak)]]:
-                holds = bool(NAME.fullmatch(reason)) and reason not in SANDBOX_REASONS and 0 <= peak < MAX_PEAK_BYTES
+    def _checked(self, answer: Answer, *, kinds: Any) -> Answer:
+        """An answer that is one of `kinds` and means something at this point. Raises MessageError."""
+        match answer:
+            case Stage(name=name):
+                holds = name in self.stage_seconds or len(self.stage_seconds) < MAX_STAGES
+            case Fault(reason=reason):
+                holds = reason not in SANDBOX_REASONS
             case _:
-                holds = False
-        if not holds or message[0] not in kinds:
+                holds = True
+        if not holds or not isinstance(answer, kinds):
             raise MessageError("it is not what was asked for")
-        return message[0], message[1]
+        return answer
 
     def _watch_memory(self, stage: str) -> None:
         """Look at the child's memory, at most every POLL_SECONDS, also while it sends without a pause."""
