@@ -23,7 +23,8 @@ from benchmarks.tables import table
 from pipeline.evaluate.calibration import expected_calibration_error, undecided_below
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.validation import fitted_temperature
-from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint, put, save_checkpoint, write_best
+from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import put, write_best
 from pipeline.models.predict import softmax
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.records.vocabulary import UsageError

@@ -21,14 +21,8 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from benchmarks.fer2013_images import PX, Split
 from pipeline.dataset.dataset import normalised
 from pipeline.evaluate.validation import fitted_temperature
-from pipeline.models.checkpoint import (
-    best_of,
-    committed_epochs,
-    drop_old_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    write_best,
-)
+from pipeline.models.checkpoint import drop_old_checkpoints, load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import best_of, committed_epochs, write_best
 from pipeline.models.face_resnet import FaceResNet, standardised
 
 SIZES = ((0.5, 32), (1.0, 40))  # up to which part of the schedule, side of the pictures in pixels

@@ -35,7 +35,8 @@ from benchmarks.machine import machine
 from benchmarks.soak import memory_by_role
 from benchmarks.tables import table
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import save_checkpoint, write_best
+from pipeline.models.checkpoint import save_checkpoint
+from pipeline.models.checkpoint_info import write_best
 from pipeline.records.clips import Clip
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status

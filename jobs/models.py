@@ -10,7 +10,7 @@ from pipeline.models.config import ModelsConfig
 
 def main(config: ModelsConfig) -> int:
     # PyTorch, which --help does without.
-    from pipeline.models.checkpoint import read_checkpoint_info
+    from pipeline.models.checkpoint_info import read_checkpoint_info
     from pipeline.models.shipped import SHIPPED, card_of
     from pipeline.score.model import describe_model, model_record
 

@@ -27,7 +27,8 @@ from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.tables import CAVEAT, ResultTable, confusion_table, markdown_lines, print_tables
 from pipeline.faces.crops import encode_image
 from pipeline.faces.devices import resolve_device
-from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint, read_checkpoint_info
+from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint
+from pipeline.models.checkpoint_info import read_checkpoint_info
 from pipeline.models.predict import reads_of
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.report.paper import (

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -48,6 +48,42 @@ def build_detector(
     in place of the installed package's. Raises UsageError for a wrong option or weights file, and for a library that is
     missing.
     """
+    spec, options = _checked_options(
+        name,
+        upsample=upsample,
+        score_threshold=score_threshold,
+        precision=precision,
+        device=device,
+        weights=weights,
+    )
+    try:
+        return spec.build(options)
+    except ModuleNotFoundError as error:
+        if spec.extra is None:
+            raise
+        raise UsageError(
+            f"detector {name} needs {error.name}, which is not installed: pip install '{spec.extra}'"
+        ) from None
+
+
+def check_detector(name: str, **options: Any) -> None:
+    """Raise UsageError where `build_detector` would with these options, in no time for a detector that can tell."""
+    spec, found = _checked_options(name, **options)
+    if spec.check is None:
+        build_detector(name, **options)
+    else:
+        spec.check(found)
+
+
+def _checked_options(
+    name: str,
+    *,
+    upsample: int = 0,
+    score_threshold: float = 0.0,
+    precision: str = "auto",
+    device: str = "auto",
+    weights: str | None = None,
+) -> tuple[DetectorSpec, DetectorOptions]:
     spec = detector_spec(name)
     _check_choice("precision", precision, PRECISIONS)
     _check_choice("device", device, DEVICES)
@@ -69,14 +105,7 @@ def build_detector(
         device=resolved,
         weights=spec.weights.find(weights) if spec.weights else None,
     )
-    try:
-        return spec.build(options)
-    except ModuleNotFoundError as error:
-        if spec.extra is None:
-            raise
-        raise UsageError(
-            f"detector {name} needs {error.name}, which is not installed: pip install '{spec.extra}'"
-        ) from None
+    return spec, options
 
 
 def _runs_in(spec: DetectorSpec, precision: str, device: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import sys
 
 from pipeline.records.vocabulary import UsageError
 
@@ -18,9 +21,9 @@ def resolve_device(asked: str) -> str:
     """
     if asked not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:\d{1,3}", asked):
         raise UsageError(f"device {asked!r} is not known; use auto, cpu, cuda or cuda:N")
-    if asked == "cpu":
-        return asked
-    import torch  # Not before: a job that detects on CPU with dlib alone needs none.
+    if asked == "cpu" or (asked == "auto" and not _may_have_gpu()):
+        return "cpu"
+    import torch  # Not before: it takes a second, and a job that detects on CPU with dlib alone needs none.
 
     num_there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked == "auto":
@@ -30,3 +33,14 @@ def resolve_device(asked: str) -> str:
     if int(asked.partition(":")[2] or 0) >= num_there:
         raise UsageError(f"device {asked!r} is not there: PyTorch sees {num_there} GPUs here; use auto or cpu")
     return asked
+
+
+def _may_have_gpu() -> bool:
+    """Whether PyTorch could see one here: the driver of NVIDIA or AMD is there. True where that cannot be told."""
+    if sys.platform != "linux" or os.path.exists("/dev/kfd"):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # As PyTorch itself looks for it.
+    except OSError:
+        return False
+    return True

@@ -127,6 +127,8 @@ class DetectorSpec:
         finds_more_upsampled: whether a second look at doubled images finds smaller faces.
         weights: the file that it reads, if any.
         extra: what brings its libraries, as `pip install` takes it, where the package does not.
+        check: raises what `build` would raise for options, without loading a library; where it is None, a job builds
+            the detector before it plans, only to learn that.
         preload: modules that a sandbox's fork server imports before a child starts, because they take long.
     """
 
@@ -138,6 +140,7 @@ class DetectorSpec:
     finds_more_upsampled: bool = False
     weights: Weights | None = None
     extra: str | None = None
+    check: Callable[[DetectorOptions], None] | None = None
     preload: tuple[str, ...] = ()
 
     @property

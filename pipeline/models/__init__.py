@@ -9,7 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cahfw": ["CAHFWNet"],
         "caer_net": ["CAERNetS", "CAHFWNetWithoutRecalibration", "SingleStream"],
         "backbones": ["BACKBONES", "Backbone"],
-        "checkpoint": ["load_checkpoint", "read_checkpoint_info", "save_checkpoint"],
+        "checkpoint": ["load_checkpoint", "save_checkpoint"],
+        "checkpoint_info": ["read_checkpoint_info"],
         "predict": ["Predictor", "predict"],
     },
 )

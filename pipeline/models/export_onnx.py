@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.dataset.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.models.build import default_reads
 from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint
-from pipeline.models.predict import temperature_of
+from pipeline.models.checkpoint_info import temperature_of
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.storage.store import Storage
 

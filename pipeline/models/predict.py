@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.dataset.dataset import Batch, batch_of, normalised
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.checkpoint_info import temperature_of
 from pipeline.records.faces import Example
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.records.vocabulary import EMOTIONS
 
 
 @torch.inference_mode()
@@ -95,11 +95,3 @@ def reads_of(described: Mapping[str, Any]) -> dict[str, Any]:
         "context_px": described["context_px"],
         "context_crop": described.get("context_crop", "none"),
     }
-
-
-def temperature_of(info: dict[str, Any]) -> float:
-    """What the checkpoint's logits are divided by; 1.0 where it was never fitted. Raises UsageError if it is none."""
-    temperature = info.get("temperature", 1.0)
-    if not isinstance(temperature, int | float) or not math.isfinite(temperature) or temperature <= 0:
-        raise UsageError(f"the checkpoint's temperature is {temperature!r}; it must be above 0: train it again")
-    return float(temperature)

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.storage.remote import read_url
 
 # Names that others give to the seven.
 SYNONYMS = {
@@ -145,3 +147,62 @@ def _check_outputs(sidecar: Sidecar, *, where: str) -> None:
     named = [SYNONYMS[name.lower()] for name in asked]
     if missing := [emotion for emotion in EMOTIONS if named.count(emotion) != 1]:
         raise UsageError(f"{where}: outputs must have each emotion once; it is not so for {', '.join(missing)}")
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideModel:
+    """An .onnx file and what its sidecar says."""
+
+    content: bytes
+    sidecar: Sidecar
+
+
+def is_onnx(url: str) -> bool:
+    """Whether a checkpoint is a model from outside."""
+    return url.lower().endswith(".onnx")
+
+
+def read_onnx(url: str) -> OutsideModel:
+    """The file and its sidecar, of its name but for the ending. UsageError where one is missing or not the other's."""
+    beside = f"{url[: -len('.onnx')]}.json"
+    read = {}
+    for name in (url, beside):
+        try:
+            read[name] = read_url(name)
+        except OSError as error:
+            cure = "" if name == url else "; write what the model wants and gives: jobs/README.md, models from outside"
+            raise UsageError(f"checkpoint {name} can't be read ({error}){cure}") from None
+    sidecar, digest = read_sidecar(read[beside], where=beside), hashlib.sha256(read[url]).hexdigest()
+    if digest != sidecar.sha256:
+        raise UsageError(
+            f"checkpoint {url}: its sha256 is {digest[:12]}…, {beside} says {sidecar.sha256[:12]}…; fetch it again"
+        )
+    return OutsideModel(read[url], sidecar)
+
+
+def onnx_info(outside: OutsideModel) -> dict[str, Any]:
+    """What `read_checkpoint_info` says of a run, of a model from outside. Its sha256 is of model and sidecar."""
+    sidecar = outside.sidecar
+    told = hashlib.sha256(f"{sidecar.sha256} {sidecar!r}".encode()).hexdigest()
+    return {
+        "epoch": 0,
+        "step": 0,
+        "checkpoint_sha256": told,
+        "config": {
+            "model": {
+                "name": sidecar.name,
+                "options": {"reads": "pair" if len(sidecar.inputs) == 2 else sidecar.inputs[0]},
+                "face_px": sidecar.face_px,
+                "context_px": sidecar.context_px,
+            },
+            "training": {},
+            "preprocessing": {"detector": "dlib-cnn", **sidecar.preprocessing, "box_margin": sidecar.margin},
+        },
+        "metrics": dict(sidecar.metrics),
+        "temperature": sidecar.temperature,
+        "data": dict(sidecar.data),
+        "trained_at": sidecar.trained_at,
+        "card": sidecar.card,
+        "manifest_sha256": "",
+        "history": [],
+    }

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.faces.detector import Detect, Detector, build_detector
+from pipeline.faces.detector import Detect, Detector, build_detector, check_detector
 from pipeline.faces.given_boxes import read_boxes
 from pipeline.faces.spec import detector_spec, detectors_on
 from pipeline.preprocess.config import PATH_FIELDS, ExtractConfig
 from pipeline.records.faces import Face
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.cluster import resolve_worker_device
-from pipeline.runtime.shared_detector import start_detectors
+from pipeline.runtime.worker_device import resolve_worker_device
 from pipeline.storage.remote import absolute_url
 
 
@@ -27,14 +26,18 @@ def detector_of(config: ExtractConfig, *, upsample: int | None = None, device: s
     """
     if config.boxes is not None:
         return None
-    return build_detector(
-        config.detector,
-        upsample=config.upsample if upsample is None else upsample,
-        score_threshold=config.score_threshold,
-        precision=config.detector_precision,
-        device=device,
-        weights=config.detector_weights,
-    )
+    options = _options(config, device=device)
+    return build_detector(config.detector, **(options if upsample is None else {**options, "upsample": upsample}))
+
+
+def _options(config: ExtractConfig, *, device: str) -> dict[str, Any]:
+    return {
+        "upsample": config.upsample,
+        "score_threshold": config.score_threshold,
+        "precision": config.detector_precision,
+        "device": device,
+        "weights": config.detector_weights,
+    }
 
 
 def detect_of(config: ExtractConfig, *, device: str) -> Detect:
@@ -78,8 +81,16 @@ def shared_detection(
     """What starts the detectors that all actors of a run share, on CUDA; None on CPU, where each has its own."""
     if device == "cpu":
         return None
-    build = functools.partial(detect_of, config, device=device)
-    return lambda: {"shared_detect": start_detectors(build, device=device, num_gpus_each=num_gpus_each)}
+
+    def start() -> Mapping[str, Any]:
+        from pipeline.runtime.shared_detector import (
+            start_detectors,
+        )  # Ray, which a run that misses nothing does without.
+
+        build = functools.partial(detect_of, config, device=device)
+        return {"shared_detect": start_detectors(build, device=device, num_gpus_each=num_gpus_each)}
+
+    return start
 
 
 def resolved(config: ExtractConfig, *, device: str = "cpu") -> ExtractConfig:
@@ -98,9 +109,10 @@ def resolved(config: ExtractConfig, *, device: str = "cpu") -> ExtractConfig:
             values[name] = absolute_url(values[name])
     if config.boxes is not None:
         read_boxes(values["boxes"])
+        return ExtractConfig(**values)
     found = ExtractConfig(**values)
     if device == "cpu":
-        detector_of(found)
+        check_detector(config.detector, **_options(found, device="cpu"))
     elif "cpu" in spec.precisions:  # This machine may lack the GPU, and its processor the GPU's arithmetic.
-        detector_of(replace(found, detector_precision="auto"))
+        check_detector(config.detector, **_options(replace(found, detector_precision="auto"), device="cpu"))
     return found

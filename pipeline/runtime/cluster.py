@@ -23,9 +23,7 @@ from ray.data import DataContext
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.faces.devices import resolve_device
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.console import log_status
 from pipeline.runtime.preflight import FOLDER, check_output, clean
 from pipeline.storage.retry import StorageError
 from pipeline.storage.scratch import MAX_PARENT_LETTERS, ScratchFolder, sweep
@@ -152,6 +150,15 @@ def stop_ray() -> None:
         folder.close()
 
 
+@contextlib.contextmanager
+def started_ray() -> Iterator[str]:
+    """A cluster or a local Ray for as long as the block runs; in words, which it is."""
+    try:
+        yield start_ray()
+    finally:
+        stop_ray()
+
+
 # What a local Ray of this process holds: its folder, and the variables as they were before it.
 _local: dict[str, Any] = {}
 
@@ -236,23 +243,6 @@ def quiet_unless_it_fails() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def resolve_worker_device(asked: str) -> str:
-    """`cpu` or `cuda`, where the actors of a run compute: auto is CUDA where the cluster has a GPU.
-
-    Joins the cluster that RAY_ADDRESS names to ask it; one without a GPU may bring it later, so cuda is taken at its
-    word there. A local Ray has what this machine has. Raises UsageError where cuda cannot be had.
-    """
-    if asked == "cpu" or not os.environ.get("RAY_ADDRESS"):
-        return resolve_device(asked)
-    # Loads PyTorch before the cluster is joined: nodes that share a machine each unpack the job's folder anew then, and
-    # MKL ends a process whose folder was removed before.
-    resolve_device("auto")
-    has_gpu = num_cluster_gpus() >= 1
-    if asked == "cuda" and not has_gpu:
-        log_status("the cluster has no GPU now: asking it for one, as one that scales from zero needs")
-    return "cuda" if has_gpu or asked == "cuda" else "cpu"
 
 
 def num_cluster_gpus() -> int:

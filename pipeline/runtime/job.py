@@ -14,6 +14,10 @@ from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
 
 
+class SystematicFault(Exception):
+    """So many clips met a fault of our own code that going on makes no sense."""
+
+
 class Actor(Protocol):
     """Does one unit: commits it to the ledger and returns the entry that stands."""
 

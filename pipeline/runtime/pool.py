@@ -26,7 +26,7 @@ from pipeline.records.clips import clip_of
 from pipeline.records.outcomes import OWN_FAULT
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig
-from pipeline.runtime.job import Actor, ActorSpec
+from pipeline.runtime.job import Actor, ActorSpec, SystematicFault
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.telemetry import UnitMetrics
 from pipeline.storage.redaction import redacted
@@ -54,10 +54,6 @@ def num_actors(config: PoolConfig, num_units: int) -> int:
 def units_at_once(actors: int) -> int:
     """Units of one Ray Data run: so many that starting and ending it takes little of its time."""
     return max(MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR * actors)
-
-
-class SystematicFault(Exception):
-    """So many clips met a fault of our own code that going on makes no sense."""
 
 
 def run_units(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: PoolConfig) -> list[str]:

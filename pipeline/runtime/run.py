@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,12 +21,10 @@ from pipeline.ledger.planning import plan
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
 from pipeline.records.outcomes import COUNTED, OWN_FAULT, State
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.cluster import check_address, check_nodes, start_ray, stop_ray
 from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.describe import describe_audit, describe_changes, describe_summary
-from pipeline.runtime.job import Choice, Job
-from pipeline.runtime.pool import SystematicFault, num_actors, run_units
+from pipeline.runtime.job import Choice, Job, SystematicFault
 from pipeline.storage.redaction import redacted_values
 
 # Listings of one run: the first, and those after clips whose bytes had changed since.
@@ -59,7 +57,10 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     started = time.monotonic()
     ledger = Ledger(output_for(output, job=job, force_new=config.force_new))
     ledger.check(kind=job.kind, config=job.plan_config, defaults=job.plan_defaults)
-    check_address()
+    if os.environ.get("RAY_ADDRESS"):
+        from pipeline.runtime.cluster import check_address
+
+        check_address()
     corpus = read()
     _log_corpus(corpus)
     with RunLock(ledger.storage, say_waiting=_log_waiting) as lock:
@@ -146,8 +147,12 @@ def _compute(job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, co
             log_status("nothing is missing: every input has a state")
         return []
     spec = job.build_actor(choice)
+    # Ray, which takes a second to load and which a run that misses nothing does without.
+    from pipeline.runtime.cluster import check_nodes, started_ray
+    from pipeline.runtime.pool import num_actors, run_units
+
     try:
-        with _ray() as where:
+        with started_ray() as where:
             actors = num_actors(config, units.num_units)
             log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
             check_nodes(ledger.storage.url)
@@ -157,14 +162,6 @@ def _compute(job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, co
         ledger.refresh(snapshot)
         ledger.take_back(snapshot, snapshot.units_that_ended_now(OWN_FAULT))
         raise
-
-
-@contextmanager
-def _ray() -> Iterator[str]:
-    try:
-        yield start_ray()
-    finally:
-        stop_ray()
 
 
 def _has_changed_clips(snapshot: Snapshot) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline import report
 from pipeline.faces.detector import Detect
@@ -17,7 +16,6 @@ from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
-from pipeline.models.predict import Predictor
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.records.clips import whole_id
@@ -53,6 +51,10 @@ class ScoreActor:
         blur_faces: bool = False,
         shared_detect: Detect | None = None,
     ) -> None:
+        import torch  # Not with the module: a night that has nothing to score does without.
+
+        from pipeline.models.predict import Predictor
+
         torch.set_num_threads(1)
         self._ledger = Ledger(ledger_url)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)

@@ -19,8 +19,7 @@ from pipeline.dataset.card import labels_card
 from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
-from pipeline.models.checkpoint import read_checkpoint_info
-from pipeline.models.predict import temperature_of
+from pipeline.models.checkpoint_info import read_checkpoint_info, temperature_of
 from pipeline.models.shipped import portable
 from pipeline.preprocess.config import (
     ExtractConfig,
@@ -34,11 +33,11 @@ from pipeline.preprocess.segments import check_shots
 from pipeline.preprocess.trial import made_example
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import CLIP_SCHEMA, whole_ids
-from pipeline.runtime.cluster import resolve_worker_device
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, output_for, prepare, print_summary, run
+from pipeline.runtime.worker_device import resolve_worker_device
 from pipeline.score.actor import ScoreActor, join_segments
 from pipeline.score.config import ScoreConfig, parse_since
 from pipeline.score.model import ModelRecord, describe_model, model_record

@@ -38,11 +38,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline import report
 from pipeline.dataset.batches import num_loader_processes
 from pipeline.dataset.shards import read_manifest
-from pipeline.models.checkpoint import best_of, put, read_checkpoint_info
+from pipeline.models.checkpoint_info import best_of, put, read_checkpoint_info
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.cluster import check_nodes, resolve_worker_device, start_ray, stop_ray
+from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
 from pipeline.runtime.console import is_json, log_as_json, log_event, log_status
 from pipeline.runtime.preflight import check_output
+from pipeline.runtime.worker_device import resolve_worker_device
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url
 from pipeline.train.config import TrainConfig, notes_of

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from pipeline.models.checkpoint import best_of, put, write_best
+from pipeline.models.checkpoint_info import best_of, put, write_best
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.storage.store import Storage

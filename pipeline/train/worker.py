@@ -23,15 +23,8 @@ from pipeline.dataset.description import describe_examples, read_description
 from pipeline.dataset.shards import read_manifest
 from pipeline.evaluate.validation import evaluate
 from pipeline.models.backbones import BACKBONES
-from pipeline.models.checkpoint import (
-    FIXED_FIELDS,
-    best_of,
-    drop_old_checkpoints,
-    load_checkpoint,
-    newest_checkpoint,
-    read_checkpoint_info,
-    save_checkpoint,
-)
+from pipeline.models.checkpoint import FIXED_FIELDS, drop_old_checkpoints, load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import best_of, newest_checkpoint, read_checkpoint_info
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted
 from pipeline.train.config import TrainConfig

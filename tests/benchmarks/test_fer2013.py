@@ -14,7 +14,8 @@ from PIL import Image
 from benchmarks.fer2013 import Fer2013Config, fer2013, print_fer2013
 from benchmarks.fer2013_images import SPLITS, read_splits, without_duplicates
 from benchmarks.fer2013_training import augmented
-from pipeline.models.checkpoint import committed_epochs, load_checkpoint, read_checkpoint_info
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.checkpoint_info import committed_epochs, read_checkpoint_info
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 
 

@@ -35,7 +35,8 @@ from ledgers import audited
 
 from pipeline.ledger.ledger import Ledger
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import committed_epochs, load_checkpoint, newest_checkpoint, save_checkpoint, write_best
+from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import committed_epochs, newest_checkpoint, write_best
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.runtime.describe import describe_audit
 from pipeline.synthetic.corpus import make_corpus

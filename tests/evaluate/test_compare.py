@@ -16,7 +16,8 @@ from pipeline.dataset.shards import read_manifest
 from pipeline.evaluate.compare import compare, runs_in, shortest_endings
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import save_checkpoint, write_best
+from pipeline.models.checkpoint import save_checkpoint
+from pipeline.models.checkpoint_info import write_best
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.report.comparison import comparison_page
 from pipeline.report.paper import PAPER_NETWORKS

@@ -21,7 +21,8 @@ from pipeline.evaluate.job import clips_of_examples, evaluate, predict_examples,
 from pipeline.evaluate.tables import markdown_of, print_evaluation, result_tables
 from pipeline.faces.crops import encode_image
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import load_checkpoint, save_checkpoint, write_best
+from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import write_best
 from pipeline.records.faces import Box, Example
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.report.paper import PAPER_NETWORKS, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4, network_of

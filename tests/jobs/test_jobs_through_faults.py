@@ -18,13 +18,8 @@ from ledgers import audited
 
 from pipeline.ledger.ledger import Ledger
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import (
-    committed_epochs,
-    load_checkpoint,
-    read_checkpoint_info,
-    save_checkpoint,
-    write_best,
-)
+from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import committed_epochs, read_checkpoint_info, write_best
 from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import make_corpus
 from pipeline.train.config import TrainConfig

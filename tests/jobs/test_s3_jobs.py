@@ -19,7 +19,7 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.job import write_evaluation
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.retry import quarantined
-from pipeline.models.checkpoint import read_checkpoint_info
+from pipeline.models.checkpoint_info import read_checkpoint_info
 from pipeline.preprocess.config import PreprocessConfig
 from pipeline.preprocess.job import preprocess
 from pipeline.score.config import ScoreConfig

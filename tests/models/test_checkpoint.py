@@ -12,14 +12,12 @@ import pytest
 import torch
 
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import (
+from pipeline.models.checkpoint import drop_old_checkpoints, load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import (
     best_of,
     committed_epochs,
-    drop_old_checkpoints,
-    load_checkpoint,
     newest_checkpoint,
     read_checkpoint_info,
-    save_checkpoint,
     write_best,
 )
 from pipeline.records.vocabulary import UsageError
@@ -271,7 +269,8 @@ def test_full_disk_names_the_cure_and_keeps_what_was(tmp_path):
     """On a file system of 6 MB, mounted where nobody else sees it: one network of 4 MB fits."""
     script = f"""
 import sys
-from pipeline.models.checkpoint import committed_epochs, save_checkpoint
+from pipeline.models.checkpoint import save_checkpoint
+from pipeline.models.checkpoint_info import committed_epochs
 from pipeline.models import build_model
 from pipeline.records import UsageError
 model = build_model("se-af", reads="face")

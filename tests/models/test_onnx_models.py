@@ -13,7 +13,8 @@ from example_shards import drawn_example
 from torch import nn
 
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint, write_best
+from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.models.checkpoint_info import read_checkpoint_info, write_best
 from pipeline.models.predict import Predictor
 from pipeline.models.sidecar import read_sidecar
 from pipeline.records.vocabulary import EMOTIONS, UsageError

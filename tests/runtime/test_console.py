@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import save_checkpoint, write_best
+from pipeline.models.checkpoint import save_checkpoint
+from pipeline.models.checkpoint_info import write_best
 from pipeline.runtime import progress
 from pipeline.synthetic.corpus import make_corpus
 

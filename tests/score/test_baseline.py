@@ -10,7 +10,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from pipeline.models.checkpoint import load_checkpoint, read_checkpoint_info
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.checkpoint_info import read_checkpoint_info
 from pipeline.models.shipped import portable, run_url_of
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.score.config import ScoreConfig

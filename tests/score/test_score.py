@@ -22,8 +22,9 @@ from pipeline.ledger.lock import LedgerError
 from pipeline.ledger.retry import chosen, quarantined, retry
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import save_checkpoint, write_best
-from pipeline.models.predict import Predictor, temperature_of
+from pipeline.models.checkpoint import save_checkpoint
+from pipeline.models.checkpoint_info import temperature_of, write_best
+from pipeline.models.predict import Predictor
 from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_table
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.outcomes import Outcome, State

@@ -27,7 +27,8 @@ from pipeline.dataset.dataset import Batch, ExampleDataset
 from pipeline.evaluate.job import evaluate as evaluate_run
 from pipeline.evaluate.validation import evaluate, fitted_temperature
 from pipeline.models.build import PAIR_MODELS, build_model
-from pipeline.models.checkpoint import best_of, committed_epochs, load_checkpoint, read_checkpoint_info
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.checkpoint_info import best_of, committed_epochs, read_checkpoint_info
 from pipeline.models.predict import predict, reads_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.store import Storage

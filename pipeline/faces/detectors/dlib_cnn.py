@@ -15,14 +15,19 @@ WEIGHTS = Weights(
 )
 
 
-def build(options: DetectorOptions) -> Detector:
+def check(options: DetectorOptions) -> None:
     """Raises UsageError for arithmetic that this processor lacks."""
-    from pipeline.faces.dlib_cnn import DlibCnn
-
     if options.precision == "int8" and not cpu_has_int8():
         raise UsageError("detector precision int8: this processor has no AVX-512 VNNI, AVX-VNNI or AMX; use fp32")
     if options.precision == "bf16" and options.device == "cpu" and not cpu_has_bf16_convolutions():
         raise UsageError("detector precision bf16: this processor has no AVX-512 BW, VL and DQ; use fp32")
+
+
+def build(options: DetectorOptions) -> Detector:
+    """Raises UsageError as `check`."""
+    from pipeline.faces.dlib_cnn import DlibCnn
+
+    check(options)
     assert options.weights is not None
     return DlibCnn(
         options.weights,
@@ -41,6 +46,7 @@ def auto_precision(device: str) -> str:
 SPEC = DetectorSpec(
     name="dlib-cnn",
     build=build,
+    check=check,
     score_meaning="margin of the network's decision: above 0 is a face, 1 and more is a sure one",
     precisions={"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp32", "bf16")},
     auto_precision=auto_precision,
