@@ -22,7 +22,7 @@ FOLDERS = {
     "sandbox": "msgpack msgspec numpy psutil",
     "corpus": "fsspec pyarrow",
     "ledger": "duckdb psutil pyarrow",
-    "runtime": "av numpy pyarrow ray rich yaml",
+    "runtime": "av numpy pyarrow ray rich torch yaml",
     "report": "PIL jinja2 markupsafe numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",
     "models": "numpy onnx onnxruntime onnxscript safetensors torch torchvision",

@@ -56,6 +56,8 @@ from pipeline.storage.redaction import without_secrets
 from pipeline.storage.spool import spooled
 
 MAX_EXAMPLES_SHOWN = 60
+# What `try_out` tries.
+TRIAL = "decoder, detector and crops on a made image"
 
 
 class PreprocessActor:
@@ -187,6 +189,7 @@ def job_of(
         versions=versions(),
         choose=choose,
         try_out=partial(try_out, extract_config, config.limits, device=device),
+        trial=TRIAL,
         build_actor=lambda _: spec,
         finish=finish,
     )
@@ -194,7 +197,6 @@ def job_of(
 
 def try_out(config: ExtractConfig, limits: SandboxLimits, *, device: str) -> None:
     """Extract a made image as an actor would. Raises OwnFault."""
-    log_status("trying decoder, detector and crops on a made image")
     try_extraction(config, limits=limits, only_decode=device != "cpu")
 
 

@@ -76,7 +76,9 @@ class Job:
         versions: of the packages that decide the output.
         choose: puts the clips to plan in place of the snapshot's given ones.
         build_actor: gives, for a choice, how actors are built.
-        try_out: runs what an actor does once on made data, before anything is planned; raises what fails.
+        try_out: runs what an actor does once on made data, before anything is planned and in a thread of its own;
+            raises what fails.
+        trial: what it tries, in words.
         finish: commits the units that no actor gets, before the audit; what it returns joins the summary.
     """
 
@@ -87,4 +89,5 @@ class Job:
     build_actor: Callable[[Choice], ActorSpec]
     choose: Callable[[Ledger, Snapshot], Choice] = choose_all
     try_out: Callable[[], None] = try_nothing
+    trial: str = "nothing"
     finish: Callable[[Ledger, Snapshot], Mapping[str, Any]] = finish_nothing

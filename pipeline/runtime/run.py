@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,14 +67,14 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     with RunLock(ledger.storage, say_waiting=_log_waiting) as lock:
         snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, after_fetch=ledger.compact)
         snapshot.mark_old_entries()
-        tried = functools.cache(job.try_out)  # Once a run, and not where nothing is missing.
-        choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, try_out=tried, config=config)
+        trial = _Trial(job)
+        choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config)
         for _ in range(MAX_LISTINGS - 1):
             if not _has_changed_clips(snapshot):
                 break
             log_status("some clips have other bytes than when they were listed: listing the input again")
             corpus = read()
-            choice, more = _plan_and_compute(job, ledger, snapshot, corpus, try_out=tried, config=config)
+            choice, more = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config)
             errors += more
         lock.require()
         closing = job.finish(ledger, snapshot)
@@ -93,21 +94,48 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     return Run(ledger=ledger, snapshot=snapshot, summary=summary, audit=found, exit_code=exit_code, choice=choice)
 
 
+class _Trial:
+    """What an actor does, tried once a run and where something is missing, beside the start of Ray: each takes some
+    seconds, and neither keeps two cores busy."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._passed = False
+
+    @contextmanager
+    def with_workers(self) -> Iterator[str]:
+        """Ray for as long as the block runs; in words, which. Raises what either raises."""
+        from pipeline.runtime.cluster import started_ray  # A second, which a run that misses nothing does without.
+
+        if not self._passed:
+            log_status(f"trying {self._job.trial}")
+        with ThreadPoolExecutor(1) as pool:
+            trial = None if self._passed else pool.submit(self._job.try_out)
+            with started_ray() as where:
+                if trial is not None:
+                    trial.result()
+                    self._passed = True
+                yield where
+
+
 def _plan_and_compute(
-    job: Job,
-    ledger: Ledger,
-    snapshot: Snapshot,
-    corpus: Corpus,
-    *,
-    try_out: Callable[[], None],
-    config: PoolConfig,
+    job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus, *, trial: _Trial, config: PoolConfig
 ) -> tuple[Choice, list[str]]:
     """Do what is missing of one listing; what was chosen of it, and what went wrong on the way, a line each."""
     choice = prepare(job, ledger, snapshot, corpus)
-    if snapshot.has_work():
-        try_out()
-    _plan(job, ledger, snapshot, config=config)
-    return choice, _compute(job, ledger, snapshot, choice, config=config)
+    if not snapshot.has_work():
+        _plan(job, ledger, snapshot, config=config)
+        log_status("nothing is missing: every input has a state")
+        return choice, []
+    try:
+        with trial.with_workers() as where:
+            _plan(job, ledger, snapshot, config=config)
+            return choice, _compute(job, ledger, snapshot, choice, where=where, config=config)
+    except SystematicFault:
+        # Only now that no actor is left: those at work have committed units after the one that was too many.
+        ledger.refresh(snapshot)
+        ledger.take_back(snapshot, snapshot.units_that_ended_now(OWN_FAULT))
+        raise
 
 
 def prepare(job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus) -> Choice:
@@ -136,32 +164,23 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, config: PoolConfig) -
         ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
 
 
-def _compute(job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, config: PoolConfig) -> list[str]:
-    """Run actors over what must be computed; what went wrong on the way, a line each."""
+def _compute(
+    job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, where: str, config: PoolConfig
+) -> list[str]:
+    """Run actors of a Ray that has started over what must be computed; what went wrong on the way, a line each."""
+    from pipeline.runtime.cluster import check_nodes
+    from pipeline.runtime.pool import num_actors, run_units
+
     pending = snapshot.pending()
     if pending:
         ledger.reopen()
     units = pending.of("compute")
     if not units:
-        if not pending:
-            log_status("nothing is missing: every input has a state")
         return []
-    spec = job.build_actor(choice)
-    # Ray, which takes a second to load and which a run that misses nothing does without.
-    from pipeline.runtime.cluster import check_nodes, started_ray
-    from pipeline.runtime.pool import num_actors, run_units
-
-    try:
-        with started_ray() as where:
-            actors = num_actors(config, units.num_units)
-            log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
-            check_nodes(ledger.storage.url)
-            return run_units(ledger, snapshot, spec, config=config)
-    except SystematicFault:
-        # Only now that no actor is left: those at work have committed units after the one that was too many.
-        ledger.refresh(snapshot)
-        ledger.take_back(snapshot, snapshot.units_that_ended_now(OWN_FAULT))
-        raise
+    actors = num_actors(config, units.num_units)
+    log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
+    check_nodes(ledger.storage.url)
+    return run_units(ledger, snapshot, job.build_actor(choice), config=config)
 
 
 def _has_changed_clips(snapshot: Snapshot) -> bool:

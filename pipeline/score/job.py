@@ -28,7 +28,7 @@ from pipeline.preprocess.config import (
     versions,
 )
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
-from pipeline.preprocess.job import cut_long_clips, try_out
+from pipeline.preprocess.job import TRIAL, cut_long_clips, try_out
 from pipeline.preprocess.segments import check_shots
 from pipeline.preprocess.trial import made_example
 from pipeline.records.arrow import combined, pc
@@ -168,6 +168,7 @@ def job_of(
         versions=versions(),
         choose=choose,
         try_out=partial(_try_out, config, info, extract_config, device=detector_device),
+        trial=f"{TRIAL}, the network on a made face",
         build_actor=build_actor,
         finish=finish,
     )
@@ -178,7 +179,6 @@ def _try_out(config: ScoreConfig, info: dict[str, Any], extract_config: ExtractC
     from pipeline.models.predict import Predictor  # PyTorch, which planning alone does without.
 
     try_out(extract_config, config.limits, device=device)
-    log_status("trying the network on a made face")
     Predictor(config.checkpoint, which=info["epoch"], device="cpu", batch_size=1).predict([made_example()])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.ledger.lock import LedgerError
-from pipeline.runtime import cluster, run
+from pipeline.runtime import cluster
 from pipeline.score.config import ScoreConfig
 from pipeline.score.job import score
 
@@ -31,8 +31,7 @@ def without_ray(monkeypatch):
     def start():
         raise AssertionError("Ray was started")
 
-    for module in (cluster, run):
-        monkeypatch.setattr(module, "start_ray", start)
+    monkeypatch.setattr(cluster, "start_ray", start)
 
 
 @pytest.fixture

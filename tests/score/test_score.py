@@ -29,7 +29,7 @@ from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_table
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS, UsageError
-from pipeline.runtime import cluster, run
+from pipeline.runtime import cluster
 from pipeline.score.config import ScoreConfig, parse_since
 from pipeline.score.drift import unit_facts
 from pipeline.score.job import score
@@ -98,8 +98,7 @@ def without_ray(monkeypatch):
         raise AssertionError("Ray was started")
 
     def forbid():
-        for room in (cluster, run):
-            monkeypatch.setattr(room, "start_ray", start)
+        monkeypatch.setattr(cluster, "start_ray", start)
 
     return forbid
 
