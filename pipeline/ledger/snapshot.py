@@ -233,12 +233,16 @@ class Snapshot:
         self.database.run("pending_units")
         return PendingUnits(self.database)
 
-    def has_work(self) -> bool:
-        """Whether a given clip is in no plan, a planned unit has no entry, or a clip is to be tried again."""
-        database = self.settle("planned").database
-        new = "select exists(from given g anti join planned p on p.clip_id = split_part(g.clip_id, '.', 1))"
-        retryable = "select exists(from outcomes where state = 'retryable')"
-        return bool(database.value(new) or database.value(retryable) or self.pending())
+    def must_compute(self) -> bool:
+        """Whether an actor is needed: a given clip that is no copy is in no plan, a planned unit to compute has no
+        entry, or a clip is to be tried again."""
+        database = self.settle("planned").settle("latest").database
+        new = (
+            "select exists(from given g anti join planned p on p.clip_id = split_part(g.clip_id, '.', 1) "
+            "where g.same_as is null)"
+        )
+        retryable = "select exists(from latest where state = 'retryable')"
+        return bool(database.value(new) or database.value(retryable) or self.pending().of("compute"))
 
     @property
     def is_pending(self) -> bool:

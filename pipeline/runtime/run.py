@@ -123,9 +123,12 @@ def _plan_and_compute(
 ) -> tuple[Choice, list[str]]:
     """Do what is missing of one listing; what was chosen of it, and what went wrong on the way, a line each."""
     choice = prepare(job, ledger, snapshot, corpus)
-    if not snapshot.has_work():
+    if not snapshot.must_compute():
         _plan(job, ledger, snapshot, config=config)
-        log_status("nothing is missing: every input has a state")
+        if snapshot.pending():  # Copies of what was done, which `job.finish` commits.
+            ledger.reopen()
+        else:
+            log_status("nothing is missing: every input has a state")
         return choice, []
     try:
         with trial.with_workers() as where:
@@ -171,11 +174,9 @@ def _compute(
     from pipeline.runtime.cluster import check_nodes
     from pipeline.runtime.pool import num_actors, run_units
 
-    pending = snapshot.pending()
-    if pending:
-        ledger.reopen()
-    units = pending.of("compute")
-    if not units:
+    ledger.reopen()
+    units = snapshot.pending().of("compute")
+    if not units:  # What was to be tried again is a copy by now.
         return []
     actors = num_actors(config, units.num_units)
     log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")

@@ -154,8 +154,7 @@ def job_of(
             **labelled,
         )
         shared = shared_detection(extract_config, device=detector_device, num_gpus_each=DETECTOR_GPU)
-        gpus = _gpu_of_actor(device=device, detector_device=detector_device)
-        return ActorSpec(build=build, num_gpus=gpus, start_shared=shared or dict)
+        return ActorSpec(build=build, num_gpus=_gpu_of_actor(device, detector_device), start_shared=shared or dict)
 
     def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
         join_segments(ledger, snapshot, checkpoint_sha256=sha256, **labelled)
@@ -216,7 +215,7 @@ def _dry_run(job: Job, output: str, *, config: ScoreConfig) -> Run:
     return Run(ledger=ledger, snapshot=snapshot, summary=summary, audit=audit(snapshot), exit_code=0, choice=choice)
 
 
-def _gpu_of_actor(*, device: str, detector_device: str) -> float:
+def _gpu_of_actor(device: str, detector_device: str) -> float:
     if device == "cpu":
         return 0.0
     return ACTOR_GPU if detector_device == "cuda" else 1.0
