@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -56,20 +57,25 @@ class S3:
         self.fs.pipe_file(f"{self.bucket}/{path}", content)
 
 
-@pytest.fixture
-def s3(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """A fresh bucket on a real S3 server, with the environment set to reach it and nothing else."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_endpoint,
+def aws_settings(endpoint: str) -> dict[str, str]:
+    """The variables by which a process reaches that S3 server and nothing else."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(tmp_path / "no-aws-config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-aws-credentials"),
-    }.items():
+        "AWS_CONFIG_FILE": "/nowhere/aws-config",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere/aws-credentials",
+    }
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A fresh bucket on a real S3 server, with the environment set to reach it and nothing else."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in aws_settings(s3_endpoint).items():
         monkeypatch.setenv(name, value)
     # A filesystem kept from another test would still hold that test's environment and listings.
     s3fs.S3FileSystem.clear_instance_cache()
@@ -93,6 +99,34 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[..., bool]]]:
         pytest.skip("this user may not mount a disk")
     yield folder, mounted
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_endpoint: str) -> Iterator[str]:
+    """The address of a Ray cluster for the whole test session, whose workers reach the S3 server."""
+    from ray.cluster_utils import Cluster
+
+    repository = Path(__file__).resolve().parents[1]
+    folder = tempfile.mkdtemp(prefix="ray-")  # Short: the path of a Unix socket ends at 107 bytes.
+    paths = os.pathsep.join(str(repository / each) for each in (".", "tests/support", "tests/chaos"))
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {"RAY_TMPDIR": folder, "PYTHONPATH": paths, **aws_settings(s3_endpoint)}
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        node = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+    yield str(cluster.address)
+    cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shared_ray(ray_cluster: str) -> Iterator[None]:
+    """The runs of a module join one cluster: to start a local Ray takes longer than most of them. For what is no matter
+    of Ray itself, and sets no variables for its workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray_cluster)
+        yield
 
 
 @pytest.fixture(scope="session")

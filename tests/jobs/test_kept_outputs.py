@@ -12,7 +12,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).parents[1] / "kept"

@@ -210,6 +210,7 @@ def upload(put, videos, count):
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_clips_overwritten_since_their_listing_are_inputs_of_their_own(place, tmp_path, s3, videos, monkeypatch):
@@ -249,6 +250,7 @@ def test_clips_overwritten_since_their_listing_are_inputs_of_their_own(place, tm
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.timeout(600)
 def test_a_broken_upload_that_was_mended_under_its_name_is_another_input(tmp_path, videos):
     source = tmp_path / "in"
@@ -271,6 +273,7 @@ def test_a_broken_upload_that_was_mended_under_its_name_is_another_input(tmp_pat
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.timeout(600)
 def test_the_examples_of_what_was_replaced_leave_the_shards_also_when_that_is_cut_off(tmp_path, videos, monkeypatch):
     source, output = tmp_path / "in", tmp_path / "out"

@@ -30,7 +30,7 @@ from pipeline.records.outcomes import State
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.synthetic.corpus import BROKEN_PATH, FACELESS_PATH, make_corpus
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.timeout(600)]
 
 
 def config_of(corpus, output, **changes):

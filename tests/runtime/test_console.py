@@ -16,7 +16,7 @@ from pipeline.models.checkpoint_info import write_best
 from pipeline.runtime import progress
 from pipeline.synthetic.corpus import make_corpus
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -70,6 +70,7 @@ def test_a_folder_of_that_name_is_meant_by_its_path(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.timeout(600)
 def test_plain_faces_of_real_clips_are_named_right(
     real_clips_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ from pipeline.runtime import cluster
 from pipeline.score.config import ScoreConfig
 from pipeline.score.job import score
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 KEPT = Path(__file__).parents[1] / "kept" / "0.1.0"
 DERIVED = ("_SUCCESS", "outcomes.jsonl", "manifest.json", "summary.json", "ignored.json", "nights/2026-11-20.json")

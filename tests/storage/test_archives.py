@@ -511,6 +511,8 @@ def test_archives_on_s3_are_read_by_ranges_and_keep_their_local_ids(s3, tmp_path
 # --- end to end ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.timeout(300)
 def test_preprocess_reads_loose_and_packed_clips_alike(s3, tmp_path):
     make_corpus(tmp_path / "made", clips_per_class=(3, 0, 0), seed=3)

@@ -334,6 +334,7 @@ def corpus(tmp_path_factory):
     return sorted((folder / "train" / "Happy").iterdir())
 
 
+@pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_job_ends_with_a_lost_store_and_goes_on_once_it_is_mended(s3, proxy, corpus):
     for number, path in enumerate(corpus):

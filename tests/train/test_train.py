@@ -39,7 +39,7 @@ from pipeline.train.network import with_readings
 from pipeline.train.training_log import RunLogs
 from pipeline.train.worker import saved_run, train_worker
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
