@@ -80,7 +80,7 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
     pending = timed("pending units", snapshot.pending)
     num_units = len(pending)
     timed("made-up entries", lambda: _commit_all(pending, folder))
-    timed("read, entry by entry", lambda: found.refresh(snapshot, after_fetch=found.compact))
+    timed("read, entry by entry", lambda: found.refresh(snapshot, compacts=True))
     found_audit = timed("audit", lambda: (found.store_listing(snapshot), audit(snapshot))[1])
     timed("finish", lambda: found.finish(snapshot, found_audit, input_description="made-up"))
     snapshot.database.close()

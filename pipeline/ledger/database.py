@@ -18,6 +18,7 @@ DEFAULT_MEMORY_BYTES = 2**30
 # Python, Arrow and DuckDB's own buffers take this much beside the memory that DuckDB counts.
 UNCOUNTED_BYTES = 400 * 2**20
 ROWS_AT_ONCE = 2**15
+DatabaseError = duckdb.Error
 
 
 @cache
@@ -95,6 +96,10 @@ class Database:
         self._connection.register("shape", schema.empty_table())
         self.execute(f'create or replace table "{name}" as select * from shape')
         self._connection.unregister("shape")
+
+    def columns(self, name: str) -> dict[str, str]:
+        """The columns of a table and their types."""
+        return dict(self._connection.execute(f'select column_name, column_type from (describe "{name}")').fetchall())
 
     def insert(self, name: str, rows: pa.Table | pa.RecordBatchReader | Iterable[pa.RecordBatch]) -> None:
         """Append rows to a table, by the names of their columns."""

@@ -16,15 +16,15 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.ledger.audit import Audit
-from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, batches_of
-from pipeline.ledger.entries import SizedEntry, compacted, entry_of, uncompacted
+from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, DatabaseError, batches_of
+from pipeline.ledger.entries import compacted, entry_of, uncompacted
 from pipeline.ledger.files import arrow_bytes, json_bytes, json_with_list, parquet_bytes
 from pipeline.ledger.lock import LedgerError, RunLock
 from pipeline.ledger.snapshot import STORED_ROWS, Snapshot
@@ -42,6 +42,7 @@ ENTRY_CURE = "delete it, and its unit is done again"
 TABLES = ("examples", "frames", "tracks", "clips", "segments", "shots")
 _INFO = {"kind": str, "config": dict, "versions": dict}
 _ENTRY = re.compile(r"ledger/(g\d{3,}-u\d{6,})\.json")
+_COMPACTED = re.compile(r"compact/[0-9a-f]{16}\.arrow")
 _GENERATION = re.compile(r"plan/g(\d{3,})\.arrow")
 
 
@@ -194,7 +195,7 @@ class Ledger:
         """The entries of committed units, sorted by unit. Raises LedgerError for one that cannot be read."""
         names = self.committed_units() if unit_ids is None else unit_ids
         found = self.storage.read_many([f"ledger/{unit_id}.json" for unit_id in names])
-        return [self._parsed(name[7:-5], found[name]) for name in sorted(found)]
+        return [self._entry_of(name, found[name]) for name in sorted(found)]
 
     def committed_units(self) -> dict[str, int]:
         """The units that have an entry, and the size of its object in bytes, sorted."""
@@ -203,13 +204,8 @@ class Ledger:
 
     # Reading
 
-    def snapshot(
-        self,
-        *,
-        memory_bytes: int = DEFAULT_MEMORY_BYTES,
-        after_fetch: Callable[[Iterable[SizedEntry]], None] | None = None,
-    ) -> Snapshot:
-        """The plan and every committed entry, as they are stored now. after_fetch: see `refresh`.
+    def snapshot(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, compacts: bool = False) -> Snapshot:
+        """The plan and every committed entry, as they are stored now. compacts: see `refresh`.
 
         Raises LedgerError for a file that cannot be read, and where entries are there whose plan is lost.
         """
@@ -222,21 +218,16 @@ class Ledger:
             except (pa.ArrowInvalid, OSError, ValueError) as error:
                 raise self._unreadable(f"{name} ({len(data)} of {size_bytes} bytes)", error, cure) from None
             snapshot.add_plan(table, generation=number)
-        self.refresh(snapshot, after_fetch=after_fetch)
+        self.refresh(snapshot, compacts=compacts)
         return snapshot
 
-    def refresh(
-        self,
-        snapshot: Snapshot,
-        *,
-        after_fetch: Callable[[Iterable[SizedEntry]], None] | None = None,
-    ) -> None:
+    def refresh(self, snapshot: Snapshot, *, compacts: bool = False) -> None:
         """Bring the snapshot's entries up to what is stored.
 
         Args:
-            after_fetch: of the holder of the lock: called with the entries that had to be fetched one by one, at most
-                `ENTRIES_AT_ONCE` at a time, where they are so many that copies in one object are worth it
-                (`compact`). Compacted objects with copies of what is another entry now, or none, are then deleted.
+            compacts: of the holder of the lock alone: entries that had to be fetched one by one are stored once more,
+                `ENTRIES_AT_ONCE` in one object, where they are more. Objects with copies of what is another entry now,
+                or none, and those that cannot be read are deleted.
         """
         units = ((match[1], size) for name, size in self.storage.listing("ledger") if (match := _ENTRY.fullmatch(name)))
         snapshot.list_entries(units)
@@ -247,25 +238,25 @@ class Ledger:
             )
         if snapshot.num_unread():
             for name in self.storage.sizes("compact"):
-                is_current = snapshot.add_compacted(uncompacted(name, self.storage.read(name)))
-                if after_fetch is not None and not is_current:
+                texts = uncompacted(name, self.storage.read(name))
+                is_current = texts is not None and snapshot.add_compacted(texts)
+                if compacts and not is_current and _COMPACTED.fullmatch(name):
                     self.storage.delete(name)
         is_worth = snapshot.num_unread() > ENTRIES_AT_ONCE
         while some := snapshot.unread(ENTRIES_AT_ONCE):
-            entries = [(entry, some[entry["unit"]]) for entry in self.entries(some)]
-            self._add(snapshot, entries)
-            if after_fetch is not None and is_worth:
-                after_fetch(entries)
+            found = self.storage.read_many([f"ledger/{unit_id}.json" for unit_id in some])
+            texts = self._add(snapshot, {name[7:-5]: found[name] for name in sorted(found)})
+            if compacts and is_worth:
+                self.compact(texts)
 
-    def _add(self, snapshot: Snapshot, entries: Sequence[SizedEntry]) -> None:
-        """Add fetched entries. Raises LedgerError for one with a value of another type than its column's."""
+    def _add(self, snapshot: Snapshot, objects: Mapping[str, bytes]) -> pa.Table:
+        """Add fetched entries. Raises LedgerError for one that is not whole."""
         try:
-            snapshot.add_entries(entries)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, AttributeError) as error:
-            for each in entries if len(entries) > 1 else ():
-                self._add(Snapshot(), [each])  # Which one it is.
-            name = f"ledger/{entries[0][0]['unit']}.json"
-            raise self._unreadable(name, error, ENTRY_CURE) from None
+            return snapshot.add_entries(objects)
+        except (DatabaseError, ValueError) as error:
+            for unit_id, data in objects.items() if len(objects) > 1 else ():
+                self._add(Snapshot(), {unit_id: data})  # Which one it is.
+            raise self._unreadable(f"ledger/{next(iter(objects))}.json", error, ENTRY_CURE) from None
 
     def shards(self, table: str | None = None) -> list[dict[str, Any]]:
         """Every committed shard, in the order of the plan; of one table only if named."""
@@ -326,9 +317,9 @@ class Ledger:
 
     # Compacted entries
 
-    def compact(self, entries: Iterable[SizedEntry]) -> None:
-        """Store copies of entries in one object."""
-        self.storage.put(*compacted(entries))
+    def compact(self, texts: pa.Table) -> None:
+        """Store copies of entries (ENTRY_TEXTS) in one object."""
+        self.storage.put(*compacted(texts))
 
     def drop_compacted(self) -> None:
         """Before an entry may get other contents under its name."""
@@ -351,11 +342,11 @@ class Ledger:
             )
         return dict(sorted(found.items()))
 
-    def _parsed(self, unit_id: str, data: bytes) -> dict[str, Any]:
+    def _entry_of(self, name: str, data: bytes) -> dict[str, Any]:
         try:
-            return entry_of(unit_id, data)
+            return entry_of(data)
         except ValueError as error:
-            raise self._unreadable(f"ledger/{unit_id}.json", error, ENTRY_CURE) from None
+            raise self._unreadable(name, error, ENTRY_CURE) from None
 
     def _unreadable(self, name: str, error: Exception, cure: str) -> LedgerError:
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -9,21 +9,23 @@ create or replace view replaced as select distinct replaces as clip_id from plan
 create or replace view shards_by_name as
 select path, regexp_extract(path, '^[^/]+/[^/]+/(g\d{3,}-u\d{6,})-[0-9a-f]+\.parquet$', 1) as unit from stored;
 
--- name: add_compacted
--- Of copies of entries (given_rows) those that are listed with these bytes and were not read yet.
-create or replace table copied as
-select h.unit, h.head, coalesce((h.head ->> 'num_bytes')::bigint, l.num_bytes) as num_bytes
-from (select unit, head::json as head from given_rows where head is not null) h left join listed l using (unit);
-create or replace table found as
-select * from copied semi join listed using (unit, num_bytes) anti join entries using (unit);
-insert into entries by name select unit, num_bytes, (head -> 'facts')::varchar as facts from found;
-insert into shards by name
-with lists as (
-    select unit, from_json(head -> 'shards', '[{"path": "VARCHAR", "table": "VARCHAR", "split": "VARCHAR",
-        "rows": "BIGINT", "bytes": "BIGINT", "sha256": "VARCHAR"}]') as shards from found)
-select unit, (n - 1)::integer as place, shard.* from (
-    select unit, n, shards[n] as shard from lists, unnest(range(1, len(shards) + 1)) as t(n));
-insert into outcomes by name select * exclude (head) from given_rows semi join found using (unit);
+-- name: add_entries
+-- Of units the text of their entries (given_rows). Raises where one is not whole, before it adds any.
+create or replace temp table read as
+select *, case
+    when e.unit is distinct from unit then error('it is no entry of unit ' || unit)
+    when coalesce(json_type(e.facts), '') <> 'OBJECT' then error('it has no facts')
+    when e.shards is null or list_contains([s.path is null or s."table" is null or s.rows is null or s.bytes is null
+        or s.sha256 is null for s in e.shards], true) then error('its shards are not whole')
+    when e.outcomes is null or list_contains([o.clip_id is null or o.path is null for o in e.outcomes], true)
+        then error('its outcomes are not whole')
+    when list_contains([not coalesce(is_state(o.state), false) for o in e.outcomes], true)
+        then error('it has a state that is none') end as fault
+from (select unit, num_bytes, entry_of(decode(entry)) as e from given_rows);
+insert into entries by name select unit, num_bytes, e.facts::varchar as facts from read;
+insert into shards by name select unit, place - 1 as place, s.*
+from (select unit, unnest(e.shards) as s, generate_subscripts(e.shards, 1) as place from read);
+insert into outcomes by name select unit, o.* from (select unit, unnest(e.outcomes) as o from read);
 
 -- name: settle_repeated
 -- Rows of the plan beside which there are others of the same whole clip. By hashes first: most clips have one row.

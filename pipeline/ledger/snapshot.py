@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, Database, batches_of, named_queries
-from pipeline.ledger.entries import OUTCOME_ROWS, UNIT, outcome_rows
+from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, Database, DatabaseError, batches_of, named_queries
+from pipeline.ledger.entries import ENTRY_TEXTS, UNIT, as_of_today, entry_texts
 from pipeline.ledger.units import PLAN_SCHEMA, PendingUnits, Unit, units_of
 from pipeline.records.clips import CLIP_SCHEMA, whole_id
 from pipeline.records.columns import columns_of
@@ -26,8 +26,7 @@ SHARD_ROWS = pa.schema(
         *(("rows", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string())),
     ]
 )
-# What an entry that is older than a column counts as.
-OUTCOME_DEFAULTS = {each.name: each.default for each in columns_of(Outcome) if each.default is not MISSING}
+OUTCOME_ROWS = OUTCOME_SCHEMA.append(UNIT)
 STORED_ROWS = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
 GIVEN_ROWS = pa.schema(
     [
@@ -77,6 +76,14 @@ class Snapshot:
         )
         self.database.insert("outcome_defaults", pa.Table.from_pylist([asdict(unfinished)], schema=OUTCOME_SCHEMA))
         self.database.run("views")
+        shape: dict[str, Any] = {"unit": "VARCHAR", "facts": "JSON"}
+        for name in ("shards", "outcomes"):
+            columns = self.database.columns(name)
+            shape[name] = [{column: columns[column] for column in columns if column not in ("unit", "place")}]
+        self.database.execute(
+            f"create macro entry_of(text) as from_json_strict(text, '{json.dumps(shape)}'); "
+            f"create macro is_state(text) as list_contains({[*map(str, State)]}, text)"
+        )
 
     # What is told to it
 
@@ -91,39 +98,30 @@ class Snapshot:
         self.database.insert("plan", pa.table(columns))
         self._derived.clear()
 
-    def add_entries(self, entries: Iterable[tuple[Mapping[str, Any], int]]) -> None:
-        """Add committed entries, each with the size of its object in bytes."""
-        heads, outcomes = [], []
-        for entry, num_bytes in entries:
-            heads.append({**entry, "num_bytes": num_bytes})
-            outcomes += ({**OUTCOME_DEFAULTS, **row, "unit": entry["unit"]} for row in entry["outcomes"])
-        self.add_committed(heads, outcome_rows(outcomes))
+    def add_entries(self, objects: Mapping[str, bytes]) -> pa.Table:
+        """Add the entries of committed units, as they are stored; returns them as rows of ENTRY_TEXTS.
 
-    def add_committed(self, heads: Sequence[Mapping[str, Any]], outcomes: pa.Table) -> None:
-        """Add committed units: what their entries say but for the outcomes, and their outcomes (OUTCOME_ROWS)."""
-        entries = [
-            {
-                "unit": head["unit"],
-                "num_bytes": head["num_bytes"],
-                "facts": json.dumps(head["facts"], separators=(",", ":")),
-            }
-            for head in heads
-        ]
-        shards = [{**shard, "place": place} for head in heads for place, shard in enumerate(head["shards"])]
-        self.database.insert("entries", pa.Table.from_pylist(entries, schema=ENTRY_ROWS))
-        self.database.insert("shards", pa.Table.from_pylist(shards, schema=SHARD_ROWS))
-        self.database.insert("outcomes", outcomes)
+        Raises DatabaseError and ValueError where one of them is not whole; none is added then.
+        """
+        try:
+            self.database.run("add_entries", texts := entry_texts(objects))
+        except DatabaseError:  # An older one; or one that is not whole, which then fails again.
+            self.database.run("add_entries", texts := as_of_today(objects))
         self._derived -= OF_ENTRIES
+        return texts
 
-    def add_compacted(self, rows: pa.Table) -> bool:
-        """Add those units of a compacted object (COMPACT_ROWS) whose entries are listed and were not read yet.
+    def add_compacted(self, texts: pa.Table) -> bool:
+        """Add those entries of a compacted object (ENTRY_TEXTS) that are listed and were not read yet.
 
         Returns whether each of its copies is of an entry that is listed. A copy of one that was deleted could later be
         taken for the entry that is made in its place.
         """
-        self.database.run("add_compacted", rows)
+        self.database.create("copies", ENTRY_TEXTS)
+        self.database.insert("copies", texts)
+        unread = "select * from copies semi join listed using (unit, num_bytes) anti join entries using (unit)"
+        self.database.run("add_entries", self.database.table(unread))
         self._derived -= OF_ENTRIES
-        return not self.database.value("select exists(from copied anti join listed using (unit, num_bytes))")
+        return not self.database.value("select exists(from copies anti join listed using (unit, num_bytes))")
 
     def list_entries(self, units: Iterable[tuple[str, int]]) -> None:
         """Take the units that have an entry now, and the size of each; what was read of another object is dropped."""

@@ -102,12 +102,12 @@ class _Receiver:
     def __init__(self, ledger: Ledger, snapshot: Snapshot, *, num_clips: int) -> None:
         self._ledger, self._snapshot = ledger, snapshot
         self._max_faults = max(MIN_FAULTS - 1, num_clips // MAX_FAULT_SHARE)
-        self._entries: list[dict[str, Any]] = []
+        self._entries: dict[str, bytes] = {}
         self._num_faults = 0
 
     def add(self, entry: dict[str, Any]) -> None:
         """Take one committed entry. Raises SystematicFault."""
-        self._entries.append(entry)
+        self._entries[entry["unit"]] = json_bytes(entry)
         faults = [row for row in entry["outcomes"] if row["reason"] == OWN_FAULT]
         self._num_faults += len(faults)
         if len(self._entries) >= ENTRIES_AT_ONCE:
@@ -121,11 +121,10 @@ class _Receiver:
 
     def flush(self, *, is_many: bool = False) -> None:
         """Put what has come into the snapshot."""
-        sized = [(entry, len(json_bytes(entry))) for entry in self._entries]
+        texts = self._snapshot.add_entries(self._entries)
         if is_many:
-            self._ledger.compact(sized)
-        self._snapshot.add_entries(sized)
-        self._entries = []
+            self._ledger.compact(texts)
+        self._entries = {}
 
 
 def _stream(

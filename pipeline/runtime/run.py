@@ -65,7 +65,7 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     corpus = read()
     _log_corpus(corpus)
     with RunLock(ledger.storage, say_waiting=_log_waiting) as lock:
-        snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, after_fetch=ledger.compact)
+        snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, compacts=True)
         snapshot.mark_old_entries()
         trial = _Trial(job)
         choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config)

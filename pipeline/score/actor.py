@@ -125,7 +125,7 @@ def join_segments(
         entries.append(
             ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
         )
-    snapshot.add_entries((entry, len(json_bytes(entry))) for entry in entries)
+    snapshot.add_entries({entry["unit"]: json_bytes(entry) for entry in entries})
 
 
 def _faces_of(ledger: Ledger, path: str) -> Iterator[Prediction]:

@@ -136,7 +136,7 @@ def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
     def read_labels(path: str) -> pa.Table:
         return read_shard(ledger.storage.read(path), ClipLabel, CLIP_LABEL_SCHEMA)
 
-    entries, num_copies = [], 0
+    entries, num_copies = dict[str, bytes](), 0
     copies = snapshot.settle("latest").database.rows("copies")
     for unit_id, group in groupby(copies, key=lambda row: row["unit"]):
         rows = list(group)
@@ -152,7 +152,7 @@ def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
             facts={},
             partition=f"day={day}",
         )
-        entries.append((entry, len(json_bytes(entry))))
+        entries[unit_id] = json_bytes(entry)
         num_copies += len(labels)
     snapshot.add_entries(entries)
     return num_copies

@@ -18,6 +18,7 @@ from typing import Any
 
 import harness
 import psutil
+import ray._raylet
 from ray.cluster_utils import Cluster
 
 NUM_NODES = 2
@@ -63,6 +64,9 @@ class ChaosCluster:
 
     def __enter__(self) -> ChaosCluster:
         with self._set():
+            raylet: Any = ray._raylet  # Ray read both when it was imported, which was before they were set.
+            raylet.Config.initialize("")
+            raylet.AuthenticationTokenLoader.instance().reset_cache()
             self.cluster = Cluster(
                 initialize_head=True,
                 head_node_args={"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False},

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from ledgers import audited, finish, pending, planned, sweep
 
+from pipeline.ledger.entries import entry_texts
 from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError, RunLock, identity, started
@@ -410,8 +411,8 @@ def test_outcomes_rest_in_the_columns_of_their_record():
     assert OUTCOME_SCHEMA.names == [field.name for field in fields(Outcome)]
 
 
-def sized(entry):
-    return entry, len(json_bytes(entry))
+def texts_of(entries):
+    return entry_texts({entry["unit"]: json_bytes(entry) for entry in entries})
 
 
 def everything(snapshot):
@@ -429,7 +430,7 @@ def read_names(ledger, monkeypatch):
 
 def test_many_entries_are_kept_in_one_object_that_equals_them(ledger, monkeypatch):
     planned(ledger, CLIPS, **PLAN)
-    ledger.compact([sized(commit(ledger, unit)) for unit in pending(ledger)[:2]])
+    ledger.compact(texts_of(commit(ledger, unit) for unit in pending(ledger)[:2]))
     first, read = read_names(ledger, monkeypatch)
     assert read == []
     assert [row["unit"] for row in first.database.rows("select unit from entries order by 1")] == [
@@ -454,7 +455,7 @@ def test_fetched_entries_are_handed_on_to_be_kept_where_they_are_many(local, mon
     planned(local, CLIPS, **PLAN)
     for unit in pending(local):
         commit(local, unit)
-    local.snapshot(after_fetch=local.compact)
+    local.snapshot(compacts=True)
     assert len(local.storage.sizes("compact")) == 3
     _, read = read_names(local, monkeypatch)
     assert read == []
@@ -462,7 +463,7 @@ def test_fetched_entries_are_handed_on_to_be_kept_where_they_are_many(local, mon
 
 def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(local):
     planned(local, CLIPS, **PLAN)
-    local.compact([sized(commit(local, unit)) for unit in pending(local)])
+    local.compact(texts_of(commit(local, unit) for unit in pending(local)))
     lost = local.shards()[0]
     local.storage.delete(lost["path"])
     local.storage.delete(f"ledger/{lost['unit']}.json")
@@ -476,13 +477,13 @@ def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(loc
 def test_an_entry_made_in_place_of_a_deleted_one_is_not_taken_for_its_copy(local):
     """Both have the same number of bytes: the copy goes when the next run sees that its entry is gone."""
     planned(local, CLIPS, **PLAN)
-    local.compact([sized(commit(local, unit)) for unit in pending(local)])
+    local.compact(texts_of(commit(local, unit) for unit in pending(local)))
     old = local.shards()[0]
     local.storage.delete(old["path"])
     local.storage.delete(f"ledger/{old['unit']}.json")
     local.snapshot()
     assert local.storage.sizes("compact")  # Only who holds the lock may.
-    snapshot = local.snapshot(after_fetch=local.compact)
+    snapshot = local.snapshot(compacts=True)
     assert local.storage.sizes("compact") == {}
     assert len(list(snapshot.shards())) == 2
     (unit,) = pending(local)
@@ -516,7 +517,7 @@ def killing(*arguments):
 
 ledger = Ledger(sys.argv[1])
 setattr(os, moment, killing)
-ledger.snapshot(after_fetch=ledger.compact)
+ledger.snapshot(compacts=True)
 """
 
 
@@ -537,7 +538,7 @@ def test_a_kill_while_entries_are_compacted_changes_nothing(local, monkeypatch, 
     assert everything(snapshot) == before
     assert len(read) == (5 if count == 1 else 3)
     monkeypatch.setattr("pipeline.ledger.ledger.ENTRIES_AT_ONCE", 2)
-    local.snapshot(after_fetch=local.compact)
+    local.snapshot(compacts=True)
     again, read = read_names(local, monkeypatch)
     assert len(read) <= 1
     assert everything(again) == before
@@ -653,7 +654,7 @@ def without(entry, name):
         lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "state": "fine"}]},
         lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "seconds": "long"}]},
         lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "num_frames": 2**70}]},
-        lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "detail": 5}]},
+        lambda entry: {**entry, "outcomes": [{**entry["outcomes"][0], "attempts": "two"}]},
         lambda entry: {**entry, "shards": [{**entry["shards"][0], "rows": None}]},
     ],
 )
@@ -856,13 +857,30 @@ def test_a_name_that_is_no_utf8_survives_the_columns(local):
     planned(local, CLIPS[:1], **PLAN)
     [unit] = pending(local)
     outcome = Outcome(
-        clip_id=unit.clips[0].clip_id, path="a.avi", state=State.QUARANTINED, reason="unreadable", detail="no \udcff"
+        clip_id=unit.clips[0].clip_id,
+        path="a.avi",
+        state=State.QUARANTINED,
+        reason="unreadable",
+        detail="no \udcff, 😀 \\ud83d",
     )
     local.commit(unit, tables={}, outcomes=[outcome], facts={})
     [found] = list(local.snapshot().outcomes())
-    assert found.detail == "no \\udcff"
+    assert found.detail == "no \\udcff, 😀 \\ud83d"
     finish(local)
     assert json.loads(local.storage.read("outcomes.jsonl"))["detail"] == found.detail
+
+
+def test_an_entry_that_is_older_than_a_column_has_its_default(local, monkeypatch):
+    planned(local, CLIPS, **PLAN)
+    entries = [commit(local, unit) for unit in pending(local)]
+    whole = everything(local.snapshot())["outcomes"]
+    younger = ("attempts", "decoder", "decode_integrity", "num_faces_small")
+    older = [{name: row[name] for name in row if name not in younger} for row in entries[1]["outcomes"]]
+    local.storage.put("ledger/g000-u000001.json", json_bytes({**entries[1], "outcomes": older, "note": "of another"}))
+    monkeypatch.setattr("pipeline.ledger.ledger.ENTRIES_AT_ONCE", 2)
+    assert everything(local.snapshot(compacts=True))["outcomes"] == whole
+    snapshot, read = read_names(local, monkeypatch)
+    assert (everything(snapshot)["outcomes"], read) == (whole, [])
 
 
 def test_the_runs_of_an_output_are_its_own_or_those_of_each_model(tmp_path):

@@ -1,5 +1,7 @@
 """Ledgers in tests: planned, looked at and finished as a run does it."""
 
+import json
+
 import pyarrow as pa
 
 from pipeline.ledger.audit import audit
@@ -82,7 +84,7 @@ def joined(outcomes):
         {"unit": each.clip_id, "facts": {}, "shards": [], "outcomes": [{**_values(each), "state": str(each.state)}]}
         for each in outcomes
     )
-    snapshot.add_entries((entry, 0) for entry in entries)
+    snapshot.add_entries({entry["unit"]: json.dumps(entry).encode() for entry in entries})
     whole = {row["clip_id"]: outcome_of(row) for row in snapshot.latest().to_pylist()}
     return [whole[clip_id] for clip_id in dict.fromkeys(each.clip_id.partition(".")[0] for each in outcomes)]
 
