@@ -63,11 +63,7 @@ class Database:
 
     def run(self, name: str, rows: pa.Table | None = None, **values: Any) -> None:
         """Run a named query for its effect; in it `given_rows` are these rows."""
-        if rows is not None:
-            self._connection.register("given_rows", rows)
-        self.execute(named_queries()[name], **values)
-        if rows is not None:
-            self._connection.unregister("given_rows")
+        self.value(name, rows, **values)
 
     def table(self, sql: str, **values: Any) -> pa.Table:
         """All rows of a query (SQL, or the name of a named query)."""
@@ -86,10 +82,16 @@ class Database:
         for batch in self.batches(sql, **values):
             yield from batch.to_pylist()
 
-    def value(self, sql: str, **values: Any) -> Any:
-        """The first value of the first row of a query; None where there is no row."""
-        rows = self._connection.execute(named_queries().get(sql, sql), values or None).fetchall()
-        return rows[0][0] if rows else None
+    def value(self, sql: str, rows: pa.Table | None = None, **values: Any) -> Any:
+        """The first value of the first row of a query; None where there is none. In it `given_rows` are these rows."""
+        if rows is not None:
+            self._connection.register("given_rows", rows)
+        try:
+            found = self._connection.execute(named_queries().get(sql, sql), values or None).fetchall()
+        finally:
+            if rows is not None:
+                self._connection.unregister("given_rows")
+        return found[0][0] if found else None
 
     def create(self, name: str, schema: pa.Schema) -> None:
         """Create an empty table (in place of one of that name) with the columns of a schema."""

@@ -9,8 +9,12 @@ create or replace view replaced as select distinct replaces as clip_id from plan
 create or replace view shards_by_name as
 select path, regexp_extract(path, '^[^/]+/[^/]+/(g\d{3,}-u\d{6,})-[0-9a-f]+\.parquet$', 1) as unit from stored;
 
+-- name: add_listed
+insert into listed by name select unit, num_bytes from given_rows anti join listed using (unit, num_bytes);
+
 -- name: add_entries
--- Of units the text of their entries (given_rows). Raises where one is not whole, before it adds any.
+-- Of entries (given_rows) those that are listed with these bytes and were not read yet. Raises where one is not whole,
+-- before it adds any.
 create or replace temp table read as
 select *, case
     when e.unit is distinct from unit then error('it is no entry of unit ' || unit)
@@ -21,7 +25,8 @@ select *, case
         then error('its outcomes are not whole')
     when list_contains([not coalesce(is_state(o.state), false) for o in e.outcomes], true)
         then error('it has a state that is none') end as fault
-from (select unit, num_bytes, entry_of(decode(entry)) as e from given_rows);
+from (select unit, num_bytes, entry_of(decode(entry)) as e
+    from given_rows semi join listed using (unit, num_bytes) anti join entries using (unit));
 insert into entries by name select unit, num_bytes, e.facts::varchar as facts from read;
 insert into shards by name select unit, place - 1 as place, s.*
 from (select unit, unnest(e.shards) as s, generate_subscripts(e.shards, 1) as place from read);

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.ledger.database import DEFAULT_MEMORY_BYTES, Database, DatabaseError, batches_of, named_queries
-from pipeline.ledger.entries import ENTRY_TEXTS, UNIT, as_of_today, entry_texts
+from pipeline.ledger.entries import UNIT, as_of_today, entry_texts
 from pipeline.ledger.units import PLAN_SCHEMA, PendingUnits, Unit, units_of
 from pipeline.records.clips import CLIP_SCHEMA, whole_id
 from pipeline.records.columns import columns_of
@@ -65,7 +65,8 @@ class Snapshot:
         self._derived: set[str] = set()
         plan = PLAN_SCHEMA.append(pa.field("ordinal", pa.int64())).append(pa.field("generation", pa.int32()))
         tables = {"plan": plan, "entries": ENTRY_ROWS, "shards": SHARD_ROWS, "outcomes": OUTCOME_ROWS}
-        for name, schema in {**tables, "outcome_defaults": OUTCOME_SCHEMA, "given": GIVEN_ROWS}.items():
+        tables |= {"outcome_defaults": OUTCOME_SCHEMA, "given": GIVEN_ROWS, "listed": LISTED_ROWS}
+        for name, schema in tables.items():
             self.database.create(name, schema)
         unfinished = Outcome(
             clip_id="",
@@ -103,8 +104,9 @@ class Snapshot:
 
         Raises DatabaseError and ValueError where one of them is not whole; none is added then.
         """
+        self.database.run("add_listed", texts := entry_texts(objects))
         try:
-            self.database.run("add_entries", texts := entry_texts(objects))
+            self.database.run("add_entries", texts)
         except DatabaseError:  # An older one; or one that is not whole, which then fails again.
             self.database.run("add_entries", texts := as_of_today(objects))
         self._derived -= OF_ENTRIES
@@ -116,12 +118,9 @@ class Snapshot:
         Returns whether each of its copies is of an entry that is listed. A copy of one that was deleted could later be
         taken for the entry that is made in its place.
         """
-        self.database.create("copies", ENTRY_TEXTS)
-        self.database.insert("copies", texts)
-        unread = "select * from copies semi join listed using (unit, num_bytes) anti join entries using (unit)"
-        self.database.run("add_entries", self.database.table(unread))
+        self.database.run("add_entries", texts)
         self._derived -= OF_ENTRIES
-        return not self.database.value("select exists(from copies anti join listed using (unit, num_bytes))")
+        return not self.database.value("select exists(from given_rows anti join listed using (unit, num_bytes))", texts)
 
     def list_entries(self, units: Iterable[tuple[str, int]]) -> None:
         """Take the units that have an entry now, and the size of each; what was read of another object is dropped."""
