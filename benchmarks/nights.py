@@ -140,9 +140,11 @@ def upload_first(clips: Sequence[Path], uploads: Path) -> None:
 
 
 def upload_second(clips: Sequence[Path], uploads: Path) -> None:
-    """The last third in a tar.gz beside a member that is no video, and a clip of the first night renamed."""
-    first = uploads / clips[0].name
+    """The last third in a tar.gz beside a member that is no video; of the first night a clip renamed, and other bytes under
+    another's name."""
+    first, changed = uploads / clips[0].name, uploads / clips[3].name
     first.rename(first.with_name(f"renamed-{first.name}"))
+    changed.write_bytes(clips[1].read_bytes() + b"uploaded anew")
     with tarfile.open(uploads / "tuesday.tar.gz", "w:gz") as archive:
         for clip in clips[2::3]:
             archive.add(clip, clip.name)
@@ -174,7 +176,18 @@ def _scored(uploads: Path, checkpoint: Path, labels: Path, *flags: Any) -> dict[
     if summary is None:  # Nothing was to be done.
         (partition,) = labels.iterdir()
         summary = json.loads((partition / "summary.json").read_text())
-    names = ("inputs", "scored", "same_content", "done", "no_face", "quarantined", "retryable", "processed", "frames")
+    names = (
+        "inputs",
+        "scored",
+        "same_content",
+        "done",
+        "no_face",
+        "changed",
+        "quarantined",
+        "retryable",
+        "processed",
+        "frames",
+    )
     kept = {name: summary[name] for name in names}
     kept["skipped"] = kept["inputs"] - kept["processed"] - kept["same_content"]
     return {**kept, "reasons": summary["reasons"], "seconds": round(seconds, 2), "peak_mib": peak}
@@ -217,8 +230,8 @@ def _save_untrained(folder: Path, config: NightsConfig, **reading: Any) -> None:
 def print_nights(results: Mapping[str, Any]) -> None:
     """Print a table of the nights and one of the films."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    names = ("inputs", "scored", "same_content", "skipped", "done", "no_face", "quarantined")
-    columns = ("night", "inputs", "scored", "same bytes", "skipped", "done", "no face", "quarantined", "seconds", "MB")
+    names = ("inputs", "scored", "same_content", "skipped", "done", "no_face", "changed", "quarantined")
+    columns = ("night", *names, "seconds", "MB")
     rows = []
     for number, night in enumerate(results["nights"], 1):
         cells = [*(str(night[name]) for name in names), f"{night['seconds']:.1f}", f"{night['page_bytes'] / 1e6:.1f}"]

@@ -7,6 +7,7 @@ actors than cores can be at work. What is measured is the share of their time th
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.ledger import made_clips
+from benchmarks.ledger import made_batches
 from benchmarks.machine import machine
 from benchmarks.tables import table
 from pipeline.corpus.types import Corpus
@@ -34,7 +35,7 @@ from pipeline.runtime.console import log_status
 from pipeline.runtime.job import ActorSpec, Job
 from pipeline.runtime.pool import CPUS_PER_ACTOR
 from pipeline.runtime.run import run
-from pipeline.storage.spool import spooled
+from pipeline.storage.spool import BatchSpool
 from pipeline.storage.store import Storage
 
 KIND = "examples"
@@ -121,20 +122,19 @@ def scaling(config: ScalingConfig) -> dict[str, Any]:
 def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     num_units = actors * config.units_per_actor
-    clips = made_clips(num_units * config.clips_per_shard)
+    clips = BatchSpool()
+    for batch in made_batches(num_units * config.clips_per_shard):
+        clips.append(batch)
     start_ray(least_cpus=int(np.ceil(actors * CPUS_PER_ACTOR)) + 1)
     cpu = time.process_time()
     spec = ActorSpec(build=partial(WaitingActor, unit_seconds=config.unit_seconds))
     job = Job(kind=KIND, plan_config={}, plan_defaults={}, versions={}, build_actor=lambda _: spec)
-    description = f"{len(clips)} made-up clips"
-    corpus = Corpus(layout="folder", root="", description=description, rows=spooled(clips), ignored=())
+    description = f"{clips.num_rows:,} made-up clips"
+    corpus = Corpus(layout="folder", root="", description=description, rows=clips, ignored=())
     pool = PoolConfig(actors=actors, clips_per_shard=config.clips_per_shard)
     found = run(job, lambda: corpus, str(folder), config=pool)
     cpu = time.process_time() - cpu
-    units = [
-        Waited(**{name: entry["facts"][name] for name in ("actor", "began", "ended")})
-        for entry in found.ledger.entries()
-    ]
+    units = [Waited(**facts) for _, facts in found.snapshot.facts()]
     shutil.rmtree(folder)
     return {
         "actors": actors,
@@ -142,6 +142,7 @@ def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, 
         "audit_holds": found.audit.holds,
         "seconds": found.summary["seconds"],
         "driver_cpu_seconds": cpu,
+        "driver_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "busy": busy_share(units),
     }
 
@@ -176,11 +177,13 @@ def print_scaling(results: Mapping[str, Any]) -> None:
             f"{100 * row['busy']:.1f}",
             f"{row['times_one']:.2f}",
             f"{row['driver_cpu_seconds']:.1f}",
+            f"{row['driver_peak_mib']:,}",
         ]
         for row in results["rows"]
     ]
     title = f"Units of {results['unit_seconds']:g} s that wait (SIMULATED work) on real Ray actors"
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(title, ("actors", "units", "s in all", "busy, %", "times one", "driver's CPU s"), rows))
+    columns = ("actors", "units", "s in all", "busy, %", "times one", "driver's CPU s", "its peak so far, MiB")
+    console.print(table(title, columns, rows))
     if results["driver_cpu_ms_per_unit"] is not None:
         console.print(f"the driver's CPU time for one unit more: {results['driver_cpu_ms_per_unit']:.1f} ms")

@@ -340,6 +340,7 @@ def test_nights_score_what_is_new_and_films_end(tmp_path):
     first, second, third = results["nights"]
     assert first["same_content"] == second["same_content"] == 1
     assert second["reasons"]["quarantined: not_a_video"] == 1
+    assert [night["changed"] for night in (first, second, third)] == [0, 1, 1]
     assert (third["scored"], third["processed"], third["inputs"]) == (0, 0, second["inputs"])
     assert third["skipped"] == third["inputs"]
     assert [film["frames"] for film in results["films"]] == [6, 12]
