@@ -140,7 +140,7 @@ def upload_first(clips: Sequence[Path], uploads: Path) -> None:
 
 
 def upload_second(clips: Sequence[Path], uploads: Path) -> None:
-    """The last third in a tar.gz beside a member that is no video; of the first night a clip renamed, and other bytes under
+    """The last third in a tar.gz beside a member that is no video; a clip of the first night renamed, other bytes under
     another's name."""
     first, changed = uploads / clips[0].name, uploads / clips[3].name
     first.rename(first.with_name(f"renamed-{first.name}"))
