@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import decode, detect, parity, poison, preprocess, soak
+from benchmarks import calls, decode, detect, parity, poison, preprocess, soak
 from benchmarks.clips import usable_clips
 from benchmarks.config import BenchmarkConfig
 from benchmarks.core_hours import core_hours_table, corpus_core_hours
@@ -36,6 +36,7 @@ STUDIES: dict[str, ModuleType] = {
     "parity": parity,
     "poison": poison,
     "soak": soak,
+    "calls": calls,
 }
 MAX_DISTINCT = 20
 ALL = ("detect", "decode", "preprocess")  # what `all` runs

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pipeline.dataset.description import NAME as DESCRIPTION
 from pipeline.dataset.description import DataDescription, description_bytes
 from pipeline.records.faces import Box
-from pipeline.records.vocabulary import EMOTIONS, SPLITS
+from pipeline.records.vocabulary import EMOTIONS, SPLITS, UsageError
 from pipeline.synthetic.scenes import HEIGHT, PAN_PX, SCENES, WIDTH, draw_scene
 
 FPS = 20
@@ -133,7 +133,7 @@ def make_corpus(
 
     clips_per_class: of train, validation and test (see `plan_corpus`). 712x400 at 20 fps, 1 s: MPEG-4 as XVID in
     .avi, H.264 in .mp4. The same seed gives the same frames; each clip draws from a seed of its own, so that splits
-    share no scene, place, size or tint. Returns what was written. Raises ModuleNotFoundError without scikit-image.
+    share no scene, place, size or tint. Returns what was written. Raises UsageError without scikit-image.
     """
     folder = Path(folder)
     clips = plan_corpus(clips_per_class=clips_per_class)
@@ -197,7 +197,7 @@ def draw_frame(
 
     A person is the one real face with its own shape, skin, hood and perhaps glasses; a place is a scene with its own
     layout and colours. The face's box shows nothing of the scene, and the frame without it nothing of the expression,
-    so the bounds of `single_stream_bounds` hold. Raises ModuleNotFoundError without scikit-image.
+    so the bounds of `single_stream_bounds` hold. Raises UsageError without scikit-image.
     """
     expression, scene = pair
     root = (seed, _SPLIT_SEEDS[split])
@@ -245,8 +245,9 @@ def _portraits(person: np.random.Generator | None = None) -> dict[str, Image.Ima
     try:
         from skimage import data, transform
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the made corpus takes its face from scikit-image, which is not installed; pip install scikit-image"
+        raise UsageError(
+            "the made corpus takes its face from scikit-image, which is not installed: pip install"
+            " 'emotion-pipeline[demo]'"
         ) from error
     photo = data.astronaut()[:210, :320]  # the head, and what its bends reach
     mask = Image.new("L", photo.shape[1::-1], 0)
