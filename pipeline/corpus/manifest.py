@@ -291,7 +291,7 @@ def _looked_up(files: Iterable[ListedFile], folders: Iterable[tuple[AbstractFile
         what = f"{url_of(folder, store)} cannot be read"
         try:
             for name, info in listed(store, folder, what=what, is_deep=False, num_tries=NUM_TRIES):
-                infos[store, name] = _told(info, store)
+                infos[store, name] = _facts_of(info, store)
         except (FileNotFoundError, StorageError):
             continue  # reading may be allowed where listing is not: each file is asked for
 
@@ -305,7 +305,9 @@ def _looked_up(files: Iterable[ListedFile], folders: Iterable[tuple[AbstractFile
                 return replace(file, content_id="not-a-file")
             return replace(file, size_bytes=status.st_size, modified=status.st_mtime)
         try:
-            told = infos.get((file.store, file.place)) or _told(ask_store(file.store, "info", file.place), file.store)
+            told = infos.get((file.store, file.place)) or _facts_of(
+                ask_store(file.store, "info", file.place), file.store
+            )
         except FileNotFoundError:
             return replace(file, content_id="missing")
         except StoreLostError as error:
@@ -318,6 +320,6 @@ def _looked_up(files: Iterable[ListedFile], folders: Iterable[tuple[AbstractFile
     return map_in_threads(looked_up, files)
 
 
-def _told(info: Mapping[str, Any], store: AbstractFileSystem) -> tuple[int, str, float | None]:
+def _facts_of(info: Mapping[str, Any], store: AbstractFileSystem) -> tuple[int, str, float | None]:
     """Size, content id and time of a remote file, out of what its store says."""
     return info.get("size") or 0, remote_content_id(info, store), remote_modified(info)

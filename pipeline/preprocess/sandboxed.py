@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Generator, Iterable
-from dataclasses import asdict, astuple, fields
-from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, asdict, astuple, fields
+from types import UnionType
+from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import detect_of
 from pipeline.preprocess.examples import decoded, extracted, noting
 from pipeline.records.clips import Clip, whole_id
-from pipeline.records.columns import columns_of
+from pipeline.records.columns import Share, columns_of
 from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome
 from pipeline.storage.redaction import printable
@@ -31,31 +32,40 @@ IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n")
 _KINDS: dict[Any, Any] = {
     int: Annotated[int, msgspec.Meta(ge=0, lt=2**31)],
     float: Annotated[float, msgspec.Meta(gt=-(2**53), lt=2**31)],
+    Share: Annotated[float, msgspec.Meta(ge=0, le=1)],
     Box: tuple[int, int, int, int],
 }
-_SHARE = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
-def _message(record: type, names: Iterable[str], *, may_lack: Collection[str] = ()) -> type[msgspec.Struct]:
-    """What a child tells of a record, typed as its fields are. may_lack: fields that then have their defaults."""
-    hints, defaults = get_type_hints(record), {each.name: each.default for each in fields(record)}
+def _message(record: type, names: Iterable[str], *, needed: Collection[str] = ()) -> type[msgspec.Struct]:
+    """What a child tells of a record, typed as its fields are; fields that have a default may be left out.
+
+    needed: fields that may not, and what must not be None though its type says so.
+    """
+    hints, defaults = get_type_hints(record, include_extras=True), {each.name: each.default for each in fields(record)}
     declared = []
     for name in names:
-        kinds = [each for each in get_args(hints[name]) or (hints[name],) if each is not type(None)]
-        kind = _SHARE if name == "decode_integrity" else _KINDS.get(kinds[0], kinds[0])
-        kind = kind if get_origin(hints[name]) is not tuple else hints[name]
-        kind = Optional[kind] if name == "detail" else kind  # noqa: UP045 - made here, not written down
-        declared.append((name, kind, defaults[name]) if name in may_lack else (name, kind))
+        kinds = [each for each in _alternatives(hints[name]) if each is not type(None)]
+        kind = _KINDS.get(kinds[0], kinds[0])
+        if name not in needed and len(kinds) < len(_alternatives(hints[name])):
+            kind = Optional[kind]  # noqa: UP045 - made here, not written down
+        has_default = defaults[name] is not MISSING and name not in needed
+        declared.append((name, kind, defaults[name]) if has_default else (name, kind))
     return msgspec.defstruct(record.__name__, declared, kw_only=True, forbid_unknown_fields=True)
 
 
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
 # The clip and its label are not the child's to tell.
-_EXAMPLE = [each.name for each in fields(Example) if each.name not in ("clip_id", "path", "label", "split")]
+_OF_CLIP = {each.name for each in fields(Clip)}
+_EXAMPLE = [each.name for each in fields(Example) if each.name not in _OF_CLIP]
 _FACTS = [each.name for each in columns_of(Outcome) if each.metadata["from_child"]]
-ExampleMessage = _message(Example, _EXAMPLE, may_lack=("seconds", "sample_aspect_ratio"))
-FactsMessage = _message(Outcome, _FACTS, may_lack=[name for name in _FACTS if name.startswith("num_")])
+ExampleMessage = _message(Example, _EXAMPLE)
+FactsMessage = _message(Outcome, _FACTS, needed=("decoder", "decoder_reason", "decode_integrity"))
 ReportMessage = _message(DecodeReport, [each.name for each in fields(DecodeReport)])
-FrameMessage = _message(Frame, [each.name for each in fields(Frame)], may_lack=("sample_aspect_ratio",))
+FrameMessage = _message(Frame, [each.name for each in fields(Frame)])
 
 
 def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
@@ -97,8 +107,8 @@ def example_of(plain: Any, clip: Clip) -> Example:
     for name in ("face_jpeg", "context_jpeg"):
         if not given[name].startswith(IMAGE_BEGINNINGS):
             raise ValueError(f"{name} is no JPEG or PNG")
-    where = {"clip_id": whole_id(clip.clip_id), "path": clip.path}
-    return Example(**where, label=clip.label, split=clip.split, box=box, **given)
+    known = {each.name: getattr(clip, each.name) for each in fields(Example) if each.name in _OF_CLIP}
+    return Example(**{**known, "clip_id": whole_id(clip.clip_id)}, box=box, **given)
 
 
 def frame_of(plain: Any) -> Frame:

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.records.arrow import pc
+from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import Clip, clip_of, clip_table, segment_id
 from pipeline.records.vocabulary import UsageError
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
@@ -75,7 +75,7 @@ def segmented(
     with a time range of their own, images, members of archives, copies and files whose length cannot be told stay
     whole too. Raises StorageError where the store of a clip fails.
     """
-    is_known = pc.is_in(clips["clip_id"], value_set=_whole(known_ids))
+    is_known = pc.is_in(clips["clip_id"], value_set=combined(known_ids))
     may_be_long = pc.and_(pc.greater_equal(clips["size_bytes"], MIN_BYTES), pc.invert(is_known))
     for name in ("start_pts_seconds", "end_pts_seconds", "same_as"):
         may_be_long = pc.and_(may_be_long, pc.is_null(clips[name]))
@@ -88,7 +88,9 @@ def segmented(
         for row in clips.filter(may_be_long).to_pylist():
             clip = clip_of(row)
             claimed: Any = (
-                None if is_member(clip.url) else _told(clip, sandbox, partial(_ends, copies=folder), {"stream": stream})
+                None
+                if is_member(clip.url)
+                else _ask_child(clip, sandbox, partial(_ends, copies=folder), {"stream": stream})
             )
             if not _are_times(claimed, 2):
                 parts.append(clip)
@@ -96,7 +98,7 @@ def segmented(
             edges = edges_of(*claimed, segment_seconds=segment_seconds, sample_fps=sample_fps)
             if at_shots and edges:
                 task = {"edges": edges, "window_seconds": _window(segment_seconds), "stream": stream}
-                shots: Any = _told(clip, sandbox, partial(_all_of, copies=folder), task)
+                shots: Any = _ask_child(clip, sandbox, partial(_all_of, copies=folder), task)
                 if not _are_times(shots, len(edges), may_be_none=True):
                     shots = [None] * len(edges)
                 edges = moved(edges, shots, start_pts_seconds=claimed[0], sample_fps=sample_fps)
@@ -179,10 +181,6 @@ def _window(segment_seconds: float) -> float:
     return min(SHOT_WINDOW_SECONDS, segment_seconds / 2)
 
 
-def _whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
 def _are_times(told: Any, count: int, *, may_be_none: bool = False) -> bool:
     """Whether a child told so many times."""
     if not isinstance(told, list) or len(told) != count:
@@ -190,7 +188,7 @@ def _are_times(told: Any, count: int, *, may_be_none: bool = False) -> bool:
     return all((may_be_none and each is None) or (isinstance(each, float) and math.isfinite(each)) for each in told)
 
 
-def _told(
+def _ask_child(
     clip: Clip, sandbox: Sandbox, local: Callable[[Clip], AbstractContextManager[Path]], task: dict[str, Any]
 ) -> Any:
     """What the child says of the clip, of which `local` gives what it needs; None where it cannot tell."""

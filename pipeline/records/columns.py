@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, asdict, field, fields
 from enum import StrEnum
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
@@ -21,6 +21,9 @@ from pipeline.records.vocabulary import EMOTIONS, SCHEMA_VERSION
 # How the values of a clip's segments become the clip's: of the first segment in the state that decides, their sum,
 # the largest, or their mean weighted by sampled frames.
 SegmentRule = Literal["first", "sum", "max", "mean"]
+
+# The type of a field that is a share, 0 to 1; what a sandboxed child tells is held to it.
+Share = Annotated[float, "0 to 1"]
 
 BOX_TYPE = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("x_min", "y_min", "x_max", "y_max")])
 PROBABILITIES_TYPE = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in EMOTIONS])

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.records.clips import Clip
-from pipeline.records.columns import column, columns_of, schema_of
+from pipeline.records.columns import Share, column, columns_of, schema_of
 
 # Reasons of segments that exist only because a header claimed a longer clip than the file holds.
 NOT_THERE = ("range_past_end", "no_frames")
@@ -53,7 +53,7 @@ class Outcome:
     seconds: float = column("wall time of the clip", default=0.0, segments="sum")
     decoder: str | None = column("what made the frames, or null", default=None, from_child=True)
     decoder_reason: str | None = column("why that one, or null", default=None, from_child=True)
-    decode_integrity: float | None = column(
+    decode_integrity: Share | None = column(
         "1 where every frame is sound, null if unknown", default=None, segments="mean", from_child=True
     )
 

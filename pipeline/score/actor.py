@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline import report
 from pipeline.faces.detector import Detect
-from pipeline.ledger.files import json_bytes
+from pipeline.ledger.files import arrow_bytes, json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
@@ -98,7 +97,7 @@ class ScoreActor:
         thumbnails = [thumbnail for found in pictured for thumbnail in found]
         if thumbnails:
             name = f"{thumbnails_folder(self._day)}/{unit.unit_id}.arrow"
-            self._ledger.storage.put(name, _arrow_file(table_of(thumbnails, THUMBNAIL_SCHEMA)))
+            self._ledger.storage.put(name, arrow_bytes(table_of(thumbnails, THUMBNAIL_SCHEMA)))
 
 
 def join_segments(
@@ -137,10 +136,3 @@ def _faces_of(ledger: Ledger, path: str) -> Iterator[Prediction]:
 
 def thumbnails_folder(day: str) -> str:
     return f"thumbnails/day={day}"
-
-
-def _arrow_file(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.records.clips import Clip
-from pipeline.records.columns import table_of
+from pipeline.records.columns import columns_of, table_of
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
     FRAME_SCHEMA,
     TRACK_SCHEMA,
     ClipLabel,
     Example,
+    FaceRow,
     Prediction,
     TrackLabel,
 )
@@ -94,6 +95,7 @@ def predictions_of(
         path, model: as they stand in the rows.
     """
     found = []
+    shared = [each.name for each in columns_of(FaceRow) if each.name != "path"]
     tracks, num_persons = numbered(linked(examples), num_frames=num_frames)
     for example, row, track_index, entropy in zip(
         examples, probabilities, tracks, entropies(probabilities), strict=True
@@ -102,15 +104,8 @@ def predictions_of(
         emotion, reason = emotion_of(row, abstain_below=abstain_below)
         found.append(
             Prediction(
-                clip_id=example.clip_id,
+                **{name: getattr(example, name) for name in shared},
                 path=path,
-                frame_index=example.frame_index,
-                pts_seconds=example.pts_seconds,
-                seconds=example.seconds,
-                sample_aspect_ratio=example.sample_aspect_ratio,
-                face_index=example.face_index,
-                box=example.box,
-                face_score=example.face_score,
                 track_index=track_index,
                 probabilities=tuple(row.tolist()),
                 emotion=emotion,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.records.columns import Share
+
 MAX_PIXELS = 4096 * 4096  # 50 MB as RGB; a 772 KB file can claim 16384 x 16000 and want 7 to 12 GB
 
 
@@ -101,7 +103,7 @@ class DecodeReport:
     num_corrupt: int
     num_repeated: int
     num_missing: int
-    decode_integrity: float
+    decode_integrity: Share
     notes: tuple[str, ...] = ()
 
 

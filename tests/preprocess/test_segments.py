@@ -137,7 +137,7 @@ def test_a_film_on_s3_is_cut_by_its_ends_alone(films, s3, monkeypatch):
 @pytest.mark.usefixtures("any_size")
 def test_a_clip_that_is_planned_is_not_opened_again(films, monkeypatch):
     clips, opened = read_corpus(str(films / "in")).clips, []
-    monkeypatch.setattr(room, "_told", lambda clip, *_: opened.append(clip.path))
+    monkeypatch.setattr(room, "_ask_child", lambda clip, *_: opened.append(clip.path))
     assert segmented(clips, known=[clip.clip_id for clip in clips], segment_seconds=4.0, sample_fps=2.0) == list(clips)
     assert opened == []
     segmented(clips, known=[clip.clip_id for clip in clips[1:]], segment_seconds=4.0, sample_fps=2.0)
@@ -164,8 +164,8 @@ def test_cuts_move_to_the_shot_before_them_and_the_examples_stay(sampling, edges
 
 @pytest.mark.usefixtures("any_size")
 def test_a_film_whose_shots_cannot_be_told_is_cut_by_time(films, monkeypatch):
-    told = room._told
-    monkeypatch.setattr(room, "_told", lambda *arguments: None if arguments[3] else told(*arguments))
+    told = room._ask_child
+    monkeypatch.setattr(room, "_ask_child", lambda *arguments: None if arguments[3] else told(*arguments))
     clips = read_corpus(str(films / "in")).clips[:1]
     options = {"segment_seconds": 4.0, "sample_fps": 2.0}
     assert segmented(clips, at_shots=True, **options) == segmented(clips, **options)
@@ -275,7 +275,7 @@ def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path, monkeypatc
     assert {o.path: o.num_examples for o in run.ledger.snapshot().outcomes()} == {
         o.path: o.num_examples for o in outcomes
     }
-    monkeypatch.setattr(room, "_told", lambda *_: pytest.fail("a planned clip was opened"))
+    monkeypatch.setattr(room, "_ask_child", lambda *_: pytest.fail("a planned clip was opened"))
     for seconds in (5.0, 0.0):
         again = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=seconds, **values))
         assert again.summary["processed"] == 0
@@ -486,7 +486,7 @@ def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpo
     assert len(run.ledger.shards("segments")) == 9
     for table in ("frames", "tracks", "clips"):
         assert rows_of(run.ledger, table) == rows_of(whole, table)
-    monkeypatch.setattr(room, "_told", lambda *_: pytest.fail("a planned clip was opened"))
+    monkeypatch.setattr(room, "_ask_child", lambda *_: pytest.fail("a planned clip was opened"))
     run.ledger.reopen()  # As if the driver had been killed at the end: else there is nothing to plan.
     assert score(config).summary["processed"] == 0
 

@@ -40,16 +40,16 @@ class GuardedStream:
         self._file = file
 
     def read(self, num_bytes: int) -> bytes:
-        return self._told(self._file.read, num_bytes)
+        return self._call(self._file.read, num_bytes)
 
     def write(self, data: bytes) -> None:
-        self._told(self._file.write, data)
+        self._call(self._file.write, data)
 
     def seek(self, offset: int) -> None:
-        self._told(self._file.seek, offset)
+        self._call(self._file.seek, offset)
 
     @staticmethod
-    def _told(call: Callable[..., Any], argument: Any) -> Any:
+    def _call(call: Callable[..., Any], argument: Any) -> Any:
         try:
             return call(argument)
         except Exception as error:  # whatever a store raises
