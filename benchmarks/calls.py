@@ -22,7 +22,7 @@ from benchmarks.tables import table
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.planning import plan_clips
 from pipeline.ledger.units import Unit
-from pipeline.models.checkpoint import read_checkpoint_info
+from pipeline.models.checkpoint_info import read_checkpoint_info
 from pipeline.preprocess.config import KIND, PreprocessConfig, extract_config_of, plan_config_of, versions
 from pipeline.preprocess.detectors import resolved
 from pipeline.preprocess.job import PreprocessActor, preprocess
@@ -35,7 +35,6 @@ from pipeline.score.job import score
 from pipeline.score.reading import reading_config
 from pipeline.storage.remote import local_path
 
-ROOT = str(Path(pipeline.__file__).parent)
 DETECTOR = "dlib-hog"  # The one that starts at once; every other is called alike.
 BASELINE = "baseline"
 NUM_SHOWN = 5
@@ -44,10 +43,12 @@ NUM_SHOWN = 5
 class Walk:
     """The files of the package in the order in which their functions run, each function where it is called first.
 
-    files: of the caller, of what it calls, and of the caller again once that returns or yields.
+    root: folder of the package. files: of the caller, of what it calls, and of the caller again once that returns or
+    yields, below `root`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
+        self._root = root
         self.files: list[str] = []
         self._seen: set[CodeType] = set()
         self._stack: list[tuple[str, bool]] = []
@@ -65,10 +66,14 @@ class Walk:
 
     def _note(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event not in ("call", "return") or not code.co_filename.startswith(ROOT) or code.co_name == "<module>":
+        if (
+            event not in ("call", "return")
+            or not code.co_filename.startswith(f"{self._root}/")
+            or code.co_name == "<module>"
+        ):
             return
         if event == "call":
-            file, is_new = code.co_filename[len(ROOT) + 1 :], code not in self._seen
+            file, is_new = code.co_filename[len(self._root) + 1 :], code not in self._seen
             self._seen.add(code)
             if is_new:
                 self.files += [*([self._stack[-1][0]] if self._stack else []), file]
@@ -106,7 +111,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
 
 
 def _way(follow: Callable[[Walk], None]) -> dict[str, Any]:
-    walk = Walk()
+    walk = Walk(str(Path(pipeline.__file__).parent))
     follow(walk)
     return walk.counts()
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class IngestConfig:
     """Examples of one optimizer step."""
     rounds: int = 3
     """Times that every loop runs (count)."""
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto (bf16 on CUDA, fp32 on CPU), fp32 or bf16."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu or cuda."""
