@@ -21,9 +21,11 @@ from benchmarks.tables import table
 from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.planning import plan
+from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import PendingUnits
 from pipeline.records.clips import CLIP_SCHEMA
-from pipeline.records.outcomes import Outcome, State
+from pipeline.records.outcomes import COUNTED, Outcome, State
+from pipeline.report import MAX_LISTED
 from pipeline.runtime.console import log_status
 from pipeline.runtime.describe import describe_audit
 from pipeline.storage.store import Storage
@@ -75,6 +77,7 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
     found = Ledger(str(folder))
     job: dict[str, Any] = {"kind": "examples", "config": {}, "versions": {}, "clips_per_shard": config.clips_per_shard}
     snapshot = timed("open an empty ledger", found.snapshot)
+    snapshot.mark_old_entries()
     timed("take the listing", lambda: snapshot.give(made_batches(config.clips)))
     timed("plan", lambda: (snapshot.recognise(), plan(found, snapshot, **job)))
     pending = timed("pending units", snapshot.pending)
@@ -83,6 +86,7 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
     timed("read, entry by entry", lambda: found.refresh(snapshot, compacts=True))
     found_audit = timed("audit", lambda: (found.store_listing(snapshot), audit(snapshot))[1])
     timed("finish", lambda: found.finish(snapshot, found_audit, input_description="made-up"))
+    timed("what summary and page tell", lambda: _tell(snapshot))
     snapshot.database.close()
     again = timed("read again, entries in few objects", found.snapshot)
     timed("take the listing again", lambda: again.give(made_batches(config.clips)))
@@ -143,6 +147,13 @@ def _commit_all(pending: PendingUnits, folder: Path) -> None:
         entry = {"unit": unit.unit_id, "attempt": "made", "facts": {}, "shards": [{**shard, "sha256": "0" * 64}]}
         (folder / "ledger" / f"{unit.unit_id}.json").write_text(json.dumps({**entry, "outcomes": outcomes}))
         (folder / path).touch()
+
+
+def _tell(snapshot: Snapshot) -> None:
+    snapshot.reasons()
+    snapshot.totals(list(COUNTED.values()))
+    list(snapshot.database.rows("ended_now"))
+    snapshot.to_list(MAX_LISTED)
 
 
 def print_ledger(results: Mapping[str, Any]) -> None:

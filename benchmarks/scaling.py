@@ -134,7 +134,8 @@ def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, 
     pool = PoolConfig(actors=actors, clips_per_shard=config.clips_per_shard)
     found = run(job, lambda: corpus, str(folder), config=pool)
     cpu = time.process_time() - cpu
-    units = [Waited(**facts) for _, facts in found.snapshot.facts()]
+    rows = found.snapshot.database.rows("select facts from entries order by unit")
+    units = [Waited(**json.loads(row["facts"])) for row in rows]
     shutil.rmtree(folder)
     return {
         "actors": actors,

@@ -291,12 +291,43 @@ select distinct path from given where hash(split_part(clip_id, '.', 1)) not in (
 with now as (
     select unit from entries anti join old_entries using (unit) semi join (select unit from plan where same_as is null)
     using (unit))
-select l.state, l.reason from latest l
+select l.state, l.reason, count(*) as count from latest l
 where l.unit in (from now) or l.clip_id in (
-    select split_part(clip_id, '.', 1) from latest_parts where contains(clip_id, '.') and unit in (from now));
+    select split_part(clip_id, '.', 1) from latest_parts where contains(clip_id, '.') and unit in (from now))
+group by all;
 
 -- name: peak_memory
 select max((facts::json ->> 'peak_child_memory_bytes')::bigint) from entries;
+
+-- name: to_list
+-- Of the inputs the first by path, the first of those that are not done, what somebody may act on before the others,
+-- and the named ones.
+select * from latest where list_contains($ids, clip_id)
+or clip_id in (select clip_id from latest order by path, clip_id limit $most)
+or clip_id in (
+    select clip_id from latest where state <> 'done' order by state = 'no_face', reason, path, clip_id limit $most)
+order by path, clip_id;
+
+-- name: night_figures
+-- What the units of each night add up to, by day. Sums are of decimals: alike in whatever order the rows lie.
+with units as (
+    select unit, f.* from (select unit, from_json(facts, '{"day": "VARCHAR", "labelled_clips": "BIGINT",
+        "faces": "BIGINT", "entropy_sum": "DOUBLE", "emotion_share_sums": ["DOUBLE"]}') as f from entries)
+    where f.day is not null),
+    shares as (
+    select day, place, sum(share::decimal(30, 12))::double as total from (
+        select day, unnest(emotion_share_sums) as share, generate_subscripts(emotion_share_sums, 1) as place from units)
+    group by all)
+select day, labelled_clips, faces, entropy_sum, emotion_share_sums, clips, frames, faceless_frames, core_seconds,
+    decode_integrity
+from (select day, sum(labelled_clips)::bigint as labelled_clips, sum(faces)::bigint as faces,
+    sum(entropy_sum::decimal(30, 12))::double as entropy_sum from units group by day)
+left join (select day, list(total order by place) as emotion_share_sums from shares group by day) using (day)
+left join (select day, count(*) as clips, sum(num_frames)::bigint as frames,
+    sum(num_faceless_frames)::bigint as faceless_frames, sum(seconds::decimal(30, 6))::double as core_seconds,
+    sum(decode_integrity::decimal(30, 12))::double / count(decode_integrity) as decode_integrity
+    from outcomes join units using (unit) group by day) using (day)
+order by day;
 
 -- name: kin
 -- The planned clips whose results hang together with the named whole clips': segments, what joins them, copies.

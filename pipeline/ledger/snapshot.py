@@ -285,6 +285,10 @@ class Snapshot:
         self.settle("latest")
         return self.database.table(f"select * from latest where {where} order by path, clip_id", **values)
 
+    def to_list(self, most: int, clip_ids: Sequence[str] = ()) -> pa.Table:
+        """So many inputs at most, first by path, so many that are not done, and these: rows like those of `latest`."""
+        return self.settle("latest").database.table("to_list", most=most, ids=list(clip_ids))
+
     def shards(self, where: str = "true", **values: Any) -> Iterator[dict[str, Any]]:
         """The committed shards for which a condition holds, in the order of the plan, as entries name them."""
         sql = (
@@ -293,11 +297,6 @@ class Snapshot:
             f"where {where} order by p.first, s.unit, s.place"
         )
         return self.database.rows(sql, **values)
-
-    def facts(self, where: str = "true", **values: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The units with an entry, and what their actors noted, sorted by unit."""
-        for row in self.database.rows(f"select unit, facts from entries where {where} order by unit", **values):
-            yield row["unit"], json.loads(row["facts"])
 
     def kin_of(self, clip_ids: Iterable[str]) -> pa.Table:
         """The planned clips whose results hang together with these whole clips': segments, what joins them, copies."""

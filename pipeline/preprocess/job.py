@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -224,7 +225,7 @@ def write_page(found: Run, *, config: PreprocessConfig) -> None:
     examples = list(sample_examples(found.ledger, found.snapshot, most=MAX_EXAMPLES_SHOWN))
     page = report.preprocess_page(
         found.summary,
-        found.snapshot.latest(),
+        found.snapshot.to_list(report.MAX_LISTED, [example.clip_id for example in examples]),
         examples,
         title="Preprocessed corpus",
         classes=list(found.snapshot.settle("planned").database.rows(CLASSES)),
@@ -243,8 +244,9 @@ def write_page(found: Run, *, config: PreprocessConfig) -> None:
 
 def sample_examples(ledger: Ledger, snapshot: Snapshot, *, most: int) -> Iterator[Example]:
     """The first example of each of up to `most` clips, from shards spread over the output."""
-    shards = list(snapshot.shards("s.rows > 0"))
-    chosen = shards[:: max(1, len(shards) // 12)][:12]
+    where = "s.rows > 0"
+    num_shards = snapshot.database.value(f"select count(*) from shards s where {where}")
+    chosen = list(islice(snapshot.shards(where), 0, None, max(1, num_shards // 12)))[:12]
     for number, shard in enumerate(chosen):
         table = read_shard(ledger.storage.read(shard["path"]), Example, EXAMPLE_SCHEMA)
         seen: set[str] = set()

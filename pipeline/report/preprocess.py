@@ -16,7 +16,7 @@ from pipeline.records.vocabulary import SPLITS
 from pipeline.report.charts import histogram
 from pipeline.report.parts import Table
 from pipeline.report.pictures import pair_of
-from pipeline.report.run import ended_sentence, run_parts
+from pipeline.report.run import Ended, ended_of, ended_sentence, run_parts
 from pipeline.report.templates import render
 from pipeline.report.values import spread
 
@@ -38,7 +38,7 @@ def preprocess_page(
 
     Args:
         summary: as in summary.json.
-        outcomes: rows of OUTCOME_SCHEMA.
+        outcomes: rows of OUTCOME_SCHEMA; where the summary counts all, those to list and those of the examples.
         examples: those to show; at most 60 are, spread over what is given.
         classes: of each split and label the numbers of `clips` and `examples`.
         provenance: facts by heading, for the end of the page.
@@ -48,6 +48,8 @@ def preprocess_page(
     paths = dict(zip(named["clip_id"].to_pylist(), named["path"].to_pylist(), strict=True))
     read = outcomes.filter(pc.field("num_frames") > 0)
     rates = pc.divide(read["num_examples"].cast(pa.float64()), read["num_frames"]).to_numpy()
+    ended = ended_of(summary, outcomes)
+    which = "" if outcomes.num_rows == ended.num_inputs else f" of {outcomes.num_rows:,} clips, first by path"
     sides = [math.sqrt(example.box.area) for example in examples]
     scores = [example.face_score for example in examples]
     sheets: dict[str, list[dict[str, Any]]] = {}
@@ -57,7 +59,7 @@ def preprocess_page(
     return render(
         "preprocess.html",
         title=title,
-        lead=[ended_sentence(outcomes), *_data_sentences(outcomes, examples, classes)],
+        lead=[ended_sentence(ended), *_data_sentences(ended, examples, classes)],
         warnings=[],
         run=run_parts(summary, outcomes),
         classes=_class_table(classes),
@@ -66,7 +68,7 @@ def preprocess_page(
         num_examples=len(examples),
         sheets=sheets,
         histograms=[
-            histogram(rates, title="Faces kept per sampled frame, mean of each clip", unit="faces a frame"),
+            histogram(rates, title=f"Faces kept per sampled frame, mean of each clip{which}", unit="faces a frame"),
             histogram(sides, title="Box size of the examples read for this page", unit="px, root of the area"),
             *([histogram(scores, title="Score of their faces", unit="the detector's score")] if any(scores) else []),
         ],
@@ -74,12 +76,11 @@ def preprocess_page(
     )
 
 
-def _data_sentences(outcomes: pa.Table, examples: Sequence[Example], classes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _data_sentences(ended: Ended, examples: Sequence[Example], classes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Whether the data is good, in a sentence or two."""
-    num_examples, num_frames = (pc.sum(outcomes[name]).as_py() or 0 for name in ("num_examples", "num_frames"))
-    if not num_examples:
+    if not ended.num_examples:
         return ["No face was found, so there is nothing to train on."]
-    sentence = f"{num_examples:,} faces were cut out of {num_frames:,} sampled frames"
+    sentence = f"{ended.num_examples:,} faces were cut out of {ended.num_frames:,} sampled frames"
     if examples:
         sides = sorted(math.sqrt(example.box.area) for example in examples)
         sentence += f"; half of those looked at for this page are larger than {sides[len(sides) // 2]:.0f} px"

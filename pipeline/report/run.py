@@ -1,6 +1,6 @@
 """What the pages of runs share: how their inputs ended, what is not done and why, and the list of all.
 
-Outcomes are tables of OUTCOME_SCHEMA: of a million clips only the rows that a page lists become objects.
+Outcomes are tables of OUTCOME_SCHEMA: of all inputs, or, where the summary counts these, of those that a page lists.
 """
 
 from __future__ import annotations
@@ -30,6 +30,21 @@ WORDS = {
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How many inputs ended in each state, and in each state for each reason; what was read and kept of them all."""
+
+    counts: Mapping[str, int]
+    reasons: Mapping[tuple[str, str], int]
+    num_frames: int
+    num_examples: int
+
+    @property
+    def num_inputs(self) -> int:
+        """The sum of the states."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
 class RunParts:
     """How the inputs of a run ended. reasons, not_done: None where every clip is done."""
 
@@ -42,9 +57,23 @@ class RunParts:
     clips: Listing
 
 
+def ended_of(summary: Mapping[str, Any], outcomes: pa.Table) -> Ended:
+    """How the inputs of a run ended, by its summary or, where that does not say it, by its outcomes."""
+    if "reasons" in summary:
+        counts = {state.value: summary.get(state.value, 0) for state in State}
+        reasons = {tuple(name.split(": ", 1)): count for name, count in summary["reasons"].items()}
+        return Ended(counts, reasons, summary["frames"], summary["examples"])
+    rows = outcomes.filter(pc.is_valid(outcomes["reason"])).group_by(["state", "reason"]).aggregate([([], "count_all")])
+    reasons = {(row["state"], row["reason"]): row["count_all"] for row in rows.to_pylist()}
+    num_frames, num_examples = (pc.sum(outcomes[name]).as_py() or 0 for name in ("num_frames", "num_examples"))
+    return Ended(counts_of(outcomes["state"]), reasons, num_frames, num_examples)
+
+
 def run_parts(summary: Mapping[str, Any], outcomes: pa.Table) -> RunParts:
-    """What a page says of a run. summary: as in summary.json. outcomes: rows of OUTCOME_SCHEMA."""
-    counts, num_rows = counts_of(outcomes["state"]), outcomes.num_rows
+    """What a page says of a run. summary: as in summary.json."""
+    ended = ended_of(summary, outcomes)
+    counts, num_rows = ended.counts, ended.num_inputs
+    num_not_done = num_rows - counts.get(State.DONE.value, 0)
     states = [
         [str(state), counts.get(state.value, 0), f"{percent(counts.get(state.value, 0) / (num_rows or 1))} %"]
         for state in State
@@ -58,15 +87,15 @@ def run_parts(summary: Mapping[str, Any], outcomes: pa.Table) -> RunParts:
         ),
         states=Table(f"How the {num_rows:,} inputs ended", ["state", "clips", "share"], states),
         facts=facts,
-        reasons=_reasons(not_done) if not_done.num_rows else None,
-        not_done=_not_done(not_done) if not_done.num_rows else None,
-        clips=_clips(outcomes),
+        reasons=_reasons(ended.reasons) if num_not_done else None,
+        not_done=_not_done(not_done, num_rows=num_not_done) if num_not_done else None,
+        clips=_clips(outcomes, num_rows=num_rows),
     )
 
 
-def ended_sentence(outcomes: pa.Table) -> str:
+def ended_sentence(ended: Ended) -> str:
     """How the inputs ended, in a sentence."""
-    counts, num = counts_of(outcomes["state"]), outcomes.num_rows
+    counts, num = ended.counts, ended.num_inputs
     if not num:
         return "There was nothing to do: the input holds no clips."
     done = counts.get(State.DONE.value, 0)
@@ -84,14 +113,15 @@ def counts_of(column: pa.ChunkedArray) -> dict[Any, int]:
     return dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
 
 
-def _reasons(not_done: pa.Table) -> Table:
-    reasons = not_done.group_by(["state", "reason"]).aggregate([([], "count_all")]).to_pylist()
-    reasons.sort(key=lambda row: (-row["count_all"], row["state"], row["reason"]))
-    rows = [[row["state"], row["reason"], row["count_all"], cure_of(row["reason"])] for row in reasons]
+def _reasons(reasons: Mapping[tuple[str, str], int]) -> Table:
+    rows = [
+        [state, reason, count, cure_of(reason)]
+        for (state, reason), count in sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
+    ]
     return Table("Reasons", ["state", "reason", "clips", "what to do"], rows)
 
 
-def _not_done(not_done: pa.Table) -> Listing:
+def _not_done(not_done: pa.Table, *, num_rows: int) -> Listing:
     # What somebody may have to act on comes first.
     not_done = not_done.append_column("is_last", pc.equal(not_done["state"], State.NO_FACE.value))
     urgent = not_done.sort_by([(name, "ascending") for name in ("is_last", "reason", "path")])
@@ -101,11 +131,11 @@ def _not_done(not_done: pa.Table) -> Listing:
         ["path", "state", "reason", "stage", "tries", "detail"],
         [[row[name] for name in fields] for row in urgent[:MAX_LISTED].to_pylist()],
         choose="reason",
-        num_rows=urgent.num_rows,
+        num_rows=num_rows,
     )
 
 
-def _clips(outcomes: pa.Table) -> Listing:
+def _clips(outcomes: pa.Table, *, num_rows: int) -> Listing:
     rows = outcomes.sort_by([("path", "ascending"), ("clip_id", "ascending")])[:MAX_LISTED].to_pylist()
     return Listing(
         "One row a clip; all of them are in outcomes.jsonl",
@@ -119,5 +149,5 @@ def _clips(outcomes: pa.Table) -> Listing:
             for row in rows
         ],
         choose="state",
-        num_rows=outcomes.num_rows,
+        num_rows=num_rows,
     )

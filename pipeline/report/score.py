@@ -13,7 +13,7 @@ from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS, MARK, Chart
 from pipeline.report.parts import MAX_LISTED, Listing, Table
 from pipeline.report.people import BY_PATH, MAX_POINTS, MAX_POINTS_OF_PAGE, UNDECIDED, ShownClip, clip_view
-from pipeline.report.run import counts_of, run_parts
+from pipeline.report.run import counts_of, ended_of, run_parts
 from pipeline.report.templates import render
 from pipeline.report.values import NONE, counted, interval, said, short
 
@@ -38,7 +38,8 @@ def score_page(
 ) -> str:
     """A night of a collection: states, totals, drift, labels, and some clips' people and their probabilities.
 
-    outcomes: rows of OUTCOME_SCHEMA. labels: of `labels_of`. shown: of `shown_clips`, each by `shown_clip`.
+    outcomes: rows of OUTCOME_SCHEMA; where the summary counts all, those to list. labels: of `labels_of`. shown: of
+    `shown_clips`, each by `shown_clip`.
     """
     num_charts = sum(len(clip.persons) for clip in shown)
     most_points = max(2, min(MAX_POINTS, MAX_POINTS_OF_PAGE // max(1, num_charts)))
@@ -48,7 +49,7 @@ def score_page(
     return render(
         "score.html",
         title=title,
-        lead=_lead(outcomes, labels),
+        lead=_lead(ended_of(summary, outcomes).num_inputs, labels),
         warnings=[*model.get("warnings", ()), *drift.get("warnings", ())],
         model_words=model.get("words", ()),
         run=run_parts(summary, outcomes),
@@ -103,7 +104,7 @@ def _split_up(labels: pa.Table) -> tuple[dict[str, int], int]:
     return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0]))), num_undecided
 
 
-def _lead(outcomes: pa.Table, labels: pa.Table) -> list[str]:
+def _lead(num_inputs: int, labels: pa.Table) -> list[str]:
     """What people feel in the collection, and how sure that is."""
     counts, num_undecided = _split_up(labels)
     num_decided = sum(counts.values())
@@ -125,7 +126,7 @@ def _lead(outcomes: pa.Table, labels: pa.Table) -> list[str]:
         f"{most} (95 %: {said(low)} to {said(high)}){then}.",
         f"{decided}, and undecided on {num_undecided:,}." if num_undecided else f"{decided}.",
     ]
-    num_others = outcomes.num_rows - num_seen
+    num_others = num_inputs - num_seen
     if num_others > 0:
         verb = "has" if num_others == 1 else "have"
         found.append(f"{counted(num_others, 'other clip')} {verb} no label: see below.")

@@ -205,8 +205,8 @@ def _finish(ledger: Ledger, snapshot: Snapshot, *, input_description: str) -> tu
 
 def _summary(snapshot: Snapshot, found: Audit, *, job: Job, seconds: float) -> dict[str, Any]:
     """Counts over the whole output, and of this run: `processed` clips got a state, `scored` ones a label."""
-    ended = snapshot.database.table("ended_now")
-    states = Counter(ended["state"].to_pylist())
+    ended = list(snapshot.database.rows("ended_now"))
+    processed = sum(row["count"] for row in ended)
     peak_bytes = snapshot.database.value("peak_memory") or 0
     totals = snapshot.totals(list(COUNTED.values()))
     return {
@@ -214,11 +214,13 @@ def _summary(snapshot: Snapshot, found: Audit, *, job: Job, seconds: float) -> d
         **found.num_by_state,
         **{name: totals[column] for name, column in COUNTED.items()},
         "reasons": {f"{state}: {reason}": count for (state, reason), count in snapshot.reasons().items()},
-        "processed": ended.num_rows,
-        "scored" if job.kind == "labels" else "preprocessed": states[State.DONE],
-        "own_faults": ended["reason"].to_pylist().count(OWN_FAULT),
+        "processed": processed,
+        "scored" if job.kind == "labels" else "preprocessed": sum(
+            row["count"] for row in ended if row["state"] == State.DONE
+        ),
+        "own_faults": sum(row["count"] for row in ended if row["reason"] == OWN_FAULT),
         "seconds": round(seconds, 3),
-        "clips_per_second": round(ended.num_rows / seconds, 3) if seconds else 0.0,
+        "clips_per_second": round(processed / seconds, 3) if seconds else 0.0,
         "peak_worker_memory_mib": round(peak_bytes / 2**20),
         "audit": describe_audit(found),
         "audit_holds": found.holds,

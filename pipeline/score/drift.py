@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.ledger.ledger import Ledger
 from pipeline.records.vocabulary import EMOTIONS
@@ -40,35 +39,27 @@ def unit_facts(shares: np.ndarray, entropies: np.ndarray, *, day: str) -> dict[s
     }
 
 
-def night_record(facts: Sequence[Mapping[str, Any]], outcomes: pa.Table, *, day: str) -> dict[str, Any]:
-    """The figures of one night, as they are stored in nights/, from its units' facts and rows of OUTCOME_SCHEMA.
+def night_record(sums: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of one night, as they are stored in nights/, from a row of the query `night_figures`.
 
     emotions: mean over the clips with a face of the share of their faces whose most probable emotion it is.
     mean_entropy: over the faces, nats. face_rate: share of the sampled frames with a face. decode_integrity: mean over
     the clips where it is known. Each is None where there is nothing to count.
     """
-    num_labelled = sum(each["labelled_clips"] for each in facts)
-    num_faces = sum(each["faces"] for each in facts)
-    num_frames, num_faceless = _sum(outcomes["num_frames"]), _sum(outcomes["num_faceless_frames"])
-    integrities = outcomes["decode_integrity"].drop_null()
-    sums = np.sum([np.zeros(len(EMOTIONS)), *(each["emotion_share_sums"] for each in facts)], axis=0)
+    num_labelled, num_faces, num_frames = sums["labelled_clips"], sums["faces"], sums["frames"]
+    shares = [each / num_labelled for each in sums["emotion_share_sums"]] if num_labelled else None
     return {
-        "day": day,
-        "clips": outcomes.num_rows,
+        "day": sums["day"],
+        "clips": sums["clips"],
         "labelled_clips": num_labelled,
         "frames": num_frames,
         "faces": num_faces,
-        "core_seconds": round(_sum(outcomes["seconds"]), 3),
-        "emotions": dict(zip(EMOTIONS, (sums / num_labelled).tolist(), strict=True)) if num_labelled else None,
-        "mean_entropy": sum(each["entropy_sum"] for each in facts) / num_faces if num_faces else None,
-        "face_rate": 1 - num_faceless / num_frames if num_frames else None,
-        "decode_integrity": _sum(integrities) / len(integrities) if len(integrities) else None,
+        "core_seconds": round(sums["core_seconds"], 3),
+        "emotions": dict(zip(EMOTIONS, shares, strict=True)) if shares else None,
+        "mean_entropy": sums["entropy_sum"] / num_faces if num_faces else None,
+        "face_rate": 1 - sums["faceless_frames"] / num_frames if num_frames else None,
+        "decode_integrity": sums["decode_integrity"],
     }
-
-
-def _sum(column: pa.ChunkedArray) -> Any:
-    """In Python: Arrow's sum depends on how the rows lie in chunks, and a record is written anew for 7 nights."""
-    return sum(column.to_pylist())
 
 
 def read_nights(ledger: Ledger, *, until: str = "9999-12-31") -> list[dict[str, Any]]:

@@ -107,17 +107,11 @@ def close_night(ledger: Ledger, snapshot: Snapshot, *, day: str) -> dict[str, An
     Returns what the summary says of it. A night in which nothing was scored has no record.
     """
     summary: dict[str, Any] = {"same_content": commit_copies(ledger, snapshot, day=day)}
-    by_day: dict[str, list[dict[str, Any]]] = {}
-    for unit, facts in snapshot.facts("json_exists(facts, '$.day')"):
-        by_day.setdefault(facts["day"], []).append({"unit": unit, **facts})
+    by_day = {row["day"]: row for row in snapshot.database.rows("night_figures")}
     # Not tonight's alone: a night whose driver was killed has no record yet, or an old one, and any may be damaged.
     days = sorted(each for each in by_day if each <= day)[-DRIFT_NIGHTS - 1 :]
     for each in {*days, *sorted(by_day)[-DRIFT_NIGHTS:]}:
-        units = [facts["unit"] for facts in by_day[each]]
-        outcomes = snapshot.database.table(
-            "select * from outcomes where unit in (select unnest($units)) order by unit, clip_id", units=units
-        )
-        record = night_record(by_day[each], outcomes, day=each)
+        record = night_record(by_day[each])
         ledger.storage.put(f"nights/{each}.json", (json.dumps(record, indent=1) + "\n").encode())
     if day in by_day:
         nights = {record["day"]: record for record in read_nights(ledger, until=day)}
@@ -128,7 +122,7 @@ def close_night(ledger: Ledger, snapshot: Snapshot, *, day: str) -> dict[str, An
 
 def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
     """Commit the planned copies of clips that have ended; returns how many got their row."""
-    units = {unit.unit_id: unit for unit in snapshot.pending().of("copies")}
+    units = snapshot.pending().of("copies")
     if not units:
         return 0
 
@@ -137,8 +131,8 @@ def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
         return read_shard(ledger.storage.read(path), ClipLabel, CLIP_LABEL_SCHEMA)
 
     entries, num_copies = dict[str, bytes](), 0
-    copies = snapshot.settle("latest").database.rows("copies")
-    for unit_id, group in groupby(copies, key=lambda row: row["unit"]):
+    copies = groupby(snapshot.settle("latest").database.rows("copies"), key=lambda row: row["unit"])
+    for unit, (_, group) in zip(units, copies, strict=True):  # Both in the order of the plan.
         rows = list(group)
         if any(row["original_unit"] is None and row["state"] != State.CHANGED for row in rows):
             continue  # The original waits for the next run, and so do the copies.
@@ -146,13 +140,13 @@ def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
         metadata = read_labels(rows[0]["shard"]).schema.metadata if rows[0]["shard"] else {}
         table = pa.Table.from_pylist(labels, schema=CLIP_LABEL_SCHEMA).replace_schema_metadata(metadata)
         entry = ledger.commit(
-            units[unit_id],
+            unit,
             tables={"frames": FRAME_SCHEMA.empty_table(), "clips": table},
             outcomes=[_outcome_of_copy(row) for row in rows],
             facts={},
             partition=f"day={day}",
         )
-        entries[unit_id] = json_bytes(entry)
+        entries[unit.unit_id] = json_bytes(entry)
         num_copies += len(labels)
     snapshot.add_entries(entries)
     return num_copies

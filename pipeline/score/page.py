@@ -84,7 +84,7 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
         shown.append(report.shown_clip(label, frames, tracks, pictures.get(label["clip_id"], [])))
     page = report.score_page(
         run.summary,
-        run.snapshot.latest(),
+        run.snapshot.to_list(report.MAX_LISTED),
         labels,
         shown,
         title=f"Labels of {day}",

@@ -870,6 +870,17 @@ def test_a_name_that_is_no_utf8_survives_the_columns(local):
     assert json.loads(local.storage.read("outcomes.jsonl"))["detail"] == found.detail
 
 
+def test_a_page_lists_the_first_inputs_and_those_that_somebody_may_act_on(local):
+    planned(local, [clip_named(f"{number}.avi") for number in range(8)], **PLAN)
+    states = (State.DONE, State.DONE, State.NO_FACE, State.QUARANTINED)
+    for unit, state in zip(pending(local), states, strict=True):
+        commit(local, unit, state=state)
+    snapshot = local.snapshot()
+    found = snapshot.to_list(1, [clip_named("3.avi").clip_id])
+    assert found["path"].to_pylist() == ["0.avi", "3.avi", "6.avi"]
+    assert snapshot.to_list(100).equals(snapshot.latest())
+
+
 def test_an_entry_that_is_older_than_a_column_has_its_default(local, monkeypatch):
     planned(local, CLIPS, **PLAN)
     entries = [commit(local, unit) for unit in pending(local)]

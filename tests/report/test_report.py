@@ -386,6 +386,21 @@ def test_a_large_night_shows_some_people_and_every_label_in_less_than_20_mb():
     assert len(page.encode()) < 20_000_000
 
 
+def test_a_run_of_more_than_a_page_lists_is_counted_by_its_summary():
+    counts = {"inputs": 3_000_000, "done": 2_900_000, "no_face": 60_000, "retryable": 40_000}
+    reasons = {"no_face: no_face_found": 60_000, "retryable: timeout": 40_000}
+    summary = {**counts, "reasons": reasons, "frames": 24_000_000, "examples": 9_000_000}
+    listed = [outcome(0), outcome(1), outcome(2, State.RETRYABLE, reason="timeout")]
+    text = Outline(preprocess_page(summary, listed, [example(0)], title="Many")).text
+    assert "2,900,000 of 3,000,000 clips" in text
+    assert "9,000,000 faces were cut out of 24,000,000 sampled frames" in text
+    assert "retryable timeout 40,000" in text
+    assert "of 3 clips, first by path" in text
+    assert "train/Happy/0002.avi retryable timeout" in text
+    labels = [clip_row(each.clip_id, each.path) for each in listed[:2]]
+    assert "2,999,998 other clips have no label" in Outline(score_page(summary, listed, [], [], labels, title="N")).text
+
+
 def test_an_empty_run_has_a_page():
     assert "nothing to count" in Outline(preprocess_page({}, [], [], title="Empty")).text
     text = Outline(score_page({}, [], [], [], [], title="Empty")).text

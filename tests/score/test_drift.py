@@ -1,9 +1,11 @@
 """A night's figures from the entries of its units, and what counts as a jump against the nights before."""
 
+import json
+
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.drift import drift, night_record, unit_facts
 
@@ -20,33 +22,39 @@ EARLIER = [night(day, mean_entropy=1.2 + 0.01 * (day % 2), face_rate=0.88 + 0.02
 
 
 def outcome(*, frames, faceless, integrity, seconds):
-    return {
-        "num_frames": frames,
-        "num_faceless_frames": faceless,
-        "decode_integrity": integrity,
-        "seconds": seconds,
-    }
+    counts = {"num_frames": frames, "num_faceless_frames": faceless, "decode_integrity": integrity}
+    return {"clip_id": "a", "path": "a.avi", "state": "done", **counts, "seconds": seconds}
 
 
-def table_of(*rows):
-    kinds = [("num_frames", pa.int64()), ("num_faceless_frames", pa.int64()), ("decode_integrity", pa.float64())]
-    return pa.Table.from_pylist(list(rows), schema=pa.schema([*kinds, ("seconds", pa.float64())]))
+def record_of(units):
+    """The record of the only night in a ledger of units with these facts and outcomes."""
+    entries = (
+        {"unit": f"g000-u{number:06d}", "facts": facts, "shards": [], "outcomes": outcomes}
+        for number, (facts, outcomes) in enumerate(units)
+    )
+    snapshot = Snapshot()
+    snapshot.add_entries({entry["unit"]: json.dumps(entry).encode() for entry in entries})
+    (figures,) = snapshot.database.rows("night_figures")
+    return night_record(figures)
 
 
 def test_a_nights_figures_are_those_worked_out_by_hand():
     shares = np.zeros((3, 7))
     shares[0, 3], shares[1, 3], shares[1, 4], shares[2, 4] = 1.0, 0.5, 0.5, 1.0
-    facts = [
-        unit_facts(shares[:2], np.array([0.5, 1.0, 1.5]), day="2026-11-22"),
-        unit_facts(shares[2:], np.array([2.0]), day="2026-11-22"),
-    ]
-    outcomes = table_of(
+    one = [
         outcome(frames=8, faceless=0, integrity=1.0, seconds=1.0),
         outcome(frames=8, faceless=4, integrity=0.5, seconds=2.0),
         outcome(frames=4, faceless=1, integrity=None, seconds=0.5),
-        outcome(frames=0, faceless=0, integrity=None, seconds=0.25),
+    ]
+    other = [outcome(frames=0, faceless=0, integrity=None, seconds=0.25)]
+    record = record_of(
+        [
+            (unit_facts(shares[:2], np.array([0.5, 1.0, 1.5]), day="2026-11-22"), one),
+            (unit_facts(shares[2:], np.array([2.0]), day="2026-11-22"), other),
+            ({"peak_child_memory_bytes": 5}, one),  # Of no night.
+        ]
     )
-    record = night_record(facts, outcomes, day="2026-11-22")
+    assert record["day"] == "2026-11-22"
     assert record["emotions"] == dict.fromkeys(EMOTIONS, 0.0) | {"Happy": 0.5, "Neutral": 0.5}
     assert (record["clips"], record["labelled_clips"], record["frames"], record["faces"]) == (4, 3, 20, 4)
     assert (record["mean_entropy"], record["face_rate"], record["decode_integrity"]) == (1.25, 0.75, 0.75)
@@ -54,7 +62,8 @@ def test_a_nights_figures_are_those_worked_out_by_hand():
 
 
 def test_a_night_without_anything_has_no_figures():
-    record = night_record([], table_of(), day="2026-11-22")
+    nothing = outcome(frames=0, faceless=0, integrity=None, seconds=0.0)
+    record = record_of([(unit_facts(np.zeros((0, 7)), np.zeros(0), day="2026-11-22"), [nothing])])
     assert [record[name] for name in ("emotions", "mean_entropy", "face_rate", "decode_integrity")] == [None] * 4
 
 
