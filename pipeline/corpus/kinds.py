@@ -50,10 +50,12 @@ MAX_EXTENSION_LETTERS = 12
 
 
 def extension_of(path: str) -> str:
+    """The ending of a path, lower case, without its dot."""
     return posixpath.splitext(path)[1].lower().removeprefix(".")
 
 
 def is_manifest(place: str, store: AbstractFileSystem | None) -> bool:
+    """Whether a place is a file that is named as a manifest is. Raises what its store raises."""
     if extension_of(without_query(place)) not in _MANIFEST_EXTENSIONS:
         return False
     if store is None:
@@ -162,10 +164,12 @@ def _unfinished_reason(path: str) -> str | None:
 
 
 def as_ignored(file: ListedFile, reason: str) -> Ignored:
+    """A listed file as one that is ignored."""
     return Ignored(path=printable_path(file.path), reason=reason)
 
 
 def why_not_a_video(file: ListedFile) -> Ignored:
+    """A file that is ignored because of its name, with the reason."""
     name = file.path if file.url is None else file.path.rpartition("!")[2]  # of a member: its own
     extension = extension_of(name)
     # An upload chooses it, and every one is kept for the life of the process.

@@ -41,7 +41,10 @@ _Result = TypeVar("_Result")
 
 
 def locate(url: str) -> tuple[str, AbstractFileSystem | None]:
-    """The absolute local path and None, or the name in a store and the store."""
+    """The absolute local path and None, or the name in a store and the store.
+
+    Raises CorpusError for a URL of no store that is installed.
+    """
     if (path := local_path(url)) is not None:
         return os.path.abspath(path), None
     protocol = url.partition("://")[0]
@@ -62,6 +65,7 @@ def ask_store(store: AbstractFileSystem, method: str, place: str, **options: Any
 
 
 def info_of(place: str, store: AbstractFileSystem) -> Mapping[str, Any] | None:
+    """What a store says of a place; None where nothing is there. Raises what the store raises else."""
     try:
         return ask_store(store, "info", place)
     except FileNotFoundError:
@@ -69,6 +73,7 @@ def info_of(place: str, store: AbstractFileSystem) -> Mapping[str, Any] | None:
 
 
 def url_of(place: str, store: AbstractFileSystem | None) -> str:
+    """A place as a URL that any reader understands; a local path as it is, if it is UTF-8."""
     if store is not None:
         return store.unstrip_protocol(place)
     return place if _is_utf8(place) else "file://" + quote(os.fsencode(place))
@@ -94,6 +99,7 @@ def shown_url(text: str) -> str:
 
 @contextmanager
 def one_line_errors(input_url: str) -> Iterator[None]:
+    """Turns what a store raises within into a CorpusError of one line, with the cure and without secrets."""
     try:
         yield
     except store_errors() as error:
@@ -124,7 +130,10 @@ def map_in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> 
 def list_input(
     place: str, store: AbstractFileSystem | None, *, shown: str, follow_links: bool = False
 ) -> tuple[str, Iterator[ListedFile | Ignored], bool]:
-    """The root, its files with what is no file, and whether the input was a single file."""
+    """The root, its files with what is no file, and whether the input was a single file.
+
+    Raises CorpusError for a glob that is none, and for what cannot be listed.
+    """
     wildcard = re.search(r"[^/]*[*?[]", place)
     if wildcard and not (os.path.lexists(place) if store is None else info_of(place, store)):
         # The folder before the first wildcard is the root, so that ids are those of the whole folder.

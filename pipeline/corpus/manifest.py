@@ -58,6 +58,7 @@ def read_manifest_file(
     shown: str,
     allow_private_hosts: bool = False,
 ) -> Corpus:
+    """The corpus of a manifest. shown: its name in messages. Raises CorpusError for what it must not say, by row."""
     if store is None:
         with open(place, "rb") as stream:
             content = stream.read()

@@ -63,6 +63,7 @@ def corpus_of(
     split_fractions: Sequence[float] | None,
     notes: Sequence[str],
 ) -> Corpus:
+    """The corpus of these files, sorted, with ids and splits. notes: for its description. Raises CorpusError."""
     rows, counts = _rows(files, split_fractions)
     ignored = tuple(sorted(ignored, key=lambda item: item.path))
     return Corpus(
@@ -234,6 +235,7 @@ def _identifying(url: str) -> list[tuple[str, str]]:
 
 
 def check_fractions(split_fractions: Sequence[float]) -> None:
+    """Raise CorpusError unless these are three shares of the splits that sum to 1."""
     shares = tuple(split_fractions)
     if len(shares) != len(SPLITS) or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise CorpusError(

@@ -36,7 +36,7 @@ class Manifest:
     shards: tuple[dict[str, Any], ...]
 
     def shards_of(self, split: str) -> list[dict[str, Any]]:
-        """The shards of one split that hold rows, in order. UsageError for an unknown or an empty split."""
+        """The shards of one split that hold rows, in order. Raises UsageError for an unknown or an empty split."""
         if split not in SPLITS:
             raise UsageError(f"split {split!r} is not one of {', '.join(SPLITS)}")
         shards = [shard for shard in self.shards if shard["split"] == split and shard["rows"] > 0]
@@ -110,6 +110,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, num_bytes: int, *, what: str) -> None:
+    """Raise UsageError unless the disk of `folder` has `num_bytes` free. what: what they are for, in words."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise UsageError(

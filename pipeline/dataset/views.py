@@ -38,6 +38,8 @@ def context_view(
             wide, as the public CAER-Net-S reads it; aspect is the same of the frame in its own proportions.
         aspect: the frame's width divided by its height.
         random: places the square anywhere, for training; None: in the middle.
+
+    Raises UsageError for another crop.
     """
     if crop not in get_args(ContextCrop):
         raise UsageError(f"context crop {crop!r} is not known; use one of {', '.join(get_args(ContextCrop))}")

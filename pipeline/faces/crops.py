@@ -69,7 +69,10 @@ def masked_region(
 
 
 def encode_image(image: np.ndarray, *, image_format: str = "jpeg") -> bytes:
-    """(H, W, 3) uint8 RGB as a file: "jpeg" (quality 95, chroma not subsampled) or "png" (lossless)."""
+    """(H, W, 3) uint8 RGB as a file: "jpeg" (quality 95, chroma not subsampled) or "png" (lossless).
+
+    Raises ValueError for another format.
+    """
     _frame_size(image)
     buffer = io.BytesIO()
     if image_format == "jpeg":
@@ -94,6 +97,8 @@ def select_faces(
 
     Boxes come back clamped, the largest first; ties go to the higher score, then to the lower box. A box wholly
     outside the frame is dropped, and counted with those that passed the edge.
+
+    Raises ValueError for another `faces_kept`.
     """
     if faces_kept not in ("largest", "all"):
         raise ValueError(f"faces kept {faces_kept!r} is unknown; use largest or all")

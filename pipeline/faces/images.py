@@ -27,7 +27,7 @@ def check_image(image: np.ndarray) -> None:
 
 
 def is_searched(image: np.ndarray, *, upsample: int) -> bool:
-    """Whether the CNN can look for faces in an image of this size."""
+    """Whether the CNN can look for faces in an image of this size. image: (H, W) or (H, W, 3)."""
     height, width = image.shape[:2]
     if upsample:
         height, width = 2 * height + 1, 2 * width + 2

@@ -52,5 +52,5 @@ class Int8Body:
 
 
 def quantised(level: Tensor) -> Tensor:
-    """Pixels less their means, over 256, as `Int8Body` takes them."""
+    """Pixels less their means, over 256, as `Int8Body` takes them. (B, 3, H, W) levels 0 to 255."""
     return level.mul(1 / INPUT_SCALE).add_(INPUT_ZERO + 0.5).to(torch.uint8)  # positive: cut off is rounded down

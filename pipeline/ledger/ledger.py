@@ -121,6 +121,8 @@ class Ledger:
 
         A clip's latest unit decides its state. More than `UNITS_PER_GENERATION` units make several generations, so that
         one at a time is held in memory.
+
+        Raises LedgerError where another run extended the plan meanwhile.
         """
         database = snapshot.database
         database.run("sort_for_units")
@@ -228,6 +230,8 @@ class Ledger:
             compacts: of the holder of the lock alone: entries that had to be fetched one by one are stored once more,
                 `ENTRIES_AT_ONCE` in one object, where they are more. Objects with copies of what is another entry now,
                 or none, and those that cannot be read are deleted.
+
+        Raises LedgerError for an entry of no planned unit.
         """
         units = ((match[1], size) for name, size in self.storage.listing("ledger") if (match := _ENTRY.fullmatch(name)))
         snapshot.list_entries(units)

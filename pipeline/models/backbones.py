@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         return self
 
     def load_pretrained(self, tensors: dict[str, Tensor], *, source: str, assign: bool = False) -> None:
-        """Take every tensor but the head's from torchvision's names. UsageError where they are of another network.
+        """Take every tensor but the head's by torchvision's names. Raises UsageError for those of another network.
 
         assign: take the tensors themselves instead of copying their values.
         """
@@ -91,7 +91,7 @@ def check_backbone_size(name: str, shape: tuple[int, ...], *, image: str) -> Non
 
 
 def check_weights(name: str, tensors: dict[str, Tensor], *, source: str) -> None:
-    """UsageError where the tensors are not torchvision's of this backbone. The network takes no memory for it."""
+    """Raise UsageError where the tensors are not torchvision's of this backbone; the network takes no memory for it."""
     with torch.device("meta"):
         Backbone(name, reads="face").load_pretrained(tensors, source=source, assign=True)
 

@@ -37,7 +37,7 @@ def check_options(
     pooled_norm: str = "none",
     encoder: str = "paper",
 ) -> None:
-    """UsageError where an option is not one of those of the readings."""
+    """Raise UsageError where an option is not one of those of the readings."""
     if attention_gain not in get_args(AttentionGain):
         raise UsageError(f'attention_gain {attention_gain!r} is not known; use "area" or "paper"')
     if recalibration_scale not in get_args(RecalibrationScale):

@@ -39,7 +39,7 @@ def best_of(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def put(run_url: str, name: str, *, content: bytes) -> None:
-    """Write one object of a run, whole or not at all. UsageError where the store does not take it, after every try."""
+    """Write one object of a run, whole or not at all. Raises UsageError where the store does not take it."""
     try:
         Storage(run_url).put(name, content)
     except (StorageError, NotADirectoryError) as error:
@@ -76,14 +76,17 @@ def read_checkpoint_info(run_url: str, which: Which = "best") -> dict[str, Any]:
 
 
 def epoch_folder(epoch: int) -> str:
+    """Where the checkpoint of an epoch lies in its run."""
     return f"checkpoints/epoch-{epoch:04d}"
 
 
 def step_folder(step: int) -> str:
+    """Where the resume point within an epoch lies in its run."""
     return f"checkpoints/step-{step:08d}"
 
 
 def chosen_folder(run_url: str, which: Which) -> str:
+    """The folder of the checkpoint that `which` names in a run. Raises UsageError where there is none."""
     if which == "newest":
         newest = newest_checkpoint(run_url)
         if newest is None:
@@ -108,6 +111,7 @@ def chosen_folder(run_url: str, which: Which) -> str:
 
 
 def named_best(run_url: str) -> str | None:
+    """The best epoch as the run names it; None where it names none."""
     try:
         return epoch_folder(int(json.loads(Storage(run_url).read("best.json"))["epoch"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -49,7 +49,7 @@ RESNET18_PARTS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3
 
 
 def load_imagenet(model: nn.Module, tensors: dict[str, Tensor], *, source: str, assign: bool = False) -> None:
-    """ResNet-18's tensors, by torchvision's names, into every encoder of the model. UsageError where they don't fit."""
+    """Put ResNet-18's tensors, by torchvision's names, into every encoder. Raises UsageError where they don't fit."""
     wanted = {str(number): name for number, name in enumerate(RESNET18_PARTS)}
     encoders = [child for name, child in model.named_children() if name.endswith("encoder")]
     for encoder in encoders:
@@ -68,7 +68,7 @@ def load_imagenet(model: nn.Module, tensors: dict[str, Tensor], *, source: str, 
 
 
 def check_imagenet(tensors: dict[str, Tensor], *, source: str) -> None:
-    """UsageError where the tensors are not torchvision's of ResNet-18. The network takes no memory for it."""
+    """Raise UsageError where the tensors are not torchvision's of ResNet-18. The network takes no memory for it."""
     with torch.device("meta"):
         model = nn.ModuleDict({"encoder": image_encoder("resnet18")})
     load_imagenet(model, tensors, source=source, assign=True)
@@ -90,7 +90,7 @@ def check_sides(shape: tuple[int, ...], *, image: str) -> None:
 
 
 def check_equal_sides(face: tuple[int, ...], context: tuple[int, ...]) -> None:
-    """UsageError where two shapes differ in height or width: attention between the maps pairs their places."""
+    """Raise UsageError where two shapes differ in height or width: attention between the maps pairs their places."""
     if face[-2:] != context[-2:]:
         raise UsageError(
             f"face {face[-2]}x{face[-1]} px and context {context[-2]}x{context[-1]} px differ, and this network's"

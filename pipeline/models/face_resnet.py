@@ -61,7 +61,10 @@ class FaceResNet(nn.Module):
         self.head = nn.Linear(channels_in, len(EMOTIONS))
 
     def forward(self, face: Tensor, context: Tensor) -> Tensor:  # noqa: ARG002
-        """Logits `(B, 7)` of faces `(B, 3, height, width)`, ImageNet-normalised RGB; 48 px is what it is made for."""
+        """Logits `(B, 7)` of faces `(B, 3, height, width)`, ImageNet-normalised RGB; 48 px is what it is made for.
+
+        Raises UsageError for another shape.
+        """
         if face.ndim != 4 or face.shape[1] != 3 or min(face.shape[2:]) < MIN_PX:
             raise UsageError(
                 f"face: shape {tuple(face.shape)} is not (B, 3, height, width) with sides of {MIN_PX} px or more;"

@@ -163,7 +163,7 @@ def is_onnx(url: str) -> bool:
 
 
 def read_onnx(url: str) -> OutsideModel:
-    """The file and its sidecar, of its name but for the ending. UsageError where one is missing or not the other's."""
+    """The file and the sidecar of its name. Raises UsageError where one is missing or is not the other's."""
     beside = f"{url[: -len('.onnx')]}.json"
     read = {}
     for name in (url, beside):

@@ -110,6 +110,7 @@ class ExtractConfig:
 
     @property
     def sampling(self) -> Sampling:
+        """Which frames these settings take."""
         from pipeline.video.frames import Sampling
 
         if self.every_frame:

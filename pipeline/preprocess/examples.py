@@ -159,6 +159,7 @@ def _damage(report: DecodeReport) -> str | None:
 
 
 def join_words(*parts: str | None, between: str = ", ") -> str | None:
+    """Those of the parts that say something, joined; None where none does."""
     return between.join(part for part in parts if part) or None
 
 

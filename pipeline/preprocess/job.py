@@ -135,7 +135,10 @@ def preprocess(config: PreprocessConfig, corrected: CorrectedFaces | None = None
 
 
 def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None) -> Corpus:
-    """List the input, and read a byte of some of its clips; with corrections only clips that have a label by now."""
+    """List the input, and read a byte of some of its clips; with corrections only clips that have a label by now.
+
+    Raises UsageError where no corrected clip is in the input.
+    """
     corpus = read_corpus(
         config.input,
         layout=config.layout,

@@ -76,4 +76,5 @@ def sweep_scratch() -> None:
 
 
 def error_in_words(error: OSError) -> str:
+    """What went wrong with a file, in one line without its path."""
     return str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error.strerror or error}"

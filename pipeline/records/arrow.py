@@ -12,4 +12,5 @@ pc: Any = pyarrow.compute  # Its functions are made when it is imported, where n
 
 
 def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column of chunks as one array."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

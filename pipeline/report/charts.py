@@ -97,7 +97,10 @@ def down(x: float, words: str) -> dict[str, Any]:
 
 
 def histogram(values: Sequence[float] | np.ndarray, *, title: str, unit: str) -> Chart:
-    """Counts of the values in at most 20 bins of one width, whose edges are round numbers."""
+    """Counts of the values in at most 20 bins of one width, whose edges are round numbers.
+
+    Values that are not finite are left out.
+    """
     found = np.asarray(values, np.float64)
     found = found[np.isfinite(found)]
     if not len(found):
@@ -119,11 +122,13 @@ def _round_edges(values: np.ndarray) -> np.ndarray:
 
 
 def line(x: Sequence[Any], y: Sequence[Any], *, name: str, colour: str, dash: str = "solid") -> dict[str, Any]:
+    """A line through points, for a Chart."""
     style = {"line": {"color": colour, "dash": dash, "width": 2}, "marker": {"size": 5}}
     return {"type": "scatter", "mode": "lines+markers", "x": list(x), "y": list(y), "name": name, **style}
 
 
 def bars(x: Sequence[str], y: Sequence[Any], *, name: str, colour: str) -> dict[str, Any]:
+    """Bars, for a Chart."""
     return {"type": "bar", "x": list(x), "y": list(y), "name": name, "marker": {"color": colour}}
 
 

@@ -64,6 +64,7 @@ def is_numeric(cell: Any) -> bool:
 
 
 def short(value: Any) -> Any:
+    """A float with four digits; anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
@@ -98,6 +99,7 @@ def interval(share: float, number: int) -> tuple[float, float]:
 
 
 def counted(number: int, what: str) -> str:
+    """A number with what is counted, in the plural but for one."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 

@@ -48,6 +48,8 @@ def start_ray(*, least_cpus: int = 4) -> str:
 
     A local one gets at least `least_cpus` logical CPUs: actors that hold all of them leave none for reading, and Ray
     waits for ever without a word.
+
+    Raises UsageError where it does not start or cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")

@@ -25,6 +25,7 @@ def log_as_json(wanted: bool = True) -> None:
 
 
 def is_json() -> bool:
+    """Whether lines are printed as JSON."""
     return _output["as_json"]
 
 

@@ -100,7 +100,7 @@ class DetectorActor:
         return True
 
     async def detect(self, images: list[np.ndarray], upsample: int) -> list[list[Face]]:
-        """The faces of one sender's frames."""
+        """The faces of one sender's frames. images: RGB uint8 HWC. Raises what the detector raises for them."""
         answer: asyncio.Future[list[list[Face]]] = asyncio.get_running_loop().create_future()
         self._waiting.append((images, upsample, answer))
         if self._running is None or self._running.done():

@@ -138,10 +138,12 @@ def folder_to_read(path: str, *, name: str) -> str:
 
 
 def is_below(path: str, folder: str) -> bool:
+    """Whether a path lies below a folder, by their names."""
     return path.startswith(f"{folder.rstrip('/')}/")
 
 
 def is_home_or_above(folder: str) -> bool:
+    """Whether a folder is the home folder or holds it."""
     return is_below(f"{os.path.realpath(os.path.expanduser('~'))}/", os.path.realpath(folder))
 
 

@@ -57,4 +57,5 @@ class SandboxStartError(RuntimeError):
 
 
 def says_out_of_memory(text: str) -> bool:
+    """Whether a library's message tells of a failed allocation."""
     return any(words in text for words in OUT_OF_MEMORY)

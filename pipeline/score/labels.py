@@ -61,6 +61,7 @@ class UnitLabels:
             self._shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
 
     def tables(self) -> dict[str, pa.Table]:
+        """The rows so far by table: frames, tracks and clips, each with the checkpoint's sha256 in its metadata."""
         found = {
             "frames": table_of(self._faces, FRAME_SCHEMA),
             "tracks": table_of(self._tracks, TRACK_SCHEMA),
@@ -73,6 +74,7 @@ class UnitLabels:
         }
 
     def night_facts(self) -> dict[str, Any]:
+        """The figures of the unit for its night's record."""
         shares = np.array(self._shares).reshape(-1, len(EMOTIONS))
         return unit_facts(shares, np.array([face.entropy for face in self._faces]), day=self._day)
 

@@ -46,6 +46,7 @@ def is_on_the_web(filesystem: Any) -> bool:
 
 
 def is_md5(content_id: str) -> bool:
+    """Whether a content id is the MD5 of the bytes, and not a store's own."""
     return re.fullmatch(r"[0-9a-f]{32}", content_id) is not None
 
 

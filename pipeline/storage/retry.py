@@ -193,6 +193,7 @@ def raise_storage_error(error: BaseException, what: str, *, num_tries: int) -> N
 
 
 def checked(data: bytes, size_bytes: int | None) -> bytes:
+    """The data. Raises TruncatedError where it is not of the size that was told (bytes; None: any)."""
     if size_bytes is not None and len(data) != size_bytes:
         raise TruncatedError(f"{len(data)} bytes came instead of {size_bytes}")
     return data

@@ -148,7 +148,7 @@ def print_summary(run_url: str, summary: Mapping[str, Any]) -> None:
 
 
 def _workers(config: TrainConfig) -> tuple[int, bool]:
-    """How many workers, and whether each has a GPU. UsageError where the cluster can't hold them: Ray would wait."""
+    """How many workers, and whether each has a GPU. Raises UsageError where they don't fit: Ray would wait."""
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
     use_gpu = resolve_worker_device(config.device) == "cuda"

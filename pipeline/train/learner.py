@@ -84,7 +84,10 @@ class Learner:
         return self._model if self._average is None else self._average.module
 
     def train_step(self, batch: Batch, *, lr: float) -> Tensor:
-        """One optimizer step; the loss of the global batch before it, without flooding."""
+        """One optimizer step; the loss of the global batch before it, without flooding.
+
+        batch: float CHW images of this rank; the loss: a scalar, detached.
+        """
         config, run = self._config, self._run
         for group in self._optimizer.param_groups:
             group["lr"] = lr
@@ -153,7 +156,7 @@ class Learner:
         get_ema_multi_avg_fn(min(self._config.ema, (1 + step) / (10 + step)))(averages, weights, step)
 
     def note_losses(self) -> None:
-        """Bring the losses of the steps since the last call into the run. TrainingStopped if one is not finite."""
+        """Bring the losses since the last call into the run. Raises TrainingStopped if one is not finite."""
         first = len(self._run.losses) + 1
         values = torch.stack(self._new_losses).tolist()
         self._new_losses.clear()
@@ -232,7 +235,10 @@ def flood_gradients(parameters: Iterable[nn.Parameter], mean_loss: Tensor, *, le
 
 
 def class_weights(labels: np.ndarray) -> Tensor:
-    """A weight for each class, inverse to its share of `labels`; their mean over the labels is 1."""
+    """A weight for each class, inverse to its share of `labels`; their mean over the labels is 1.
+
+    labels: (N,) class indices; the weights: (7,) float32.
+    """
     counts = np.bincount(labels, minlength=len(EMOTIONS))
     return torch.from_numpy(len(labels) / (len(EMOTIONS) * counts)).float()
 

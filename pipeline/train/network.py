@@ -56,6 +56,7 @@ def _model_options(config: TrainConfig) -> dict[str, Any]:
 
 
 def new_model(config: TrainConfig) -> nn.Module:
+    """The untrained network of a config, its backbone frozen where that is asked for."""
     model = build_model(config.model, **_model_options(config))
     if config.pretrained == "frozen" and isinstance(model, Backbone):
         model.freeze()
@@ -126,6 +127,7 @@ def _pretrained_network(config: TrainConfig) -> str:
 
 
 def checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[str, Any]:
+    """What a checkpoint says of its network, its training and how clips have to be read for it."""
     return {
         "model": {
             "name": config.model,

@@ -110,6 +110,7 @@ def _packets_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
 
 
 def sounds_of(container: Any) -> list[Any]:
+    """The audio streams of a container that can be decoded."""
     return [each for each in container.streams.audio if each.codec_context is not None]
 
 
@@ -251,7 +252,10 @@ def _stretch(
 
 
 def video_stream(writer: Any, image: np.ndarray) -> Any:
-    """An H.264 stream for frames like this one: no B-frames, so that its times are those of the frames."""
+    """An H.264 stream for frames like this one: no B-frames, so that its times are those of the frames.
+
+    image: (H, W, 3) RGB uint8.
+    """
     height, width = image.shape[:2]
     scale = min(1.0, MAX_CONVERTED_PX / max(width, height))
     stream = writer.add_stream("libx264", rate=Fraction(TICKS, 1))
@@ -264,7 +268,7 @@ def video_stream(writer: Any, image: np.ndarray) -> Any:
 
 
 def encodable(image: np.ndarray, stream: Any) -> Any:
-    """A frame for the stream, scaled to it."""
+    """A frame for the stream, scaled to it. image: (H, W, 3) RGB uint8."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     return frame.reformat(width=stream.width, height=stream.height, format="yuv420p")
 

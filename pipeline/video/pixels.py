@@ -59,7 +59,10 @@ def display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
 
 def upright(image: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
-    """An image turned and mirrored as its display matrix says; an angle between quarter turns becomes the nearest."""
+    """An image turned and mirrored as its display matrix says; an angle between quarter turns becomes the nearest.
+
+    image: (H, W, 3) -> (H, W, 3) or (W, H, 3), uint8.
+    """
     if matrix is None:
         return image
     a, b, c, d = matrix

@@ -88,6 +88,7 @@ class Place:
 
 
 def place_of(url: str) -> Place:
+    """Where the bytes of a member lie, read from its URL."""
     fields = parse_qsl(url.removeprefix(MEMBERS_START), keep_blank_values=True)
     named = dict(fields)
     steps = [(k, tuple(map(int, filter(None, v.split(","))))) for k, v in fields if k in ("gz", "zst", "tar", "zip")]

@@ -144,6 +144,7 @@ class BoundedHeaders:
 
 
 def decompressed(part: FilePart, kind: str) -> FilePart:
+    """What a part holds when it is unpacked; kind: gz or zst. It goes forwards only."""
     if kind == "gz":
         unpacked: Any = gzip.GzipFile(fileobj=part, mode="rb")  # pyright: ignore[reportArgumentType]
     else:

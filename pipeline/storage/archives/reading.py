@@ -144,6 +144,7 @@ def _changed() -> ArchiveError:
 
 @contextlib.contextmanager
 def fault_in_words() -> Iterator[None]:
+    """Turns what readers of archives raise within into an ArchiveError with its reason and cure."""
     try:
         yield
     except _FAULTS as error:
