@@ -1,8 +1,7 @@
 """One clip in, its examples and its outcome out: decode, detect and crop.
 
 `ClipExtractor` runs in an actor and holds the sandbox. In the sandboxed child, the only place where foreign bytes meet
-a
-decoder, runs all of it (`build_work`) or, where a detector that many actors share is given, the decoding alone
+a decoder, runs all of it (`build_work`) or, where a detector that many actors share is given, the decoding alone
 (`build_decoding`). Either way `extracted` chooses frames, boxes and crops. What the child answers is checked before it
 is believed (`example_of`, `frame_of`, `facts_of`): it names neither its clip nor the label.
 """
@@ -94,8 +93,8 @@ class ClipExtractor:
 
     def facts(self) -> dict[str, Any]:
         """What the sandbox has seen so far: children started, how many in place of one that had grown, the most
-        resident
-        memory of one (bytes), the wall time of each stage (seconds), and what they were kept from (`confine`)."""
+        resident memory of one (bytes), the wall time of each stage (seconds), and what they were kept from
+        (`confine`)."""
         return {
             "children_started": self.sandbox.num_starts,
             "children_recycled": self.sandbox.num_recycled,

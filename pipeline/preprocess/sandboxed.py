@@ -70,8 +70,7 @@ FrameMessage = _message(Frame, [each.name for each in fields(Frame)])
 
 def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
     """The sandboxed child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome,
-    as
-    plain values."""
+    as plain values."""
     detect = detect_of(config, device="cpu")
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:

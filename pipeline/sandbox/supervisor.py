@@ -126,10 +126,9 @@ class Sandbox:
     def start(self) -> None:
         """Start the child if none runs, and wait until its work is built.
 
-        A work that cannot be built where reading is limited is built where it is not: no foreign bytes have been met
-        by then, and an installation may have its libraries anywhere. Raises SandboxStartError, and SandboxError with
-        reason
-        killed where somebody killed it meanwhile.
+        A work that cannot be built where reading is limited is built where it is not: no foreign bytes have been met by
+        then, and an installation may have its libraries anywhere. Raises SandboxStartError, and SandboxError with
+        reason killed where somebody killed it meanwhile.
         """
         if self._process is not None and self._process.is_alive():
             return
