@@ -23,6 +23,15 @@ from typing import Any, NoReturn, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # A clone runs without being installed.
 
+
+def _end_at_once(*_: object) -> NoReturn:
+    """Answers an interrupt while the libraries of the command line are loaded, when nothing has begun."""
+    os.write(2, f"{Path(sys.argv[0]).name}: interrupted before it began\n".encode())
+    os._exit(130)
+
+
+signal.signal(signal.SIGINT, _end_at_once)
+
 CURE = "use .venv/bin/python, which `make setup` makes, or install the package: pip install -e ."
 if sys.version_info < (3, 11):  # noqa: UP036 - a user's Python may be older
     sys.exit(f"this is Python {sys.version.split()[0]} ({sys.executable}), and 3.11 or later is needed; {CURE}")
@@ -70,6 +79,9 @@ def run_job(
     if "--json-logs" in sys.argv:
         log_as_json()  # A wrong flag beside it is told so too.
     sys.excepthook = _print_bug  # A bug's traceback may hold a store's credentials.
+    sys.unraisablehook = _interrupt_again
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
     try:
         options: dict[str, Any] = {"description": description, "positional": positional, "examples": examples}
@@ -348,6 +360,15 @@ def _one_line(error: BaseException, names: Mapping[str, str]) -> str:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _interrupt_again(ignored: sys.UnraisableHookArgs) -> None:
+    """An interrupt that comes within a destructor or a callback of an import is not raised by Python, which tells of it
+    and goes on: so it is sent again, to come a moment later."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _end(line: str, code: int) -> NoReturn:

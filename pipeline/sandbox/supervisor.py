@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
@@ -151,7 +151,7 @@ class Sandbox:
         process = self._context.Process(target=serve, args=arguments, kwargs=options, daemon=True)
         self._pipe, self._answers = ours, Receiver(ours.fileno())
         try:
-            with _without_main_module():
+            with _without_main_module(), _without_interrupts():
                 process.start()
         except (EOFError, ConnectionError):
             self._stop()
@@ -362,6 +362,18 @@ def _without_main_module() -> Iterator[None]:
     finally:
         for name, value in kept.items():
             setattr(main, name, value)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Keep a Ctrl-C, which a terminal sends to all processes, from a fork server that starts: it would end by a
+    traceback. This process's own waits for the end of the block."""
+    resource_tracker.ensure_running()  # Started with the fork server, it would let them in again.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _nameless_file() -> IO[bytes]:
