@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.ledger.files import json_bytes
-from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.ledger import ENTRIES_AT_ONCE, Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
 from pipeline.records.evolution import read_shard
@@ -148,6 +148,9 @@ def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
         )
         entries[unit.unit_id] = json_bytes(entry)
         num_copies += len(labels)
+        if len(entries) >= ENTRIES_AT_ONCE:
+            ledger.compact(snapshot.add_entries(entries))
+            entries = {}
     snapshot.add_entries(entries)
     return num_copies
 

@@ -265,32 +265,31 @@ def test_a_dry_run_counts_and_writes_nothing(made, models, tmp_path, without_ray
     assert not (tmp_path / "out").exists()
 
 
-def commit_all(ledger, *, state=State.DONE, stage=None, seconds=2.0):
-    """What actors commit, without a network: every pending unit ends in one state."""
-    for unit in pending(ledger, kinds=("compute",)):
-        if True:
-            labels = [
-                {"clip_id": clip.clip_id, "path": clip.path, "content_id": clip.content_id, "state": str(state)}
-                | {"num_frames": 2, "num_faces": 0, "num_tracks": 0}
+def commit_all(ledger, units=None, *, state=State.DONE, stage=None, seconds=2.0):
+    """What actors commit, without a network: these units, or every pending one, end in one state."""
+    for unit in pending(ledger, kinds=("compute",)) if units is None else units:
+        labels = [
+            {"clip_id": clip.clip_id, "path": clip.path, "content_id": clip.content_id, "state": str(state)}
+            | {"num_frames": 2, "num_faces": 0, "num_tracks": 0}
+            for clip in unit.clips
+        ]
+        ledger.commit(
+            unit,
+            tables={"frames": FRAME_SCHEMA.empty_table(), "clips": labels_table(labels)},
+            outcomes=[
+                Outcome(
+                    clip_id=clip.clip_id,
+                    path=clip.path,
+                    state=state,
+                    stage=stage,
+                    reason=None if state is State.DONE else "because",
+                    seconds=seconds,
+                )
                 for clip in unit.clips
-            ]
-            ledger.commit(
-                unit,
-                tables={"frames": FRAME_SCHEMA.empty_table(), "clips": labels_table(labels)},
-                outcomes=[
-                    Outcome(
-                        clip_id=clip.clip_id,
-                        path=clip.path,
-                        state=state,
-                        stage=stage,
-                        reason=None if state is State.DONE else "because",
-                        seconds=seconds,
-                    )
-                    for clip in unit.clips
-                ],
-                facts=unit_facts(np.zeros((0, 7)), np.zeros(0), day="2026-11-20"),
-                partition="day=2026-11-20",
-            )
+            ],
+            facts=unit_facts(np.zeros((0, 7)), np.zeros(0), day="2026-11-20"),
+            partition="day=2026-11-20",
+        )
 
 
 def labels_table(rows):
@@ -338,6 +337,28 @@ def test_the_state_of_a_copy_follows_its_clip(tmp_path):
     assert audited(ledger).counted == {"done": 2, "no_face": 0, "quarantined": 1, "retryable": 0}
     assert audited(ledger).holds
     assert "the same bytes as a.avi" in {outcome.detail for outcome in ledger.snapshot().outcomes()}
+
+
+def test_copies_that_wait_stop_no_others_and_many_are_told_some_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.score.night.ENTRIES_AT_ONCE", 1)
+    ledger = Ledger(str(tmp_path / "out"))
+    corpus = corpus_of(
+        tmp_path / "in", **{f"{name}{number}": name.encode() for name in "abcdefgh" for number in range(2)}
+    )
+    assert night_of(ledger, corpus).num_copies == 8
+    first, *others = pending(ledger, kinds=("compute",))
+    commit_all(ledger, units=others)
+    units = pending(ledger, kinds=("copies",))
+    originals = {clip.clip_id for clip in first.clips}
+    held = [unit for unit in units if originals & {clip.same_as for clip in unit.clips}]
+    snapshot = ledger.snapshot()
+    assert 0 < len(held) < len(units)
+    assert commit_copies(ledger, snapshot, day="2026-11-20") == sum(len(u.clips) for u in units if u not in held)
+    assert len(ledger.storage.sizes("compact")) == len(units) - len(held)
+    assert snapshot.count("state") == ledger.snapshot().count("state")
+    commit_all(ledger)
+    commit_copies(ledger, ledger.snapshot(), day="2026-11-20")
+    assert audited(ledger).counted["done"] == 16
 
 
 def test_bytes_that_were_gone_before_they_were_read_are_scored_where_they_turn_up(tmp_path):
