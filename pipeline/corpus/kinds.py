@@ -7,15 +7,16 @@ import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
+from pipeline.corpus.archived import ArchiveLister
 from pipeline.corpus.listing import ask_store, info_of, map_in_threads, printable_path, url_of
 from pipeline.corpus.table import listed_md5
 from pipeline.corpus.types import Ignored, ListedFile, ListedFiles
-from pipeline.storage.archives.listing import list_members, listing_block_bytes
+from pipeline.storage.archives.listing import listing_block_bytes
 from pipeline.storage.archives.members import Member, kind_of, member_url
 from pipeline.storage.redaction import without_query
 from pipeline.storage.remote import RangedFile
@@ -97,11 +98,12 @@ class SortedFiles:
                 archives.append(item)
             else:
                 self._add(item, extension)
-        for archive, found in map_in_threads(_with_members, archives):
-            if not found:
-                self.ignored.append(as_ignored(archive, "an archive that holds nothing"))
-            for member in found:
-                self._add_member(archive, member)
+        with ArchiveLister() as lister:
+            for archive, found in map_in_threads(partial(_with_members, lister=lister), archives):
+                if not found:
+                    self.ignored.append(as_ignored(archive, "an archive that holds nothing"))
+                for member in found:
+                    self._add_member(archive, member)
         self._read_unnamed()
 
     def _add(self, file: ListedFile, extension: str) -> None:
@@ -182,22 +184,20 @@ def _not_a_video_reason(extension: str) -> str:
     return f"not a video by its name: .{extension}" if extension else "not a video by its name: no extension"
 
 
-def _with_members(archive: ListedFile) -> tuple[ListedFile, list[Member]]:
+def _with_members(archive: ListedFile, *, lister: ArchiveLister) -> tuple[ListedFile, list[Member]]:
     """An archive with its content id, and what lies in it."""
     if archive.content_id is None:
         archive = replace(archive, content_id=listed_md5(archive))
-    return archive, _members_of(archive)
+    return archive, _members_of(archive, lister)
 
 
-def _members_of(archive: ListedFile) -> list[Member]:
+def _members_of(archive: ListedFile, lister: ArchiveLister) -> list[Member]:
     kind, content_id = kind_of(archive.path), archive.content_id
     assert kind is not None, "only archives come here"
     assert content_id is not None, "hashed before"
     try:
         with _opened(archive, block_bytes=listing_block_bytes(kind)) as file:
-            return list_members(
-                file, kind, size_bytes=archive.size_bytes, content_id=content_id, is_wanted=_is_named_as_clip
-            )
+            return lister.members(file, kind, size_bytes=archive.size_bytes, content_id=content_id)
     except OSError as error:
         if archive.store is not None:
             raise
@@ -219,8 +219,3 @@ def _opened(file: ListedFile, *, block_bytes: int) -> Any:
         return open(file.place, "rb")
     what = f"{url_of(file.place, file.store)} cannot be read"
     return RangedFile(file.store, file.place, what=what, size_bytes=file.size_bytes, block_bytes=block_bytes)
-
-
-def _is_named_as_clip(name: str) -> bool:
-    extension = extension_of(name)
-    return extension in VIDEO_NAMES or extension in IMAGE_NAMES

@@ -12,10 +12,8 @@ import contextlib
 import errno
 import functools
 import os
-import shutil
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from pipeline.faces.given_boxes import read_boxes
 from pipeline.faces.spec import detector_spec
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.examples import extracted, join_words
-from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive, sweep_scratch
+from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive
 from pipeline.preprocess.sandboxed import (
     MAX_LETTERS,
     build_decoding,
@@ -47,6 +45,7 @@ from pipeline.storage.contents import LocalContents
 from pipeline.storage.redaction import redacted
 from pipeline.storage.remote import local_path
 from pipeline.storage.retry import ContentChangedError, StoreLostError
+from pipeline.storage.scratch import ScratchFolder, sweep
 from pipeline.video.frames import DecodeReport, Frame
 
 MAX_TRIES = 2
@@ -75,8 +74,8 @@ class ClipExtractor:
         self._film = contextlib.ExitStack()
         self._film_of: tuple[str, str] | None = None
         self._film_path: Path | None = None
-        self._scratch: str | None = None
-        sweep_scratch()
+        sweep(SCRATCH_PREFIX)
+        self._scratch = ScratchFolder(SCRATCH_PREFIX)  # For copies of clips, and links to them.
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         repository = str(Path(__file__).resolve().parents[2])
@@ -88,7 +87,7 @@ class ClipExtractor:
             {"config": config},
             limits=limits,
             preload=(*preload, "decord", "av"),
-            readable=[config.detector_weights] if config.detector_weights else [],
+            readable=[str(self._scratch.path), *([config.detector_weights] if config.detector_weights else [])],
         )
 
     def facts(self) -> dict[str, Any]:
@@ -149,7 +148,7 @@ class ClipExtractor:
     @contextlib.contextmanager
     def _fetched(self, clip: Clip) -> Iterator[Path]:
         """The clip as a local file under a neutral name. Raises ArchiveError and OSError."""
-        copies = self._copies() if local_path(clip.url) is None or is_member(clip.url) else None
+        copies = str(self._scratch.path)
         if whole_id(clip.clip_id) != clip.clip_id:
             film = clip.url, clip.content_id
             if self._film_of != film:  # The next segment of this actor is mostly one of the same film.
@@ -179,14 +178,6 @@ class ClipExtractor:
         local = local_path(archive_of(clip.url) if is_member(clip.url) else clip.url)
         if local is not None:
             self._contents.require_unchanged(local)
-
-    def _copies(self) -> str:
-        """The folder for copies of remote clips and of members of archives, which the child may read."""
-        if self._scratch is None:
-            self._scratch = tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-")
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-            self.sandbox.let_read(os.path.join(self._scratch, "clip"))
-        return self._scratch
 
     def _run(self, clip: Clip, path: Path, ended: Callable[..., Outcome]) -> tuple[list[Example], Outcome]:
         local = local_path(clip.url)

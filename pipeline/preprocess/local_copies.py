@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipeline.records.clips import Clip
 from pipeline.storage.contents import LocalContents
 from pipeline.storage.remote import (
@@ -29,21 +27,25 @@ SCRATCH_PREFIX = "emotion-pipeline-clip-"
 
 
 @contextlib.contextmanager
-def local_file(clip: Clip, *, copies: str | None, contents: LocalContents) -> Iterator[Path]:
+def local_file(clip: Clip, *, copies: str, contents: LocalContents) -> Iterator[Path]:
     """The clip's bytes as a local file under a neutral name: a link to a local file, a copy of a remote one.
 
-    FFmpeg reads patterns, protocols and playlists out of names; this one has none. copies: the folder for copies.
+    FFmpeg reads patterns, protocols and playlists out of names; this one has none. copies: the folder for it, which the
+    child may read.
     contents: what is known of local files. Raises ContentChangedError where it has other bytes than were listed, and
     OSError; of a remote file only what outlasted every try.
     """
     local = local_path(clip.url)
-    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=copies) as folder:
+    with tempfile.TemporaryDirectory(dir=copies) as folder:
         neutral = Path(folder) / "clip"
         if local is not None:
             if not stat.S_ISREG(os.stat(local).st_mode):  # Opening a FIFO would wait for ever.
                 raise IsADirectoryError(errno.EISDIR, "not a regular file")
             contents.verify(local, clip.content_id)  # Unreadable is said here, in the clip's own name.
-            neutral.symlink_to(os.path.abspath(local))
+            if may_read_without_capabilities(local):
+                neutral.symlink_to(os.path.abspath(local))
+            else:
+                shutil.copyfile(local, neutral)
         else:
             # Some web servers tell no size.
             fetch(clip.url, neutral, size_bytes=clip.size_bytes or None, content_id=clip.content_id)
@@ -67,12 +69,27 @@ def open_archive(url: str, num_bytes: int, block_bytes: int, content_id: str, *,
     return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes, content_id=content_id)
 
 
-def sweep_scratch() -> None:
-    """Remove the copies of clips that killed actors of this user left in the temporary folder."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
-        pid = folder.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+def may_read_without_capabilities(path: str) -> bool:
+    """Whether this user's own rights open a file: root, whose decoder gives up the capability to read all, may not."""
+    if os.geteuid():
+        return True
+    real = os.path.realpath(path)
+    folders = [folder for folder in _above(real) if not _grants(folder, 0o1)]
+    return not folders and _grants(real, 0o4)
+
+
+def _above(path: str) -> Iterator[str]:
+    while (folder := os.path.dirname(path)) != path:
+        yield folder
+        path = folder
+
+
+def _grants(path: str, right: int) -> bool:
+    status = os.stat(path)
+    if status.st_uid == os.geteuid():
+        return bool(status.st_mode & right << 6)
+    is_of_group = status.st_gid in (os.getegid(), *os.getgroups())
+    return bool(status.st_mode & (right << 3 if is_of_group else right))
 
 
 def error_in_words(error: OSError) -> str:

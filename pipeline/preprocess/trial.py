@@ -20,6 +20,7 @@ from pipeline.preprocess.sandboxed import build_decoding, build_work, example_of
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Box, Example
 from pipeline.records.vocabulary import UsageError
+from pipeline.runtime.console import log_status
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.scratch import ScratchFolder
@@ -87,6 +88,11 @@ def try_extraction(config: ExtractConfig, *, limits: SandboxLimits, only_decode:
         options: dict[str, Any] = {"limits": limits, "preload": (*preload, "decord", "av"), "readable": readable}
         with Sandbox(build_trial, {"build": build, "config": config}, **options) as sandbox:
             items, told, trace = _answer(sandbox, {"clip": clip, "path": Path(clip.url), "boxes": [FACE]})
+            if sandbox.fault_of_build is not None:
+                log_status(
+                    f"the decoding child may read all files of this user: {sandbox.fault_of_build}, where it reads its"
+                    " libraries alone; install into the environment of this Python what it needs"
+                )
     finally:
         scratch.close()
     if trace is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.sandbox.confinement import allow_cpu_seconds, confine, die_with_parent, keep_environment, limit_memory
 from pipeline.sandbox.limits import SandboxLimits, Work, says_out_of_memory
-from pipeline.sandbox.messages import Answer, Failed, Fault, Item, Ready, Result, Stage, send
+from pipeline.sandbox.messages import Answer, Ask, Failed, Fault, Item, Ready, Result, Stage, send
 
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
@@ -38,12 +38,13 @@ def serve(
     log.close()
     keep_environment(KEPT_ENVIRONMENT)  # No credentials beside a decoder of foreign bytes.
     tempfile.gettempdir()  # Found once by writing into it, which libraries ask for as they are imported (dill does).
-    confinement = confine(readable)
+    confinement, asked = confine(readable), _Asked()
     try:
         work = build(**arguments)
+        asked.forget()
         limit_memory(limits.memory_bytes)
     except Exception as error:  # noqa: BLE001 - told to the supervisor, which raises it
-        send(pipe.fileno(), Failed(f"{type(error).__name__}: {error}"))
+        send(pipe.fileno(), Failed(f"{type(error).__name__}: {error}", asked.were_refused(error)))
         return
     send(pipe.fileno(), Ready(confinement))
     while True:
@@ -67,15 +68,69 @@ def _let_go_of_others() -> None:
     tracker._fd = None
 
 
-def _run_one(pipe: Connection, work: Work, task: Any, limits: SandboxLimits) -> None:
-    def tell(answer: Answer) -> None:
-        # Where the supervisor does not look, as while its caller is busy, a child that spins ends by itself.
-        allow_cpu_seconds(2 * limits.timeout_seconds)
-        send(pipe.fileno(), answer)
+class _Asked:
+    """What Python opens and lists while the work is built.
 
+    A refusal does not always show: Python takes a folder that it may not list for one without modules or packages.
+    """
+
+    def __init__(self) -> None:
+        self._paths: set[str] | None = set()
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        is_of_files = self._paths is not None and event in ("open", "os.listdir", "os.scandir", "ctypes.dlopen")
+        if is_of_files and arguments and isinstance(arguments[0], str):
+            assert self._paths is not None
+            self._paths.add(arguments[0] or ".")
+
+    def forget(self) -> None:
+        """Take note of no more: a hook is for the life of the process."""
+        self._paths = None
+
+    def were_refused(self, error: BaseException | None) -> bool:
+        """Whether the error, or one behind it, is of a permission, or something that was asked for may not be read."""
+        while error is not None:
+            if isinstance(error, PermissionError) or "ermission denied" in str(error):
+                return True
+            error = error.__cause__ or error.__context__
+        paths, self._paths = self._paths or set(), None
+        return any(map(_is_refused, paths))
+
+
+def _is_refused(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
+
+
+class _Line:
+    """What the work has of its supervisor: called, it names the stage; `ask` waits for the bytes that it asks for."""
+
+    def __init__(self, pipe: Connection, limits: SandboxLimits) -> None:
+        self._pipe, self._limits = pipe, limits
+
+    def __call__(self, stage: str) -> None:
+        self.tell(Stage(stage))
+
+    def ask(self, value: Any) -> bytes:
+        self.tell(Ask(value))
+        return self._pipe.recv_bytes()
+
+    def tell(self, answer: Answer) -> None:
+        # Where the supervisor does not look, as while its caller is busy, a child that spins ends by itself.
+        allow_cpu_seconds(2 * self._limits.timeout_seconds)
+        send(self._pipe.fileno(), answer)
+
+
+def _run_one(pipe: Connection, work: Work, task: Any, limits: SandboxLimits) -> None:
+    line = _Line(pipe, limits)
+    tell = line.tell
     allow_cpu_seconds(2 * limits.timeout_seconds)
     try:
-        items = work(task, lambda stage: tell(Stage(stage)))
+        items = work(task, line)
         while True:
             try:
                 tell(Item(next(items)))

@@ -1,17 +1,15 @@
 """What a process gives up before it meets foreign bytes: in go limits, out comes what the system granted.
 
-Resource limits everywhere; on Linux (x86-64, ARM64) also no sockets, no programs, no processes of its own or of others
-(seccomp), no writing to any file and no reading but of what is listed (Landlock, Linux 5.13). None of it needs root or
-a namespace, so it holds in a container too, and nothing of it can be taken back by the process.
+Resource limits everywhere; on Linux no capabilities, (x86-64, ARM64) no sockets, programs, processes of its own or of
+others (`system_calls`), no writing to any file and no reading but of what is listed (Landlock, Linux 5.13). None of it
+needs root or a namespace, so it holds in a container too, and nothing of it can be taken back by the process.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import math
 import os
-import platform
 import re
 import resource
 import signal
@@ -20,6 +18,8 @@ import struct
 import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
+
+from pipeline.sandbox.system_calls import GPU_DEVICES, allow_few_system_calls
 
 # What the log of last words may hold. Python ignores SIGXFSZ, so a write beyond it fails with EFBIG.
 MAX_FILE_BYTES = 2**20
@@ -34,7 +34,9 @@ MAX_OPEN_FILES = 256
 SPARE_ADDRESS_BYTES = 2**29
 
 
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
+_CAPABILITY_VERSION_3, _CAP_DAC_READ_SEARCH = 0x20080522, 2
 
 
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
@@ -46,46 +48,11 @@ _LANDLOCK_WRITES, _LANDLOCK_TRUNCATE, _LANDLOCK_IOCTL_DEV = 0b1111111110011, 1 <
 
 
 _LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR, _LANDLOCK_SCOPES = 1 << 1, 1 << 2, 1 << 3, 0b11
-
-
-# System call -> its number on x86-64 and on ARM64, None where it has none. What they do is to others, or is what no
-# Landlock rule covers: who owns a file and may read it, its times, attributes and handles, mounts, the kernel itself.
-_FORBIDDEN = {
-    "socket": (41, 198), "execve": (59, 221), "execveat": (322, 281), "io_uring_setup": (425, 425),
-    "fork": (57, None), "vfork": (58, None),
-    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440), "kcmp": (312, 272), "perf_event_open": (298, 241), "bpf": (321, 280),
-    "userfaultfd": (323, 282),
-    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
-    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
-    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
-    "open_by_handle_at": (304, 265), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
-    "chroot": (161, 51), "unshare": (272, 97), "setns": (308, 268), "open_tree": (428, 428), "fsopen": (430, 430),
-    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
-    "reboot": (169, 142), "kexec_load": (246, 104), "init_module": (175, 105), "finit_module": (313, 273),
-    "delete_module": (176, 106), "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89),
-    "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
-    "settimeofday": (164, 170), "clock_settime": (227, 112), "iopl": (172, None), "ioperm": (173, None),
-}  # fmt: skip
-
-
-# Allowed with the process's own id (prlimit64: or 0) as the first argument.
-_OF_ITSELF = {"kill": (62, 129), "tgkill": (234, 131), "prlimit64": (302, 261)}
-
-
-_CLONE, _CLONE3, _CLONE_THREAD = (56, 220), (435, 435), 0x10000
-
-
-# Machine -> audit architecture, and its place in the numbers above.
-_MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+_VERSION_OF_TRUNCATE = 3
 
 
 # What every process may write and read; GPUs are for a dlib that was built for them.
-_DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "kfd", "dri")
+_DEVICES = ("null", "zero", "full", "random", "urandom", *GPU_DEVICES)
 
 
 # Shared libraries and what they ask of the system, wherever distributions put them.
@@ -97,32 +64,36 @@ _SYSTEM_PATHS = (
 )
 
 
-class _Filter(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+def confine(readable: Collection[str] | None = None, *, landlock_version: int | None = None) -> dict[str, str]:
+    """Give up what a decoder does not need; returns what the kernel granted, each in a word.
 
+    `network` and `other_processes`: "none" or "allowed"; `file_writes`: "none", "truncation" or "allowed";
+    `file_reads`: "listed" or "allowed"; `capabilities`: "none", "reading" (of any file) or their mask; `landlock`: its
+    version here, "0" where there is none.
 
-def confine(readable: Collection[str] | None = None) -> dict[str, str]:
-    """Give up what a decoder does not need; returns `network`, `other_processes` and `file_writes`: "none" or
-    "allowed", and `file_reads`: "listed" or "allowed".
-
-    readable: files and folders that may be read besides the libraries of this Python and of the system; None: any.
-    Call it while the process has one thread: others that run already keep their rights.
+    readable: files and folders that may be read besides the libraries of this Python and of the system; None: any, as
+    far as this user may, root too. landlock_version: use no rights of later versions. Call it while the process has
+    one thread: others that run already keep their rights.
     """
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
     _lower(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
-    is_alone = is_without_files = False
+    is_alone, version, capabilities = False, 0, "unknown"
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # Without it the next two are for root alone.
-        is_without_files = _forbid_files(libc, readable)
-        is_alone = _forbid_system_calls(libc)
+        version = _forbid_files(libc, readable, landlock_version)
+        capabilities = _drop_capabilities(libc, kept=0 if readable is not None else 1 << _CAP_DAC_READ_SEARCH)
+        is_alone = allow_few_system_calls(libc)
     words = {True: "none", False: "allowed"}
+    writes = "none" if version >= _VERSION_OF_TRUNCATE or (version and is_alone) else "truncation"
     return {
         "network": words[is_alone],
         "other_processes": words[is_alone],
-        "file_writes": words[is_without_files],
-        "file_reads": "listed" if is_without_files and readable is not None else "allowed",
+        "file_writes": writes if version else "allowed",
+        "file_reads": "listed" if version and readable is not None else "allowed",
+        "capabilities": capabilities,
+        "landlock": str(version),
     }
 
 
@@ -187,70 +158,53 @@ def _lower(limit: int, value: int) -> None:
     resource.setrlimit(limit, (value, value))
 
 
-def _forbid_system_calls(libc: ctypes.CDLL) -> bool:
-    """Let the calls of `_FORBIDDEN` fail with EPERM, and so what would reach another process or make one.
-
-    `clone3`, whose arguments a filter cannot read, fails with ENOSYS: libraries then make their threads by `clone`.
-    """
-    if platform.machine() not in _MACHINES:
-        return False
-    architecture, place = _MACHINES[platform.machine()]
-    load, equal, at_least, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, deny, absent = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
-    number_at, architecture_at, first_at = 0, 4, 16
-    # (code, jump if true, jump if false, operand): a jump is a number of instructions to pass over, or a verdict.
-    body: list[tuple[int, int | str, int | str, int]] = [
-        (load, 0, 0, architecture_at),
-        (equal, 0, "deny", architecture),
-        (load, 0, 0, number_at),
-        (at_least, "deny", 0, 0x40000000),
-        (equal, "absent", 0, _CLONE3[place]),
-        *((equal, "deny", 0, numbers[place]) for numbers in _FORBIDDEN.values() if numbers[place] is not None),
-        (equal, 0, 2, _CLONE[place]),
-        (load, 0, 0, first_at),
-        (has_bits, "allow", "deny", _CLONE_THREAD),
-    ]
-    for name, numbers in _OF_ITSELF.items():
-        own = [(equal, "allow", 0, 0)] if name == "prlimit64" else []
-        checks = [(load, 0, 0, first_at), *own, (equal, "allow", "deny", os.getpid())]
-        body += [(equal, 0, len(checks), numbers[place]), *checks]
-    verdicts = {"allow": allow, "deny": deny, "absent": absent}
-    ends = {name: len(body) + at for at, name in enumerate(verdicts)}
-
-    def offset(jump: int | str, at: int) -> int:
-        return ends[jump] - at - 1 if isinstance(jump, str) else jump
-
-    body += [(give, 0, 0, verdict) for verdict in verdicts.values()]
-    code = b"".join(
-        struct.pack("HBBI", op, offset(if_true, at), offset(if_false, at), operand)
-        for at, (op, if_true, if_false, operand) in enumerate(body)
-    )
-    program = _Filter(len(code) // 8, code)
-    return libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0) == 0
+def _drop_capabilities(libc: ctypes.CDLL, *, kept: int) -> str:
+    """Give up all capabilities but `kept` (a mask) for good, and say in a word which the kernel says are left."""
+    for number in range(64):
+        if not kept >> number & 1:
+            libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    held = _capabilities_held() & kept
+    halves = held & 0xFFFFFFFF, held >> 32
+    sets = struct.pack("=6I", *(word for half in halves for word in (half, half, 0)))  # effective, permitted, inherited
+    libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), sets)
+    left = _capabilities_held()
+    return {0: "none", 1 << _CAP_DAC_READ_SEARCH: "reading"}.get(left, hex(left))
 
 
-def _forbid_files(libc: ctypes.CDLL, readable: Collection[str] | None) -> bool:
+def _capabilities_held() -> int:
+    with open("/proc/thread-self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines["CapEff"], 16) | int(lines["CapPrm"], 16)
+
+
+def _forbid_files(libc: ctypes.CDLL, readable: Collection[str] | None, latest: int | None) -> int:
     """Let opening for writing, making, removing and executing any file but `_DEVICES` fail with EACCES, and opening for
-    reading where that is limited; what is open stays open. Where the system can, signals to others fail too."""
+    reading where that is limited; what is open stays open. Where the system can, signals to others fail too.
+
+    Returns the version whose rights are in force, 0 for none.
+    """
     version = libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+    version = version if latest is None else min(version, latest)
     if version < 1:
-        return False
+        return 0
     on_devices = _LANDLOCK_WRITE_FILE | _LANDLOCK_READ_FILE | (_LANDLOCK_IOCTL_DEV if version >= 5 else 0)
     reads = _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR
-    handled = _LANDLOCK_WRITES | (_LANDLOCK_TRUNCATE if version >= 3 else 0) | (on_devices & _LANDLOCK_IOCTL_DEV)
+    handled = _LANDLOCK_WRITES | (on_devices & _LANDLOCK_IOCTL_DEV)
+    handled |= _LANDLOCK_TRUNCATE if version >= _VERSION_OF_TRUNCATE else 0
     handled |= 0 if readable is None else reads
     scopes = struct.pack("=QQ", 0, _LANDLOCK_SCOPES) if version >= 6 else b""
     rights = struct.pack("=Q", handled) + scopes
     rules = libc.syscall(_LANDLOCK_CREATE_RULESET, rights, ctypes.c_size_t(len(rights)), 0)
     if rules < 0:
-        return False
+        return 0
     allowed = [(str(device), on_devices) for name in _DEVICES for device in Path("/dev").glob(name)]
     if readable is not None:
         allowed += [(path, reads) for path in {*_SYSTEM_PATHS, *_library_paths(), *readable}]
     for path, wanted in allowed:
         _allow(libc, rules, path, rights=wanted & handled)
     try:
-        return libc.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) == 0
+        return version if libc.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) == 0 else 0
     finally:
         os.close(rules)
 

@@ -13,8 +13,9 @@ OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "out of memory", "MemoryError")
 
 
 # Builds the work of the child, once per child. The work takes a task and a function to name the stage it is in, yields
-# its items as they are ready, and returns a last value; both are plain values, as `messages` has them.
-Work = Callable[[Any, Callable[[str], None]], Generator[Any, None, Any]]
+# its items as they are ready, and returns a last value; both are plain values, as `messages` has them. That function's
+# `ask` gives the bytes that whoever runs the task has for a plain value.
+Work = Callable[[Any, Any], Generator[Any, None, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class SandboxLimits:
 class SandboxError(Exception):
     """A task that did not end well.
 
-    reason: crash, killed (from outside), hang, memory, bad_answer, exception, or the `reason` of the work's own error.
-    detail: one line. stage: where it was. fatal: whether the child is gone.
+    reason: crash, killed (from outside), hang, over_budget, memory, bad_answer, exception, or the `reason` of the
+    work's own error. detail: one line. stage: where it was. fatal: whether the child is gone.
     """
 
     def __init__(self, reason: str, detail: str, *, stage: str, fatal: bool) -> None:

@@ -54,9 +54,10 @@ class Ready(msgspec.Struct, tag="ready", array_like=True, forbid_unknown_fields=
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True, forbid_unknown_fields=True):
-    """The work cannot be built."""
+    """The work cannot be built; is_forbidden: perhaps for want of a permission."""
 
     detail: str
+    is_forbidden: bool
 
 
 class Stage(msgspec.Struct, tag="stage", array_like=True, forbid_unknown_fields=True):
@@ -67,6 +68,12 @@ class Stage(msgspec.Struct, tag="stage", array_like=True, forbid_unknown_fields=
 
 class Item(msgspec.Struct, tag="item", array_like=True, forbid_unknown_fields=True):
     """The task yielded a plain value."""
+
+    value: Any
+
+
+class Ask(msgspec.Struct, tag="ask", array_like=True, forbid_unknown_fields=True):
+    """The task wants the bytes that its caller has for a plain value."""
 
     value: Any
 
@@ -86,7 +93,7 @@ class Fault(msgspec.Struct, tag="error", array_like=True, forbid_unknown_fields=
     peak_bytes: PeakBytes
 
 
-Answer = Ready | Failed | Stage | Item | Result | Fault
+Answer = Ready | Failed | Stage | Item | Ask | Result | Fault
 
 
 def answer_of(plain: Any) -> Answer:

@@ -10,17 +10,14 @@ say something wrong of its clip and of those after it, and nothing else.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import multiprocessing
 import os
 import signal
-import sys
-import tempfile
+import socket
+import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from multiprocessing import forkserver, resource_tracker
+from collections.abc import Callable, Collection, Generator, Mapping
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
@@ -31,6 +28,7 @@ from pipeline.sandbox.confinement import MAX_FILE_BYTES, folder_to_read, is_belo
 from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError, Work, says_out_of_memory
 from pipeline.sandbox.messages import (
     Answer,
+    Ask,
     Failed,
     Fault,
     Item,
@@ -41,6 +39,13 @@ from pipeline.sandbox.messages import (
     Stage,
     answer_of,
 )
+from pipeline.sandbox.starting import (
+    nameless_file,
+    wait_for_end_of_fork_server,
+    without_interrupts,
+    without_main_module,
+)
+from pipeline.storage.redaction import printable
 
 POLL_SECONDS = 0.05
 
@@ -50,7 +55,11 @@ RECYCLED_SHARE = 0.5
 
 
 # A sandbox's own to give, and not a child's.
-SANDBOX_REASONS = ("crash", "killed", "hang", "bad_answer")
+SANDBOX_REASONS = ("crash", "killed", "hang", "bad_answer", "over_budget")
+
+
+# Of what a child says for people.
+MAX_DETAIL_LETTERS = 200
 
 
 MAX_STAGES = 40
@@ -81,16 +90,19 @@ class Sandbox:
         self.num_recycled = 0
         self.peak_memory_bytes = 0
         self.confinement: dict[str, str] = {}
+        self.fault_of_build: str | None = None
         self.stage_seconds: defaultdict[str, float] = defaultdict(float)
         self._build = build
         self._arguments = dict(arguments)
         self._readable = None if readable is None else {os.path.abspath(path) for path in readable}
+        self._added: set[str] = set()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([build.__module__, *preload])
         self._process: Any = None
         self._pipe: Connection | None = None
         self._answers: Receiver | None = None
         self._num_task_bytes = 0
+        self._until: float | None = None
         self._next_look = 0.0
         self._built_bytes = 0
         self._log: IO[bytes] | None = None
@@ -118,44 +130,47 @@ class Sandbox:
         if any(folder == each or is_below(folder, each) for each in self._readable):
             return
         self._readable.add(folder)
-        above = os.path.commonpath(self._readable)
-        if len(self._readable) > MAX_FOLDERS and not is_home_or_above(above):
+        self._added.add(folder)
+        above = os.path.commonpath(self._added)
+        if len(self._added) > MAX_FOLDERS and not is_home_or_above(above):
             self._readable.add(above)
         self._stop()
 
     def start(self) -> None:
         """Start the child if none runs, and wait until its work is built.
 
-        A work that cannot be built where reading is limited is built where it is not: no foreign bytes have been met by
-        then, and an installation may have its libraries anywhere. Raises SandboxStartError, and SandboxError with
-        reason killed where somebody killed it meanwhile.
+        A work that the limits of reading keep from being built, as its build says by a permission that it lacks, is
+        built by one child without them; `fault_of_build` then says what failed. No foreign bytes have been met by then,
+        and an installation may have its libraries anywhere. Raises SandboxStartError, and SandboxError with reason
+        killed where somebody killed it meanwhile.
         """
         if self._process is not None and self._process.is_alive():
             return
+        readable = None if self._readable is None else tuple(self._readable)
         try:
-            self._start()
-        except SandboxStartError:
-            if self._readable is None:
+            self._start(readable)
+        except _ForbiddenError as error:
+            self.fault_of_build = str(error)
+            if readable is None:
                 raise
-            self._readable = None
-            self._start()
+            self._start(None)
 
-    def _start(self) -> None:
+    def _start(self, readable: tuple[str, ...] | None) -> None:
         self._stop()
-        self._log = _nameless_file()
+        self._log = nameless_file()
         ours, theirs = self._context.Pipe()
         log = Connection(os.dup(self._log.fileno()))  # What multiprocessing can hand to a child.
-        readable = None if self._readable is None else tuple(self._readable)
         options = {"limits": self.limits, "readable": readable}
         arguments = (theirs, log, self._build, self._arguments)
         process = self._context.Process(target=serve, args=arguments, kwargs=options, daemon=True)
         self._pipe, self._answers = ours, Receiver(ours.fileno())
+        _limit_sending(ours, seconds=self.limits.timeout_seconds)
         try:
-            with _without_main_module(), _without_interrupts():
+            with without_main_module(), without_interrupts():
                 process.start()
         except (EOFError, ConnectionError):
             self._stop()
-            _wait_for_end_of_fork_server()
+            wait_for_end_of_fork_server()
             detail = "the fork server ended while it started the worker"
             raise SandboxError("killed", detail, stage="start", fatal=True) from None
         finally:
@@ -171,19 +186,23 @@ class Sandbox:
             raise SandboxStartError(f"the sandboxed worker did not start: {error.detail}") from error
         if not isinstance(answer, Ready):
             self._stop()
-            raise SandboxStartError(f"the sandboxed worker did not start: {answer.detail}")
+            error_class = _ForbiddenError if answer.is_forbidden else SandboxStartError
+            raise error_class(f"the sandboxed worker did not start: {printable(answer.detail)}")
         self.confinement = answer.confinement
         self._built_bytes = self.memory_bytes()
 
-    def run(self, task: Any) -> tuple[list[Any], Any]:
-        """Run one task: the items it yielded and its return value. Raises SandboxError; the sandbox stays usable.
+    def run(
+        self, task: Any, *, keep: Callable[[Any], Any] = lambda item: item, until: float | None = None
+    ) -> tuple[list[Any], Any]:
+        """Run one task: what `keep` makes of each item it yielded, and its return value.
 
-        Items of more than `memory_bytes` in all count as too much memory.
+        Raises SandboxError, also where the items have more than `memory_bytes` in all, and what `keep` raises; the
+        sandbox stays usable. until: as `stream` has it.
         """
-        items, running = [], self.stream(task)
+        items, running = [], self.stream(task, until=until)
         try:
             while True:
-                items.append(next(running))
+                items.append(keep(next(running)))
                 if self._num_task_bytes > self.limits.memory_bytes:
                     limit = self.limits.memory_bytes / 2**20
                     raise SandboxError(
@@ -194,10 +213,14 @@ class Sandbox:
         finally:
             running.close()
 
-    def stream(self, task: Any) -> Generator[Any, None, Any]:
+    def stream(
+        self, task: Any, *, answer: Callable[[Any], bytes] | None = None, until: float | None = None
+    ) -> Generator[Any, None, Any]:
         """Run one task, its items one by one as the caller takes them: a child that is ahead of its caller waits.
 
-        Returns the task's value. Raises SandboxError; the sandbox stays usable, also where the caller stops half way.
+        answer: gives what the work asks for by `stage.ask`. until: when the task is ended as over_budget, by
+        `time.monotonic`. Returns the task's value. Raises SandboxError, and what `answer` raises; the sandbox stays
+        usable, also where the caller stops half way.
         """
         if self._has_grown():
             self._stop()
@@ -206,33 +229,41 @@ class Sandbox:
         assert self._pipe is not None
         assert self._log is not None
         self._log.truncate(0)
-        self._num_task_bytes = 0
+        self._num_task_bytes, self._until = 0, until
         stage, is_whole, since = "start", False, time.monotonic()
+        kinds = Stage | Item | Result | Fault if answer is None else Stage | Item | Result | Fault | Ask
         try:
-            self._pipe.send(task)
-        except ConnectionError:  # killed since the task before
-            raise self._crash(stage) from None
-        try:
+            self._send(self._pipe.send, task, stage)
             while True:
-                answer = self._receive(
-                    Stage | Item | Result | Fault, stage=stage, timeout_seconds=self.limits.timeout_seconds
-                )
-                if isinstance(answer, Stage):
+                told = self._receive(kinds, stage=stage, timeout_seconds=self.limits.timeout_seconds)
+                if isinstance(told, Stage):
                     now = time.monotonic()
                     self.stage_seconds[stage] += now - since
-                    stage, since = answer.name, now
-                elif isinstance(answer, Item):
-                    yield answer.value
+                    stage, since = told.name, now
+                elif isinstance(told, Item):
+                    yield told.value
+                elif isinstance(told, Ask):
+                    assert answer is not None
+                    self._send(self._pipe.send_bytes, answer(told.value), stage)
                 else:
                     is_whole = True
-                    self.peak_memory_bytes = max(self.peak_memory_bytes, answer.peak_bytes)
-                    if isinstance(answer, Result):
-                        return answer.value
-                    raise SandboxError(answer.reason, answer.detail, stage=stage, fatal=False)
+                    self.peak_memory_bytes = max(self.peak_memory_bytes, told.peak_bytes)
+                    if isinstance(told, Result):
+                        return told.value
+                    raise SandboxError(told.reason, told.detail[:MAX_DETAIL_LETTERS], stage=stage, fatal=False)
         finally:
+            self._until = None
             self.stage_seconds[stage] += time.monotonic() - since
             if not is_whole:
                 self._stop()  # What it would still send belongs to this task, not to the next.
+
+    def _send(self, send: Callable[[Any], None], value: Any, stage: str) -> None:
+        try:
+            send(value)
+        except BlockingIOError:
+            raise self._hang(stage, self.limits.timeout_seconds) from None
+        except ConnectionError:  # killed since the task before
+            raise self._crash(stage) from None
 
     def restart(self) -> None:
         """End the child, so that the next task meets a fresh one."""
@@ -260,6 +291,9 @@ class Sandbox:
         deadline = time.monotonic() + timeout_seconds
         while True:
             self._watch_memory(stage)
+            if self._until is not None and time.monotonic() > self._until:
+                self._stop()
+                raise SandboxError("over_budget", f"its time was over in {stage}; killed", stage=stage, fatal=True)
             try:
                 is_whole, message = self._answers.receive(timeout_seconds=POLL_SECONDS)
                 if is_whole:
@@ -272,10 +306,11 @@ class Sandbox:
                 detail = f"what the worker answered in {stage} cannot be read: {error}; killed"
                 raise SandboxError("bad_answer", detail, stage=stage, fatal=True) from None
             if time.monotonic() > deadline:
-                self._stop()
-                raise SandboxError(
-                    "hang", f"no progress for {timeout_seconds:g} s in {stage}; killed", stage=stage, fatal=True
-                )
+                raise self._hang(stage, timeout_seconds)
+
+    def _hang(self, stage: str, seconds: float) -> SandboxError:
+        self._stop()
+        return SandboxError("hang", f"no progress for {seconds:g} s in {stage}; killed", stage=stage, fatal=True)
 
     def _checked(self, answer: Answer, *, kinds: Any) -> Answer:
         """An answer that is one of `kinds` and means something at this point. Raises MessageError."""
@@ -312,7 +347,9 @@ class Sandbox:
         said = os.pread(self._log.fileno(), MAX_FILE_BYTES, 0).decode(errors="replace")
         last_words = said.strip().splitlines()[-1:]
         self._stop()
-        detail = f"the worker ended with {name} in {stage}" + "".join(f": {line.strip()[:300]}" for line in last_words)
+        detail = f"the worker ended with {name} in {stage}" + "".join(
+            f": {line.strip()[:MAX_DETAIL_LETTERS]}" for line in last_words
+        )
         reason = "crash"
         if name == "SIGKILL":
             # No decoder kills itself so, and it was not us: a person, or the system when its memory ran out.
@@ -337,50 +374,11 @@ class Sandbox:
         self._process = self._pipe = self._answers = self._log = None
 
 
-def _wait_for_end_of_fork_server(*, seconds: float = 10.0) -> None:
-    """Wait until its end can be seen: its pipes close a moment earlier, and till then it is asked for a child again."""
-    server = getattr(forkserver, "_forkserver")  # noqa: B009 - no public name for it
-    deadline = time.monotonic() + seconds
-    with contextlib.suppress(ChildProcessError):
-        # Not taken note of for good: the next start does, and makes another.
-        while server._forkserver_pid is not None and time.monotonic() < deadline:
-            if os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                return
-            time.sleep(0.01)
+class _ForbiddenError(SandboxStartError):
+    """The work was not built for want of a permission."""
 
 
-@contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Keep multiprocessing from running the parent's main script in the child: in a Ray worker that imports ray."""
-    main = sys.modules["__main__"]
-    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    main.__spec__ = None
-    if "__file__" in kept:
-        del main.__file__
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Keep a Ctrl-C, which a terminal sends to all processes, from a fork server that starts: it would end by a
-    traceback. This process's own waits for the end of the block."""
-    resource_tracker.ensure_running()  # Started with the fork server, it would let them in again.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _nameless_file() -> IO[bytes]:
-    """A file for appending that no folder holds, so that nobody who is killed can leave it behind."""
-    if hasattr(os, "memfd_create"):
-        file = os.fdopen(os.memfd_create("sandbox"), "rb+", buffering=0)
-    else:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by _stop
-    fcntl.fcntl(file, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
-    return file
+def _limit_sending(pipe: Connection, *, seconds: float) -> None:
+    """Let a write to a child that does not read fail with BlockingIOError after so long."""
+    with socket.socket(fileno=os.dup(pipe.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))

@@ -1,5 +1,6 @@
 """Preprocess on real Ray: every input in one state, shards that plain readers read, reruns that do what is missing."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from ledgers import audited
 from PIL import Image
+from video_zoo import make_clip
 
 from pipeline.faces.crops import decode_image, masked_region
 from pipeline.ledger.ledger import Ledger
@@ -23,11 +25,12 @@ from pipeline.ledger.retry import chosen, quarantined, retry
 from pipeline.preprocess.config import ExtractConfig, PreprocessConfig
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.job import preprocess
-from pipeline.preprocess.local_copies import SCRATCH_PREFIX, sweep_scratch
+from pipeline.preprocess.local_copies import SCRATCH_PREFIX
 from pipeline.records.clips import Clip
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box
 from pipeline.records.outcomes import State
 from pipeline.sandbox.limits import SandboxLimits
+from pipeline.storage.scratch import ScratchFolder
 from pipeline.synthetic.corpus import BROKEN_PATH, FACELESS_PATH, make_corpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.timeout(600)]
@@ -198,13 +201,41 @@ def test_a_missing_file_is_quarantined_with_its_reason(extractor, tmp_path):
     assert (examples, outcome.state, outcome.reason, outcome.stage) == ([], State.QUARANTINED, "missing", "fetch")
 
 
+_LEAVE_SCRATCH = """
+import os, signal
+from pipeline.preprocess.config import ExtractConfig
+from pipeline.preprocess.extractor import ClipExtractor
+from pipeline.sandbox.limits import SandboxLimits
+from pipeline.storage.scratch import ScratchFolder
+extractor = ClipExtractor(ExtractConfig(), limits=SandboxLimits())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_what_a_killed_actor_left_is_swept_and_a_live_one_is_left_alone(tmp_path, monkeypatch):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", _LEAVE_SCRATCH], env=environment, check=False)
+    (left,) = tmp_path.iterdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    for pid in (int(ended.stdout), os.getpid()):
-        (tmp_path / f"{SCRATCH_PREFIX}{pid}-x").mkdir()
-    sweep_scratch()
-    assert [path.name for path in tmp_path.iterdir()] == [f"{SCRATCH_PREFIX}{os.getpid()}-x"]
+    with contextlib.closing(ScratchFolder(SCRATCH_PREFIX)) as alive:
+        extractor = ClipExtractor(ExtractConfig(), limits=SandboxLimits())
+        assert not left.exists()
+        assert alive.path.exists()
+        assert len(list(tmp_path.iterdir())) == 2
+    del extractor
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads files that are not its own")
+def test_root_decodes_a_clip_that_is_readable_for_its_owner_alone(tmp_path):
+    (tmp_path / "of_another").mkdir()
+    video = make_clip(tmp_path / "of_another" / "a.mp4", num_frames=3)
+    os.chown(video, 12345, 12345)
+    os.chown(video.parent, 12345, 12345)
+    video.chmod(0o600)
+    video.parent.chmod(0o700)
+    config = ExtractConfig(detector="dlib-hog")
+    _, outcome = ClipExtractor(config, limits=SandboxLimits()).extract(clip_at(video))
+    assert (outcome.state, outcome.num_frames) == (State.NO_FACE, 3)
 
 
 def test_a_folder_named_like_a_video_is_quarantined(extractor, tmp_path):

@@ -7,6 +7,7 @@ import pickle
 import resource
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -27,12 +28,11 @@ class Bomb:
 
 
 def the_pipe():
-    """The descriptor of this child's pipe: of its sockets the one that is connected to the parent."""
+    """The descriptor of this child's pipe, the one socket that it has."""
     for number in range(3, 64):
         try:
-            with socket.socket(fileno=os.dup(number)) as found:
-                if found.family == socket.AF_UNIX and found.getpeername() is not None:
-                    return number
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                return number
         except OSError:
             continue
     raise AssertionError("no pipe")
@@ -63,7 +63,8 @@ class OddFile(Exception):
     reason = "odd_file"
 
 
-def build(*, greeting="hello", greeting_path=None, fail=False, killed=False):
+def build(*, greeting="hello", greeting_path=None, fail=False, killed=False, sleeps=0):
+    time.sleep(sleeps)
     if greeting_path:
         with open(greeting_path) as file:
             greeting = file.read()
@@ -76,6 +77,11 @@ def build(*, greeting="hello", greeting_path=None, fail=False, killed=False):
     def work(task, stage):
         stage("decode")
         kind = task["kind"]
+        if kind == "ask":
+            return [len(stage.ask(number)) for number in range(task["count"])]
+        if kind == "ask and read nothing":
+            send(the_pipe(), ["ask", 1])
+            time.sleep(3600)
         if kind == "echo":
             for number in range(task.get("count", 1)):
                 yield f"{greeting} {number}"

@@ -5,9 +5,7 @@ numbers, its steps: where it lies in the archive, and how it is packed there. It
 path. A member of a .zip or .tar costs one ranged read. One of a compressed tar costs a decompression up to it, so
 `reading_order` keeps such members together and `MemberReader` goes on where it stands.
 
-What cannot be read is a member with a `reason`, one of: truncated_archive, damaged_archive, archive_bomb, too_large,
-too_many_members, nested_too_deep, split_archive, unsafe_name, name_too_long, headers_too_large, overlapping_members,
-too_slow, duplicate_name, link, not_a_file, encrypted, unsupported_compression. All else costs the archive.
+What cannot be read is a member with a `reason`, one of `REASONS`. All else costs the archive.
 """
 
 from __future__ import annotations
@@ -39,6 +37,14 @@ from pipeline.storage.archives.parts import (
     decompressed,
 )
 from pipeline.storage.archives.reading import STREAM_BLOCK_BYTES, cut_error, fault_in_words, is_hashed
+from pipeline.storage.archives.zips import check_overlaps, refuse_last_part
+
+REASONS = (
+    *("truncated_archive", "damaged_archive", "archive_bomb", "too_large", "too_many_members", "nested_too_deep"),
+    *("split_archive", "unsafe_name", "name_too_long", "headers_too_large", "overlapping_members", "too_slow"),
+    *("duplicate_name", "link", "not_a_file", "encrypted", "unsupported_compression"),
+)
+
 
 MAX_DEPTH = 2
 
@@ -85,12 +91,6 @@ MIN_CPU_SECONDS, MIN_BYTES_PER_CPU_SECOND = 60.0, 2**21
 LISTING_BLOCK_BYTES = 2**16
 
 
-_MAX_END_BYTES = 2**16 + 22  # the end record of a zip with the longest comment
-
-
-_LOCAL_HEADER_BYTES = 30  # of a zip's member, without its name
-
-
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile decompresses the others without a bound on memory
 
 
@@ -100,15 +100,22 @@ def listing_block_bytes(kind: str) -> int:
 
 
 def list_members(
-    file: Any, kind: str, *, size_bytes: int, content_id: str, is_wanted: Callable[[str], bool]
+    file: Any,
+    kind: str,
+    *,
+    size_bytes: int,
+    content_id: str,
+    is_wanted: Callable[[str], bool],
+    make_spool: Callable[[], Any] = tempfile.TemporaryFile,
 ) -> list[Member]:
     """Every file in an archive, in its order, with those that cannot be read and their reasons.
 
     file: the archive, open at any position and able to seek. is_wanted: whether the bytes of a member of this name
-    may be asked for later; those of a compressed tar are hashed now. Memory is bounded, disk only by the size of a zip
-    inside a compressed archive. Raises OSError where the store of the archive fails.
+    may be asked for later; those of a compressed tar are hashed now. make_spool: where a zip inside a compressed
+    archive is unpacked, one at a time. Memory is bounded, disk only by the size of such a zip. Raises OSError where the
+    store of the archive fails.
     """
-    tally = _Tally(is_wanted, cpu_seconds=MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND)
+    tally = _Tally(is_wanted, make_spool, cpu_seconds=MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND)
     part = FilePart(GuardedStream(file), num_bytes=size_bytes, can_seek=True)
     try:
         members = list(_listed(part, kind, tally, name="", content_id=content_id, steps=()))
@@ -131,8 +138,8 @@ def list_members(
 class _Tally:
     """What an archive and all that is nested in it have claimed so far."""
 
-    def __init__(self, is_wanted: Callable[[str], bool], *, cpu_seconds: float) -> None:
-        self.is_wanted = is_wanted
+    def __init__(self, is_wanted: Callable[[str], bool], make_spool: Callable[[], Any], *, cpu_seconds: float) -> None:
+        self.is_wanted, self.make_spool = is_wanted, make_spool
         self.num_members = 0
         self.num_bytes = 0
         self.num_name_bytes = 0
@@ -228,18 +235,18 @@ def _zip_members(
                 raise ArchiveError(
                     "too_large", f"a zip in it has {part.num_bytes} bytes, the limit is {MAX_MEMBER_BYTES}"
                 )
-            spool = GuardedStream(stack.enter_context(tempfile.TemporaryFile()))
+            spool = GuardedStream(stack.enter_context(tally.make_spool()))
             while chunk := part.read(2**20):
                 spool.write(chunk)
             part = FilePart(spool, num_bytes=part.tell(), can_seek=True)
         if part.num_bytes == 0:
             raise EOFError("it is empty")
-        _refuse_last_part(part)
+        refuse_last_part(part)
         directory: Any = BoundedHeaders(part)
         directory.left_bytes = MAX_DIRECTORY_BYTES
         with zipfile.ZipFile(directory) as opened:
             infos = opened.infolist()
-        _check_overlaps(infos)
+        check_overlaps(infos)
         names = zip_names(infos)
         for info, zip_name in zip(infos, names, strict=True):
             tally.add(info.file_size, zip_name)
@@ -261,21 +268,6 @@ def _zip_members(
                 except ArchiveError as error:
                     problem = error.reason, str(error)
             yield from _sorted(member, data, tally, own_name=own_name, archive_id=content_id, problem=problem)
-
-
-def _refuse_last_part(part: FilePart) -> None:
-    """Raise ArchiveError for the last part of a zip in several, which alone has the directory."""
-    start = max(0, (part.num_bytes or 0) - _MAX_END_BYTES)
-    part.seek(start)
-    tail = part.read(_MAX_END_BYTES)
-    at = tail.rfind(b"PK\x05\x06")
-    disk = int.from_bytes(tail[at + 4 : at + 6], "little") if 0 <= at <= len(tail) - 22 else 0
-    part.seek(0)
-    if disk not in (0, 0xFFFF):  # the latter: the number is in the zip64 record
-        raise ArchiveError(
-            "split_archive",
-            f"it is the last of {disk + 1} parts of a split zip; join them (zip -s 0 NAME.zip --out whole.zip)",
-        )
 
 
 def _sorted(
@@ -354,15 +346,6 @@ def _check_headers(for_all: Mapping[str, str], num_bytes: int) -> None:
             "headers_too_large",
             f"its headers have over {MAX_ALL_HEADERS_BYTES // 2**20} MiB in all; pack it again",
         )
-
-
-def _check_overlaps(infos: Sequence[zipfile.ZipInfo]) -> None:
-    """Raise ArchiveError for a zip in which two members share bytes: a small one could hold any number of clips."""
-    end = 0
-    for info in sorted(infos, key=lambda info: info.header_offset):
-        if info.header_offset < end:
-            raise ArchiveError("overlapping_members", "two of its members lie in the same bytes; pack it again")
-        end = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
 
 
 def _unsafe(name: str) -> tuple[str, str] | None:

@@ -1,0 +1,289 @@
+"""Archives listed in a sandboxed child: their bytes in, a part at a time, and what lies in them out.
+
+The child opens no file: it asks for what it reads, so that it needs no right to read and no network. What it answers is
+checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import queue
+import re
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.sandbox.limits import SandboxError, SandboxLimits
+from pipeline.sandbox.supervisor import Sandbox
+from pipeline.storage.archives.listing import (
+    MAX_MEMBER_BYTES,
+    MAX_MEMBERS,
+    MAX_NAME_BYTES,
+    MAX_TOTAL_BYTES,
+    MIN_BYTES_PER_CPU_SECOND,
+    MIN_CPU_SECONDS,
+    REASONS,
+    list_members,
+    listing_block_bytes,
+)
+from pipeline.storage.archives.members import Member
+from pipeline.storage.redaction import printable
+from pipeline.video.formats import IMAGE_NAMES, VIDEO_NAMES
+
+LIMITS = SandboxLimits(timeout_seconds=120.0, memory_bytes=2**30)
+
+
+NUM_CHILDREN = 4
+
+
+MAX_TRIES = 3
+
+
+# A listing reads an archive once, by blocks, and headers that lie at a seam twice.
+MAX_READS_OF_ALL, SPARE_READ_BYTES = 8, 2**26
+
+
+MAX_PART_BYTES = 2**22
+
+
+MAX_DETAIL_LETTERS = 300
+
+
+# Wall seconds for each second of the processor that a listing may take: stores are slow.
+WALL_SECONDS_PER_CPU_SECOND = 10
+
+
+_BATCH_LETTERS, _BATCH_MEMBERS = 2**17, 1000
+
+
+# What ends a child -> what is said of the archive.
+_REASONS_OF_ENDS = {"hang": "too_slow", "over_budget": "too_slow", "memory": "too_large"}
+
+
+def is_named_as_clip(name: str) -> bool:
+    extension = posixpath.splitext(name)[1].lower().removeprefix(".")
+    return extension in VIDEO_NAMES or extension in IMAGE_NAMES
+
+
+class ArchiveLister:
+    """Lists archives, some at a time, each in a child; usable by several threads. Close it, or use it as a context."""
+
+    def __init__(self) -> None:
+        # A child imports this checkout or installation, whatever folder the user is in.
+        repository = str(Path(__file__).resolve().parents[2])
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
+        self._free: queue.LifoQueue[Sandbox] = queue.LifoQueue()
+        self._all = [Sandbox(build_listing, {}, limits=LIMITS, readable=[]) for _ in range(NUM_CHILDREN)]
+        for sandbox in self._all:
+            self._free.put(sandbox)
+
+    def __enter__(self) -> ArchiveLister:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sandbox in self._all:
+            sandbox.close()
+
+    def members(self, file: Any, kind: str, *, size_bytes: int, content_id: str) -> list[Member]:
+        """What lies in an archive, as `list_members` has it; of one that costs its child the archive alone.
+
+        file: the archive, open at any position and able to seek. Raises OSError where its store fails.
+        """
+        with self._child() as sandbox:
+            for attempt in range(1, MAX_TRIES + 1):
+                try:
+                    return _listed(sandbox, file, kind, size_bytes=size_bytes, content_id=content_id)
+                except SandboxError as error:
+                    if error.reason == "killed" and attempt < MAX_TRIES:
+                        continue  # From outside: nothing is known against the archive.
+                    reason = _REASONS_OF_ENDS.get(error.reason, "damaged_archive")
+                    detail = f"the archive cannot be listed ({error.reason}: {error.detail}); pack it again"
+                    return [
+                        Member(
+                            name="", size_bytes=size_bytes, content_id=content_id, steps=(), reason=reason,
+                            detail=detail[:MAX_DETAIL_LETTERS],
+                        )
+                    ]  # fmt: skip
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _child(self) -> Iterator[Sandbox]:
+        sandbox = self._free.get()
+        try:
+            yield sandbox
+        finally:
+            self._free.put(sandbox)
+
+
+# In the child
+
+
+def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
+    """The child's work: a task (kind, size, content id) to the members of the archive, in batches."""
+
+    def work(task: dict[str, Any], line: Any) -> Generator[list[Any], None, None]:
+        line("list")
+        file = io.BufferedReader(_AskedFile(line, task["size_bytes"]), listing_block_bytes(task["kind"]))
+        members = list_members(
+            file, task["kind"], size_bytes=task["size_bytes"], content_id=task["content_id"],
+            is_wanted=is_named_as_clip, make_spool=lambda: _AskedSpool(line),
+        )  # fmt: skip
+        batch, num_letters = [], 0
+        for each in members:
+            # What cannot be read is never looked for, and its numbers may be any.
+            size_bytes, steps = (each.size_bytes, each.steps) if each.reason is None else (_told(each.size_bytes), ())
+            batch.append([each.name, size_bytes, each.content_id, steps, each.reason, each.detail])
+            num_letters += len(each.name)
+            if num_letters > _BATCH_LETTERS or len(batch) >= _BATCH_MEMBERS:
+                yield batch
+                batch, num_letters = [], 0
+        yield batch
+
+    return work
+
+
+def _told(size_bytes: int) -> int:
+    return max(-1, min(size_bytes, 2**62))
+
+
+class _AskedFile(io.RawIOBase):
+    """The archive, whose bytes the parent reads."""
+
+    def __init__(self, line: Any, size_bytes: int) -> None:
+        self._line, self._size_bytes, self._at = line, size_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size_bytes)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), MAX_PART_BYTES, max(0, self._size_bytes - self._at))
+        data = self._line.ask(["read", self._at, wanted]) if wanted else b""
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+class _AskedSpool:
+    """A temporary file of the parent."""
+
+    def __init__(self, line: Any) -> None:
+        self._line, self._at = line, 0
+        line.ask(["spool"])
+
+    def __enter__(self) -> _AskedSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass  # The next one takes its place.
+
+    def write(self, data: bytes) -> None:
+        self._line.ask(["write", data])
+
+    def seek(self, offset: int) -> None:
+        self._at = offset
+
+    def read(self, num_bytes: int) -> bytes:
+        data = self._line.ask(["spooled", self._at, min(num_bytes, MAX_PART_BYTES)])
+        self._at += len(data)
+        return data
+
+
+# In the parent
+
+
+def _listed(sandbox: Sandbox, file: Any, kind: str, *, size_bytes: int, content_id: str) -> list[Member]:
+    """Raises SandboxError, and OSError where the store fails."""
+    cpu_seconds = MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND
+    task = {"kind": kind, "size_bytes": size_bytes, "content_id": content_id}
+    found: list[Member] = []
+    with tempfile.TemporaryFile() as spool:
+        answers = _Answers(file, spool, size_bytes=size_bytes)
+        until = time.monotonic() + WALL_SECONDS_PER_CPU_SECOND * cpu_seconds
+        running = sandbox.stream(task, answer=answers, until=until)
+        try:
+            for batch in running:
+                found += [_member_of(plain, archive_id=content_id) for plain in batch]
+                if len(found) > 2 * MAX_MEMBERS:
+                    raise ValueError(f"it has more than {2 * MAX_MEMBERS} members")
+        except (ValueError, TypeError) as error:
+            detail = f"what the worker answered is not sound: {error}"[:MAX_DETAIL_LETTERS]
+            raise SandboxError("bad_answer", detail, stage="answer", fatal=True) from None
+        finally:
+            running.close()
+    return found
+
+
+class _Answers:
+    """Gives a child the bytes that it asks for, and no more of them than a listing needs. Raises ValueError."""
+
+    def __init__(self, file: Any, spool: Any, *, size_bytes: int) -> None:
+        self._file, self._spool = file, spool
+        self._left_bytes = MAX_READS_OF_ALL * size_bytes + SPARE_READ_BYTES
+        self._left_spooled_bytes = MAX_TOTAL_BYTES
+        self._num_spooled = 0
+
+    def __call__(self, asked: Any) -> bytes:
+        match asked:
+            case ["read", int(offset), int(num_bytes)] if offset >= 0 and 0 < num_bytes <= MAX_PART_BYTES:
+                self._left_bytes -= num_bytes
+                self._file.seek(offset)
+                data = bytes(self._file.read(num_bytes))
+            case ["spool"]:
+                self._spool.seek(0)
+                self._spool.truncate()
+                self._num_spooled, data = 0, b""
+            case ["write", bytes(part)]:
+                self._spool.seek(0, os.SEEK_END)
+                self._spool.write(part)
+                self._num_spooled += len(part)
+                self._left_spooled_bytes -= len(part)
+                data = b""
+            case ["spooled", int(offset), int(num_bytes)] if offset >= 0 and 0 <= num_bytes <= MAX_PART_BYTES:
+                self._spool.seek(offset)
+                data = self._spool.read(num_bytes)
+            case _:
+                raise ValueError("it asks for what is not there to be asked for")
+        if self._left_bytes < 0 or self._left_spooled_bytes < 0 or self._num_spooled > MAX_MEMBER_BYTES:
+            raise ValueError("it asks for more bytes than a listing needs")
+        return data
+
+
+def _member_of(plain: Any, *, archive_id: str) -> Member:
+    """The member that the child told. Raises ValueError for what is none."""
+    match plain:
+        case [str(name), int(size_bytes), str(content_id), list(told), None | str() as reason, None | str() as detail]:
+            steps = tuple(map(_step_of, told))
+        case _:
+            raise ValueError("a member has other fields")
+    if len(name) > 3 * MAX_NAME_BYTES or not -(2**63) <= size_bytes < 2**63 or (reason is None and not steps):
+        raise ValueError("a member has a name or a size that none has")
+    content_id = content_id if name else archive_id
+    if (name and not re.fullmatch(r"[0-9a-f]{32}", content_id)) or (reason is not None and reason not in REASONS):
+        raise ValueError("a member has an id or a reason that none has")
+    detail = None if reason is None else printable(detail or reason)[:MAX_DETAIL_LETTERS]
+    return Member(name=name, size_bytes=size_bytes, content_id=content_id, steps=steps, reason=reason, detail=detail)
+
+
+def _step_of(plain: Any) -> tuple[str, tuple[int, ...]]:
+    match plain:
+        case [("gz" | "zst") as kind, []]:
+            return kind, ()
+        case [("tar" | "zip") as kind, [*numbers]] if len(numbers) == (2 if kind == "tar" else 5):
+            if all(type(each) is int and 0 <= each < 2**63 for each in numbers):
+                return kind, tuple(numbers)
+    raise ValueError("a member lies in what is no place")
