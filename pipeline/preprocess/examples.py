@@ -62,13 +62,16 @@ def extracted(
     detect: Detect,
     stage: Callable[[str], None],
     batch_px: int,
+    encode: Callable[[np.ndarray], Any] | None = None,
 ) -> Generator[Example, None, dict[str, Any]]:
     """The examples of a task's clip, and the facts of its outcome.
 
-    decode: begins to decode the clip; a second look decodes it again, so that no frame is kept for it. batch_px:
+    encode: makes of the pixels of a crop what stands in the example; by default an image of the format that was asked
+    for. decode: begins to decode the clip; a second look decodes it again, so that no frame is kept for it. batch_px:
     frames are gathered for one call of `detect` until they have this many pixels in all.
     """
-    look = functools.partial(_look, task, config, stage=stage, batch_px=batch_px)
+    encode = encode or functools.partial(encode_image, image_format=config.image_format)
+    look = functools.partial(_look, task, config, stage=stage, batch_px=batch_px, encode=encode)
     facts = yield from look(decode(), detect=functools.partial(detect, upsample=config.upsample))
     if config.retry_upsample and config.boxes is None and not facts["num_examples"]:
         facts = yield from look(decode(), detect=functools.partial(detect, upsample=1))
@@ -84,6 +87,7 @@ def _look(
     detect: Callable[[list[np.ndarray]], list[list[Face]]],
     stage: Callable[[str], None],
     batch_px: int,
+    encode: Callable[[np.ndarray], Any],
 ) -> Generator[Example, None, dict[str, Any]]:
     """One pass over the clip: its examples and facts."""
     clip: Clip = task["clip"]
@@ -109,7 +113,7 @@ def _look(
             num_faceless += not kept
             num_examples += len(kept)
             for face_index, face in enumerate(kept):
-                yield _example(frame, face, face_index=face_index, clip=clip, config=config)
+                yield _example(frame, face, face_index=face_index, clip=clip, config=config, encode=encode)
     (report,) = reports
     too_small = f"{num_small} faces are smaller than --min-face-px {config.min_face_px}" if num_small else None
     return {
@@ -125,7 +129,15 @@ def _look(
     }
 
 
-def _example(frame: Frame, face: Face, *, face_index: int, clip: Clip, config: ExtractConfig) -> Example:
+def _example(
+    frame: Frame,
+    face: Face,
+    *,
+    face_index: int,
+    clip: Clip,
+    config: ExtractConfig,
+    encode: Callable[[np.ndarray], Any],
+) -> Example:
     """One face of one frame as an example of the clip."""
     height, width = frame.image.shape[:2]
     crop = crop_face(frame.image, face.box, face_px=config.face_px, margin=config.box_margin)
@@ -142,8 +154,8 @@ def _example(frame: Frame, face: Face, *, face_index: int, clip: Clip, config: E
         face_score=face.score,
         frame_width=width,
         frame_height=height,
-        face_jpeg=encode_image(crop, image_format=config.image_format),
-        context_jpeg=encode_image(context, image_format=config.image_format),
+        face_jpeg=encode(crop),
+        context_jpeg=encode(context),
         label=clip.label,
         split=clip.split,
     )

@@ -32,6 +32,7 @@ from pipeline.preprocess.sandboxed import (
     facts_of,
     frame_of,
     report_of,
+    shortened,
 )
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.faces import Example
@@ -231,9 +232,17 @@ class ClipExtractor:
     def _examples(self, task: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
         """The task's examples and facts. Raises SandboxError and DetectionError."""
         if self._shared_detect is None:
-            items, told = self.sandbox.run(task)
+            num_bytes = 0
+
+            def keep(plain: Any) -> Example:
+                nonlocal num_bytes
+                example = example_of(plain, task["clip"], self._config)
+                num_bytes += len(example.face_jpeg) + len(example.context_jpeg)
+                self.sandbox.require_room(num_bytes)
+                return example
+
             with _sound(self.sandbox):
-                examples = [example_of(item, task["clip"]) for item in items]
+                examples, told = self.sandbox.run(task, keep=keep)
                 return examples, facts_of(told, num_examples=len(examples))
         stages = {"now": "start"}
         running = extracted(
@@ -249,7 +258,8 @@ class ClipExtractor:
             while True:
                 examples.append(next(running))
         except StopIteration as end:
-            return examples, end.value
+            facts = end.value
+            return examples, {**facts, "detail": facts["detail"] and shortened(facts["detail"])}
         except (SandboxError, SandboxStartError, DetectionError):
             raise
         except Exception as error:  # one clip's error, as the sandbox tells it of its child

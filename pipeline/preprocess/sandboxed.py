@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_ty
 import msgspec
 import numpy as np
 
+from pipeline.faces.crops import encode_image
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import detect_of
 from pipeline.preprocess.examples import decoded, extracted, noting
@@ -22,10 +23,16 @@ from pipeline.records.outcomes import Outcome
 from pipeline.storage.redaction import printable
 from pipeline.video.frames import MAX_PIXELS, DecodeReport, Frame
 
-MAX_LETTERS = 2000
+# Of a text that is for people.
+MAX_LETTERS = 200
 
 
-IMAGE_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n")
+MAX_NOTES = 8
+
+
+# The child gives the pixels of its crops, and they are encoded here: an image file could carry anything behind its
+# pixels, as another clip.
+_IMAGES = {"face_jpeg": "face_px", "context_jpeg": "context_px"}
 
 
 # What the values of a record may be where a child tells them: counts that fit their columns, and no NaN.
@@ -46,7 +53,7 @@ def _message(record: type, names: Iterable[str], *, needed: Collection[str] = ()
     declared = []
     for name in names:
         kinds = [each for each in _alternatives(hints[name]) if each is not type(None)]
-        kind = _KINDS.get(kinds[0], kinds[0])
+        kind = np.ndarray if name in _IMAGES else _KINDS.get(kinds[0], kinds[0])
         if name not in needed and len(kinds) < len(_alternatives(hints[name])):
             kind = Optional[kind]  # noqa: UP045 - made here, not written down
         has_default = defaults[name] is not MISSING and name not in needed
@@ -77,7 +84,10 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
         # On CPU a batch is no faster than its frames one by one, and one frame is held instead of eight.
         decode = functools.partial(decoded, task, config, stage)
         facts: list[dict[str, Any]] = []
-        for example in noting(extracted(task, config, decode=decode, detect=detect, stage=stage, batch_px=1), facts):
+        running = extracted(
+            task, config, decode=decode, detect=detect, stage=stage, batch_px=1, encode=lambda image: image
+        )
+        for example in noting(running, facts):
             yield {**{name: getattr(example, name) for name in _EXAMPLE}, "box": list(astuple(example.box))}
         return facts[0]
 
@@ -97,15 +107,17 @@ def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, A
     return work
 
 
-def example_of(plain: Any, clip: Clip) -> Example:
-    """The example of this clip that the child told. Raises ValueError for what is none."""
+def example_of(plain: Any, clip: Clip, config: ExtractConfig) -> Example:
+    """The example of this clip that the child told, its images encoded. Raises ValueError for what is none."""
     given = _given(plain, ExampleMessage)
     width, height, box = given["frame_width"], given["frame_height"], Box(*given.pop("box"))
     if width * height > MAX_PIXELS or box != box.clamped(width=width, height=height):
         raise ValueError(f"box {box} is not in a frame of {width} x {height} pixels")
-    for name in ("face_jpeg", "context_jpeg"):
-        if not given[name].startswith(IMAGE_BEGINNINGS):
-            raise ValueError(f"{name} is no JPEG or PNG")
+    for name, setting in _IMAGES.items():
+        image, side_px = given[name], getattr(config, setting)
+        if image.dtype != np.uint8 or image.shape != (side_px, side_px, 3):
+            raise ValueError(f"{name} is {image.dtype} of shape {image.shape}, and not {side_px} pixels square")
+        given[name] = encode_image(image, image_format=config.image_format)
     known = {each.name: getattr(clip, each.name) for each in fields(Example) if each.name in _OF_CLIP}
     return Example(**{**known, "clip_id": whole_id(clip.clip_id)}, box=box, **given)
 
@@ -129,7 +141,8 @@ def facts_of(plain: Any, *, num_examples: int) -> dict[str, Any]:
 
 def report_of(plain: Any) -> DecodeReport:
     """How the child decoded, as it told. Raises ValueError for what is none."""
-    return DecodeReport(**_given(plain, ReportMessage))
+    given = _given(plain, ReportMessage)
+    return DecodeReport(**{**given, "notes": given["notes"][:MAX_NOTES]})
 
 
 def _given(plain: Any, message: type[msgspec.Struct]) -> dict[str, Any]:
@@ -153,4 +166,9 @@ def _given(plain: Any, message: type[msgspec.Struct]) -> dict[str, Any]:
 def _readable(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_readable, value))
-    return printable(value)[:MAX_LETTERS] if isinstance(value, str) else value
+    return shortened(printable(value)) if isinstance(value, str) else value
+
+
+def shortened(text: str) -> str:
+    """A text of at most MAX_LETTERS."""
+    return text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"

@@ -102,7 +102,7 @@ def try_extraction(config: ExtractConfig, *, limits: SandboxLimits, only_decode:
         for item in items:
             frame_of(item)
         return []
-    examples = [example_of(item, clip) for item in items]
+    examples = [example_of(item, clip, config) for item in items]
     facts_of(told, num_examples=len(examples))
     return examples
 

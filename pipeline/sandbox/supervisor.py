@@ -192,26 +192,30 @@ class Sandbox:
         self._built_bytes = self.memory_bytes()
 
     def run(
-        self, task: Any, *, keep: Callable[[Any], Any] = lambda item: item, until: float | None = None
+        self, task: Any, *, keep: Callable[[Any], Any] | None = None, until: float | None = None
     ) -> tuple[list[Any], Any]:
-        """Run one task: what `keep` makes of each item it yielded, and its return value.
+        """Run one task: the items it yielded, or what `keep` makes of each, and its return value.
 
-        Raises SandboxError, also where the items have more than `memory_bytes` in all, and what `keep` raises; the
-        sandbox stays usable. until: as `stream` has it.
+        Raises SandboxError, without `keep` also where the items have more than `memory_bytes` in all, and what `keep`
+        raises; the sandbox stays usable. until: as `stream` has it.
         """
         items, running = [], self.stream(task, until=until)
         try:
             while True:
-                items.append(keep(next(running)))
-                if self._num_task_bytes > self.limits.memory_bytes:
-                    limit = self.limits.memory_bytes / 2**20
-                    raise SandboxError(
-                        "memory", f"its results have more than {limit:.0f} MiB", stage="send", fatal=True
-                    )
+                item = next(running)
+                items.append(item if keep is None else keep(item))
+                if keep is None:
+                    self.require_room(self._num_task_bytes)
         except StopIteration as end:
             return items, end.value
         finally:
             running.close()
+
+    def require_room(self, num_bytes: int) -> None:
+        """Raise SandboxError where results of a task have more bytes in all than a child may have memory."""
+        if num_bytes > self.limits.memory_bytes:
+            limit = self.limits.memory_bytes / 2**20
+            raise SandboxError("memory", f"its results have more than {limit:.0f} MiB", stage="send", fatal=True)
 
     def stream(
         self, task: Any, *, answer: Callable[[Any], bytes] | None = None, until: float | None = None

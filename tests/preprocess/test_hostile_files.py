@@ -20,6 +20,7 @@ from ledgers import audited
 from sandbox_work import answer_raw
 from video_zoo import claim_avi_frames, cut, flip_bits, make_clip, remux
 
+from pipeline.faces.crops import decode_image, encode_image
 from pipeline.ledger.ledger import Ledger
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.extractor import ClipExtractor
@@ -287,8 +288,10 @@ def test_mutants_of_five_containers_cost_themselves_alone(tmp_path):
 
 TOLD = {
     "frame_index": 3, "pts_seconds": 0.5, "face_index": 0, "face_score": 1.5, "frame_width": 64, "frame_height": 48,
-    "box": [0, 0, 20, 20], "face_jpeg": b"\xff\xd8\xff face", "context_jpeg": b"\x89PNG\r\n\x1a\n context",
+    "box": [0, 0, 20, 20], "face_jpeg": np.full((16, 16, 3), 90, np.uint8),
+    "context_jpeg": np.zeros((24, 24, 3), np.uint8),
 }  # fmt: skip
+SMALL = ExtractConfig(face_px=16, context_px=24, image_format="png")
 FACTS = {
     "num_frames": 4, "num_faceless_frames": 1, "num_boxes_clamped": 0, "num_examples": 3, "decoder": "pyav",
     "decoder_reason": "b_frames", "decode_integrity": 0.75, "detail": None,
@@ -302,9 +305,11 @@ CLIP = Clip(clip_id="0" * 20, path="a.mp4", url="/a.mp4", label="Sad", split="tr
 
 
 def test_what_a_child_tells_is_taken_and_the_clip_and_its_label_are_not_its_to_tell():
-    example = example_of(TOLD, CLIP)
+    example = example_of(TOLD, CLIP, SMALL)
     assert (example.clip_id, example.label, example.split) == (CLIP.clip_id, "Sad", "train")
-    assert (example.box.x_max, example.face_jpeg, example.pts_seconds) == (20, TOLD["face_jpeg"], 0.5)
+    assert (example.box.x_max, example.pts_seconds) == (20, 0.5)
+    assert example.face_jpeg == encode_image(TOLD["face_jpeg"], image_format="png")
+    np.testing.assert_array_equal(decode_image(example.context_jpeg), TOLD["context_jpeg"])
     assert facts_of({**FACTS, "detail": "2 of\x1b[2J\n4"}, num_examples=3)["detail"] == "2 of [2J 4"
     assert report_of(REPORT).notes == ("a",)
     assert frame_of(FRAME).image.shape == (2, 3, 3)
@@ -325,14 +330,25 @@ def test_what_a_child_tells_is_taken_and_the_clip_and_its_label_are_not_its_to_t
         {"box": [0, 0, 20]},
         {"box": [0, 0, 20, 20.5]},
         {"frame_width": 2**20, "frame_height": 2**20},
-        {"face_jpeg": b"GIF89a"},
+        {"face_jpeg": b"\xff\xd8\xff and another clip behind it"},
         {"face_jpeg": "text"},
+        {"face_jpeg": np.zeros((16, 17, 3), np.uint8)},
+        {"face_jpeg": np.zeros((16, 16, 3), np.float32)},
+        {"face_jpeg": np.zeros((4096, 4096, 3), np.uint8)},
+        {"context_jpeg": np.zeros((24, 24), np.uint8)},
         {"context_jpeg": None},
     ],
 )
 def test_an_example_that_is_none_is_refused(lie):
     with pytest.raises(ValueError):
-        example_of({**TOLD, **lie}, CLIP)
+        example_of({**TOLD, **lie}, CLIP, SMALL)
+
+
+def test_texts_of_a_child_are_short():
+    facts = facts_of({**FACTS, "detail": "x" * 5000, "decoder_reason": "y" * 5000}, num_examples=3)
+    assert {len(facts[name]) for name in ("detail", "decoder_reason")} == {200}
+    report = report_of({**REPORT, "notes": ["z" * 5000] * 100})
+    assert (len(report.notes), len(report.notes[0])) == (8, 200)
 
 
 def test_facts_reports_and_frames_that_are_none_are_refused():
