@@ -27,7 +27,7 @@ FOLDERS = {
     "report": "PIL jinja2 markupsafe numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",
     "models": "numpy onnx onnxruntime onnxscript safetensors torch torchvision",
-    "preprocess": "msgspec numpy psutil pyarrow scenedetect",
+    "preprocess": "msgspec numpy pyarrow scenedetect",
     "evaluate": "numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",
     "score": "numpy pyarrow torch",

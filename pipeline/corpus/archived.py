@@ -12,7 +12,6 @@ import posixpath
 import queue
 import re
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -213,8 +212,7 @@ def _listed(sandbox: Sandbox, file: Any, kind: str, *, size_bytes: int, content_
     found: list[Member] = []
     with tempfile.TemporaryFile() as spool:
         answers = _Answers(file, spool, size_bytes=size_bytes)
-        until = time.monotonic() + WALL_SECONDS_PER_CPU_SECOND * cpu_seconds
-        running = sandbox.stream(task, answer=answers, until=until)
+        running = sandbox.stream(task, answer=answers, seconds=WALL_SECONDS_PER_CPU_SECOND * cpu_seconds)
         try:
             for batch in running:
                 found += [_member_of(plain, archive_id=content_id) for plain in batch]

@@ -45,6 +45,7 @@ def decoded(
             end_seconds=clip.end_pts_seconds,
             stream=config.stream,
             decoder=config.decoder,
+            budget=task.get("budget"),
         )
     with contextlib.closing(opened):
         stage("decode")
@@ -73,7 +74,12 @@ def extracted(
     encode = encode or functools.partial(encode_image, image_format=config.image_format)
     look = functools.partial(_look, task, config, stage=stage, batch_px=batch_px, encode=encode)
     facts = yield from look(decode(), detect=functools.partial(detect, upsample=config.upsample))
-    if config.retry_upsample and config.boxes is None and not facts["num_examples"]:
+    if (
+        config.retry_upsample
+        and config.boxes is None
+        and not facts["num_examples"]
+        and not facts["num_frames_over_budget"]
+    ):
         facts = yield from look(decode(), detect=functools.partial(detect, upsample=1))
         facts["detail"] = join_words("looked at again with upsample 1", facts["detail"])
     return facts
@@ -122,6 +128,7 @@ def _look(
         "num_boxes_clamped": num_clamped,
         "num_faces_small": num_small,
         "num_examples": num_examples,
+        "num_frames_over_budget": report.num_over_budget,
         "decoder": report.decoder,
         "decoder_reason": report.decoder_reason,
         "decode_integrity": report.decode_integrity,

@@ -185,15 +185,24 @@ class ClipExtractor:
         if local is not None and not is_member(clip.url):
             self.sandbox.let_read(local, name=clip.path)
         task = {"clip": clip, "path": path, "boxes": self._boxes.get(clip.path, [])}
+        limits = self.sandbox.limits
+        left_seconds = limits.clip_seconds
         for attempt in range(1, MAX_TRIES_KILLED + 1):
+            begun = time.monotonic()
+            # The child stops by itself, between two frames; where it does not, it is stopped.
+            task["budget"] = (max(0.0, left_seconds), limits.clip_pixels)
+            seconds = max(0.0, left_seconds) + limits.timeout_seconds
             try:
-                examples, facts = self._examples(task)
+                self.sandbox.start()
+                begun = time.monotonic()
+                examples, facts = self._examples(task, seconds=seconds)
             except DetectionError as error:
                 facts = {"reason": "detector_failed", "stage": "detect", "detail": str(error)}
                 return [], ended(State.RETRYABLE, attempts=attempt, **facts)
             except SandboxError as error:
+                left_seconds -= time.monotonic() - begun
                 was_killed = error.reason == "killed"
-                may_differ = error.fatal or error.reason in ("exception", "memory")
+                may_differ = (error.fatal and error.reason != "over_budget") or error.reason in ("exception", "memory")
                 if may_differ and attempt < (MAX_TRIES_KILLED if was_killed else MAX_TRIES):
                     self.sandbox.restart()
                     continue
@@ -202,9 +211,10 @@ class ClipExtractor:
                 return [], ended(state, attempts=attempt, **facts)
             if facts["decode_integrity"] < self._config.min_decode_integrity:
                 return [], ended(State.QUARANTINED, attempts=attempt, **self._dropped(facts))
+            cut_off = "over_budget" if facts["num_frames_over_budget"] else None
             if examples:
-                return examples, ended(State.DONE, attempts=attempt, **facts)
-            reason = "no_box_given" if self._config.boxes is not None else "no_face_found"
+                return examples, ended(State.DONE, attempts=attempt, reason=cut_off, **facts)
+            reason = cut_off or ("no_box_given" if self._config.boxes is not None else "no_face_found")
             seen = f"no face in {facts['num_frames']} sampled frames"
             detail = join_words(join_words(seen, facts.pop("detail")), self._untried(), between="; ")
             return [], ended(State.NO_FACE, attempts=attempt, reason=reason, stage="detect", detail=detail, **facts)
@@ -227,9 +237,10 @@ class ClipExtractor:
             f"{num_dropped} examples dropped"
         )
         counts = {"num_examples": 0, "num_examples_dropped": num_dropped}
-        return {**facts, **counts, "reason": "low_integrity", "stage": "decode", "detail": detail}
+        reason = "over_budget" if facts["num_frames_over_budget"] else "low_integrity"
+        return {**facts, **counts, "reason": reason, "stage": "decode", "detail": detail}
 
-    def _examples(self, task: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
+    def _examples(self, task: dict[str, Any], *, seconds: float) -> tuple[list[Example], dict[str, Any]]:
         """The task's examples and facts. Raises SandboxError and DetectionError."""
         if self._shared_detect is None:
             num_bytes = 0
@@ -242,13 +253,13 @@ class ClipExtractor:
                 return example
 
             with _sound(self.sandbox):
-                examples, told = self.sandbox.run(task, keep=keep)
+                examples, told = self.sandbox.run(task, keep=keep, seconds=seconds)
                 return examples, facts_of(told, num_examples=len(examples))
         stages = {"now": "start"}
         running = extracted(
             task,
             self._config,
-            decode=functools.partial(_frames, self.sandbox, task),
+            decode=functools.partial(_frames, self.sandbox, task, seconds=seconds),
             detect=self._shared_detect,
             stage=functools.partial(stages.__setitem__, "now"),
             batch_px=SHARED_BATCH_PX,
@@ -267,9 +278,9 @@ class ClipExtractor:
             raise SandboxError("exception", detail, stage=stages["now"], fatal=False) from error
 
 
-def _frames(sandbox: Sandbox, task: dict[str, Any]) -> Generator[Frame, None, DecodeReport]:
+def _frames(sandbox: Sandbox, task: dict[str, Any], *, seconds: float) -> Generator[Frame, None, DecodeReport]:
     """The frames that the sandboxed child decodes. Raises SandboxError."""
-    with contextlib.closing(sandbox.stream(task)) as running:
+    with contextlib.closing(sandbox.stream(task, seconds=seconds)) as running:
         while True:
             try:
                 item = next(running)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
+import time
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import MISSING, asdict, astuple, fields
 from types import UnionType
@@ -21,7 +23,7 @@ from pipeline.records.columns import Share, columns_of
 from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome
 from pipeline.storage.redaction import printable
-from pipeline.video.frames import MAX_PIXELS, DecodeReport, Frame
+from pipeline.video.frames import MAX_PIXELS, Budget, DecodeReport, Frame
 
 # Of a text that is for people.
 MAX_LETTERS = 200
@@ -81,6 +83,7 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
     detect = detect_of(config, device="cpu")
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
+        task = _with_budget(task)
         # On CPU a batch is no faster than its frames one by one, and one frame is held instead of eight.
         decode = functools.partial(decoded, task, config, stage)
         facts: list[dict[str, Any]] = []
@@ -94,13 +97,19 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
     return work
 
 
+def _with_budget(task: dict[str, Any]) -> dict[str, Any]:
+    """The task with its budget as it stands now: (seconds, pixels) that it may use."""
+    seconds, pixels = task.get("budget", (math.inf, math.inf))
+    return {**task, "budget": Budget(left_pixels=pixels, until=time.monotonic() + seconds)}
+
+
 def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
     """The sandboxed child's work where detection is shared: a task to its sampled frames, one by one, and how they were
     decoded, all as plain values."""
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
         reports: list[DecodeReport] = []
-        for frame in noting(decoded(task, config, stage), reports):
+        for frame in noting(decoded(_with_budget(task), config, stage), reports):
             yield {each.name: getattr(frame, each.name) for each in fields(frame)}
         return asdict(reports[0])
 

@@ -40,7 +40,7 @@ class Outcome:
     clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
     path: str = column("path relative to the input root")
     state: State = column("done, no_face, quarantined, retryable, changed or forgotten")
-    reason: str | None = column("short stable word, null when done", default=None)
+    reason: str | None = column("short stable word, null when done in full", default=None)
     stage: str | None = column("where it ended, or null", default=None)
     detail: str | None = column("for people, or null", default=None, from_child=True)
     num_frames: int = column("sampled frames decoded", default=0, segments="sum", from_child=True)
@@ -49,6 +49,9 @@ class Outcome:
     num_examples_dropped: int = column("examples made and then dropped with their clip", default=0, segments="sum")
     num_boxes_clamped: int = column("boxes that passed the frame's edge", default=0, segments="sum", from_child=True)
     num_faces_small: int = column("faces left out as too small", default=0, segments="sum", from_child=True)
+    num_frames_over_budget: int = column(
+        "sampled frames left out, as the clip's time or pixels were used up", default=0, segments="sum", from_child=True
+    )
     attempts: int = column("tries of this clip", default=1, segments="max", arrow=pa.int32())
     seconds: float = column("wall time of the clip", default=0.0, segments="sum")
     decoder: str | None = column("what made the frames, or null", default=None, from_child=True)

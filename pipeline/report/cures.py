@@ -15,6 +15,7 @@ CURES = {
     "detector_failed": "run the same command again",
     "killed": "run the same command again: something outside ended its process; is there enough memory?",
     "hang": "damaged, or very large: raise --clip-timeout, or convert it",
+    "over_budget": "it takes long: raise --max-clip-seconds or --max-clip-gigapixels, cut it with --segment-seconds",
     "memory": "too large: raise --max-worker-memory, or convert it",
     "crash": "damaged: copy it again, or convert it",
     "exception": "a fault of this program: please report it",

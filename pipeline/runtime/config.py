@@ -21,6 +21,11 @@ class PoolConfig:
     """Clips in one unit of work, which is one shard (count)."""
     clip_timeout: Annotated[float, Setting("work")] = 120.0
     """Longest time without progress on one clip before it is killed (seconds)."""
+    max_clip_seconds: Annotated[float, Setting("work")] = 21_600.0
+    """Time for one clip or segment in all, its tries and its detection included (seconds). What was decoded by then is
+    kept where --min-decode-integrity allows it."""
+    max_clip_gigapixels: Annotated[float, Setting("work")] = 4000.0
+    """Pixels decoded of one clip or segment in all (10^9): three hours of 4K at 25 frames a second are 2,240."""
     max_worker_memory: Annotated[int, Setting("machine")] = 4096
     """Resident memory of one worker before the clip in it is killed (MiB)."""
     driver_memory: Annotated[int, Setting("machine")] = 1024
@@ -48,10 +53,19 @@ class PoolConfig:
             raise ValueError(f"--detector-device is {self.detector_device!r}; give one of auto, cpu, cuda")
         if self.clip_timeout <= 0:
             raise ValueError(f"--clip-timeout is {self.clip_timeout}; give more than 0 seconds")
+        if not self.max_clip_seconds > 0:
+            raise ValueError(f"--max-clip-seconds is {self.max_clip_seconds}; give more than 0 seconds")
+        if not self.max_clip_gigapixels > 0:
+            raise ValueError(f"--max-clip-gigapixels is {self.max_clip_gigapixels}; give more than 0")
 
     @property
     def limits(self) -> SandboxLimits:
         """What a sandboxed child may use."""
         from pipeline.sandbox.limits import SandboxLimits  # The help of a job reads this module.
 
-        return SandboxLimits(timeout_seconds=self.clip_timeout, memory_bytes=self.max_worker_memory * 2**20)
+        return SandboxLimits(
+            timeout_seconds=self.clip_timeout,
+            memory_bytes=self.max_worker_memory * 2**20,
+            clip_seconds=self.max_clip_seconds,
+            clip_pixels=self.max_clip_gigapixels * 1e9,
+        )

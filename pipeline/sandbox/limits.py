@@ -24,14 +24,17 @@ class SandboxLimits:
 
     timeout_seconds: longest time without a sign of progress. memory_bytes: resident memory of the child; by so much
     and 512 MiB may its address space grow once the work is built. start_seconds: longest time to import and build it.
+    clip_seconds, clip_pixels: of one clip in all, for works that decode: wall time over all tries, pixels of one.
     """
 
     timeout_seconds: float = 120.0
     memory_bytes: int = 4 * 2**30
     start_seconds: float = 300.0
+    clip_seconds: float = 6 * 3600.0
+    clip_pixels: float = 4e12
 
     def __post_init__(self) -> None:
-        for name in ("timeout_seconds", "memory_bytes", "start_seconds"):
+        for name in ("timeout_seconds", "memory_bytes", "start_seconds", "clip_seconds", "clip_pixels"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be more than 0")
 

@@ -55,7 +55,7 @@ RECYCLED_SHARE = 0.5
 
 
 # A sandbox's own to give, and not a child's.
-SANDBOX_REASONS = ("crash", "killed", "hang", "bad_answer", "over_budget")
+SANDBOX_REASONS = ("crash", "killed", "hang", "bad_answer")
 
 
 # Of what a child says for people.
@@ -192,14 +192,14 @@ class Sandbox:
         self._built_bytes = self.memory_bytes()
 
     def run(
-        self, task: Any, *, keep: Callable[[Any], Any] | None = None, until: float | None = None
+        self, task: Any, *, keep: Callable[[Any], Any] | None = None, seconds: float | None = None
     ) -> tuple[list[Any], Any]:
         """Run one task: the items it yielded, or what `keep` makes of each, and its return value.
 
         Raises SandboxError, without `keep` also where the items have more than `memory_bytes` in all, and what `keep`
-        raises; the sandbox stays usable. until: as `stream` has it.
+        raises; the sandbox stays usable. seconds: as `stream` has it.
         """
-        items, running = [], self.stream(task, until=until)
+        items, running = [], self.stream(task, seconds=seconds)
         try:
             while True:
                 item = next(running)
@@ -218,13 +218,13 @@ class Sandbox:
             raise SandboxError("memory", f"its results have more than {limit:.0f} MiB", stage="send", fatal=True)
 
     def stream(
-        self, task: Any, *, answer: Callable[[Any], bytes] | None = None, until: float | None = None
+        self, task: Any, *, answer: Callable[[Any], bytes] | None = None, seconds: float | None = None
     ) -> Generator[Any, None, Any]:
         """Run one task, its items one by one as the caller takes them: a child that is ahead of its caller waits.
 
-        answer: gives what the work asks for by `stage.ask`. until: when the task is ended as over_budget, by
-        `time.monotonic`. Returns the task's value. Raises SandboxError, and what `answer` raises; the sandbox stays
-        usable, also where the caller stops half way.
+        answer: gives what the work asks for by `stage.ask`. seconds: the task is ended as over_budget after so long,
+        the start of a child not counted. Returns the task's value. Raises SandboxError, and what `answer` raises; the
+        sandbox stays usable, also where the caller stops half way.
         """
         if self._has_grown():
             self._stop()
@@ -233,8 +233,8 @@ class Sandbox:
         assert self._pipe is not None
         assert self._log is not None
         self._log.truncate(0)
-        self._num_task_bytes, self._until = 0, until
         stage, is_whole, since = "start", False, time.monotonic()
+        self._num_task_bytes, self._until = 0, None if seconds is None else since + seconds
         kinds = Stage | Item | Result | Fault if answer is None else Stage | Item | Result | Fault | Ask
         try:
             self._send(self._pipe.send, task, stage)

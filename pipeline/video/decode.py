@@ -19,7 +19,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from pipeline.video.container import open_container, open_file, packets_of
-from pipeline.video.frames import DecodeReport, Frame, VideoError
+from pipeline.video.frames import Budget, DecodeReport, Frame, VideoError
 from pipeline.video.index import FrameIndex
 from pipeline.video.order import FrameNumbers
 from pipeline.video.pixels import display_matrix, shown_size, to_rgb, upright
@@ -36,10 +36,14 @@ _MAX_DECORD_BYTES = 2**26
 
 def _is_worth_it(index: FrameIndex, wanted: np.ndarray, *, high: int) -> bool:
     """Whether seeking decodes at least _WORTH_FRAMES fewer frames than a sequential decode up to `high`."""
+    return high - int((wanted - _begins(index, wanted) + 1).sum()) >= _WORTH_FRAMES
+
+
+def _begins(index: FrameIndex, wanted: np.ndarray) -> np.ndarray:
+    """The first frame that is decoded for each that is wanted, where the decoder seeks."""
     keys = np.searchsorted(index.ticks, index.key_ticks)
     from_key = keys[np.searchsorted(keys, wanted, side="right") - 1]
-    begin = np.maximum(from_key, np.concatenate(([0], wanted[:-1] + 1)))
-    return high - int((wanted - begin + 1).sum()) >= _WORTH_FRAMES
+    return np.maximum(from_key, np.concatenate(([0], wanted[:-1] + 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,7 @@ class Request:
     decoder: str
     max_pixels: int
     max_bytes: int
+    budget: Budget
 
 
 @dataclass
@@ -83,7 +88,7 @@ def decode_frames(request: Request) -> Generator[Frame, None, DecodeReport]:
     with open_file(request.path, request.max_bytes) as file:
         if used == "decord":
             try:
-                for frame in _decord_frames(file, index, request.wanted):
+                for frame in _decord_frames(file, request):
                     tally.num_decoded += 1
                     tally.num_given += 1
                     yield frame
@@ -93,6 +98,14 @@ def decode_frames(request: Request) -> Generator[Frame, None, DecodeReport]:
             yield from _pyav_frames(file, request, tally, from_packet=_run_in(index, request.low))
             num_expected = int(index.num_pictures[request.low : request.high].sum())
     notes = (*index.notes, *tally.notes)
+    over = request.budget.over
+    if over is not None:
+        left = f"{tally.num_given} of {len(request.wanted)} frames were taken of it"
+        notes = (f"the budget of {over} for a clip was used up, {left}", *notes)
+    if tally.num_given == 0 and over is not None:
+        raise VideoError(
+            "over_budget", f"{notes[0]}: give --max-clip-seconds or --max-clip-gigapixels more, or sample fewer frames"
+        )
     if tally.num_given == 0:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise VideoError(
@@ -114,6 +127,7 @@ def decode_frames(request: Request) -> Generator[Frame, None, DecodeReport]:
         num_missing=num_missing,
         decode_integrity=whole / (tally.num_decoded + num_missing),
         notes=notes,
+        num_over_budget=len(request.wanted) - tally.num_given if over is not None else 0,
     )
 
 
@@ -132,10 +146,11 @@ def _decoder_of(request: Request) -> tuple[str, str]:
     return "decord", "its seeking is exact here, and spares a long decode"
 
 
-def _decord_frames(file: BinaryIO, index: FrameIndex, wanted: np.ndarray) -> Iterator[Frame]:
+def _decord_frames(file: BinaryIO, request: Request) -> Iterator[Frame]:
     """The wanted frames by decord. Raises _DecordError where it fails or disagrees with the index."""
     import decord
 
+    index, wanted = request.index, request.wanted
     failures = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration)
     decord.logging.set_level(decord.logging.QUIET)
     file.seek(0)
@@ -150,13 +165,16 @@ def _decord_frames(file: BinaryIO, index: FrameIndex, wanted: np.ndarray) -> Ite
         raise _DecordError(f"it counts {len(reader)} frames, the file holds {len(index.ticks)}")
     if not np.allclose(starts - starts[0], seconds[wanted] - seconds[wanted[0]], atol=2e-3):
         raise _DecordError("its times differ from the container's")
-    for number in wanted.tolist():
+    # What it decodes unseen for a frame: from the key frame before it, or from the frame that it gave last.
+    for number, since_key in zip(wanted.tolist(), (wanted - _begins(index, wanted) + 1).tolist(), strict=True):
         try:
             image = reader[number].asnumpy()
         except failures as error:
             raise _DecordError(f"at frame {number} ({_first_line(error)})") from error
         if image.shape != index.shape:
             raise _DecordError(f"frame {number} has shape {image.shape}, the first has {index.shape}")
+        if not request.budget.spend(image.shape[0] * image.shape[1] * since_key):
+            return
         yield _frame_of(index, number, image)
 
 
@@ -182,7 +200,7 @@ def _pyav_frames(file: BinaryIO, request: Request, tally: _Tally, *, from_packet
     numbers, position, sizes = FrameNumbers(index), tally.num_given, set()
     previous_tick, is_first, rotation, matrix = None, True, None, None
     with open_container(file, index.demuxer, request.max_pixels, number=index.stream) as (container, stream):
-        for frame in _decoded(container, stream, numbers, from_packet=from_packet, tally=tally):
+        for frame in _decoded(container, stream, numbers, from_packet=from_packet, tally=tally, budget=request.budget):
             number, in_order = numbers.number_of(frame.pts)
             if is_first and from_packet and number > low:
                 break  # the run-in was too short: start again below
@@ -203,7 +221,7 @@ def _pyav_frames(file: BinaryIO, request: Request, tally: _Tally, *, from_packet
                     yield _frame_of(index, number, upright(to_rgb(frame, number, size=size), matrix))
             if in_order and number >= high - 1:
                 break
-    if from_packet and not sizes:
+    if from_packet and not sizes and request.budget.over is None:
         yield from _pyav_frames(file, request, tally, from_packet=0)
     if len(sizes) > 1:
         tally.notes.append(f"the size changes in the middle: {', '.join(f'{w}x{h}' for w, h in sorted(sizes))}")
@@ -222,11 +240,13 @@ def _run_in(index: FrameIndex, low: int) -> int:
     return int(index.key_packets[before[-2]]) if len(before) > 1 else 0
 
 
-def _decoded(container: Any, stream: Any, numbers: FrameNumbers, *, from_packet: int, tally: _Tally) -> Iterator[Any]:
+def _decoded(
+    container: Any, stream: Any, numbers: FrameNumbers, *, from_packet: int, tally: _Tally, budget: Budget
+) -> Iterator[Any]:
     """Every frame that decodes, in presentation order; the pts of each is the number of the packet that it came in.
 
-    After an error it goes on at the next key frame: what lies between would be drawn on a lost picture, as what lies
-    before the first key frame would be.
+    Ends where the budget is used up, by frames that are wanted or not. After an error it goes on at the next key frame:
+    what lies between would be drawn on a lost picture, as what lies before the first key frame would be.
     """
     context = stream.codec_context
     lost = numbers.begins_without_key and not context.codec.intra_only
@@ -241,6 +261,8 @@ def _decoded(container: Any, stream: Any, numbers: FrameNumbers, *, from_packet:
                 lost = False
             numbers.feed(number, is_key=packet.is_keyframe)
             packet.pts = number
+            if not budget.spend():
+                return
             frames, error = _decode(context, packet)
             if error is not None:
                 tally.num_errors += 1
@@ -249,7 +271,10 @@ def _decoded(container: Any, stream: Any, numbers: FrameNumbers, *, from_packet:
                 lost = True
                 numbers.lose(number)
                 frames = drain()[0] if numbers.are_sure else []
-            yield from frames
+            for frame in frames:
+                if not budget.spend(frame.width * frame.height):
+                    return
+                yield frame
     except FFmpegError:  # the container is damaged from here on; the index noted it
         pass
     if not lost:

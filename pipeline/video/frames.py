@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
@@ -83,6 +85,25 @@ class Frame:
     sample_aspect_ratio: float = 1.0
 
 
+@dataclass(kw_only=True)
+class Budget:
+    """What the decoding of a clip may cost, over all passes: pixels of its decoded frames, and the time by
+    `time.monotonic`. `over` says what of it was used up, None while there is some left."""
+
+    left_pixels: float = math.inf
+    until: float = math.inf
+    over: str | None = None
+
+    def spend(self, num_pixels: int = 0) -> bool:
+        """Count decoded pixels; whether there is some left of all."""
+        self.left_pixels -= num_pixels
+        if self.over is None and self.left_pixels < 0:
+            self.over = "pixels"
+        if self.over is None and time.monotonic() > self.until:
+            self.over = "time"
+        return self.over is None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeReport:
     """How one clip was decoded, and how whole it was.
@@ -92,6 +113,7 @@ class DecodeReport:
     the sampled ones, since it conceals damage. num_missing: frames that the packets promise and the decoder did not
     give, and those that the header claims after the last packet. num_repeated: frames with the timestamp of the frame
     before. decode_integrity: the share of num_decoded + num_missing that is neither corrupt nor repeated, 0 to 1.
+    num_over_budget: sampled frames that were not decoded, because the budget was used up; all that follows is missing.
     """
 
     decoder: str
@@ -105,13 +127,14 @@ class DecodeReport:
     num_missing: int
     decode_integrity: Share
     notes: tuple[str, ...] = ()
+    num_over_budget: int = 0
 
 
 class VideoError(Exception):
     """A file that gives no frames: `reason` is a short stable word, the message is for people.
 
     Reasons: unreadable, not_a_file, empty_file, too_large, playlist, image, not_a_video, undecodable,
-    no_video_stream, unsupported_codec, encrypted, too_many_pixels, no_frames, range_past_end.
+    no_video_stream, unsupported_codec, encrypted, too_many_pixels, no_frames, range_past_end, over_budget.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -15,7 +15,7 @@ from pipeline.records.vocabulary import DECODERS
 from pipeline.video.container import open_container, open_file, packets_of
 from pipeline.video.decode import Request, decode_frames
 from pipeline.video.formats import HEAD_BYTES, Container, sniff_container
-from pipeline.video.frames import MAX_BYTES, MAX_PACKETS, MAX_PIXELS, DecodedClip, Sampling, VideoError
+from pipeline.video.frames import MAX_BYTES, MAX_PACKETS, MAX_PIXELS, Budget, DecodedClip, Sampling, VideoError
 from pipeline.video.index import FrameIndex, index_of, zero_tick
 from pipeline.video.streams import choose_stream
 
@@ -31,14 +31,15 @@ def open_clip(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
     max_packets: int = MAX_PACKETS,
+    budget: Budget | None = None,
 ) -> DecodedClip:
     """Recognise and index a local video file; iterate over the result to decode the sampled frames.
 
     The range [start_seconds, end_seconds) counts from the clip's first frame, as players do; None is the file's start
     or end. stream: which of its video streams, from 0; None is the longest. decoder: "auto" (decord where right and
     worth it), "decord" (wherever right), "pyav" (always). Limits: pixels of one frame, bytes of the file, packets of
-    the video stream. Raises VideoError for a file that cannot be used, here or at the first frame, and ValueError for
-    an unknown decoder.
+    the video stream. budget: of all that is decoded; where it is used up the frames end, and the report says so. Raises
+    VideoError for a file that cannot be used, here or at the first frame, and ValueError for an unknown decoder.
     """
     if decoder not in DECODERS:
         raise ValueError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}")
@@ -58,6 +59,7 @@ def open_clip(
                 decoder=decoder,
                 max_pixels=max_pixels,
                 max_bytes=max_bytes,
+                budget=budget or Budget(),
             )
         )
     )

@@ -407,3 +407,65 @@ def test_a_decoder_that_was_taken_over_costs_its_clip_and_runs_nothing_in_its_ac
     ]
     assert "its fields are others" in outcomes[0].detail
     assert not (tmp_path / "made").exists()
+
+
+# A budget for each clip
+
+
+def black_clip(folder, **limits):
+    """What 24 frames of 96 x 64 pixels end as, every frame of them, under a budget."""
+    make_clip(folder / "a.mp4", num_frames=24, width=96, height=64, options={"g": "12", "bf": "0"})
+    (folder / "boxes.csv").write_text("a.mp4,Happy,10,10,50,50\n")
+    config = {"boxes": str(folder / "boxes.csv"), "every_frame": True, "face_px": 16, "context_px": 16}
+    config |= {name: limits.pop(name) for name in ("min_decode_integrity",) if name in limits}
+    extractor = ClipExtractor(ExtractConfig(**config), limits=SandboxLimits(**limits))
+    clip = Clip(clip_id="0" * 20, path="a.mp4", url=str(folder / "a.mp4"), size_bytes=1, content_id="x")
+    found = extractor.extract(clip)
+    extractor.sandbox.close()
+    return found
+
+
+def test_what_was_decoded_within_the_budget_is_kept_with_a_reason(tmp_path):
+    examples, outcome = black_clip(tmp_path, clip_pixels=96 * 64 * 10)
+    assert [example.frame_index for example in examples] == list(range(10))
+    assert (outcome.state, outcome.reason) == (State.DONE, "over_budget")
+    assert (outcome.num_frames, outcome.num_frames_over_budget) == (10, 14)
+    assert outcome.decode_integrity == pytest.approx(10 / 24)
+    assert "the budget of pixels for a clip was used up, 10 of 24 frames were taken" in outcome.detail
+
+
+def test_what_was_decoded_within_the_budget_is_dropped_below_the_least_integrity(tmp_path):
+    examples, outcome = black_clip(tmp_path, clip_pixels=96 * 64 * 10, min_decode_integrity=0.5)
+    assert (examples, outcome.state, outcome.reason) == ([], State.QUARANTINED, "over_budget")
+    assert (outcome.num_examples_dropped, outcome.num_frames_over_budget) == (10, 14)
+
+
+def test_a_clip_whose_time_is_over_before_its_first_frame_is_quarantined_and_not_tried_again(tmp_path):
+    examples, outcome = black_clip(tmp_path, clip_seconds=1e-6)
+    assert (examples, outcome.state, outcome.reason) == ([], State.QUARANTINED, "over_budget")
+    assert (outcome.attempts, outcome.stage) == (1, "decode")
+    assert "the budget of time for a clip was used up" in outcome.detail
+
+
+def test_a_clip_within_its_budget_is_whole(tmp_path):
+    examples, outcome = black_clip(tmp_path, clip_pixels=96 * 64 * 24)
+    assert (len(examples), outcome.reason, outcome.num_frames_over_budget, outcome.decode_integrity) == (24, None, 0, 1)
+
+
+def deaf(config):
+    """The work of a child that knows no budget and says that it makes progress."""
+    del config
+
+    def work(task, stage):
+        yield from ()
+        while task:
+            stage("decode")
+
+    return work
+
+
+def test_a_child_that_does_not_stop_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.preprocess.extractor.build_work", deaf)
+    examples, outcome = black_clip(tmp_path, clip_seconds=0.5, timeout_seconds=0.5)
+    assert (examples, outcome.state, outcome.reason) == ([], State.QUARANTINED, "over_budget")
+    assert (outcome.attempts, outcome.stage) == (1, "decode")
