@@ -1,9 +1,10 @@
-# make setup | demo | fast | test | slow | chaos | fuzz | lint | format | benchmark. Everything runs in .venv, which the first makes.
+# make setup | demo | fast | test | slow | chaos | fuzz | fuzz-archives | fuzz-messages | lint | format | benchmark.
+# Everything runs in .venv, which the first makes.
 PYTHON ?= python3
 BIN := .venv/bin
 N ?= 50
 
-.PHONY: setup demo fast test slow lint format chaos fuzz benchmark clean
+.PHONY: setup demo fast test slow lint format chaos fuzz fuzz-archives fuzz-messages benchmark clean
 
 setup: .venv/.ready
 
@@ -43,6 +44,14 @@ chaos: setup
 fuzz: N = 500
 fuzz: setup
 	FUZZ_MUTANTS=$(N) $(BIN)/python -m pytest tests/preprocess/test_hostile_files.py -k mutants -s
+
+fuzz-archives: N = 200000
+fuzz-archives: setup
+	FUZZ_ARCHIVES=$(N) $(BIN)/python -m pytest tests/storage/test_archives_fuzz.py -s
+
+fuzz-messages: N = 200000
+fuzz-messages: setup
+	FUZZ_MESSAGES=$(N) $(BIN)/python -m pytest tests/sandbox/test_messages.py -k mutants -s
 
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py all

@@ -8,7 +8,22 @@ import msgpack
 import numpy as np
 import pytest
 
-from pipeline.sandbox.messages import MAX_BYTES, MAX_PLAIN_BYTES, MessageError, Receiver, send
+from pipeline.sandbox.messages import (
+    MAX_BYTES,
+    MAX_PLAIN_BYTES,
+    Answer,
+    Ask,
+    Failed,
+    Fault,
+    Item,
+    MessageError,
+    Ready,
+    Receiver,
+    Result,
+    Stage,
+    answer_of,
+    send,
+)
 
 
 @pytest.fixture
@@ -121,3 +136,43 @@ def test_a_closed_end_is_told():
     theirs.close()
     with ours, pytest.raises(EOFError):
         Receiver(ours.fileno()).receive(timeout_seconds=5)
+
+
+NUM_MUTANTS = int(os.environ.get("FUZZ_MESSAGES", "5000"))
+
+
+def test_mutants_of_answers_are_answers_or_are_told():
+    """`make fuzz-messages N=200000` tries more of them."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    known = [
+        Ready({"network": "none"}), Failed("no weights", True), Stage("decode"), Ask(["read", 0, 512]),
+        Item({"face_jpeg": image, "box": [0, 0, 4, 4], "score": 1.5}), Result({"num_frames": 3, "detail": None}, 2**20),
+        Fault("odd_file", "an odd file", 2**20),
+    ]  # fmt: skip
+    whole = []
+    for answer in known:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            send(theirs.fileno(), answer)
+            whole.append(ours.recv(2**16))
+    chance, num_answers = np.random.default_rng(19), 0
+    for number in range(NUM_MUTANTS):
+        data = bytearray(whole[number % len(whole)])
+        for at in chance.integers(0 if number % 4 == 0 else 8, len(data), chance.integers(1, 4)).tolist():
+            data[at] = int(chance.integers(256))
+        if number % 3 == 0:
+            at = int(chance.integers(8, len(data)))
+            data[at:at] = chance.bytes(int(chance.integers(1, 9)))
+            data[:8] = struct.pack("<II", max(1, len(data) - 8 - 48 * (number % 2)), 48 * (number % 2))
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            os.write(theirs.fileno(), data)
+            try:
+                is_whole, value = Receiver(ours.fileno()).receive(timeout_seconds=0)
+                answer = answer_of(value) if is_whole else None
+            except MessageError:
+                continue
+            assert answer is None or isinstance(answer, Answer)
+            num_answers += answer is not None
+    print(f"\n{NUM_MUTANTS} mutants, {num_answers} of them were answers")
+    assert 0 < num_answers < NUM_MUTANTS
