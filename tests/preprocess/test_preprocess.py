@@ -234,7 +234,9 @@ def test_root_decodes_a_clip_that_is_readable_for_its_owner_alone(tmp_path):
     video.chmod(0o600)
     video.parent.chmod(0o700)
     config = ExtractConfig(detector="dlib-hog")
-    _, outcome = ClipExtractor(config, limits=SandboxLimits()).extract(clip_at(video))
+    extractor = ClipExtractor(config, limits=SandboxLimits())
+    _, outcome = extractor.extract(clip_at(video))
+    extractor.sandbox.close()
     assert (outcome.state, outcome.num_frames) == (State.NO_FACE, 3)
 
 
