@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import posixpath
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 
 from fsspec import AbstractFileSystem
 
 from pipeline.corpus.kinds import SortedFiles, as_ignored, why_not_a_video
 from pipeline.corpus.listing import list_input, url_of
-from pipeline.corpus.table import corpus_of
+from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, ListedFile, ListedFiles
 from pipeline.records.vocabulary import EMOTIONS, SPLITS
 
@@ -35,7 +36,7 @@ def read_files(
     store: AbstractFileSystem | None,
     *,
     layout: str,
-    split_fractions: Sequence[float] | None,
+    rules: SplitRules,
     shown: str,
     follow_links: bool = False,
 ) -> Corpus:
@@ -74,8 +75,8 @@ def read_files(
             ignored = [replace(item, path=_moved(item.path, strip, add)) for item in ignored]
             broken = [replace(file, path=_moved(file.path, strip, add)) for file in broken]
         _check_caer(wanted, move, moves_root=moves_root, shown=shown)
-        rows, notes = _cut_test(wanted, move) if layout == "caer-s" else (set(), [])
-        clips = _in_caer(wanted, move, moves_root=moves_root, validation_rows=rows)
+        splits, notes = _new_splits(wanted, move, rules) if layout == "caer-s" else ({}, [])
+        clips = _in_caer(wanted, move, moves_root=moves_root, new_splits=splits)
     else:
         layout = "folder"
         ignored += map(why_not_a_video, chain(found.images.taken(), found.broken_images))
@@ -87,9 +88,13 @@ def read_files(
         is_labelled = _are_labels(found.videos.tree_paths())
         notes = [] if is_labelled or not found.videos else ["no labels"]
         clips = map(_in_its_folder, found.videos.taken()) if is_labelled else found.videos.taken()
+    if rules.scheme != "official" and layout != "caer-s":
+        raise CorpusError(
+            f"split scheme {rules.scheme!r} is for CAER-S, and the input is in the layout {layout!r}; leave it out"
+        )
     url = url_of(root.rstrip("/") or "/", store)
     files = chain(clips, broken)
-    return corpus_of(layout, url, files=files, ignored=ignored, split_fractions=split_fractions, notes=notes)
+    return corpus_of(layout, url, files=files, ignored=ignored, rules=rules, notes=notes)
 
 
 def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:
@@ -154,28 +159,52 @@ def _check_caer(files: ListedFiles, move: tuple[str, str], *, moves_root: bool, 
         )
 
 
-def _cut_test(files: ListedFiles, move: tuple[str, str]) -> tuple[set[int], list[str]]:
-    """CAER-S as shipped has no validation: the first third of each class of its test becomes that. Which files."""
-    blocks: dict[str, list[tuple[list[str | int], int]]] = {}
+def _new_splits(files: ListedFiles, move: tuple[str, str], rules: SplitRules) -> tuple[dict[int, str], list[str]]:
+    """Splits of rows of CAER-S, in place of those of their folders, and what is said of them."""
+    # Each (split, label) in the order of file numbers: neighbours are frames of one clip.
+    blocks: dict[tuple[str, str], list[tuple[list[str | int], int]]] = {}
     for row, tree_path in enumerate(files.tree_paths()):
         split, label = _caer_class(parts := _caer_parts(tree_path, move)) or ("", "")
-        if split == "validation":
-            return set(), []
-        if split == "test":
-            numbered = re.split(r"([0-9]+)", "/".join(parts))
-            number = [int(part) if i % 2 else part for i, part in enumerate(numbered)]
-            blocks.setdefault(label, []).append((number, row))
-    rows = {row for block in blocks.values() for _, row in sorted(block)[: (len(block) + 1) // 3]}  # a third, rounded
-    return rows, ["validation is the first third of each class of the official test"] if blocks else []
+        if rules.scheme == "official" and split == "validation":
+            return {}, []
+        if rules.scheme == "official" and split != "test":
+            continue
+        numbered = re.split(r"([0-9]+)", "/".join(parts))
+        number = [int(part) if i % 2 else part for i, part in enumerate(numbered)]
+        blocks.setdefault((split, label), []).append((number, row))
+    ordered = {key: [row for _, row in sorted(block)] for key, block in blocks.items()}
+    if rules.scheme == "shots":
+        return _cut_by_shots(ordered, rules.split_fractions or (0.7, 0.1, 0.2))
+    cut = {row: "validation" for rows in ordered.values() for row in rows[: (len(rows) + 1) // 3]}  # a third, rounded
+    return cut, ["validation is the first third of each class of the official test"] if ordered else []
+
+
+def _cut_by_shots(
+    ordered: Mapping[tuple[str, str], Sequence[int]], split_fractions: Sequence[float]
+) -> tuple[dict[int, str], list[str]]:
+    """All splits pooled and each class cut into one block of files a split.
+
+    Files of one clip lie beside one another in each of the official splits, and those of train and test at like places,
+    so they are pooled by their place relative to their split's length. Only the two cuts may part a shot.
+    """
+    pooled: dict[str, list[tuple[float, int]]] = {}
+    for (_, label), rows in sorted(ordered.items()):
+        pooled.setdefault(label, []).extend(((place + 0.5) / len(rows), row) for place, row in enumerate(rows))
+    found = {}
+    for placed in pooled.values():
+        edges = [round(len(placed) * edge) for edge in accumulate(split_fractions)]
+        for place, (_, row) in enumerate(sorted(placed)):
+            found[row] = SPLITS[min(bisect_right(edges, place), len(SPLITS) - 1)]
+    return found, ["split by shots: official train and test pooled in file order, one block of each class a split"]
 
 
 def _in_caer(
-    files: ListedFiles, move: tuple[str, str], *, moves_root: bool, validation_rows: Collection[int]
+    files: ListedFiles, move: tuple[str, str], *, moves_root: bool, new_splits: Mapping[int, str]
 ) -> Iterator[ListedFile]:
     for row, file in enumerate(files.taken()):
         split, label = _caer_class(_caer_parts(_tree_path(file), move)) or (None, None)
         path = _moved(file.path, *move) if moves_root else file.path
-        yield replace(file, path=path, split="validation" if row in validation_rows else split, label=label)
+        yield replace(file, path=path, split=new_splits.get(row, split), label=label)
 
 
 def _are_labels(tree_paths: Iterable[str]) -> bool:

@@ -33,7 +33,7 @@ from pipeline.corpus.listing import (
     shown_url,
     url_of,
 )
-from pipeline.corpus.table import corpus_of
+from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import ROWS_AT_ONCE, Corpus, CorpusError, ListedFile
 from pipeline.storage.hosts import host_of, private_address
 from pipeline.storage.redaction import without_query, without_secrets
@@ -47,14 +47,14 @@ _UNCLEAR = {
     **dict.fromkeys(("end", "stop", "finish", "end_time", "to", "end_sec", "end_s"), "end_seconds"),
 }
 _SEPARATORS = {"csv": ",;\t|", "tsv": "\t,;|"}
-_MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds")
+_MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds", "group")
 
 
 def read_manifest_file(
     place: str,
     store: AbstractFileSystem | None,
     *,
-    split_fractions: Sequence[float] | None,
+    rules: SplitRules,
     shown: str,
     allow_private_hosts: bool = False,
 ) -> Corpus:
@@ -85,7 +85,7 @@ def read_manifest_file(
         url_of(folder, store),
         files=_looked_up((file for _, _, file in files()), folders),
         ignored=[],
-        split_fractions=split_fractions,
+        rules=rules,
         notes=notes,
     )
 
@@ -121,7 +121,7 @@ def _file_of_row(
         row_place, row_store = posixpath.join(folder, url), store
         if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
             row_place = posixpath.normpath(row_place)
-    start, end = (_seconds(row.get(name), f"{thing}: {name}") for name in _MANIFEST_COLUMNS[3:])
+    start, end = (_seconds(row.get(name), f"{thing}: {name}") for name in _MANIFEST_COLUMNS[3:5])
     if start is not None and end is not None and end <= start:
         raise CorpusError(f"{thing}: it ends at {end} s, before it starts at {start} s; correct it")
     return ListedFile(
@@ -131,6 +131,7 @@ def _file_of_row(
         store=row_store,
         label=_named(row.get("label"), LABEL_NAMES, f"{thing}: label"),
         split=_named(row.get("split"), SPLIT_NAMES, f"{thing}: split"),
+        group=_group(row.get("group")),
         start_pts_seconds=start,
         end_pts_seconds=end,
     )
@@ -267,6 +268,12 @@ def _named(value: Any, names: Mapping[str, str], thing: str) -> str | None:
     if text.lower() not in names:
         raise CorpusError(f"{thing} {value!r} is unknown; use one of {', '.join(dict.fromkeys(names.values()))}")
     return names[text.lower()]
+
+
+def _group(value: Any) -> str | None:
+    """A group's name; None where there is none (or NaN: how pandas writes an empty one)."""
+    text = "" if value is None or value != value else str(value).strip()  # noqa: PLR0124
+    return text or None
 
 
 def _path_from(

@@ -11,11 +11,12 @@ import os
 import re
 from collections.abc import Sequence
 
+from pipeline.corpus.groups import group_pattern
 from pipeline.corpus.kinds import is_manifest
 from pipeline.corpus.layouts import read_files
 from pipeline.corpus.listing import ask_store, locate, one_line_errors, shown_url
 from pipeline.corpus.manifest import read_manifest_file
-from pipeline.corpus.table import check_fractions
+from pipeline.corpus.table import LabelConflicts, SplitRules, SplitScheme, check_fractions
 from pipeline.corpus.types import Corpus, CorpusError
 from pipeline.records.vocabulary import LAYOUTS
 
@@ -25,21 +26,27 @@ def read_corpus(
     *,
     layout: str = "auto",
     split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2),
+    split_scheme: SplitScheme = "official",
+    group_by: str | None = None,
+    label_conflicts: LabelConflicts = "keep",
     follow_links: bool = False,
     allow_private_hosts: bool = False,
 ) -> Corpus:
     """Every clip of a folder, file, glob or manifest, with stable ids, labels and splits.
 
     `input_url` is a local path or an fsspec URL. A manifest is a .csv, .tsv or .parquet given itself, with a column
-    url and optionally label, split, start_seconds, end_seconds; its relative urls start at its own folder. CAER is
+    url and optionally label, split, start_seconds, end_seconds, group; its relative urls start at its folder. CAER is
     `{train,validation,test}/<Class>/*` of videos, CAER-S the same of images; auto also finds them one folder above or
     below the input. In any other folder, direct sub-folders that are all classes give labels. Class and split names
     are read in any case; Angry, Disgusted, Fearful, Happiness, Sadness, Surprised and val are taken too.
 
     Splits come from the layout or the manifest. A CAER-S without validation has its official test cut 1:2 into
     validation and test, per class, by blocks of file numbers: neighbouring files are frames of one clip, so random
-    images would leak. Clips without a split get `split_of` with `split_fractions`; None leaves them without. All time
-    ranges of one file fall into one split.
+    images would leak. split_scheme "shots" pools and cuts it anew, see `layouts`. Clips without a split get `split_of`
+    of their group, else of their content, with `split_fractions`; None leaves them without. So all time ranges of one
+    file, files with the same bytes and clips of one group fall into one split, and a renamed folder moves none. A group
+    is the manifest's, or what `group_by` finds in the path (`groups.group_pattern`). label_conflicts: what is done with
+    files of the same bytes under two labels (`table.SplitRules`).
 
     `clip_id` is from the path, size, content and time range. `content_id` is the MD5 of a local file and the store's
     etag of a remote one: equal for S3 objects written by a single PUT, so that a copied corpus keeps its ids. It is
@@ -60,13 +67,19 @@ def read_corpus(
         check_fractions(split_fractions)
     if not input_url:
         raise CorpusError("the input is empty; give a folder, file, glob or manifest, local or as a URL")
+    rules = SplitRules(
+        split_fractions=split_fractions,
+        group_of=None if group_by is None else group_pattern(group_by),
+        label_conflicts=label_conflicts,
+        scheme=split_scheme,
+    )
     with one_line_errors(input_url):
         place, store = locate(input_url)
         if layout in ("auto", "manifest") and is_manifest(place, store):
             return read_manifest_file(
                 place,
                 store,
-                split_fractions=split_fractions,
+                rules=rules,
                 allow_private_hosts=allow_private_hosts,
                 shown=shown_url(input_url),
             )
@@ -74,7 +87,7 @@ def read_corpus(
             raise CorpusError(
                 f"input {shown_url(input_url)} is not a manifest; give a .csv, .tsv or .parquet file, or another layout"
             )
-        options = {"layout": layout, "split_fractions": split_fractions, "follow_links": follow_links}
+        options = {"layout": layout, "rules": rules, "follow_links": follow_links}
         return read_files(place, store, shown=shown_url(input_url), **options)
 
 

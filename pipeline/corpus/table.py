@@ -6,14 +6,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
+from pipeline.corpus.groups import HASHED, Kin, group_key, kin_of
 from pipeline.corpus.listing import map_in_threads, printable_path, shown_url, url_of
 from pipeline.corpus.types import CORPUS_SCHEMA, ROWS_AT_ONCE, Corpus, CorpusError, Ignored, ListedFile
 from pipeline.records.arrow import pc
@@ -36,17 +37,47 @@ _PASSES = re.compile(
 )
 
 
-def split_of(clip_id: str, split_fractions: Sequence[float]) -> str:
-    """The split of a clip by the hash of its id: clips that are added or removed never move another.
+LabelConflicts = Literal["keep", "refuse", "leave-out"]
+SplitScheme = Literal["official", "shots"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRules:
+    """How clips get their splits.
+
+    split_fractions: shares of train, validation and test where the input says none; None: clips then have none.
+    group_of: the group in a clip's path, where the manifest says none. label_conflicts: what is done with clips whose
+    bytes (and times) another has under another label: keep, refuse the input, or leave all of them out. scheme: of
+    CAER-S as shipped, see `layouts`.
+    """
+
+    split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2)
+    group_of: Callable[[str], str | None] | None = None
+    label_conflicts: LabelConflicts = "keep"
+    scheme: SplitScheme = "official"
+
+
+def split_of(key: str, split_fractions: Sequence[float]) -> str:
+    """The split of a key, by its hash: clips that are added or removed never move another.
+
+    A clip's key is its group, else its content: neither a renamed folder nor a copy changes it (`split_key`).
 
     `split_fractions` are the shares of train, validation and test. Raises CorpusError if they do not sum to 1.
     """
     check_fractions(split_fractions)
-    return _split_at(clip_id, split_fractions)
+    return _split_at(key, split_fractions)
 
 
-def _split_at(clip_id: str, split_fractions: Sequence[float]) -> str:
-    position = int.from_bytes(hashlib.sha256(f"split {clip_id}".encode()).digest()[:6], "big") / 2**48
+def split_key(*, group: str | None, content_id: str, clip_id: str) -> str:
+    """What decides the split of a clip. clip_id: of its whole file, where nothing is known of its content."""
+    if group is not None:
+        return group_key(group)
+    return content_id if re.match(HASHED, content_id) else clip_id
+
+
+def _split_at(key: str, split_fractions: Sequence[float]) -> str:
+    digest = hashlib.sha256(f"split {key}".encode(errors="surrogateescape")).digest()
+    position = int.from_bytes(digest[:6], "big") / 2**48
     for split, edge in zip(SPLITS, accumulate(split_fractions), strict=True):
         if position < edge:
             return split
@@ -60,16 +91,17 @@ def corpus_of(
     *,
     files: Iterable[ListedFile],
     ignored: Iterable[Ignored],
-    split_fractions: Sequence[float] | None,
+    rules: SplitRules,
     notes: Sequence[str],
 ) -> Corpus:
     """The corpus of these files, sorted, with ids and splits. notes: for its description. Raises CorpusError."""
-    rows, counts = _rows(files, split_fractions)
-    ignored = tuple(sorted(ignored, key=lambda item: item.path))
+    rows, counts = _rows(files, rules)
+    rows, counts, conflicting, told = _with_kin(rows, counts, rules)
+    ignored = tuple(sorted([*ignored, *conflicting], key=lambda item: item.path))
     return Corpus(
         layout=layout,
         root=redacted(root),
-        description=_description(layout, rows.num_rows, [*notes], counts=counts, ignored=ignored),
+        description=_description(layout, rows.num_rows, [*notes, *told], counts=counts, ignored=ignored),
         rows=rows,
         ignored=ignored,
     )
@@ -77,17 +109,30 @@ def corpus_of(
 
 @dataclass(kw_only=True)
 class _Counts:
-    """What a description says of the clips. num_hashed: split by their hash."""
+    """What a description says of the clips. num_given, num_hashed: with a split of the input's, and by their hash."""
 
-    splits: set[str | None]
-    labels: set[str | None]
+    splits: set[str | None] = field(default_factory=set)
+    labels: set[str | None] = field(default_factory=set)
+    groups: set[str | None] = field(default_factory=set)
     num_unlabelled: int = 0
+    num_given: int = 0
     num_hashed: int = 0
+    num_ungrouped: int = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self.splits |= set(pc.unique(batch["split"]).to_pylist())
+        self.labels |= set(pc.unique(batch["label"]).to_pylist())
+        self.groups |= set(pc.unique(batch["group_name"]).to_pylist())
+        self.num_unlabelled += batch["label"].null_count
+        self.num_ungrouped += batch["group_name"].null_count
+        num_given = pc.sum(batch["is_split_given"]).as_py() or 0
+        self.num_given += num_given
+        self.num_hashed += batch.num_rows - num_given - batch["split"].null_count
 
 
-def _rows(files: Iterable[ListedFile], split_fractions: Sequence[float] | None) -> tuple[BatchSpool, _Counts]:
+def _rows(files: Iterable[ListedFile], rules: SplitRules) -> tuple[BatchSpool, _Counts]:
     """Rows of CORPUS_SCHEMA, sorted, each of one clip; and what there are."""
-    rows, counts, num_url_bytes = BatchSpool(), _Counts(splits=set(), labels=set()), 0
+    rows, counts, num_url_bytes = BatchSpool(), _Counts(), 0
     last, is_sorted = "", True
     files = iter(files)
     while some := list(islice(files, ROWS_AT_ONCE)):
@@ -95,7 +140,7 @@ def _rows(files: Iterable[ListedFile], split_fractions: Sequence[float] | None) 
         unhashed = {file.place: file for file in some if file.content_id is None}
         md5s = dict(zip(unhashed, map_in_threads(listed_md5, unhashed.values()), strict=True))
         ids = [md5s[file.place] if file.content_id is None else file.content_id for file in some]
-        values = [_row(file, content_id, split_fractions) for file, content_id in zip(some, ids, strict=True)]
+        values = [_row(file, content_id, rules) for file, content_id in zip(some, ids, strict=True)]
         columns = zip(zip(*values, strict=True), CORPUS_SCHEMA.types, strict=True)
         batch = pa.record_batch([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA)
         rows.append(batch)
@@ -106,16 +151,72 @@ def _rows(files: Iterable[ListedFile], split_fractions: Sequence[float] | None) 
                 f"take more than {_MAX_URL_BYTES / 1e9:.1f} GB; give its sub-folders one after the other, each an "
                 "--output"
             )
-        counts.splits |= set(pc.unique(batch["split"]).to_pylist())
-        counts.labels |= set(pc.unique(batch["label"]).to_pylist())
-        counts.num_unlabelled += batch["label"].null_count
-        counts.num_hashed += sum(file.split is None for file in some) if split_fractions is not None else 0
+        counts.add(batch)
         paths = batch["path"]  # The listing of a store comes sorted.
         is_sorted = (
             is_sorted and last < paths[0].as_py() and pc.all(pc.less(paths[:-1], paths[1:])).as_py() is not False
         )
         last = paths[-1].as_py()
     return rows if is_sorted else _in_order(rows), counts
+
+
+def _with_kin(
+    rows: BatchSpool, counts: _Counts, rules: SplitRules
+) -> tuple[BatchSpool, _Counts, list[Ignored], list[str]]:
+    """The rows with clips that belong together in one split, and without labels that contradict each other.
+
+    Also: what there is of them then, what was left out, and what is to be told. Raises CorpusError for such labels.
+    """
+    has_splits, has_groups = rules.split_fractions is not None, bool(counts.groups - {None})
+    finds_conflicts = rules.label_conflicts != "keep" and len(counts.labels - {None}) > 1
+    moves_splits = bool(has_splits and counts.num_hashed and (counts.num_given or has_groups))
+    kin = Kin()
+    if finds_conflicts or moves_splits or (has_splits and counts.num_given):
+        kin = kin_of(rows, finds_conflicts=finds_conflicts, moves_splits=moves_splits)
+    if kin.conflicts and rules.label_conflicts == "refuse":
+        one, other = islice(kin.conflicts.values(), 2)
+        raise CorpusError(
+            f"{len(kin.conflicts):,} clips have the bytes of another under another label, such as {one!r} and "
+            f"{other!r}; correct or remove them, or leave all of them out with --label-conflicts leave-out"
+        )
+    if kin:
+        rows, counts = _moved_to_kin(rows, kin, rules.split_fractions)
+    notes = []
+    if num_groups := len(counts.groups - {None}):
+        text = f"{num_groups:,} {'group' if num_groups == 1 else 'groups'}"
+        notes.append(text + (f", {counts.num_ungrouped:,} clips in none" if counts.num_ungrouped else ""))
+    if kin.conflicts:
+        notes.append(f"{len(kin.conflicts):,} left out, whose bytes lie under two labels")
+    if kin.num_across:
+        notes.append(f"{kin.num_across:,} files have the same bytes as one of another split")
+    if kin.groups_across:
+        notes.append(f"{kin.groups_across:,} groups lie in more than one split, as the input says")
+    reason = "the same bytes lie under another label"
+    return rows, counts, [Ignored(path=path, reason=reason) for path in dict.fromkeys(kin.conflicts.values())], notes
+
+
+def _moved_to_kin(rows: BatchSpool, kin: Kin, split_fractions: Sequence[float] | None) -> tuple[BatchSpool, _Counts]:
+    """The rows without those in conflict, and those without a given split in the one of their kin."""
+    found, counts, start = BatchSpool(), _Counts(), 0
+    place = CORPUS_SCHEMA.get_field_index("split")
+
+    def split_now(group: str | None, content_id: str, split: str | None, is_given: bool) -> str | None:
+        if is_given or split is None or split_fractions is None:
+            return split
+        given, key = kin.of(group=group, content_id=content_id)
+        return given or (split if key is None else _split_at(key, split_fractions))
+
+    for batch in rows:
+        names = ("group_name", "content_id", "split", "is_split_given")
+        columns = [*batch.columns]
+        columns[place] = pa.array(map(split_now, *(batch[name].to_pylist() for name in names)), pa.string())
+        is_kept = [start + row not in kin.conflicts for row in range(batch.num_rows)]
+        start += batch.num_rows
+        kept = pa.record_batch(columns, schema=CORPUS_SCHEMA).filter(pa.array(is_kept, pa.bool_()))
+        if kept.num_rows:
+            found.append(kept)
+            counts.add(kept)
+    return found, counts
 
 
 def _in_order(rows: BatchSpool) -> BatchSpool:
@@ -203,17 +304,18 @@ def listed_md5(file: ListedFile) -> str:
         return "unreadable"
 
 
-def _row(file: ListedFile, content_id: str, split_fractions: Sequence[float] | None) -> tuple[Any, ...]:
+def _row(file: ListedFile, content_id: str, rules: SplitRules) -> tuple[Any, ...]:
     """The values of CORPUS_SCHEMA's columns."""
     start, end = file.start_pts_seconds, file.end_pts_seconds
-    clip_id, split = _clip_id(file, content_id, start, end), file.split
-    if split is None and split_fractions is not None:
+    clip_id, split, path = _clip_id(file, content_id, start, end), file.split, printable_path(file.path)
+    group = file.group if file.group is not None or rules.group_of is None else rules.group_of(path)
+    if split is None and rules.split_fractions is not None:
         # By the whole file: two time ranges of one video in train and test would leak.
-        is_whole = start is None and end is None
-        split = _split_at(clip_id if is_whole else _clip_id(file, content_id, None, None), split_fractions)
-    url = file.url or url_of(file.place, file.store)
-    path, same_as = printable_path(file.path), None
-    return clip_id, path, url, file.size_bytes, content_id, file.label, split, start, end, same_as, file.modified
+        whole = clip_id if start is None and end is None else _clip_id(file, content_id, None, None)
+        split = _split_at(split_key(group=group, content_id=content_id, clip_id=whole), rules.split_fractions)
+    url, same_as = file.url or url_of(file.place, file.store), None
+    row = (clip_id, path, url, file.size_bytes, content_id, file.label, split, start, end, same_as, group)
+    return *row, file.modified, file.split is not None
 
 
 def _clip_id(file: ListedFile, content_id: str, start: float | None, end: float | None) -> str:

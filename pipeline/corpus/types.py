@@ -15,7 +15,9 @@ from pipeline.records.clips import CLIP_SCHEMA, Clips
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.spool import BatchSpool
 
-CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64()))
+CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64())).append(
+    pa.field("is_split_given", pa.bool_())
+)
 
 
 ROWS_AT_ONCE = 2**15
@@ -39,7 +41,8 @@ class Corpus:
 
     layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. rows: of
     CORPUS_SCHEMA, sorted by path, then start, and on a disk if they are many; modified_seconds is when a clip's file
-    was last modified, seconds of the epoch, or null where the store does not tell.
+    was last modified, seconds of the epoch, or null where the store does not tell; is_split_given is whether the split
+    is that of the layout or of the manifest, and not by a hash.
     """
 
     layout: str
@@ -76,6 +79,7 @@ class ListedFile:
     modified: float | None = None  # seconds of the epoch
     label: str | None = None
     split: str | None = None
+    group: str | None = None
     start_pts_seconds: float | None = None
     end_pts_seconds: float | None = None
     url: str | None = None  # None: `place` in `store`; else where it lies in an archive

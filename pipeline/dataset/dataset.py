@@ -24,7 +24,8 @@ from torch.utils.data import Dataset
 from pipeline.dataset.shards import copy_shards, default_cache_dir, locked, read_manifest, require_space
 from pipeline.dataset.views import augmented, context_view, resized
 from pipeline.faces.crops import decode_image, masked_region
-from pipeline.records.faces import Box, Example
+from pipeline.records.evolution import with_columns
+from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.vocabulary import EMOTIONS, ContextCrop, UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -169,7 +170,8 @@ class ExampleDataset(Dataset[Sample]):
 
     def _table(self, shard: int) -> pa.Table:
         if shard not in self._tables:
-            self._tables[shard] = pa.ipc.open_file(pa.memory_map(str(self._paths[shard]))).read_all()
+            table = pa.ipc.open_file(pa.memory_map(str(self._paths[shard]))).read_all()
+            self._tables[shard] = with_columns(table, Example, EXAMPLE_SCHEMA)  # a copy may be an older version's
         return self._tables[shard]
 
     def _locate(self, row: int) -> tuple[pa.Table, int]:

@@ -133,7 +133,7 @@ create or replace table given as
 with whole as (select distinct split_part(clip_id, '.', 1) as clip_id from parts)
 select * from given anti join whole using (clip_id)
 union all by name
-select p.*, g.modified_seconds, g.reading_key, g.has_content
+select p.*, g.modified_seconds, g.is_split_given, g.reading_key, g.has_content
 from parts p join given g on g.clip_id = split_part(p.clip_id, '.', 1);
 
 -- name: find_gone
@@ -143,10 +143,30 @@ anti join (select split_part(clip_id, '.', 1) as clip_id from given) using (clip
 anti join replaced using (clip_id);
 
 -- name: find_new
--- What no plan has. Other bytes at the path of an input that is gone replace it, and keep its split.
+-- What no plan has. A split is decided once: what the input gives no split follows planned bytes that are the same, then
+-- its planned group (or planned bytes of a clip of its group), then the input whose path it has and that is gone. Other
+-- bytes at the path of an input that is gone replace it.
 create or replace table new as
-select g.* replace (coalesce(o.split, g.split) as split), o.clip_id as replaces
-from given g anti join planned p on p.clip_id = split_part(g.clip_id, '.', 1)
+with fresh as materialized (
+    select *, regexp_full_match(content_id, '[0-9a-f]{32}(-[0-9]+)?')
+        and not regexp_matches(url, '^https?:|=https?%3A') as is_hashed
+    from given anti join planned p on p.clip_id = split_part(given.clip_id, '.', 1)),
+    same as materialized (
+    select content_id, size_bytes, arg_min(split, ordinal) as split from planned
+    semi join (select content_id, size_bytes from fresh where is_hashed) using (content_id, size_bytes)
+    anti join replaced using (clip_id) group by all),
+    kin as (
+    select group_name, coalesce(
+        (select arg_min(p.split, p.ordinal) from planned p where p.group_name = f.group_name),
+        arg_min(s.split, f.clip_id)) as split
+    from fresh f left join same s using (content_id, size_bytes) where group_name is not null group by group_name)
+select g.* exclude (is_hashed) replace (
+    if(coalesce(g.is_split_given, true) or g.split is null, coalesce(o.split, g.split),
+        coalesce(s.split, k.split, o.split, g.split)) as split),
+    o.clip_id as replaces
+from fresh g
+left join same s on g.is_hashed and s.content_id = g.content_id and s.size_bytes = g.size_bytes
+left join kin k on k.group_name = g.group_name
 left join (select * from gone qualify row_number() over (
         partition by path, start_pts_seconds, end_pts_seconds order by ordinal desc) = 1) o on o.path = g.path
     and o.start_pts_seconds is not distinct from if(contains(g.clip_id, '.'), null, g.start_pts_seconds)
@@ -178,19 +198,21 @@ insert into chosen by name select * from retried;
 
 -- name: choose_again
 create or replace table chosen as
-select * exclude (unit, ordinal, generation), null::double as modified_seconds, '' as reading_key, false as has_content
+select * exclude (unit, ordinal, generation), null::double as modified_seconds, true as is_split_given,
+    '' as reading_key, false as has_content
 from plan semi join (select min(ordinal) as ordinal from plan group by clip_id) using (ordinal)
 where clip_id in (select unnest($ids));
 
 -- name: relabelled
 select p.path from planned p join given g on g.clip_id = p.clip_id
-where p.label is distinct from g.label or (p.split is distinct from g.split and p.replaces is null) order by p.ordinal;
+where p.label is distinct from g.label or (p.split is distinct from g.split and p.replaces is null
+    and coalesce(g.is_split_given, true)) order by p.ordinal;
 
 -- name: sort_for_units
 -- Groups of one split; first what is a unit by itself (a segment, a clip that joins some), then the others. Members of
 -- one compressed stream follow one another; all else goes by id, which mixes the classes.
 create or replace table sorted as
-select * exclude (grp, alone, reading_key, has_content), grp, alone from (
+select * exclude (grp, alone, reading_key, has_content, is_split_given), grp, alone from (
     select *, if(same_as is not null, 'copies', coalesce(split, 'unsplit')) as grp,
         contains(clip_id, '.') or coalesce(same_as = clip_id, false) as alone from chosen)
 order by grp, alone desc, reading_key, clip_id;

@@ -31,7 +31,8 @@ STORED_ROWS = pa.schema([("path", pa.string()), ("bytes", pa.int64())])
 GIVEN_ROWS = pa.schema(
     [
         *CLIP_SCHEMA,
-        *(("modified_seconds", pa.float64()), ("reading_key", pa.string()), ("has_content", pa.bool_())),
+        *(("modified_seconds", pa.float64()), ("is_split_given", pa.bool_())),
+        *(("reading_key", pa.string()), ("has_content", pa.bool_())),
     ]
 )
 # Only these say that two files are alike: an MD5 that was computed here, and an etag of S3's family. A web server may

@@ -163,7 +163,16 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     layout: Annotated[str, Setting("input", common=True)] = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
     split_fractions: Annotated[tuple[float, float, float], Setting("input", common=True)] = (0.7, 0.1, 0.2)
-    """Shares of train, validation and test where the input gives no split; by clip, stable when clips are added."""
+    """Shares of train, validation and test where the input gives no split."""
+    split_scheme: Annotated[Literal["official", "shots"], Setting("input")] = "official"
+    """Splits of CAER-S: official (a third of each class of test is validation), or shots: all files pooled in their
+    order and each class cut into one block a split, because official test images have near copies in train."""
+    group_by: Annotated[str | None, Setting("input", common=True)] = None
+    """Pattern of paths, such as '{show}/*', whose named part is a clip's group, which lies in one split.
+
+    `*` is any part, `**` any folders. A manifest has a column group instead."""
+    label_conflicts: Annotated[Literal["refuse", "leave-out"], Setting("input")] = "refuse"
+    """Files with the same bytes under two labels: refuse the input, or leave all of them out and count them."""
     corrections: Annotated[str | None, Setting("input")] = None
     """Output of jobs/score.py whose labels people corrected (path or URL): corrected faces become examples with the
     label that was said. Clips without a label of their own and without a correction are left out."""
@@ -185,6 +194,12 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
         PoolConfig.__post_init__(self)
         if self.layout not in LAYOUTS:
             raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
+        _one_of("--split-scheme", self.split_scheme, ("official", "shots"))
+        _one_of("--label-conflicts", self.label_conflicts, ("refuse", "leave-out"))
+        if self.group_by is not None:
+            from pipeline.corpus.groups import group_pattern
+
+            group_pattern(self.group_by)
         if self.segment_seconds < 0:
             raise ValueError(f"--segment-seconds is {self.segment_seconds}; give 0 (never) or more")
         if self.segment_at_shots and not self.segment_seconds:
@@ -220,7 +235,8 @@ def plan_defaults() -> dict[str, Any]:
     from pipeline.records.evolution import with_defaults
 
     values = with_defaults(ExtractConfig, {})
-    return {name: value for name, value in values.items() if name not in PATH_FIELDS} | {"boxes_sha256": None}
+    extract = {name: value for name, value in values.items() if name not in PATH_FIELDS}
+    return extract | {"boxes_sha256": None, "split_scheme": "official", "group_by": None}
 
 
 def versions() -> dict[str, str]:

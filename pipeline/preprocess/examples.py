@@ -165,6 +165,7 @@ def _example(
         context_jpeg=encode(context),
         label=clip.label,
         split=clip.split,
+        group_name=clip.group_name,
     )
 
 

@@ -139,13 +139,9 @@ def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None
 
     Raises UsageError where no corrected clip is in the input.
     """
-    corpus = read_corpus(
-        config.input,
-        layout=config.layout,
-        split_fractions=config.split_fractions,
-        follow_links=config.follow_links,
-        allow_private_hosts=config.allow_private_hosts,
-    )
+    names = ("layout", "split_fractions", "split_scheme", "group_by", "label_conflicts")
+    options = {name: getattr(config, name) for name in (*names, "follow_links", "allow_private_hosts")}
+    corpus = read_corpus(config.input, **options)
     if corrected is not None:
         is_corrected = pc.is_in(corpus.table["clip_id"], value_set=pa.array(list(corrected.clips), pa.string()))
         table = corpus.table.filter(pc.or_(is_corrected, pc.is_valid(corpus.table["label"])))

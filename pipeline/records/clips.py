@@ -37,6 +37,7 @@ class Clip:
         "end of the range (exclusive) after the first frame, seconds, or null", default=None
     )
     same_as: str | None = column("clip_id of a clip with the same bytes, or null", default=None)
+    group_name: str | None = column("film, show or person whose clips lie in one split, or null", default=None)
 
     def __post_init__(self) -> None:
         if self.label is not None and self.label not in EMOTIONS:

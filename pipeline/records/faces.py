@@ -97,6 +97,7 @@ class Example(FaceRow):
     context_jpeg: bytes = column("the frame with the face zeroed, squashed to a square, encoded RGB image")
     label: str | None = column("true emotion, or null", default=None)
     split: str | None = column("train, validation or test, or null", default=None)
+    group_name: str | None = column("film, show or person whose clips lie in one split, or null", default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 
 from pipeline.corpus.listing import shown_url
 from pipeline.corpus.read import read_corpus
-from pipeline.corpus.table import corpus_of, split_of
+from pipeline.corpus.table import SplitRules, corpus_of, split_of
 from pipeline.corpus.types import Corpus, CorpusError, ListedFile
 from pipeline.records.clips import CLIP_SCHEMA, clip_table
 from pipeline.records.columns import table_of
@@ -489,7 +489,7 @@ def test_class_folders_give_labels_and_hash_splits(tmp_path: Path) -> None:
     assert corpus.layout == "folder"
     assert labels_of(corpus) == {"Angry/deep/b.mp4": "Anger", "happy/a.mp4": "Happy", "top.mp4": None}
     assert "2 classes; 1 without a label; split by hash" in corpus.description
-    assert splits_of(corpus) == {clip.path: split_of(clip.clip_id, (0.7, 0.1, 0.2)) for clip in corpus.clips}
+    assert splits_of(corpus) == {clip.path: split_of(clip.content_id, (0.7, 0.1, 0.2)) for clip in corpus.clips}
 
 
 def test_folders_that_are_not_all_classes_give_no_labels(tmp_path: Path) -> None:
@@ -881,4 +881,4 @@ def test_files_that_cannot_be_told_apart_are_named_wherever_they_are_listed(monk
     monkeypatch.setattr("pipeline.corpus.table.BATCHES_PER_RUN", 2)
     files = [ListedFile(path=name, place=f"/in/{name}", size_bytes=1, content_id="x") for name in names]
     with pytest.raises(CorpusError, match=r"'/in/f' and '/in/f' cannot be told apart: same path 'f'"):
-        corpus_of("folder", "/in", files=files, ignored=[], split_fractions=None, notes=[])
+        corpus_of("folder", "/in", files=files, ignored=[], rules=SplitRules(split_fractions=None), notes=[])
