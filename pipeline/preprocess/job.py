@@ -183,6 +183,8 @@ def job_of(
         plan_config={
             **plan_config_of(extract_config),
             "split_fractions": list(config.split_fractions),
+            "split_scheme": config.split_scheme,
+            "group_by": config.group_by,
             "corrections": None if corrected is None else corrected.digest,
         },
         plan_defaults={**plan_defaults(), "corrections": None},
