@@ -28,7 +28,7 @@ FOLDERS = {
     "dataset": "PIL numpy pyarrow torch",
     "models": "numpy onnx onnxruntime onnxscript safetensors torch torchvision",
     "preprocess": "msgspec numpy pyarrow scenedetect",
-    "evaluate": "numpy rich torch yaml",
+    "evaluate": "fairlearn numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",
     "score": "numpy pyarrow torch",
     "labels": "matplotlib numpy pyarrow pympi sklearn statsmodels",

@@ -88,10 +88,6 @@ def read_files(
         is_labelled = _are_labels(found.videos.tree_paths())
         notes = [] if is_labelled or not found.videos else ["no labels"]
         clips = map(_in_its_folder, found.videos.taken()) if is_labelled else found.videos.taken()
-    if rules.scheme != "official" and layout != "caer-s":
-        raise CorpusError(
-            f"split scheme {rules.scheme!r} is for CAER-S, and the input is in the layout {layout!r}; leave it out"
-        )
     url = url_of(root.rstrip("/") or "/", store)
     files = chain(clips, broken)
     return corpus_of(layout, url, files=files, ignored=ignored, rules=rules, notes=notes)

@@ -95,6 +95,10 @@ def corpus_of(
     notes: Sequence[str],
 ) -> Corpus:
     """The corpus of these files, sorted, with ids and splits. notes: for its description. Raises CorpusError."""
+    if rules.scheme != "official" and layout != "caer-s":
+        raise CorpusError(
+            f"--split-scheme {rules.scheme!r} is for CAER-S, and the input is in the layout {layout!r}; leave it out"
+        )
     rows, counts = _rows(files, rules)
     rows, counts, conflicting, told = _with_kin(rows, counts, rules)
     ignored = tuple(sorted([*ignored, *conflicting], key=lambda item: item.path))

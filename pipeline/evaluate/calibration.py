@@ -3,6 +3,8 @@ than a coin."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 NUM_BINS = 15
@@ -23,6 +25,36 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     bins = np.minimum((highest * NUM_BINS).astype(int), NUM_BINS - 1)
     gaps = np.bincount(bins, weights=highest - right, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def calibration_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """How far probabilities are right, ready for JSON.
+
+    Args:
+        probabilities: (N, 7) finite, rows summing to 1, N >= 1.
+        labels: (N,) indices of the true emotions.
+
+    Returns:
+        nll, nats; brier, the mean squared distance from the truth, 0 to 2; ece (`expected_calibration_error`); and
+        reliability: bins of the highest probability that hold examples, with their mean and the share that is right.
+    """
+    truth = np.eye(probabilities.shape[1])[labels]
+    highest, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((highest * NUM_BINS).astype(int), NUM_BINS - 1)
+    return {
+        "nll": float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
+        "brier": float(((probabilities - truth) ** 2).sum(axis=1).mean()),
+        "ece": expected_calibration_error(probabilities, labels),
+        "reliability": [
+            {
+                "from": number / NUM_BINS,
+                "num_examples": int((bins == number).sum()),
+                "mean_probability": float(highest[bins == number].mean()),
+                "share_right": float(right[bins == number].mean()),
+            }
+            for number in np.unique(bins).tolist()
+        ],
+    }
 
 
 def undecided_below(probabilities: np.ndarray, labels: np.ndarray) -> float:

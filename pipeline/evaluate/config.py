@@ -28,6 +28,9 @@ class EvaluateConfig:
     where they looked, by class, and how far they agree (Cohen's and Fleiss' kappa; extra [analysis])."""
     splits: Annotated[tuple[str, ...], Setting("input", common=True)] = ("validation", "test")
     """The splits to evaluate with --checkpoint, each by itself: any of train, validation and test."""
+    groups: Annotated[str | None, Setting("input")] = None
+    """CSV with a column path (or clip_id) and columns of groups, such as show, light, skin tone, sex or age: metrics of
+    each group of clips, with intervals (extra [analysis]); with --checkpoint."""
     batch_size: Annotated[int, Setting("machine", common=True)] = 64
     """Examples (pairs of face and context) in one pass through the network."""
     device: Annotated[str, Setting("machine", common=True)] = "auto"
@@ -45,6 +48,8 @@ class EvaluateConfig:
                 "give either --checkpoint, one run, or --compare, the runs of the paper's tables, or --corrections,"
                 " labels that people corrected"
             )
+        if self.groups and not self.checkpoint:
+            raise UsageError("--groups are of one run; give --checkpoint beside it")
         if self.checkpoint and not self.data:
             raise UsageError("data is empty; give the output of jobs/preprocess.py: a folder or a URL")
         object.__setattr__(self, "splits", tuple(self.splits))

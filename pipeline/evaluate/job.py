@@ -1,13 +1,13 @@
 """A checkpoint and examples come in; metrics, beside the paper's, go out as JSON, Markdown and a page.
 
 Two levels, named apart: an *example* is one face of one frame, as the paper counts on CAER-S; a *clip* is labelled by
-the mean probability over its faces, as `score` labels clips. Where each clip is one image the two are the same.
+the mean probability over its persons, and beside it over its faces. Where each clip is one image all are the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,14 +21,19 @@ from pipeline import report
 from pipeline.dataset.batches import EvaluationBatches, load_batches, num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.description import read_description
+from pipeline.evaluate.calibration import calibration_of
 from pipeline.evaluate.config import EvaluateConfig
+from pipeline.evaluate.coverage import Coverage, coverage_of
+from pipeline.evaluate.groups import metrics_by_group, read_groups
+from pipeline.evaluate.intervals import intervals_of
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
-from pipeline.evaluate.tables import markdown_of, print_evaluation
+from pipeline.evaluate.persons import clips_by_persons
+from pipeline.evaluate.tables import markdown_of, notes_of, print_evaluation
 from pipeline.faces.devices import resolve_device
-from pipeline.models.checkpoint import load_checkpoint
-from pipeline.models.predict import predict, reads_of, softmax
+from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from pipeline.models.predict import predict, reads_of, softmax, temperature_of
 from pipeline.records.vocabulary import UsageError
-from pipeline.report.paper import network_of
+from pipeline.report.paper import differences, network_of
 from pipeline.runtime.console import print_line
 from pipeline.storage.redaction import redacted, redacted_values
 from pipeline.storage.store import Storage
@@ -43,18 +48,26 @@ def evaluate(
     device: str = "auto",
     loader_processes: int | None = None,
     cache_dir: str | None = None,
+    groups: str | None = None,
 ) -> dict[str, Any]:
     """The metrics of a run's best checkpoint on each of `splits`, ready for JSON.
 
     `result["splits"][split]` is `metrics_of` the split's examples: num_examples, top1_accuracy, macro_f1,
-    per_class_accuracy, confusion_matrix; and, as "clip_level", the same of its clips, with num_clips. Beside it: data,
-    manifest_sha256, checkpoint, checkpoint_sha256, trained_on_manifest_sha256, epoch, model, network (`network_of`).
-    Raises UsageError where the checkpoint or the data can't be used, and for a split that is empty or unlabelled.
+    per_class_accuracy, confusion_matrix; their intervals (`intervals_of`) and calibration, before the checkpoint's
+    temperature and after; and, as "clip_level", the same of its clips labelled by persons, with num_clips, num_persons
+    and top1_accuracy_by_faces. coverage: num_labelled clips, num_without_face of them, and top1_accuracy_of_all, in
+    which these count as wrong; where the data has a ledger. groups: `metrics_by_group` of a CSV, where one is given.
+    Beside splits: data, faces (as they were preprocessed), manifest_sha256, checkpoint, checkpoint_sha256,
+    trained_on_manifest_sha256, epoch, model, network (`network_of`), differs (`paper.differences`), notes.
+    Raises UsageError where the checkpoint, the data or the groups can't be used, and for a split that is empty or
+    unlabelled.
     """
+    table = None if groups is None else read_groups(groups)
     checkpoint = load_checkpoint(checkpoint_url, which="best")
     chosen = resolve_device(device)
     loader_processes = num_loader_processes(loader_processes, device=chosen)
-    model, description = checkpoint.model.to(chosen).eval(), checkpoint.config["model"]
+    checkpoint.model.to(chosen)
+    description, covered = checkpoint.config["model"], coverage_of(data_url)
     datasets = {
         split: ExampleDataset(
             data_url,
@@ -64,40 +77,81 @@ def evaluate(
         )
         for split in splits
     }
-    return {
+    manifest, dataset = next(iter(datasets.values())).manifest, asdict(read_description(data_url))
+    evaluation: dict[str, Any] = {
         "data": redacted(data_url),
-        "dataset": asdict(read_description(data_url)),
-        "manifest_sha256": next(iter(datasets.values())).manifest.sha256,
+        "dataset": dataset,
+        "faces": manifest.config.get("faces"),
+        "split_scheme": manifest.config.get("split_scheme"),
+        "manifest_sha256": manifest.sha256,
         "checkpoint": redacted(checkpoint_url),
         "checkpoint_sha256": checkpoint.info["checkpoint_sha256"],
         "trained_on_manifest_sha256": checkpoint.info["manifest_sha256"],
         "epoch": checkpoint.info["epoch"],
         "model": description,
         "network": network_of(checkpoint.config),
+        "differs": differences(checkpoint.config, dataset=dataset),
         "splits": {
             split: _split_metrics(
-                model,
+                checkpoint,
                 examples,
+                groups=table,
+                covered=covered,
                 batch_size=batch_size,
                 device=chosen,
                 loader_processes=loader_processes,
-                flip=description.get("flip_at_test", False),
             )
             for split, examples in datasets.items()
         },
     }
+    return {**evaluation, "notes": notes_of(evaluation)}
 
 
-def _split_metrics(model: nn.Module, examples: ExampleDataset, **options: Any) -> dict[str, Any]:
-    probabilities, clip_ids = predict_examples(model, examples, **options)
+def _split_metrics(
+    checkpoint: LoadedCheckpoint,
+    examples: ExampleDataset,
+    *,
+    groups: Mapping[str, Mapping[str, str]] | None,
+    covered: Coverage | None,
+    **options: Any,
+) -> dict[str, Any]:
+    temperature = temperature_of(checkpoint.info)
+    flip = checkpoint.config["model"].get("flip_at_test", False)
+    logits, clip_ids = predict_logits(checkpoint.model, examples, flip=flip, **options)
+    probabilities, labels = softmax(logits, temperature=temperature), examples.labels
     predictions = probabilities.argmax(axis=1)
-    clip_labels, clip_predictions = clips_of_examples(clip_ids, examples.labels, probabilities=probabilities)
-    clip_level = metrics_of(confusion_matrix(clip_labels, clip_predictions))
-    clip_level = {"num_clips": clip_level.pop("num_examples"), **clip_level}
-    return {**metrics_of(confusion_matrix(examples.labels, predictions)), "clip_level": clip_level}
+    clips = clips_by_persons(examples, probabilities, num_frames=covered and covered.num_frames)
+    of_clips = clips.probabilities.argmax(axis=1)
+    by_faces = clips_of_examples(clip_ids, labels, probabilities=probabilities)
+    clip_level = metrics_of(confusion_matrix(clips.labels, of_clips))
+    num_clips, num_right = clip_level.pop("num_examples"), int((clips.labels == of_clips).sum())
+    found = {
+        **metrics_of(confusion_matrix(labels, predictions)),
+        "intervals": intervals_of(labels, predictions, clip_ids=clip_ids, groups=examples.column("group_name")),
+        "calibration": {
+            "temperature": temperature,
+            "before": calibration_of(softmax(logits), labels),
+            "after": calibration_of(probabilities, labels),
+        },
+        "clip_level": {
+            "num_clips": num_clips,
+            **clip_level,
+            "num_persons": int(clips.num_persons.sum()),
+            "top1_accuracy_by_faces": float(np.equal(*by_faces).mean()),
+            "calibration": calibration_of(clips.probabilities, clips.labels),
+            "intervals": intervals_of(clips.labels, of_clips, clip_ids=clips.clip_ids, groups=clips.groups),
+        },
+    }
+    if covered is not None and (counts := covered.splits.get(examples.split)):
+        # Deleted clips may have left rows of other plans: never fewer than there are examples of.
+        of_all = num_right / max(counts["num_labelled"], num_clips)
+        found["coverage"] = {**counts, "top1_accuracy_of_all": of_all}
+    if groups is not None:
+        found["groups"] = metrics_by_group(groups, clips=clips, predictions=of_clips)
+    return found
 
 
-def predict_examples(
+def predict_logits(
     model: nn.Module,
     examples: ExampleDataset,
     *,
@@ -106,28 +160,33 @@ def predict_examples(
     loader_processes: int = 0,
     flip: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
-    """Probabilities `(num_examples, 7)` float64 and the clip of each example, in the order of the rows.
+    """Logits `(num_examples, 7)` float32 and the clip of each example, in the order of the rows.
 
-    Raises UsageError where a probability is not finite.
+    Raises UsageError where one is not finite.
     """
     batches = EvaluationBatches(examples, batch_size=batch_size)
     loader = load_batches(batches, range(len(batches)), processes=loader_processes, device=device)
     console = Console(stderr=True)
     shown = track(loader, examples.split, console=console, transient=True, disable=not console.is_terminal)
     logits = np.concatenate([logits for _, logits in predict(model, shown, device=device, flip=flip)])
-    probabilities = softmax(logits)
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(logits).all():
         raise UsageError(
             f"split {examples.split}: the network gives probabilities that are not finite; its training diverged, so"
             " evaluate another run"
         )
-    return probabilities, examples.column("clip_id")
+    return logits, examples.column("clip_id")
+
+
+def predict_examples(model: nn.Module, examples: ExampleDataset, **options: Any) -> tuple[np.ndarray, list[str]]:
+    """Probabilities `(num_examples, 7)` float64, at temperature 1, and clips, as `predict_logits` gives logits."""
+    logits, clip_ids = predict_logits(model, examples, **options)
+    return softmax(logits), clip_ids
 
 
 def clips_of_examples(
     clip_ids: Sequence[str], labels: np.ndarray, *, probabilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions of the clips, each `(num_clips,)`, sorted by clip_id.
+    """Labels and predictions of the clips by their faces, each `(num_clips,)`, sorted by clip_id.
 
     A clip's prediction is the emotion with the largest mean probability over its examples, `probabilities`
     `(num_examples, 7)`.
@@ -155,6 +214,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         device=config.device,
         loader_processes=config.loader_processes,
         cache_dir=config.cache_dir,
+        groups=config.groups,
     )
     title = f"Evaluation of {evaluation['model']['name']}"
     output = Storage(config.output)

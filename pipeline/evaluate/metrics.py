@@ -60,13 +60,25 @@ def macro_f1(matrix: np.ndarray) -> float:
     return float(np.mean(2 * np.diag(matrix)[occurs] / num_either[occurs]))
 
 
+def macro_f1_of_all(matrix: np.ndarray) -> float:
+    """The unweighted mean of F1 over all classes; one that occurs in neither truth nor prediction counts as 0."""
+    num_either = matrix.sum(axis=1) + matrix.sum(axis=0)
+    return float(np.mean(np.where(num_either > 0, 2 * np.diag(matrix) / np.maximum(num_either, 1), 0.0)))
+
+
 def metrics_of(matrix: np.ndarray) -> dict[str, Any]:
-    """All metrics of a 7 x 7 confusion matrix, ready for JSON; an accuracy that is not defined is None."""
+    """All metrics of a 7 x 7 confusion matrix, ready for JSON; an accuracy that is not defined is None.
+
+    balanced_accuracy: the mean of the accuracies on the emotions that occur. macro_f1 is over the classes that occur in
+    truth or in prediction, macro_f1_of_all over all seven.
+    """
     accuracies = per_class_accuracy(matrix).tolist()
     return {
         "num_examples": int(matrix.sum()),
         "top1_accuracy": top1_accuracy(matrix),
+        "balanced_accuracy": float(np.nanmean(accuracies)),
         "macro_f1": macro_f1(matrix),
+        "macro_f1_of_all": macro_f1_of_all(matrix),
         "per_class_accuracy": {
             emotion: None if math.isnan(accuracy) else accuracy
             for emotion, accuracy in zip(EMOTIONS, accuracies, strict=True)

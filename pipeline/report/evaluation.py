@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.charts import OURS, THEIRS, THIRD, Chart, ConfusionMatrix, across, bars
-from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_2, PAPER_TABLE_3
+from pipeline.report.charts import MARK, OURS, THEIRS, THIRD, Chart, ConfusionMatrix, across, bars, line
+from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_2, PAPER_TABLE_3, is_caer_s
 from pipeline.report.parts import Table
 from pipeline.report.templates import render
 from pipeline.report.values import flat, interval, percent, said
+
+# Parts of an evaluation that are sections of the page.
+LONG = ("splits", "notes", "differs")
 
 
 def evaluation_page(evaluation: Mapping[str, Any], *, title: str) -> str:
@@ -28,16 +31,12 @@ def evaluation_page(evaluation: Mapping[str, Any], *, title: str) -> str:
         title=title,
         lead=_lead(splits),
         warnings=["The data is made up: these figures say nothing of real people."] if data.get("synthetic") else [],
+        notes=evaluation.get("notes", ()),
         splits=[_split(split, metrics) for split, metrics in splits.items()],
         is_papers=is_papers,
         paper=Table("Top-1 accuracy, percent (paper's Table 2)", ["method", "top-1"], top1),
-        provenance={"Checkpoint and data": flat({name: each for name, each in evaluation.items() if name != "splits"})},
+        provenance={"Checkpoint and data": flat({name: each for name, each in evaluation.items() if name not in LONG})},
     )
-
-
-def is_caer_s(data: Mapping[str, Any]) -> bool:
-    """Whether a data set, as its description names it, is the paper's."""
-    return not data.get("synthetic") and str(data.get("name", "")).lower().replace("_", "-").startswith("caer-s")
 
 
 def _lead(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -48,12 +47,14 @@ def _lead(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
         accuracy, num = metrics["top1_accuracy"], metrics["num_examples"]
         clips = metrics.get("clip_level") or {}
         num_independent = clips.get("num_clips") or num
-        low, high = interval(accuracy, num_independent)
+        over = metrics.get("intervals", {})
+        units = over.get("over") or ("clips" if clips.get("num_clips") else "examples")
+        low, high = over.get("top1_accuracy") or interval(accuracy, num_independent)
         counts = [sum(row) for row in metrics["confusion_matrix"]]
         always = EMOTIONS[counts.index(max(counts))]
         sentences.append(
             f"On {split} it names {said(accuracy)} of {num:,} faces right; the true figure lies between {said(low)} and"
-            f" {said(high)} (95 %, of {num_independent:,} {'clips' if clips.get('num_clips') else 'examples'})."
+            f" {said(high)} (95 %, of {over.get('num_units', num_independent):,} {units})."
         )
         if len(sentences) == 1:
             sentences.append(
@@ -88,6 +89,51 @@ def beside_the_paper(metrics: Mapping[str, Any], *, title: str) -> Chart:
     return Chart(traces, title, "true emotion", "percent")
 
 
+def reliability(calibration: Mapping[str, Any], *, split: str) -> Chart:
+    """How often guesses were right, by how probable they were said to be, before the temperature and after."""
+    names = {"before": "temperature 1", "after": f"temperature {calibration['temperature']:.3g}"}
+    rows, traces = [], [line([0, 1], [0, 1], name="as sure as right", colour=MARK, dash="dot")]
+    for name, colour in zip(names, (THEIRS, OURS), strict=True):
+        bins = calibration[name]["reliability"]
+        told = [(each["mean_probability"], each["share_right"]) for each in bins]
+        traces.append(line([x for x, _ in told], [y for _, y in told], name=names[name], colour=colour))
+        rows += [[names[name], each["num_examples"], said(x), said(y)] for each, (x, y) in zip(bins, told, strict=True)]
+    title = f"Reliability on {split}: share right, by the highest probability"
+    numbers = Table(title, ["of", "faces", "highest probability, mean", "right"], rows)
+    return Chart(traces, title, "highest probability", "share right", share=True, numbers=numbers)
+
+
+def calibration_table(metrics: Mapping[str, Any], *, split: str) -> Table:
+    """NLL, Brier score and ECE of faces before the temperature and after, and of clips."""
+    found = metrics["calibration"]
+    levels = {
+        "faces, temperature 1": found["before"],
+        f"faces, temperature {found['temperature']:.3g}": found["after"],
+        "clips by persons": metrics["clip_level"]["calibration"],
+    }
+    rows = [[name, f"{each['nll']:.3f}", f"{each['brier']:.3f}", said(each["ece"])] for name, each in levels.items()]
+    return Table(f"Calibration on {split}", ["of", "NLL (nats)", "Brier score (0 to 2)", "ECE"], rows)
+
+
+def group_tables(metrics: Mapping[str, Any], *, split: str) -> list[Table]:
+    """Each column of groups that was given, a row a group."""
+    return [
+        Table(
+            f"Clips of {split} by {name}",
+            ["group", "clips", "top-1", "95 %", "balanced accuracy"],
+            [
+                [
+                    *(row["group"], row["num_clips"], said(row["top1_accuracy"])),
+                    None if None in row["interval"] else " to ".join(map(said, row["interval"])),
+                    said(row["balanced_accuracy"]),
+                ]
+                for row in rows
+            ],
+        )
+        for name, rows in metrics.get("groups", {}).items()
+    ]
+
+
 def _split(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     clips = metrics.get("clip_level")
     facts = {
@@ -101,6 +147,18 @@ def _split(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
             "top-1 of clips, percent": percent(clips["top1_accuracy"]),
             "macro-F1 of clips, percent": percent(clips["macro_f1"]),
         }
+    if "intervals" in metrics and clips:
+        covered = metrics.get("coverage")
+        facts |= {
+            "balanced accuracy, percent": percent(metrics["balanced_accuracy"]),
+            "macro-F1 of all seven, percent": percent(metrics["macro_f1_of_all"]),
+            "persons": clips["num_persons"],
+            "top-1 of clips by faces, percent": percent(clips["top1_accuracy_by_faces"]),
+            "clips without a face": covered and covered["num_without_face"],
+            "top-1 of all clips, those without a face wrong, percent": percent(
+                covered and covered["top1_accuracy_of_all"]
+            ),
+        }
     own = [metrics["per_class_accuracy"][emotion] for emotion in EMOTIONS]
     traces = [bars(list(EMOTIONS), [None if each is None else 100 * each for each in own], name="ours", colour=OURS)]
     chance = across(100 / len(EMOTIONS), "chance")
@@ -111,4 +169,7 @@ def _split(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "per_class": per_class(metrics, split=split),
         "beside": beside_the_paper(metrics, title=f"Accuracy of each emotion on {split}, beside the paper's Table 3"),
         "confusion": ConfusionMatrix(metrics["confusion_matrix"], split),
+        "reliability": reliability(metrics["calibration"], split=split) if "calibration" in metrics else None,
+        "calibration": calibration_table(metrics, split=split) if "calibration" in metrics else None,
+        "groups": group_tables(metrics, split=split),
     }

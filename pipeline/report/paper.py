@@ -58,6 +58,35 @@ PAPER_TABLE_3: dict[str, tuple[float, ...]] = {
 PAPER_TABLE_4: dict[str, float] = {SE_AF: 73.51, SE_CA_AA: 80.26, SE_CA_ER_AA: 83.76}
 
 
+# How the paper's networks were trained; what it leaves unstated (from weight_decay on) as our defaults read it. A run
+# that is older than a setting did so.
+PAPER_TRAINING: dict[str, Any] = {
+    "lr": 0.01,
+    "schedule": "cosine",
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "nesterov": True,
+    "flooding": 0.05,
+    "dropout": 0.5,
+    "weight_decay": 0.0,
+    "batch_size": 128,
+    "epochs": 50,
+    "early_stop": None,
+    "init": None,
+    "flip": True,
+    "augment_face": [],
+    "flip_at_test": False,
+    "mixup": 0.0,
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "warmup_steps": 0,
+    "clip_grad_norm": None,
+    "accumulate": 1,
+    "ema": None,
+}
+PAPER_PX = 224
+
+
 @dataclass(frozen=True, slots=True)
 class PaperNetwork:
     """A network of the paper: the flags of jobs/train.py that train ours, and the rows and figures that it answers."""
@@ -109,3 +138,39 @@ def asked_for(paper: PaperNetwork) -> dict[str, str]:
     return network_of(
         {"model": {"name": paper.model, "options": options}, "training": {"pretrained": paper.pretrained}}
     )
+
+
+def is_caer_s(data: Mapping[str, Any]) -> bool:
+    """Whether a data set, as its description names it, is the paper's."""
+    return not data.get("synthetic") and str(data.get("name", "")).lower().replace("_", "-").startswith("caer-s")
+
+
+def differences(config: Mapping[str, Any], *, dataset: Mapping[str, Any]) -> list[str]:
+    """What a run did otherwise than the paper, in words: the data that it is measured on, sizes and training.
+
+    config: of a checkpoint. dataset: the data's description. Its network is `answered_by`'s to tell.
+    """
+    found = []
+    if not is_caer_s(dataset):
+        name = dataset.get("name") or "data without a name"
+        found.append(
+            f"made data {name}" if dataset.get("synthetic") else f"data {name}, which is not CAER-S by its name"
+        )
+    model, training = config["model"], config["training"]
+    crop = model.get("context_crop", "none")
+    if crop != "none" and model["name"] != "caer-net-s":
+        found.append(f"context_crop {crop}")
+    if model["name"] != "caer-net-s":  # which has sizes of its own
+        sizes = {name: model.get(name, PAPER_PX) for name in ("face_px", "context_px")}
+        if set(sizes.values()) - {PAPER_PX}:
+            told = "px and ".join(map(str, dict.fromkeys(sizes.values())))
+            found.append(f"{told} px (paper {PAPER_PX})")
+    for name, paper in PAPER_TRAINING.items():
+        ours = training.get(name, paper)
+        if (list(ours) if isinstance(ours, list | tuple) else ours) != paper:
+            found.append(f"{name} {_shown(ours)} (paper {_shown(paper)})")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)

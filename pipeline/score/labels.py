@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.faces.persons import linked, numbered
 from pipeline.records.clips import Clip
 from pipeline.records.columns import columns_of, table_of
 from pipeline.records.faces import (
@@ -25,7 +26,7 @@ from pipeline.records.faces import (
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.drift import unit_facts
-from pipeline.score.tracks import STRAY, emotion_of, entropies, linked, num_changes, numbered, summarised
+from pipeline.score.tracks import STRAY, emotion_of, entropies, num_changes, summarised
 
 
 class UnitLabels:

@@ -241,8 +241,10 @@ def test_shots_of_caer_s_are_cut_only_where_two_blocks_meet(tmp_path: Path) -> N
 
 def test_a_scheme_of_caer_s_is_refused_for_any_other_input(tmp_path: Path) -> None:
     write(tmp_path, shows(2, 2))
-    with pytest.raises(CorpusError, match="split scheme 'shots' is for CAER-S"):
-        read_corpus(str(tmp_path), split_scheme="shots")
+    rows = [{"url": "show0/0.mp4"}]
+    for source in (str(tmp_path), manifest(tmp_path, rows)):
+        with pytest.raises(CorpusError, match="--split-scheme 'shots' is for CAER-S"):
+            read_corpus(source, split_scheme="shots")
 
 
 # --- The plan keeps what it decided ----------------------------------------------------------------------------------
