@@ -74,21 +74,19 @@ def read_corpus(
         scheme=split_scheme,
     )
     with one_line_errors(input_url):
-        place, store = locate(input_url)
-        if layout in ("auto", "manifest") and is_manifest(place, store):
-            return read_manifest_file(
-                place,
-                store,
-                rules=rules,
-                allow_private_hosts=allow_private_hosts,
-                shown=shown_url(input_url),
-            )
-        if layout == "manifest":
-            raise CorpusError(
-                f"input {shown_url(input_url)} is not a manifest; give a .csv, .tsv or .parquet file, or another layout"
-            )
-        options = {"layout": layout, "rules": rules, "follow_links": follow_links}
-        return read_files(place, store, shown=shown_url(input_url), **options)
+        return _read(
+            input_url, rules, layout=layout, follow_links=follow_links, allow_private_hosts=allow_private_hosts
+        )
+
+
+def _read(input_url: str, rules: SplitRules, *, layout: str, follow_links: bool, allow_private_hosts: bool) -> Corpus:
+    place, store = locate(input_url)
+    shown = shown_url(input_url)
+    if layout in ("auto", "manifest") and is_manifest(place, store):
+        return read_manifest_file(place, store, rules=rules, allow_private_hosts=allow_private_hosts, shown=shown)
+    if layout == "manifest":
+        raise CorpusError(f"input {shown} is not a manifest; give a .csv, .tsv or .parquet file, or another layout")
+    return read_files(place, store, shown=shown, layout=layout, rules=rules, follow_links=follow_links)
 
 
 def require_input(input_url: str) -> None:

@@ -68,15 +68,9 @@ def evaluate(
     loader_processes = num_loader_processes(loader_processes, device=chosen)
     checkpoint.model.to(chosen)
     description, covered = checkpoint.config["model"], coverage_of(data_url)
-    datasets = {
-        split: ExampleDataset(
-            data_url,
-            split=split,
-            cache_dir=cache_dir,
-            **reads_of(description),
-        )
-        for split in splits
-    }
+    reads = reads_of(description)
+    datasets = {split: ExampleDataset(data_url, split=split, cache_dir=cache_dir, **reads) for split in splits}
+    options = {"batch_size": batch_size, "device": chosen, "loader_processes": loader_processes}
     manifest, dataset = next(iter(datasets.values())).manifest, asdict(read_description(data_url))
     evaluation: dict[str, Any] = {
         "data": redacted(data_url),
@@ -92,15 +86,7 @@ def evaluate(
         "network": network_of(checkpoint.config),
         "differs": differences(checkpoint.config, dataset=dataset),
         "splits": {
-            split: _split_metrics(
-                checkpoint,
-                examples,
-                groups=table,
-                covered=covered,
-                batch_size=batch_size,
-                device=chosen,
-                loader_processes=loader_processes,
-            )
+            split: _split_metrics(checkpoint, examples, groups=table, covered=covered, **options)
             for split, examples in datasets.items()
         },
     }
