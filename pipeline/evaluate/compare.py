@@ -1,7 +1,8 @@
 """Runs come in; the paper's Tables 2, 3, 4 and Figures 1, 8, 10, 11 go out, ours beside the paper's.
 
 Every run is evaluated on one and the same test split. Runs that differ in their seed alone are one network, whose
-matrix is the sum of theirs. What no run fills stays in the tables, with the command that would fill it.
+matrix is the sum of theirs. In the paper's row stands what did what the paper did; all else has a row of its own that
+says what it did otherwise. What no run fills stays in the tables, with the command that would fill it.
 """
 
 from __future__ import annotations
@@ -21,26 +22,30 @@ from rich.console import Console
 from pipeline import report
 from pipeline.dataset.batches import num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
+from pipeline.dataset.description import read_description
 from pipeline.dataset.shards import read_manifest
+from pipeline.evaluate.comparison_tables import NUM_SEEDS, comparison_markdown, comparison_tables, notes_of_comparison
+from pipeline.evaluate.coverage import Coverage, coverage_of
+from pipeline.evaluate.intervals import intervals_of
 from pipeline.evaluate.job import EvaluateConfig, predict_examples
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
-from pipeline.evaluate.tables import CAVEAT, ResultTable, confusion_table, markdown_lines, print_tables
+from pipeline.evaluate.tables import OFFICIAL_LEAK, ResultTable, print_tables
 from pipeline.faces.crops import encode_image
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint
 from pipeline.models.checkpoint_info import read_checkpoint_info
 from pipeline.models.predict import reads_of
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.records.vocabulary import BACKBONES, EMOTIONS, UsageError
 from pipeline.report.paper import (
     PAPER_NETWORKS,
-    PAPER_TABLE_2,
-    PAPER_TABLE_3,
-    PAPER_TABLE_4,
-    PaperNetwork,
     answered_by,
+    asked_for,
+    data_differences,
+    drawn_as,
+    is_caer_s,
     network_of,
+    training_differences,
 )
-from pipeline.report.values import NONE, percent
 from pipeline.runtime.console import print_line
 from pipeline.storage.redaction import redacted
 from pipeline.storage.remote import absolute_url
@@ -65,10 +70,11 @@ def runs_in(url: str) -> list[str]:
 def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
     """The comparison, ready for JSON, and the encoded faces of its figure 1.
 
-    networks: ours, each with its flags, runs, metrics and the paper's rows that it answers; missing: the paper's
-    networks that no run answers, with the command; tables: as people read them; figure_1: seven test faces with their
-    probabilities; warnings. Raises UsageError where a run can't be used, and where runs were trained on different data
-    and --data does not name what to compare them on.
+    networks: ours, each with its flags, runs, metrics, intervals, coverage, what it did otherwise than the paper, and
+    else the paper's rows that it answers; missing: the paper's networks that no run has trained, with the commands;
+    tables and notes: as people read them; figure_1: seven test faces with their probabilities; warnings.
+    Raises UsageError where a run can't be used, and where runs were trained on different data and --data does not name
+    what to compare them on.
     """
     runs: list[str] = []
     warnings: list[str] = []
@@ -78,7 +84,7 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
             warnings.append(f"{url}: no run in it holds a checkpoint yet")
     infos = {run: read_checkpoint_info(run, "best") for run in dict.fromkeys(runs)}
     data_url = _data_of(config, infos)
-    manifest = read_manifest(data_url)
+    manifest, dataset, covered = read_manifest(data_url), asdict(read_description(data_url)), coverage_of(data_url)
     for run, info in infos.items():
         warnings += _warnings_of(run, info, manifest_sha256=manifest.sha256, preprocessing=manifest.config)
 
@@ -90,15 +96,15 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
     networks: list[dict[str, Any]] = []
     figure_1, faces = None, []
     for members in groups.values():
-        network = network_of(infos[members[0]]["config"])
-        paper = answered_by(network)
+        paper = drawn_as(network_of(infos[members[0]]["config"]))
         probabilities, examples = {}, None
         for run in members:
             probabilities[run], examples = _predictions(run, data_url, config=config)
         assert examples is not None
         if paper and 1 in paper.figures and figure_1 is None:
             figure_1, faces = _mixed_faces(members[0], examples, probabilities[members[0]])
-        networks.append(_network(network, paper, {run: infos[run] for run in members}, examples.labels, probabilities))
+        of_members = {run: infos[run] for run in members}
+        networks.append(_network(of_members, examples, probabilities, dataset=dataset, covered=covered))
     names = Counter(network["name"] for network in networks)
     alike = [network for network in networks if names[network["name"]] > 1]  # other settings, such as epochs
     for network, ending in zip(alike, shortest_endings([net["runs"][0]["run"] for net in alike]), strict=True):
@@ -107,12 +113,16 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
     comparison: dict[str, Any] = {
         "data": redacted(data_url),
         "manifest_sha256": manifest.sha256,
+        "dataset": dataset,
         "split": SPLIT,
         "warnings": warnings,
         "networks": networks,
         "missing": _missing(networks, data_url=redacted(data_url), folder=_folder_of(config.compare, list(infos))),
         "figure_1": figure_1,
     }
+    comparison["notes"] = notes_of_comparison(comparison)
+    if is_caer_s(dataset) and (manifest.config.get("split_scheme") or "official") == "official":
+        comparison["notes"].append(OFFICIAL_LEAK)
     comparison["tables"] = [asdict(table) for table in comparison_tables(comparison)]
     return comparison, faces
 
@@ -189,20 +199,43 @@ def _predictions(run: str, data_url: str, *, config: EvaluateConfig) -> tuple[np
 
 
 def _network(
-    network: dict[str, str],
-    paper: PaperNetwork | None,
     infos: Mapping[str, Mapping[str, Any]],
-    labels: np.ndarray,
+    examples: ExampleDataset,
     probabilities: Mapping[str, np.ndarray],
+    *,
+    dataset: Mapping[str, Any],
+    covered: Coverage | None,
 ) -> dict[str, Any]:
-    matrices = {run: confusion_matrix(labels, found.argmax(axis=1)) for run, found in probabilities.items()}
+    """What a comparison says of runs that differ in their seed alone."""
+    config = next(iter(infos.values()))["config"]
+    network = network_of(config)
+    drawn, trained_as = drawn_as(network), None if training_differences(config) else answered_by(network)
+    differs = [*data_differences(config, dataset=dataset), *training_differences(config)]
+    answers = None if differs else trained_as
+    predicted = {run: found.argmax(axis=1) for run, found in probabilities.items()}
+    matrices = {run: confusion_matrix(examples.labels, found) for run, found in predicted.items()}
+    metrics = metrics_of(np.sum(list(matrices.values()), axis=0))
+    coverage = None
+    if covered is not None and (counts := covered.splits.get(SPLIT)):
+        num_all = len(examples) + counts["num_without_face"]
+        coverage = {**counts, "top1_accuracy_of_all": metrics["top1_accuracy"] * len(examples) / num_all}
     return {
         "name": name_of(network),
         "network": network,
-        "table_2": paper and paper.table_2,
-        "table_4": paper and paper.table_4,
-        "figures": list(paper.figures) if paper else [],
-        "face_px": next(iter(infos.values()))["config"]["model"]["face_px"],
+        "differs": differs,
+        "trained_as": trained_as and [trained_as.model, trained_as.pretrained],
+        "table_2": answers and answers.table_2,
+        "table_4": answers and answers.table_4,
+        "figures": list(drawn.figures) if drawn else [],
+        "face_px": config["model"]["face_px"],
+        "num_test_examples": len(examples),
+        "coverage": coverage,
+        "intervals": intervals_of(
+            np.tile(examples.labels, len(predicted)),
+            np.concatenate(list(predicted.values())),
+            clip_ids=examples.column("clip_id") * len(predicted),
+            groups=examples.column("group_name") * len(predicted),
+        ),
         "runs": [
             {
                 "run": run,
@@ -214,13 +247,14 @@ def _network(
             }
             for run, info in infos.items()
         ],
-        **metrics_of(np.sum(list(matrices.values()), axis=0)),
+        **metrics,
     }
 
 
 def name_of(network: Mapping[str, str]) -> str:
-    """A network of ours in words: its --model, and what is not the default of it."""
+    """A network of ours in words: its --model, and in which options it is not the paper's."""
     default = {"input": "pair", "pretrained": "none", "attention_gain": "area", "recalibration_scale": "sqrt"}
+    default |= {"pooled_norm": "none", "encoder": "paper"}
     told = [f"{option} {network[option]}" for option in default if network[option] != default[option]]
     return ", ".join([network["model"], *told])
 
@@ -261,21 +295,29 @@ def _encoded_face(examples: ExampleDataset, row: int) -> bytes:
     return encode_image(np.ascontiguousarray(face.permute(1, 2, 0).numpy()))
 
 
-def _missing(networks: Sequence[Mapping[str, Any]], *, data_url: str, folder: str) -> list[dict[str, str]]:
-    there = {_rows_of(network) for network in networks}
+def _missing(networks: Sequence[Mapping[str, Any]], *, data_url: str, folder: str) -> list[dict[str, Any]]:
+    """The paper's networks that no run was trained as, whatever its data: the commands for three seeds."""
+    there = [network["trained_as"] for network in networks]
     missing = []
     for paper in PAPER_NETWORKS:
-        if (paper.table_2, paper.table_4) in there:
+        if [paper.model, paper.pretrained] in there:
             continue
         name = paper.model if paper.pretrained == "none" else f"{paper.model}-{paper.pretrained}"
         flags = [] if paper.pretrained == "none" else ["--pretrained", paper.pretrained]
-        parts = ["python", "jobs/train.py", "--data", data_url, "--model", paper.model, *flags]
-        parts += ["--output", f"{folder}/{name}", "--resume"]
+        if paper.model not in BACKBONES:  # today's defaults are others
+            asked = asked_for(paper)
+            flags += ["--pooled-norm", asked["pooled_norm"], "--attention-gain", asked["attention_gain"]]
+        outputs = [f"{folder}/{name}{f'-seed-{seed}' if seed else ''}" for seed in range(NUM_SEEDS)]
+        train = ["python", "jobs/train.py", "--data", data_url, "--model", paper.model, *flags]
+        commands = [
+            shlex.join([*train, "--seed", str(seed), "--output", output, "--resume"])
+            for seed, output in enumerate(outputs)
+        ]
         answers = [f"Table 2 and 3: {paper.table_2}"] * bool(paper.table_2)
         answers += [f"Table 4: {paper.table_4}"] * bool(paper.table_4)
         answers.append(f"Figure {', '.join(map(str, paper.figures))}")
-        place = {"folder": folder, "output": f"{folder}/{name}"}
-        missing.append({"network": name, "answers": "; ".join(answers), "command": shlex.join(parts), **place})
+        place = {"folder": folder, "outputs": outputs, "commands": commands}
+        missing.append({"network": name, "answers": "; ".join(answers), "command": commands[0], **place})
     return missing
 
 
@@ -283,81 +325,6 @@ def _folder_of(named: Sequence[str], runs: Sequence[str]) -> str:
     """Where runs that are missing go: beside those that are there."""
     first = absolute_url(named[0])
     return first.rsplit("/", 1)[0] if first in runs else first
-
-
-def comparison_tables(comparison: Mapping[str, Any]) -> list[ResultTable]:
-    """The runs, what is missing, and the paper's Tables 2, 3, 4 with ours."""
-    networks: list[dict[str, Any]] = comparison["networks"]
-    runs = []
-    for network in networks:
-        for run in network["runs"]:
-            told = (run["seed"], run["epoch"], network["face_px"], percent(run["top1_accuracy"]))
-            runs.append([network["name"], run["run"], *map(str, told)])
-    missing = [[row["network"], row["answers"], row["command"]] for row in comparison["missing"]]
-    columns_3: dict[str, list[str]] = {}
-    for method, accuracies in PAPER_TABLE_3.items():
-        columns_3[f"{method}, paper"] = [f"{accuracy:.2f}" for accuracy in accuracies]
-        columns_3 |= _ours_by_emotion([network for network in networks if network["table_2"] == method])
-    columns_3 |= _ours_by_emotion([network for network in networks if not network["table_2"]])
-    table_3 = [[emotion, *cells] for emotion, *cells in zip(EMOTIONS, *columns_3.values(), strict=True)]
-    return [
-        ResultTable("Runs", ["network", "run", "seed", "epoch", "px", "top-1"], runs),
-        *([ResultTable("Not trained yet", ["network", "fills", "command"], missing)] if missing else []),
-        ResultTable("Table 2: top-1 accuracy of methods", *_beside(PAPER_TABLE_2, networks, key="table_2")),
-        ResultTable("Table 3: accuracy on each emotion", ["emotion", *columns_3], table_3),
-        ResultTable("Table 4: top-1 accuracy of ablations", *_beside(PAPER_TABLE_4, networks, key="table_4")),
-    ]
-
-
-def _beside(
-    paper: Mapping[str, float], networks: Sequence[Mapping[str, Any]], *, key: str
-) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for method, value in paper.items():
-        found = [network for network in networks if network[key] == method]
-        rows += [[method, f"{value:.2f}", *_ours(network)] for network in found]
-        rows += [] if found else [[method, f"{value:.2f}", NONE, NONE, NONE]]
-    rows += [[network["name"], NONE, *_ours(network)] for network in networks if not any(_rows_of(network))]
-    return ["method", "paper", "ours", "lowest and highest of the seeds", "macro-F1"], rows
-
-
-def _ours_by_emotion(networks: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    return {
-        f"{network['name']}, ours": [percent(network["per_class_accuracy"][emotion]) for emotion in EMOTIONS]
-        for network in networks
-    }
-
-
-def _ours(network: Mapping[str, Any]) -> list[str]:
-    seeds = [run["top1_accuracy"] for run in network["runs"]]
-    spread = f"{percent(min(seeds))} to {percent(max(seeds))} of {len(seeds)}" if len(seeds) > 1 else NONE
-    return [percent(network["top1_accuracy"]), spread, percent(network["macro_f1"])]
-
-
-def comparison_markdown(comparison: Mapping[str, Any]) -> str:
-    """The whole comparison as one Markdown page; the figures as the numbers that they draw."""
-    lines = ["# The paper's tables, ours beside the paper's", "", CAVEAT, "", f"Data: `{comparison['data']}`."]
-    lines += [line for warning in comparison["warnings"] for line in ("", f"**Note:** {warning}.")]
-    for table in (*(ResultTable(**table) for table in comparison["tables"]), *_figure_tables(comparison)):
-        lines += markdown_lines(table)
-    return "\n".join(lines) + "\n"
-
-
-def _figure_tables(comparison: Mapping[str, Any]) -> list[ResultTable]:
-    """Figures 1 and 11 in numbers; 8 and 10 draw Table 3."""
-    tables = []
-    if comparison["figure_1"]:
-        rows = [
-            [f"{face['clip_id']} frame {face['frame_index']}", face["label"]]
-            + [percent(share) for share in face["probabilities"].values()]
-            for face in comparison["figure_1"]["faces"]
-        ]
-        tables.append(ResultTable("Figure 1: what ResNet-50 says of faces", ["face", "true", *EMOTIONS], rows))
-    return tables + [
-        confusion_table(network["confusion_matrix"], f"figure 11, {network['name']}")
-        for network in comparison["networks"]
-        if 11 in network["figures"]
-    ]
 
 
 def write_comparison(config: EvaluateConfig) -> dict[str, Any]:
@@ -374,19 +341,23 @@ def write_comparison(config: EvaluateConfig) -> dict[str, Any]:
     if comparison["missing"]:
         # What is trained by then is compared too, wherever the named runs lie: else the same would be missing for ever.
         trained = [
-            row["output"] for row in comparison["missing"] if row["folder"] not in map(absolute_url, config.compare)
+            output
+            for row in comparison["missing"]
+            if row["folder"] not in map(absolute_url, config.compare)
+            for output in row["outputs"]
         ]
         again = ["python", "jobs/evaluate.py", "--compare", *config.compare, *trained, "--data", comparison["data"]]
         again += ["--output", config.output]
-        commands = [*(row["command"] for row in comparison["missing"]), shlex.join(again)]
+        commands = [*(each for row in comparison["missing"] for each in row["commands"]), shlex.join(again)]
         output.put("train-missing.sh", "".join(f"{line}\n" for line in ("set -e", *commands)).encode())
     output.put("comparison.json", json.dumps(comparison, indent=1, allow_nan=False).encode())
     console = Console()
     print_tables([ResultTable(**table) for table in comparison["tables"]], console)
-    for warning in comparison["warnings"]:
-        print_line(f"note: {warning}")
+    for note in (*comparison["notes"], *comparison["warnings"]):
+        print_line(f"note: {note}")
     written = "comparison.json, comparison.md, report.html"
     if comparison["missing"]:
-        written += f"; `sh {config.output}/train-missing.sh` trains the {len(comparison['missing'])} that are missing"
+        count = len(comparison["missing"])
+        written += f"; `sh {config.output}/train-missing.sh` trains {count} that are missing, {NUM_SEEDS} seeds each"
     print_line(f"Written to {config.output}: {written}")
     return comparison

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from pipeline.records.vocabulary import EMOTIONS
@@ -22,12 +23,13 @@ ROW_COLOURS = dict(
     )
 ) | {SE_AF: THEIRS, SE_CA_AA: THIRD, SE_CA_ER_AA: OURS}
 
+# Ours, in greys, so that they stand out from the paper's hues.
+OUR_COLOURS = ("#000000", "#4d4d4d", "#7f7f7f", "#a6a6a6", "#c7c7c7")
+
 
 def comparison_page(comparison: Mapping[str, Any], faces: Sequence[bytes], *, title: str) -> str:
     """The paper's tables and figures with ours; `comparison` and the faces of figure 1 as `compare.compare` gives."""
     networks: Sequence[Mapping[str, Any]] = comparison["networks"]
-    methods = {net["table_2"]: _percents(net) for net in networks if net["table_2"]}
-    ablations = {net["table_4"]: _percents(net) for net in networks if 10 in net["figures"]}
     papers = {SE_AF: PAPER_TABLE_3[CAER_NET_S], SE_CA_ER_AA: PAPER_TABLE_3[CAHFW_NET]}
     mixed = comparison["figure_1"]["faces"] if comparison["figure_1"] else ()
     return render(
@@ -36,12 +38,12 @@ def comparison_page(comparison: Mapping[str, Any], faces: Sequence[bytes], *, ti
         lead=[_sentence(networks)],
         warnings=[],
         facts={"data": comparison["data"], "split": comparison["split"]},
-        notes=comparison["warnings"],
+        notes=[*comparison["notes"], *comparison["warnings"]],
         provenance={},
         tables=[Table(each["title"], each["columns"], each["rows"]) for each in comparison["tables"]],
         mixtures=[_mixture(face, picture) for face, picture in zip(mixed, faces, strict=bool(mixed))],
-        methods={"paper": _accuracy_chart("the paper", PAPER_TABLE_3), "ours": methods and _ours(methods)},
-        ablations={"paper": _accuracy_chart("the paper", papers), "ours": ablations and _ours(ablations)},
+        methods=_beside("by method", PAPER_TABLE_3, [net for net in networks if 8 in net["figures"]]),
+        ablations=_beside("by ablation", papers, [net for net in networks if 10 in net["figures"]]),
         confusions=[
             ConfusionMatrix(net["confusion_matrix"], f"test, {net['name']}") for net in networks if 11 in net["figures"]
         ],
@@ -63,18 +65,13 @@ def _percents(network: Mapping[str, Any]) -> list[float | None]:
     return [None if share is None else 100 * share for share in shares]
 
 
-def _ours(accuracies: Mapping[str, Sequence[float | None]]) -> Chart:
-    return _accuracy_chart("ours", accuracies)
-
-
-def _accuracy_chart(whose: str, accuracies: Mapping[str, Sequence[float | None]]) -> Chart:
-    """Accuracies of each emotion as bars; keys are rows of the paper's Tables 2 or 4."""
-    return Chart(
-        [bars(EMOTIONS, values, name=name, colour=ROW_COLOURS[name]) for name, values in accuracies.items()],
-        f"Accuracy of each emotion, {whose}",
-        "true emotion",
-        "percent",
-    )
+def _beside(what: str, paper: Mapping[str, Sequence[float]], networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The accuracies of each emotion as bars: the paper's rows, and in the same chart ours, each under its name."""
+    traces = [bars(EMOTIONS, values, name=f"{name}, paper", colour=ROW_COLOURS[name]) for name, values in paper.items()]
+    for network, colour in zip(networks, cycle(OUR_COLOURS), strict=False):
+        traces.append(bars(EMOTIONS, _percents(network), name=f"{network['name']}, ours", colour=colour))
+    chart = Chart(traces, f"Accuracy of each emotion, {what}", "true emotion", "percent")
+    return {"chart": chart, "has_ours": bool(networks)}
 
 
 def _mixture(face: Mapping[str, Any], picture: bytes) -> dict[str, Any]:

@@ -132,6 +132,14 @@ def answered_by(network: Mapping[str, str]) -> PaperNetwork | None:
     return next((paper for paper in PAPER_NETWORKS if network == asked_for(paper)), None)
 
 
+def drawn_as(network: Mapping[str, str]) -> PaperNetwork | None:
+    """The paper's network in whose figures one of ours is drawn, whatever its readings of the equations."""
+    names = ("model", "input", "pretrained", "encoder")
+    return next(
+        (each for each in PAPER_NETWORKS if all(network[name] == asked_for(each)[name] for name in names)), None
+    )
+
+
 def asked_for(paper: PaperNetwork) -> dict[str, str]:
     """Our network that answers one of the paper's, as `network_of` says it."""
     options = {"reads": None, "attention_gain": "area", "recalibration_scale": "sqrt"}
@@ -150,21 +158,32 @@ def differences(config: Mapping[str, Any], *, dataset: Mapping[str, Any]) -> lis
 
     config: of a checkpoint. dataset: the data's description. Its network is `answered_by`'s to tell.
     """
+    return [*data_differences(config, dataset=dataset), *training_differences(config)]
+
+
+def data_differences(config: Mapping[str, Any], *, dataset: Mapping[str, Any]) -> list[str]:
+    """The part of `differences` that no flag of a training mends: the data, and the sizes of its images."""
     found = []
     if not is_caer_s(dataset):
         name = dataset.get("name") or "data without a name"
         found.append(
             f"made data {name}" if dataset.get("synthetic") else f"data {name}, which is not CAER-S by its name"
         )
-    model, training = config["model"], config["training"]
-    crop = model.get("context_crop", "none")
-    if crop != "none" and model["name"] != "caer-net-s":
-        found.append(f"context_crop {crop}")
+    model = config["model"]
     if model["name"] != "caer-net-s":  # which has sizes of its own
         sizes = {name: model.get(name, PAPER_PX) for name in ("face_px", "context_px")}
         if set(sizes.values()) - {PAPER_PX}:
             told = "px and ".join(map(str, dict.fromkeys(sizes.values())))
             found.append(f"{told} px (paper {PAPER_PX})")
+    return found
+
+
+def training_differences(config: Mapping[str, Any]) -> list[str]:
+    """The part of `differences` that is the training's."""
+    found, training = [], config["training"]
+    crop = config["model"].get("context_crop", "none")
+    if crop != "none" and config["model"]["name"] != "caer-net-s":
+        found.append(f"context_crop {crop}")
     for name, paper in PAPER_TRAINING.items():
         ours = training.get(name, paper)
         if (list(ours) if isinstance(ours, list | tuple) else ours) != paper:
