@@ -235,8 +235,7 @@ def plan_defaults() -> dict[str, Any]:
     from pipeline.records.evolution import with_defaults
 
     values = with_defaults(ExtractConfig, {})
-    extract = {name: value for name, value in values.items() if name not in PATH_FIELDS}
-    return extract | {"boxes_sha256": None, "split_scheme": "official", "group_by": None}
+    return {name: value for name, value in values.items() if name not in PATH_FIELDS} | {"boxes_sha256": None}
 
 
 def versions() -> dict[str, str]:

@@ -187,7 +187,7 @@ def job_of(
             "group_by": config.group_by,
             "corrections": None if corrected is None else corrected.digest,
         },
-        plan_defaults={**plan_defaults(), "corrections": None},
+        plan_defaults={**plan_defaults(), "corrections": None, "split_scheme": "official", "group_by": None},
         versions=versions(),
         choose=choose,
         try_out=partial(try_out, extract_config, config.limits, device=device),
