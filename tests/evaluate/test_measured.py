@@ -23,7 +23,8 @@ from pipeline.evaluate.tables import notes_of
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.planning import plan_clips
 from pipeline.models.build import build_model
-from pipeline.models.checkpoint import save_checkpoint, write_best
+from pipeline.models.checkpoint import save_checkpoint
+from pipeline.models.checkpoint_info import write_best
 from pipeline.records.clips import Clip, clip_table
 from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome, State
