@@ -231,16 +231,17 @@ class Snapshot:
         self.database.run("pending_units")
         return PendingUnits(self.database)
 
-    def must_compute(self) -> bool:
-        """Whether an actor is needed: a given clip that is no copy is in no plan, a planned unit to compute has no
-        entry, or a clip is to be tried again."""
-        database = self.settle("planned").settle("latest").database
-        new = (
-            "select exists(from given g anti join planned p on p.clip_id = split_part(g.clip_id, '.', 1) "
-            "where g.same_as is null)"
+    def num_to_compute(self) -> int:
+        """Clips that need an actor: the given ones in no plan that are no copies, and those that are to be tried again
+        or have no entry."""
+        database = self.settle("planned", "latest").database
+        new = database.value(
+            "select count(*) from given g anti join planned p on p.clip_id = split_part(g.clip_id, '.', 1) "
+            "where g.same_as is null"
         )
-        retryable = "select exists(from latest where state = 'retryable')"
-        return bool(database.value(new) or database.value(retryable) or self.pending().of("compute"))
+        failed = "select count(*) from latest where state = 'retryable' and reason <> $reason"
+        retryable = database.value(failed, reason=NOT_FINISHED)
+        return new + retryable + self.pending().of("compute").num_clips
 
     @property
     def is_pending(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,14 +12,17 @@ if TYPE_CHECKING:
     from pipeline.sandbox.limits import SandboxLimits
 
 
+MAX_CLIPS_OF_UNIT, UNITS_PER_ACTOR = 32, 4
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """How the work is spread and bounded; it changes nothing in the output."""
 
     actors: Annotated[int, Setting("work", common=True)] = 0
     """Actors at work (count); 0: one for each CPU of the cluster."""
-    clips_per_shard: Annotated[int, Setting("work")] = 32
-    """Clips in one unit of work, which is one shard (count)."""
+    clips_per_shard: Annotated[int, Setting("work")] = 0
+    """Clips in one unit of work, which is one shard (count); 0: so many that each actor gets four units, at most 32."""
     clip_timeout: Annotated[float, Setting("work")] = 120.0
     """Longest time without progress on one clip before it is killed (seconds)."""
     max_clip_seconds: Annotated[float, Setting("work")] = 21_600.0
@@ -44,7 +48,7 @@ class PoolConfig:
     """If the output holds a run of another config, write to a new folder beside it instead of refusing."""
 
     def __post_init__(self) -> None:
-        least = {"actors": 0, "clips_per_shard": 1, "max_worker_memory": 64, "driver_memory": 256, "max_quarantined": 0}
+        least = {"actors": 0, "clips_per_shard": 0, "max_worker_memory": 64, "driver_memory": 256, "max_quarantined": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -58,6 +62,10 @@ class PoolConfig:
         if not self.max_clip_gigapixels > 0:
             raise ValueError(f"--max-clip-gigapixels is {self.max_clip_gigapixels}; give more than 0")
 
+    def clips_of_unit(self, num_clips: int, *, num_actors: int) -> int:
+        """How many of so many clips make a unit: progress is told, and a core is free for the rest, unit by unit."""
+        return self.clips_per_shard or max(1, min(MAX_CLIPS_OF_UNIT, num_clips // (UNITS_PER_ACTOR * num_actors)))
+
     @property
     def limits(self) -> SandboxLimits:
         """What a sandboxed child may use."""
@@ -69,3 +77,14 @@ class PoolConfig:
             clip_seconds=self.max_clip_seconds,
             clip_pixels=self.max_clip_gigapixels * 1e9,
         )
+
+
+def num_actors(config: PoolConfig, num_units: int) -> int:
+    """Actors to start: as asked, else one a CPU of the cluster that was joined, and never more than there are units."""
+    if config.actors:
+        return min(config.actors, num_units)
+    if os.environ.get("RAY_ADDRESS"):
+        import ray  # A local run that misses nothing does without.
+
+        return max(1, min(int(ray.cluster_resources().get("CPU", 1)), num_units))
+    return max(1, min(os.cpu_count() or 1, num_units))

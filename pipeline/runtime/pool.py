@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from pipeline.ledger.units import Unit
 from pipeline.records.clips import clip_of
 from pipeline.records.outcomes import OWN_FAULT
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.config import PoolConfig
+from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.job import Actor, ActorSpec, SystematicFault
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.telemetry import UnitMetrics
@@ -40,15 +39,6 @@ MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
 CPUS_PER_ACTOR, CPUS_PER_GPU_ACTOR = 0.5, 0.25
 # Clips that met a fault of our own code: so many, and more than one in so many of a run, end it.
 MIN_FAULTS, MAX_FAULT_SHARE = 10, 10
-
-
-def num_actors(config: PoolConfig, num_units: int) -> int:
-    """Actors to start: as asked, else one a CPU of the cluster, and never more than there are units."""
-    if config.actors:
-        return min(config.actors, num_units)
-    if os.environ.get("RAY_ADDRESS"):
-        return max(1, min(int(ray.cluster_resources().get("CPU", 1)), num_units))
-    return max(1, min(os.cpu_count() or 1, num_units))
 
 
 def units_at_once(actors: int) -> int:

@@ -22,7 +22,7 @@ from pipeline.ledger.planning import plan
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
 from pipeline.records.outcomes import COUNTED, OWN_FAULT, State
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.config import PoolConfig
+from pipeline.runtime.config import MAX_CLIPS_OF_UNIT, PoolConfig, num_actors
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.describe import describe_audit, describe_changes, describe_summary
 from pipeline.runtime.job import Choice, Job, SystematicFault
@@ -123,8 +123,9 @@ def _plan_and_compute(
 ) -> tuple[Choice, list[str]]:
     """Do what is missing of one listing; what was chosen of it, and what went wrong on the way, a line each."""
     choice = prepare(job, ledger, snapshot, corpus)
-    if not snapshot.must_compute():
-        _plan(job, ledger, snapshot, config=config)
+    num_clips = snapshot.num_to_compute()
+    if not num_clips:
+        _plan(job, ledger, snapshot, num_clips=num_clips, config=config)
         if snapshot.pending():  # Copies of what was done, which `job.finish` commits.
             ledger.reopen()
         else:
@@ -132,7 +133,7 @@ def _plan_and_compute(
         return choice, []
     try:
         with trial.with_workers() as where:
-            _plan(job, ledger, snapshot, config=config)
+            _plan(job, ledger, snapshot, num_clips=num_clips, config=config)
             return choice, _compute(job, ledger, snapshot, choice, where=where, config=config)
     except SystematicFault:
         # Only now that no actor is left: those at work have committed units after the one that was too many.
@@ -151,7 +152,9 @@ def prepare(job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus) -> Cho
     return choice
 
 
-def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, config: PoolConfig) -> None:
+def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, config: PoolConfig) -> None:
+    """num_clips: those that actors will do."""
+    size = config.clips_of_unit(num_clips, num_actors=num_actors(config, num_clips)) if num_clips else MAX_CLIPS_OF_UNIT
     changes = plan(
         ledger,
         snapshot,
@@ -159,7 +162,7 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, config: PoolConfig) -
         config=job.plan_config,
         defaults=job.plan_defaults,
         versions=job.versions,
-        clips_per_shard=config.clips_per_shard,
+        clips_per_shard=size,
     )
     for line in describe_changes(changes):
         log_status(line)
@@ -172,7 +175,7 @@ def _compute(
 ) -> list[str]:
     """Run actors of a Ray that has started over what must be computed; what went wrong on the way, a line each."""
     from pipeline.runtime.cluster import check_nodes
-    from pipeline.runtime.pool import num_actors, run_units
+    from pipeline.runtime.pool import run_units
 
     ledger.reopen()
     units = snapshot.pending().of("compute")
