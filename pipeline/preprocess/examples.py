@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -104,10 +104,10 @@ def _look(
         return detect(images) if given is None else [given for _ in images]
 
     num_frames = num_faceless = num_clamped = num_small = num_examples = 0
-    reports: list[DecodeReport] = []
+    decoding = WithResult(frames)
     with contextlib.closing(frames):
         every = config.detect_every if given is None else 1
-        for frame, found in located(noting(frames, reports), find, detect_every=every, batch_px=batch_px):
+        for frame, found in located(decoding, find, detect_every=every, batch_px=batch_px):
             stage("crop")
             height, width = frame.image.shape[:2]
             inside, clamped = select_faces(found, faces_kept="all", width=width, height=height)
@@ -120,7 +120,7 @@ def _look(
             num_examples += len(kept)
             for face_index, face in enumerate(kept):
                 yield _example(frame, face, face_index=face_index, clip=clip, config=config, encode=encode)
-    (report,) = reports
+    report = decoding.result
     too_small = f"{num_small} faces are smaller than --min-face-px {config.min_face_px}" if num_small else None
     return {
         "num_frames": num_frames,
@@ -183,9 +183,16 @@ def join_words(*parts: str | None, between: str = ", ") -> str | None:
     return between.join(part for part in parts if part) or None
 
 
-def noting(items: Generator[Item, None, Value], values: list[Value]) -> Iterator[Item]:
-    """The generator's items; what it returns is added to `values`."""
-    values.append((yield from items))
+class WithResult(Generic[Item, Value]):
+    """The items of a generator, and what it returned once they are taken."""
+
+    result: Value
+
+    def __init__(self, items: Generator[Item, None, Value]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Item]:
+        self.result = yield from self._items
 
 
 def located(

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.faces.crops import encode_image
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import detect_of
-from pipeline.preprocess.examples import decoded, extracted, noting
+from pipeline.preprocess.examples import WithResult, decoded, extracted
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.columns import Share, columns_of
 from pipeline.records.faces import Box, Example
@@ -86,13 +86,12 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
         task = _with_budget(task)
         # On CPU a batch is no faster than its frames one by one, and one frame is held instead of eight.
         decode = functools.partial(decoded, task, config, stage)
-        facts: list[dict[str, Any]] = []
-        running = extracted(
-            task, config, decode=decode, detect=detect, stage=stage, batch_px=1, encode=lambda image: image
+        running = WithResult(
+            extracted(task, config, decode=decode, detect=detect, stage=stage, batch_px=1, encode=lambda image: image)
         )
-        for example in noting(running, facts):
+        for example in running:
             yield {**{name: getattr(example, name) for name in _EXAMPLE}, "box": list(astuple(example.box))}
-        return facts[0]
+        return running.result
 
     return work
 
@@ -108,10 +107,10 @@ def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, A
     decoded, all as plain values."""
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
-        reports: list[DecodeReport] = []
-        for frame in noting(decoded(_with_budget(task), config, stage), reports):
+        decoding = WithResult(decoded(_with_budget(task), config, stage))
+        for frame in decoding:
             yield {each.name: getattr(frame, each.name) for each in fields(frame)}
-        return asdict(reports[0])
+        return asdict(decoding.result)
 
     return work
 
