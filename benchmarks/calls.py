@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -38,6 +37,7 @@ from pipeline.storage.remote import local_path
 DETECTOR = "dlib-hog"  # The one that starts at once; every other is called alike.
 BASELINE = "baseline"
 NUM_SHOWN = 5
+SHOWN = ("functions", "files", "changes", "straight_back", "folder_changes", "folder_straight_back")
 
 
 class Walk:
@@ -84,18 +84,32 @@ class Walk:
                 self.files.append(self._stack[-1][0])
 
     def counts(self) -> dict[str, Any]:
-        """Functions and files; changes of file, and those that go back to the file before at once; the files that are
-        left straight back most often, with the file that they go back to."""
-        stations = [file for number, file in enumerate(self.files) if number == 0 or file != self.files[number - 1]]
-        pairs = zip(pairwise(stations), stations[2:], strict=False)
-        back = [(there, here) for (here, there), again in pairs if here == again]
+        """Functions and files; changes of file and of folder, and those that go back at once; the files that are left
+        straight back most often, with the file that they go back to."""
+        stations = _stations(self.files)
+        folders = _stations([file.rpartition("/")[0] for file in self.files])
+        back = _straight_back(stations)
         return {
             "functions": len(self._seen),
             "files": len(set(stations)),
             "changes": max(len(stations) - 1, 0),
             "straight_back": len(back),
+            "folder_changes": max(len(folders) - 1, 0),
+            "folder_straight_back": len(_straight_back(folders)),
             "most_often": [[*pair, count] for pair, count in Counter(back).most_common(NUM_SHOWN)],
         }
+
+
+def _stations(places: Sequence[str]) -> list[str]:
+    """The places without those that follow themselves."""
+    return [place for number, place in enumerate(places) if number == 0 or place != places[number - 1]]
+
+
+def _straight_back(stations: Sequence[str]) -> list[tuple[str, str]]:
+    """Each station from which the way goes on to the one before it, and that one."""
+    return [
+        (there, here) for here, there, again in zip(stations, stations[1:], stations[2:], strict=False) if here == again
+    ]
 
 
 def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
@@ -179,14 +193,9 @@ def _follow_child(walk: Walk, clip: Clip, config: Any) -> None:
 def tables(measured: Mapping[str, Any]) -> list[Table]:
     """A row a way, and where it goes back and forth most."""
     ways = measured["ways"]
-    rows = [
-        [name, *(str(way[key]) for key in ("functions", "files", "changes", "straight_back"))]
-        for name, way in ways.items()
-    ]
+    rows = [[name, *(str(way[key]) for key in SHOWN)] for name, way in ways.items()]
     turns = [[name, there, here, str(count)] for name, way in ways.items() for there, here, count in way["most_often"]]
     return [
-        table(
-            "Each function where it is called first", ["way", "functions", "files", "changes", "straight back"], rows
-        ),
+        table("Each function where it is called first", ["way", *(name.replace("_", " ") for name in SHOWN)], rows),
         table("Left straight back most often", ["way", "file", "back to", "times"], turns),
     ]

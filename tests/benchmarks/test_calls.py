@@ -50,6 +50,8 @@ def test_each_function_is_walked_where_it_is_called_first(tmp_path, monkeypatch)
         "files": 2,
         "changes": 8,
         "straight_back": 7,
+        "folder_changes": 0,
+        "folder_straight_back": 0,
         "most_often": [["walked_second.py", "walked_first.py", 4], ["walked_first.py", "walked_second.py", 3]],
     }
     with walk.followed():
