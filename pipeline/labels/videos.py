@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.labels.over_time import by_person
-from pipeline.preprocess.local_copies import open_archive
+from pipeline.preprocess.local_copies import may_read_without_capabilities, open_archive
 from pipeline.records.vocabulary import UsageError
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
@@ -91,7 +92,8 @@ class Videos:
             if place is not None and not is_member(url):
                 if not os.path.isfile(place):
                     raise VideoMissingError(f"no file at {place}; give --input, the folder of the videos")
-                return Path(place)
+                if may_read_without_capabilities(place):
+                    return Path(place)
             with self._copying:
                 return self._copy(clip, url)
         except ArchiveError as error:
@@ -111,6 +113,8 @@ class Videos:
             made = Path(folder) / "clip"
             if is_member(url):
                 self._members.copy(url, made, content_id=clip["content_id"])
+            elif (place := local_path(url)) is not None:
+                shutil.copyfile(place, made)
             else:
                 fetch(url, made, size_bytes=None)
             self.make_room(made.stat().st_size)

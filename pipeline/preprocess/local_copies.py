@@ -69,6 +69,16 @@ def open_archive(url: str, num_bytes: int, block_bytes: int, content_id: str, *,
     return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes, content_id=content_id)
 
 
+@contextlib.contextmanager
+def for_a_child(path: str, *, copies: str) -> Iterator[Path]:
+    """A local file where a child may read it: itself, or a copy in the folder `copies`."""
+    if may_read_without_capabilities(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(dir=copies) as folder:
+        yield Path(shutil.copyfile(path, Path(folder) / "clip"))
+
+
 def may_read_without_capabilities(path: str) -> bool:
     """Whether this user's own rights open a file: root, whose decoder gives up the capability to read all, may not."""
     if os.geteuid():

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from pipeline.preprocess.local_copies import for_a_child
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import Clip, clip_of, clip_table, segment_id
 from pipeline.records.vocabulary import UsageError
@@ -209,7 +210,8 @@ def _ask_child(
 def _all_of(clip: Clip, *, copies: str) -> Iterator[Path]:
     """The clip as a local file; a remote one is copied into the folder `copies`."""
     if (local := local_path(clip.url)) is not None:
-        yield Path(local)
+        with for_a_child(local, copies=copies) as path:
+            yield path
         return
     with tempfile.TemporaryDirectory(dir=copies) as folder:
         fetch(clip.url, Path(folder) / "clip", size_bytes=clip.size_bytes, content_id=clip.content_id)
@@ -220,7 +222,8 @@ def _all_of(clip: Clip, *, copies: str) -> Iterator[Path]:
 def _ends(clip: Clip, *, copies: str) -> Iterator[Path]:
     """The clip as a local file; of a remote one only the beginning and the end, with a hole between."""
     if (local := local_path(clip.url)) is not None:
-        yield Path(local)
+        with for_a_child(local, copies=copies) as path:
+            yield path
         return
     filesystem, place = open_filesystem(clip.url)
     source = RangedFile(

@@ -25,7 +25,7 @@ from pipeline.ledger.retry import chosen, quarantined, retry
 from pipeline.preprocess.config import ExtractConfig, PreprocessConfig
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.job import preprocess
-from pipeline.preprocess.local_copies import SCRATCH_PREFIX
+from pipeline.preprocess.local_copies import SCRATCH_PREFIX, for_a_child
 from pipeline.records.clips import Clip
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box
 from pipeline.records.outcomes import State
@@ -227,6 +227,7 @@ def test_what_a_killed_actor_left_is_swept_and_a_live_one_is_left_alone(tmp_path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root reads files that are not its own")
 def test_root_decodes_a_clip_that_is_readable_for_its_owner_alone(tmp_path):
+    """Its child has no capability for that."""
     (tmp_path / "of_another").mkdir()
     video = make_clip(tmp_path / "of_another" / "a.mp4", num_frames=3)
     os.chown(video, 12345, 12345)
@@ -238,6 +239,10 @@ def test_root_decodes_a_clip_that_is_readable_for_its_owner_alone(tmp_path):
     _, outcome = extractor.extract(clip_at(video))
     extractor.sandbox.close()
     assert (outcome.state, outcome.num_frames) == (State.NO_FACE, 3)
+    (tmp_path / "copies").mkdir()
+    with for_a_child(str(video), copies=str(tmp_path / "copies")) as path:
+        assert path.parent.parent == tmp_path / "copies"
+        assert path.read_bytes() == video.read_bytes()
 
 
 def test_a_folder_named_like_a_video_is_quarantined(extractor, tmp_path):
