@@ -6,7 +6,10 @@ A folder imports only folders above its own line, and only the third-party libra
 import ast
 import re
 import sys
+import tomllib
 from importlib import import_module
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,11 @@ FOLDERS = {
     "viewer": "pyarrow numpy starlette uvicorn",
     "synthetic": "PIL av numpy skimage",
 }
+# What lies beside the package.
+BESIDE = {
+    "jobs": "docstring_parser jsonargparse",
+    "benchmarks": "PIL av boto3 decord dlib fsspec moto numpy plotly psutil pyarrow rich torch",
+}
 
 
 def imported_modules(path):
@@ -51,6 +59,15 @@ def detector_libraries(path):
     """The modules that a detector names in its record for the fork server: what its extra brings."""
     module = import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
     return {name.split(".")[0] for name in module.SPEC.preload} if hasattr(module, "SPEC") else set()
+
+
+def libraries_of(folder):
+    found = {name.split(".")[0] for path in sources(folder) for name in imported_modules(path)}
+    return found - set(sys.stdlib_module_names)
+
+
+def normalised(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def sources(folder):
@@ -81,10 +98,26 @@ def test_a_folder_imports_only_the_libraries_of_its_line(folder):
         assert {name.split(".")[0] for name in imported_modules(path)} - allowed - own == set(), path
 
 
+@pytest.mark.parametrize("folder", BESIDE)
+def test_jobs_and_studies_import_only_the_libraries_of_their_line(folder):
+    own = {"benchmarks", "command_line", "pipeline"}
+    assert libraries_of(REPOSITORY / folder) - own == set(BESIDE[folder].split())
+
+
 def test_the_table_lists_no_library_that_is_not_imported():
     for folder, libraries in FOLDERS.items():
-        found = {name.split(".")[0] for path in sources(PACKAGE / folder) for name in imported_modules(path)}
-        assert set(libraries.split()) - found == set(), folder
+        assert set(libraries.split()) - libraries_of(PACKAGE / folder) == set(), folder
+
+
+def test_what_is_imported_is_declared():
+    """Also what another dependency brings today: it may stop doing so."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    declared = {normalised(re.match(r"[\w.-]+", each)[0]) for each in wanted} | {normalised(project["name"])}
+    brought = packages_distributions()
+    imported = set().union(*(libraries_of(REPOSITORY / folder) for folder in ("pipeline", "jobs")))
+    installed = {name: {normalised(each) for each in brought[name]} for name in imported & brought.keys()}
+    assert {name for name, distributions in installed.items() if not distributions & declared} == set()
 
 
 def test_modules_import_each_other_in_no_circle():
