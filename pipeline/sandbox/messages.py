@@ -96,14 +96,6 @@ class Fault(msgspec.Struct, tag="error", array_like=True, forbid_unknown_fields=
 Answer = Ready | Failed | Stage | Item | Ask | Result | Fault
 
 
-def answer_of(plain: Any) -> Answer:
-    """The answer of a child that a plain value holds. Raises MessageError."""
-    try:
-        return msgspec.convert(plain, Answer, builtin_types=(bytes,))
-    except msgspec.ValidationError:
-        raise MessageError("it is not what was asked for") from None
-
-
 def send(descriptor: int, value: Any) -> None:
     """Write one message to a socket or pipe. Raises MessageError for what is too large, and TypeError."""
     parts: list[Any] = []
@@ -173,6 +165,14 @@ class Receiver:
                 raise MessageError(f"it claims {self._num_plain} and {num_bytes} bytes")
             self._wanted, self._num_read = bytearray(self._num_plain + num_bytes), 0
         return False, None
+
+    def receive_answer(self, *, timeout_seconds: float) -> Answer | None:
+        """The next answer of a child, None where it is not whole yet. Raises what `receive` raises."""
+        is_whole, plain = self.receive(timeout_seconds=timeout_seconds)
+        try:
+            return msgspec.convert(plain, Answer, builtin_types=(bytes,)) if is_whole else None
+        except msgspec.ValidationError:
+            raise MessageError("it is not what was asked for") from None
 
 
 def _unpacked(whole: bytearray, num_plain: int) -> Any:

@@ -37,7 +37,6 @@ from pipeline.sandbox.messages import (
     Receiver,
     Result,
     Stage,
-    answer_of,
 )
 from pipeline.sandbox.starting import (
     nameless_file,
@@ -299,10 +298,10 @@ class Sandbox:
                 self._stop()
                 raise SandboxError("over_budget", f"its time was over in {stage}; killed", stage=stage, fatal=True)
             try:
-                is_whole, message = self._answers.receive(timeout_seconds=POLL_SECONDS)
-                if is_whole:
+                answer = self._answers.receive_answer(timeout_seconds=POLL_SECONDS)
+                if answer is not None:
                     self._num_task_bytes += self._answers.num_last_bytes
-                    return self._checked(answer_of(message), kinds=kinds)
+                    return self._checked(answer, kinds=kinds)
             except (EOFError, ConnectionError):
                 raise self._crash(stage) from None
             except MessageError as error:
