@@ -95,7 +95,9 @@ class Clips(Sequence[Clip]):
     def __getitem__(self, index: int | slice) -> Clip | Clips:
         rows = range(len(self))[index]
         if isinstance(rows, range):
-            return Clips(self.table[rows.start : rows.stop] if rows.step == 1 else self.table.take(list(rows)))
+            return Clips(
+                self.table[rows.start : rows.stop] if rows.step == 1 else self.table.take(pa.array(rows, pa.int64()))
+            )
         return clip_of(self.table.slice(rows, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Clip]:

@@ -100,7 +100,7 @@ def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequenc
 
 
 def _spread_rows(rows: pa.Table, most: int) -> pa.Table:
-    return rows.take(spread(range(rows.num_rows), most)) if rows.num_rows > most else rows
+    return rows.take(pa.array(spread(range(rows.num_rows), most), pa.int64())) if rows.num_rows > most else rows
 
 
 def clip_view(clip: ShownClip, *, most_points: int, blur_faces: bool) -> dict[str, Any]:

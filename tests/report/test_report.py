@@ -779,3 +779,13 @@ def test_a_kept_table_has_all_rows_and_no_formula(show):
         rows = list(csv.reader(file))
     assert len(rows) == 151
     assert all(row[0].startswith("'=HYPERLINK") for row in rows[1:])
+
+
+@pytest.mark.parametrize("num_pictured", [0, 39, 40, 41, 63])
+def test_of_many_clips_at_most_so_many_are_shown_and_those_with_pictures_first(num_pictured):
+    rows = [{"clip_id": f"{n:020}", "path": f"{n:03}.mp4", "emotion": "Happy", "probability": 0.9} for n in range(63)]
+    labels = pa.Table.from_pylist(rows)
+    pictured = {row["clip_id"] for row in rows[:num_pictured]}
+    shown = report.shown_clips(labels, pictured)
+    assert len(shown) == len({row["clip_id"] for row in shown}) == report.MAX_TIMELINES
+    assert sum(row["clip_id"] in pictured for row in shown) == min(num_pictured, report.MAX_TIMELINES)
