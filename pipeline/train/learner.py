@@ -237,10 +237,11 @@ def flood_gradients(parameters: Iterable[nn.Parameter], mean_loss: Tensor, *, le
 def class_weights(labels: np.ndarray) -> Tensor:
     """A weight for each class, inverse to its share of `labels`; their mean over the labels is 1.
 
-    labels: (N,) class indices; the weights: (7,) float32.
+    labels: (N,) class indices; the weights: (7,) float32, that of a class without a label 0.
     """
     counts = np.bincount(labels, minlength=len(EMOTIONS))
-    return torch.from_numpy(len(labels) / (len(EMOTIONS) * counts)).float()
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
 
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

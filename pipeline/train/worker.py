@@ -205,7 +205,8 @@ class Trainer:
         train_set, validation_set = (
             ExampleDataset(config.data, split=split, **sizes, **cache) for split in ("train", "validation")
         )
-        train_set.require_every_class()
+        if config.init is None:  # A network that has learned them goes on from fewer: people correct what they see.
+            train_set.require_every_class()
         batches = TrainingBatches(
             train_set,
             batch_size=config.batch_size,

@@ -30,7 +30,7 @@ from pipeline.models.build import PAIR_MODELS, build_model
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.checkpoint_info import best_of, committed_epochs, read_checkpoint_info
 from pipeline.models.predict import predict, reads_of
-from pipeline.records.vocabulary import UsageError
+from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.storage.store import Storage
 from pipeline.train.config import RECIPES, TrainConfig, least_smoothed_loss, notes_of
 from pipeline.train.job import train
@@ -514,6 +514,8 @@ def test_balanced_classes_weigh_the_same_in_sum():
     weights = class_weights(labels).numpy()
     np.testing.assert_allclose(np.bincount(labels) * weights, 5.0, rtol=1e-6)
     assert weights[labels].mean() == pytest.approx(1.0)
+    some = class_weights(labels[:6]).numpy()
+    np.testing.assert_allclose(some, [2.0, 1.0, 2 / 3, 0, 0, 0, 0], rtol=1e-6)
 
 
 def test_temperature_undoes_what_sharpened_the_logits():
@@ -676,6 +678,18 @@ def test_one_class_and_unlabelled_rows_stop_with_a_line(tmp_path):
         )
         with pytest.raises(TrainingStopped, match=told):
             train_worker(TrainConfig(data=str(tmp_path / name), output="unused", cache_dir=str(tmp_path / "cache")))
+
+
+def test_a_network_that_learned_every_class_goes_on_from_examples_of_some(trained, tmp_path):
+    splits = ("train", "validation")
+    shards = [[drawn_example(i, label=EMOTIONS[i % 2], split=split) for i in range(14)] for split in splits]
+    write_shards(tmp_path / "two", shards)
+    own = {"data": str(tmp_path / "two"), "output": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache")}
+    config = replace(trained[0], **own, init=trained[0].output, epochs=1, class_weights="balanced")
+    train_worker(config)
+    (epoch,) = read_checkpoint_info(config.output, "last")["history"]
+    assert np.isfinite(epoch["train_loss"])
+    assert np.isfinite(epoch["validation_loss"])
 
 
 def test_write_that_fails_keeps_what_was_and_the_run_goes_on_with_room(trained, tmp_path):
