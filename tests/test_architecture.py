@@ -135,6 +135,35 @@ def test_modules_import_each_other_in_no_circle():
         needs = {name: needed for name, needed in needs.items() if name not in free}
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_a_folder_offers_is_there(folder):
+    """Names are imported where they are first asked for, which no type checker sees."""
+    tree = ast.parse((PACKAGE / folder / "__init__.py").read_text())
+    offered = [
+        (module, name)
+        for call in ast.walk(tree)
+        for keyword in (call.keywords if isinstance(call, ast.Call) else [])
+        if keyword.arg == "submod_attrs"
+        for module, names in ast.literal_eval(keyword.value).items()
+        for name in names
+    ]
+    for module, name in offered:
+        path = PACKAGE / folder / f"{module.replace('.', '/')}.py"
+        body = ast.parse((path if path.exists() else path.with_suffix("") / "__init__.py").read_text()).body
+        assert name in set(chain.from_iterable(map(defined_by, body))), f"{folder}: {module}.{name}"
+    assert offered or "__all__" in (PACKAGE / folder / "__init__.py").read_text()
+
+
+def defined_by(node):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        yield from (alias.asname or alias.name for alias in node.names)
+
+
 def test_jobs_are_thin():
     for path in (REPOSITORY / "jobs").glob("*.py"):
         if path.name != "command_line.py":
