@@ -91,11 +91,12 @@ def _data_sentences(ended: Ended, examples: Sequence[Example], classes: Sequence
             of_class[row["label"]] += row["examples"]
     if len(of_class) > 1:
         (most, num_most), (least, num_least) = of_class.most_common()[0], of_class.most_common()[-1]
-        found.append(
-            f"In train, {least} has no example."
-            if not num_least
-            else f"In train, {most} has most examples ({num_most:,}) and {least} least ({num_least:,})."
-        )
+        if not num_least:
+            found.append(f"In train, {least} has no example.")
+        elif num_least == num_most:
+            found.append(f"In train, each of the {len(of_class)} classes has {num_most:,} examples.")
+        else:
+            found.append(f"In train, {most} has most examples ({num_most:,}) and {least} least ({num_least:,}).")
     return found
 
 

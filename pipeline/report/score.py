@@ -117,13 +117,9 @@ def _lead(num_inputs: int, labels: pa.Table) -> list[str]:
     if not counts:
         which = "the" if num_seen == 1 else "all"
         return [f"The model is undecided on {which} {counted(num_seen, 'clip')} with a face: take no label from it."]
-    (first, count), *others = counts.items()
-    low, high = interval(count / num_decided, num_decided)
-    then = f", then {others[0][0]} ({said(others[0][1] / num_decided)})" if others else ""
-    most = f"Most clips look {first}: {said(count / num_decided)} of those it is decided on"
     decided = f"{sure[0].upper()}{sure[1:]}"
     found = [
-        f"{most} (95 %: {said(low)} to {said(high)}){then}.",
+        _which_leads(counts),
         f"{decided}, and undecided on {num_undecided:,}." if num_undecided else f"{decided}.",
     ]
     num_others = num_inputs - num_seen
@@ -131,6 +127,19 @@ def _lead(num_inputs: int, labels: pa.Table) -> list[str]:
         verb = "has" if num_others == 1 else "have"
         found.append(f"{counted(num_others, 'other clip')} {verb} no label: see below.")
     return found
+
+
+def _which_leads(counts: Mapping[str, int]) -> str:
+    """What most of the decided clips look, in a sentence. counts: of each emotion, the most first."""
+    num_decided = sum(counts.values())
+    (first, count), *others = counts.items()
+    share, (low, high) = count / num_decided, interval(count / num_decided, num_decided)
+    figures = f"{said(share)} of those it is decided on (95 %: {said(low)} to {said(high)})"
+    leaders = [emotion for emotion, of_it in counts.items() if of_it == count]
+    if len(leaders) > 1:
+        return f"No emotion leads: {', '.join(leaders[:-1])} and {leaders[-1]} are {figures} each."
+    then = f", then {others[0][0]} ({said(others[0][1] / num_decided)})" if others else ""
+    return f"{f'Most clips look {first}' if share > 0.5 else f'{first} leads'}: {figures}{then}."
 
 
 def _totals(labels: pa.Table) -> Chart:
@@ -166,7 +175,12 @@ def _listing(labels: pa.Table) -> Listing:
         "One row a clip: the mean over its faces",
         ["path", "emotion", "probability", "faces", "persons", "changes", "entropy", "agreement"],
         [
-            [row["path"], row["emotion"] or _why(row["reason"]), row["probability"], *(row[name] for name in figures)]
+            [
+                row["path"],
+                row["emotion"] or _why(row["reason"]),
+                row["probability"],
+                *(row[name] if row[name] is None else round(row[name], 4) for name in figures),
+            ]
             for row in labels.sort_by(BY_PATH)[:MAX_LISTED].to_pylist()
         ],
         choose="emotion",

@@ -789,3 +789,19 @@ def test_of_many_clips_at_most_so_many_are_shown_and_those_with_pictures_first(n
     shown = report.shown_clips(labels, pictured)
     assert len(shown) == len({row["clip_id"] for row in shown}) == report.MAX_TIMELINES
     assert sum(row["clip_id"] in pictured for row in shown) == min(num_pictured, report.MAX_TIMELINES)
+
+
+@pytest.mark.parametrize(
+    ("emotions", "said"),
+    [
+        (["Happy"] * 3 + ["Sad"], "Most clips look Happy: 75 % of those it is decided on (95 %: "),
+        (["Happy"] * 2 + ["Sad", "Fear", "Anger"], "Happy leads: 40 % of those it is decided on (95 %: "),
+        (
+            ["Happy", "Sad", "Fear"],
+            "No emotion leads: Fear, Happy and Sad are 33.3 % of those it is decided on (95 %: ",
+        ),
+    ],
+)
+def test_the_labels_page_says_most_only_where_it_is_most(emotions, said):
+    rows = [clip_row(f"{n:020}", f"{n}.mp4", emotion=emotion) for n, emotion in enumerate(emotions)]
+    assert said in first_screen(score_page({"inputs": len(rows)}, [], [], [], rows, title="Labels"))
