@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sandbox_work import build
+
+from pipeline.sandbox.limits import SandboxLimits
+from pipeline.sandbox.supervisor import Sandbox
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the attacks are calls of Linux by number"
@@ -57,6 +61,16 @@ def test_a_confined_child_does_nothing_to_others_also_without_later_rights(victi
         "capabilities": "none",
         "landlock": str(LANDLOCK if version == -1 else min(version, LANDLOCK)),
     }
+
+
+@pytest.mark.skipif(LANDLOCK < 1, reason="this system has no Landlock")
+def test_the_child_of_a_sandbox_does_nothing_to_others(victim, tmp_path):
+    process, shm = victim
+    (tmp_path / "kept").write_text("kept")
+    at = {"file": str(tmp_path / "kept"), "new": str(tmp_path / "new"), "pid": process.pid, "shm": shm}
+    with Sandbox(build, {}, limits=SandboxLimits(start_seconds=60), readable=[str(tmp_path)]) as sandbox:
+        assert sandbox.run({"kind": "attacks", "at": at})[1] == []
+    assert process.poll() is None
 
 
 def test_without_landlock_files_are_open_and_the_facts_say_so(victim, tmp_path):

@@ -17,8 +17,6 @@ import sys
 
 libc = ctypes.CDLL(None, use_errno=True)
 F_SETSIG = 10
-# Made before anything is given up, as the pipe of a child is.
-PAIRS = {"pipe": os.pipe(), "socket": [each.detach() for each in socket.socketpair()]}
 
 
 def call(number, *arguments):
@@ -31,9 +29,8 @@ def open_and_close(path, flags):
     os.close(os.open(path, flags))
 
 
-def send_by_owner(pid, *, of, by):
+def send_by_owner(pid, ours, *, by):
     """SIGIO, or by F_SETSIG any signal, to another process when this pipe has news."""
-    ours = PAIRS[of][0]
     if by == "ioctl":
         fcntl.ioctl(ours, 0x8901, struct.pack("i", pid))  # FIOSETOWN
     else:
@@ -72,9 +69,9 @@ ATTACKS = {
     "kill": lambda at: os.kill(at["pid"], signal.SIGTERM),
     "kill by thread": lambda at: call(234, at["pid"], at["pid"], signal.SIGTERM),
     "kill by pidfd": lambda at: os.pidfd_open(at["pid"]),
-    "kill as owner": lambda at: send_by_owner(at["pid"], of="pipe", by="fcntl"),
-    "kill as owner of a socket": lambda at: send_by_owner(at["pid"], of="socket", by="fcntl"),
-    "kill as owner by ioctl": lambda at: send_by_owner(at["pid"], of="socket", by="ioctl"),
+    "kill as owner": lambda at: send_by_owner(at["pid"], at["pipe"], by="fcntl"),
+    "kill as owner of a socket": lambda at: send_by_owner(at["pid"], at["socket"], by="fcntl"),
+    "kill as owner by ioctl": lambda at: send_by_owner(at["pid"], at["socket"], by="ioctl"),
     "trace": lambda at: call(101, 16, at["pid"], 0, 0),
     "read its memory": lambda at: call(310, at["pid"], 0, 0, 0, 0, 0),
     "change its priority": lambda at: os.setpriority(os.PRIO_PROCESS, at["pid"], 19),
@@ -120,13 +117,15 @@ def succeeded(at, *, left_out=()):
 
 if __name__ == "__main__":
     version, file, pid, shm, new = sys.argv[1:]
+    # Made before anything is given up, as the pipe of a child is.
+    pair = socket.socketpair()
+    at = {"file": file, "new": new, "pid": int(pid), "shm": int(shm), "pipe": os.pipe()[0], "socket": pair[0].fileno()}
     given_up = {}
     if version != "-2":
         from pipeline.sandbox.confinement import confine
 
         readable = [os.path.dirname(file)]
         given_up = confine(readable, landlock_version=None if version == "-1" else int(version))
-    at = {"file": file, "new": new, "pid": int(pid), "shm": int(shm)}
     # Where it succeeds nobody is left to tell.
     left_out = ("run a program",) if not given_up else ()
     print(json.dumps([given_up, succeeded(at, left_out=left_out)]))
