@@ -135,7 +135,9 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
         batch, num_letters = [], 0
         for each in members:
             # What cannot be read is never looked for, and its numbers may be any.
-            size_bytes, steps = (each.size_bytes, each.steps) if each.reason is None else (_told(each.size_bytes), ())
+            size_bytes, steps = (
+                (each.size_bytes, each.steps) if each.reason is None else (_bounded(each.size_bytes), ())
+            )
             batch.append([each.name, size_bytes, each.content_id, steps, each.reason, each.detail])
             num_letters += len(each.name)
             if num_letters > _BATCH_LETTERS or len(batch) >= _BATCH_MEMBERS:
@@ -146,7 +148,7 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
     return work
 
 
-def _told(size_bytes: int) -> int:
+def _bounded(size_bytes: int) -> int:
     return max(-1, min(size_bytes, 2**62))
 
 

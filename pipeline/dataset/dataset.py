@@ -3,7 +3,7 @@
 At the start the shards of a split are copied once per node, checked against the manifest, into Arrow files that are
 memory-mapped: a row is then read without decoding Parquet, and memory stays flat however large the corpus is. What a
 batch holds is a function of (seed, step, rank) alone, so that training resumes at any step and sees the same global
-batches on any number of workers. Besides records and `storage` this room imports `crops`: it knows the masked pixels.
+batches on any number of workers. `faces.crops` knows which pixels are masked.
 """
 
 from __future__ import annotations

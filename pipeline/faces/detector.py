@@ -114,10 +114,10 @@ def _runs_in(spec: DetectorSpec, precision: str, device: str) -> bool:
     return precision == "auto" or any(precision in each for each in kinds)
 
 
-def find_weights(path: str | None = None, *, detector: str = DEFAULT) -> Path:
-    """Where a detector's weights are, their sha256 checked: `path`, or the package's file. Raises UsageError."""
-    spec = detector_spec(detector)
-    assert spec.weights is not None, f"{detector} reads no weights"
+def find_weights(path: str | None = None) -> Path:
+    """Where the weights of Dlib's CNN are, their sha256 checked: `path`, or the package's file. Raises UsageError."""
+    spec = detector_spec(DEFAULT)
+    assert spec.weights is not None
     return spec.weights.find(path)
 
 

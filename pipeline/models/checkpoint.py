@@ -6,8 +6,8 @@
     RUN/checkpoints/step-00000350/                    the same in the middle of an epoch: a resume point
     RUN/best.json                                     names the best epoch by validation top-1 accuracy
 
-RUN is a folder or any fsspec URL. A folder without `checkpoint.json` was cut off and is not seen. Besides records this
-room imports `models`, so that a checkpoint comes back as its network, and `storage`.
+RUN is a folder or any fsspec URL. A folder without `checkpoint.json` was cut off and is not seen. A checkpoint comes
+back as its network.
 """
 
 from __future__ import annotations

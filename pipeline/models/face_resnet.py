@@ -43,12 +43,11 @@ class Block(nn.Module):
 class FaceResNet(nn.Module):
     """1,523,047 parameters. Called as every network is: `model(face, context)`; the context is not read.
 
-    mirrored: in evaluation the logits are the mean over the face and its mirror image.
+    In evaluation the logits are the mean over the face and its mirror image.
     """
 
-    def __init__(self, *, dropout: float = 0.3, mirrored: bool = True) -> None:
+    def __init__(self, *, dropout: float = 0.3) -> None:
         super().__init__()
-        self.mirrored = mirrored
         self.stem = nn.Sequential(nn.Conv2d(1, WIDTHS[0], 3, 1, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
         blocks: list[nn.Module] = []
         channels_in = WIDTHS[0]
@@ -73,7 +72,7 @@ class FaceResNet(nn.Module):
         weights = torch.tensor(GREY_WEIGHTS, dtype=face.dtype, device=face.device).view(1, 3, 1, 1)
         grey = standardised((face * weights).sum(dim=1, keepdim=True))  # (B, 1, H, W)
         logits = self.logits(grey)
-        if self.mirrored and not self.training:
+        if not self.training:
             logits = (logits + self.logits(grey.flip(3))) / 2
         return logits
 

@@ -6,7 +6,7 @@ version did differs from today's default, `BEFORE` names what it did.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -37,20 +37,18 @@ def fixed(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in MAY_CHANGE.get(kind, ())}
 
 
-def with_defaults(config_class: type, saved: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+def with_defaults(config_class: type, saved: Mapping[str, Any]) -> dict[str, Any]:
     """The saved settings, and for those that are younger what older versions did.
 
     Args:
         config_class: dataclass that declares the settings.
         saved: settings by name as an output holds them; names that the class does not have are kept.
-        names: of the settings that an output holds; by default all that have a default.
 
     Returns:
-        A mapping with every one of these names.
+        A mapping with every setting that has a default or is saved.
     """
     defaults = {each.name: each.default for each in fields(config_class) if each.default is not MISSING}
-    wanted = defaults.keys() if names is None else set(names) & defaults.keys()
-    return {**{name: BEFORE.get(name, defaults[name]) for name in defaults if name in wanted}, **saved}
+    return {**{name: BEFORE.get(name, default) for name, default in defaults.items()}, **saved}
 
 
 def with_columns(table: pa.Table, record: type, schema: pa.Schema) -> pa.Table:

@@ -59,7 +59,6 @@ def test_settings_that_are_older_than_a_field_count_as_its_default(monkeypatch):
     assert with_defaults(Config, {"rate": 1.0, "other": 3}) == {"rate": 1.0, "mode": "new", "other": 3}
     monkeypatch.setitem(BEFORE, "mode", "as it was")
     assert with_defaults(Config, {"needed": "x"}) == {"rate": 2.0, "mode": "as it was", "needed": "x"}
-    assert with_defaults(Config, {}, names=["rate"]) == {"rate": 2.0}
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
