@@ -53,6 +53,7 @@ document.querySelectorAll(".listing").forEach(list => {
       all[index].forEach((value, column) => {
         const cell = document.createElement(column ? "td" : "th");
         if (!column) cell.scope = "row"; else if (typeof value === "number") cell.className = "number";
+        else if (typeof value === "string" && value.length > 40) cell.className = "long";
         cell.textContent = shown(value); line.append(cell);
       });
       return line;
