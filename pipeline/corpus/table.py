@@ -24,8 +24,6 @@ from pipeline.storage.contents import UNKNOWN, md5_of
 from pipeline.storage.redaction import redacted
 from pipeline.storage.spool import BatchSpool
 
-# A column of Arrow's strings holds no more, so some 50 million addresses.
-_MAX_URL_BYTES = 2**31 - 1
 # So many rows are sorted in memory at a time.
 BATCHES_PER_RUN = 8
 
@@ -136,7 +134,7 @@ class _Counts:
 
 def _rows(files: Iterable[ListedFile], rules: SplitRules) -> tuple[BatchSpool, _Counts]:
     """Rows of CORPUS_SCHEMA, sorted, each of one clip; and what there are."""
-    rows, counts, num_url_bytes = BatchSpool(), _Counts(), 0
+    rows, counts = BatchSpool(), _Counts()
     last, is_sorted = "", True
     files = iter(files)
     while some := list(islice(files, ROWS_AT_ONCE)):
@@ -148,13 +146,6 @@ def _rows(files: Iterable[ListedFile], rules: SplitRules) -> tuple[BatchSpool, _
         columns = zip(zip(*values, strict=True), CORPUS_SCHEMA.types, strict=True)
         batch = pa.record_batch([pa.array(column, kind) for column, kind in columns], schema=CORPUS_SCHEMA)
         rows.append(batch)
-        num_url_bytes += pc.sum(pc.binary_length(batch["url"])).as_py()
-        if num_url_bytes > _MAX_URL_BYTES:
-            raise CorpusError(
-                f"the input is larger than one output can hold: the addresses of its first {rows.num_rows:,} clips "
-                f"take more than {_MAX_URL_BYTES / 1e9:.1f} GB; give its sub-folders one after the other, each an "
-                "--output"
-            )
         counts.add(batch)
         paths = batch["path"]  # The listing of a store comes sorted.
         is_sorted = (

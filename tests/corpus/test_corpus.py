@@ -99,18 +99,6 @@ def test_every_file_of_a_folder_is_a_clip_or_ignored_with_a_reason(tmp_path: Pat
     )
 
 
-def test_an_input_beyond_one_output_is_refused_before_anything_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_all(tmp_path, "a.mp4", "b.mp4")
-    num_bytes = 2 * len(str(tmp_path / "a.mp4"))
-    monkeypatch.setattr("pipeline.corpus.table._MAX_URL_BYTES", num_bytes)
-    assert len(read_corpus(str(tmp_path)).clips) == 2
-    monkeypatch.setattr("pipeline.corpus.table._MAX_URL_BYTES", num_bytes - 1)
-    with pytest.raises(CorpusError, match="larger than one output can hold"):
-        read_corpus(str(tmp_path))
-
-
 def test_a_clip_carries_size_and_md5_and_an_absolute_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "in/a.mp4", b"abc")
     monkeypatch.chdir(tmp_path)
