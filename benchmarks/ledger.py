@@ -93,7 +93,6 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
     timed("plan again, nothing new", lambda: (again.recognise(), plan(found, again, **job)))
     timed("plan a night", lambda: again.choose_night(paths_matter=False, since=None, limit=None))
     again.database.close()
-    shutil.rmtree(folder)
     results = {
         "machine": machine(),
         "clips": config.clips,
@@ -103,6 +102,7 @@ def ledger(config: LedgerConfig) -> dict[str, Any]:
         "steps": steps,
     }
     storage.put("ledger.json", (json.dumps(results, indent=1) + "\n").encode())
+    shutil.rmtree(folder)
     return results
 
 
