@@ -152,7 +152,8 @@ def _score(clip: Clip, folder: Path, walk: Walk) -> None:
     with walk.followed():
         score(job)
     info = read_checkpoint_info(BASELINE, job.epoch)
-    extract = replace(resolved(reading_config(job, info)), detector=DETECTOR)
+    asked = replace(reading_config(job, info), detector=DETECTOR, detector_precision="auto", retry_upsample=False)
+    extract = resolved(asked)
     output = str(folder / "calls-night")
     actor = ScoreActor(
         ledger_url=output,
