@@ -30,7 +30,7 @@ FOLDERS = {
     "report": "PIL jinja2 markupsafe numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",
     "models": "numpy onnx onnxruntime onnxscript safetensors torch torchvision",
-    "preprocess": "msgspec numpy pyarrow scenedetect",
+    "preprocess": "PIL imagehash msgspec numpy pyarrow scenedetect",
     "evaluate": "fairlearn numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",
     "score": "numpy pyarrow torch",

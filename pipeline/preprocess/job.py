@@ -39,6 +39,8 @@ from pipeline.preprocess.config import (
 from pipeline.preprocess.corrected import CorrectedFaces
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.extractor import ClipExtractor
+from pipeline.preprocess.look_alikes import NAME as LOOK_ALIKES
+from pipeline.preprocess.look_alikes import frame_hash, look_alikes
 from pipeline.preprocess.segments import check_shots, segmented
 from pipeline.preprocess.trial import try_extraction
 from pipeline.records.arrow import pc
@@ -93,6 +95,8 @@ class PreprocessActor:
                     outcome = replace(
                         outcome, state=State.NO_FACE, reason="not_labelled", stage="detect", detail=detail
                     )
+            if found:
+                outcome = replace(outcome, frame_hash=frame_hash(found[0]))
             examples += found
             outcomes.append(outcome)
         return self._ledger.commit(
@@ -176,7 +180,7 @@ def job_of(
         num_removed = remove_replaced(ledger, snapshot)
         if num_removed:
             log_status(f"{num_removed} inputs have other bytes now: their old examples are taken out")
-        return {}
+        return list_look_alikes(ledger, snapshot)
 
     return Job(
         kind=KIND,
@@ -214,6 +218,21 @@ def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None, st
         stream=stream,
     )
     return parts.filter(is_segment(parts["clip_id"]))
+
+
+def list_look_alikes(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
+    """Write the pairs of clips that look alike across splits, where there are any, and say so; what the summary has."""
+    found = look_alikes(snapshot)
+    ledger.storage.delete(LOOK_ALIKES)
+    if not found.is_whole:
+        log_status("clips that look alike in two splits were not looked for: there are too many")
+    if found.rows:
+        ledger.storage.put(LOOK_ALIKES, found.csv_bytes())
+        log_status(
+            f"warning: {found.num_clips:,} clips of validation and test look like one of another split, which"
+            f" flatters what is measured on them: {ledger.storage.url}/{LOOK_ALIKES}"
+        )
+    return {"look_alikes": found.num_clips if found.is_whole else None}
 
 
 # Clips and examples of each class and split.

@@ -59,6 +59,9 @@ class Outcome:
     decode_integrity: Share | None = column(
         "1 where every frame is sound, null if unknown", default=None, segments="mean", from_child=True
     )
+    frame_hash: str | None = column(
+        "difference hash of the first example's context, 64 bits as hexadecimal digits, or null", default=None
+    )
 
     def __post_init__(self) -> None:
         if self.state is not State.DONE and not self.reason:
