@@ -369,14 +369,19 @@ where w.same_as is not null and w.same_as <> w.clip_id order by w.ordinal;
 
 -- name: find_night
 -- Of the given clips that are not planned what a model has to do. A clip with the bytes of a planned one is a copy, and
--- of several new ones with the same bytes the first leads. Only $limit contents are new.
+-- of several new ones with the same bytes the first leads. Only $limit contents are new. A planned clip at whose path
+-- other bytes lie is nobody's original: it will be replaced.
+create or replace table displaced as
+select distinct p.clip_id from (select * from planned anti join given using (clip_id)) p
+join given g on g.has_content and g.path = p.path and g.start_pts_seconds is not distinct from p.start_pts_seconds
+    and g.end_pts_seconds is not distinct from p.end_pts_seconds;
 create or replace table night as
 with unknown as (
     select rowid as row, clip_id, path, start_pts_seconds, end_pts_seconds, modified_seconds, {content} as content
     from given anti join planned using (clip_id)),
     seen as (
     select p.content, arg_min(p.clip_id, p.ordinal) as original
-    from (select *, {content} as content from planned where same_as is null) p
+    from (select *, {content} as content from planned anti join displaced using (clip_id) where same_as is null) p
     semi join unknown using (content) join latest l using (clip_id)
     where l.state <> 'changed' and not (l.state = 'quarantined' and coalesce(l.stage, '') = 'fetch') group by all),
     found as (
@@ -408,7 +413,7 @@ from night;
 -- What is known, new or a copy; and planned clips whose bytes lie under another name now, where they are to be read.
 create or replace table elsewhere as
 with gone as (
-    select *, {content} as content from planned where same_as is null
+    select *, {content} as content from planned anti join displaced using (clip_id) where same_as is null
     and clip_id not in (select clip_id from given) and clip_id not in (select clip_id from replaced)),
     places as (
     select content, first(url order by path, coalesce(start_pts_seconds, 0), coalesce(end_pts_seconds, 'inf'::double),

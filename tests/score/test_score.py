@@ -378,6 +378,19 @@ def test_a_clip_renamed_before_it_was_done_is_read_where_it_lies_now(tmp_path):
     assert [(clip.path, clip.url) for clip in unit.clips] == [("a.avi", str(tmp_path / "in/folder/b.avi"))]
 
 
+@pytest.mark.parametrize("is_done", [False, True])
+def test_bytes_that_moved_from_a_path_with_other_bytes_are_an_input_of_their_own(tmp_path, is_done):
+    ledger = Ledger(str(tmp_path / "out"))
+    night_of(ledger, corpus_of(tmp_path / "in", a=b"one"))
+    if is_done:
+        commit_all(ledger)
+    night = night_of(ledger, corpus_of(tmp_path / "in", a=b"two", b=b"one"))
+    assert (night.num_new, night.num_copies) == (2, 0)
+    commit_all(ledger, [unit for unit in pending(ledger, kinds=("compute",)) if unit.unit_id >= "g001"])
+    found = {(each.path, str(each.state), each.reason) for each in ledger.snapshot().outcomes()}
+    assert found == {("a.avi", "changed", "replaced"), ("a.avi", "done", None), ("b.avi", "done", None)}
+
+
 def test_a_limit_takes_the_first_contents_by_path_and_leaves_the_rest(tmp_path):
     ledger = Ledger(str(tmp_path / "out"))
     corpus = corpus_of(tmp_path / "in", a=b"1", b=b"2", c=b"1", d=b"3", e=b"4")
