@@ -201,9 +201,11 @@ def job_of(
     )
 
 
-def try_out(config: ExtractConfig, limits: SandboxLimits, *, device: str) -> None:
-    """Extract a made image as an actor would. Raises OwnFault."""
-    try_extraction(config, limits=limits, only_decode=device != "cpu")
+def try_out(config: ExtractConfig, limits: SandboxLimits, *, device: str) -> list[str]:
+    """Extract a made image as an actor would; lines to tell. Raises OwnFault."""
+    lines: list[str] = []
+    try_extraction(config, limits=limits, only_decode=device != "cpu", tell=lines.append)
+    return lines
 
 
 def cut_long_clips(clips: pa.Table, config: Any, *, sample_fps: float | None, stream: int | None) -> pa.Table:

@@ -69,13 +69,20 @@ def made_example() -> Example:
     )
 
 
-def try_extraction(config: ExtractConfig, *, limits: SandboxLimits, only_decode: bool = False) -> list[Example]:
+def try_extraction(
+    config: ExtractConfig,
+    *,
+    limits: SandboxLimits,
+    only_decode: bool = False,
+    tell: Callable[[str], None] = log_status,
+) -> list[Example]:
     """Decode, detect and crop a made image in the sandbox, as an actor would; its examples, mostly none.
 
     Args:
         config: with `auto` resolved.
         limits: of the child.
         only_decode: where faces are detected elsewhere.
+        tell: takes a line for the terminal, where the child may read more than it should.
 
     Raises:
         OwnFault: with the traceback of the child, where it failed.
@@ -89,7 +96,7 @@ def try_extraction(config: ExtractConfig, *, limits: SandboxLimits, only_decode:
         with Sandbox(build_trial, {"build": build, "config": config}, **options) as sandbox:
             items, told, trace = _answer(sandbox, {"clip": clip, "path": Path(clip.url), "boxes": [FACE]})
             if sandbox.fault_of_build is not None:
-                log_status(
+                tell(
                     f"the decoding child may read all files of this user: {sandbox.fault_of_build}, where it reads its"
                     " libraries alone; install into the environment of this Python what it needs"
                 )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,8 +55,9 @@ def choose_all(ledger: Ledger, snapshot: Snapshot) -> Choice:
     return Choice()
 
 
-def try_nothing() -> None:
+def try_nothing() -> Sequence[str]:
     """Find the faults of our own code in the run itself."""
+    return ()
 
 
 def finish_nothing(ledger: Ledger, snapshot: Snapshot) -> Mapping[str, Any]:
@@ -77,7 +78,7 @@ class Job:
         choose: puts the clips to plan in place of the snapshot's given ones.
         build_actor: gives, for a choice, how actors are built.
         try_out: runs what an actor does once on made data, before anything is planned and in a thread of its own;
-            raises what fails.
+            gives lines to tell, which would be lost beside the start of Ray; raises what fails.
         trial: what it tries, in words.
         finish: commits the units that no actor gets, before the audit; what it returns joins the summary.
     """
@@ -88,6 +89,6 @@ class Job:
     versions: Mapping[str, str]
     build_actor: Callable[[Choice], ActorSpec]
     choose: Callable[[Ledger, Snapshot], Choice] = choose_all
-    try_out: Callable[[], None] = try_nothing
+    try_out: Callable[[], Sequence[str]] = try_nothing
     trial: str = "nothing"
     finish: Callable[[Ledger, Snapshot], Mapping[str, Any]] = finish_nothing

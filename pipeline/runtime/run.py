@@ -113,7 +113,8 @@ class _Trial:
             trial = None if self._passed else pool.submit(self._job.try_out)
             with started_ray() as where:
                 if trial is not None:
-                    trial.result()
+                    for line in trial.result():
+                        log_status(line)
                     self._passed = True
                 yield where
 

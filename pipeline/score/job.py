@@ -173,12 +173,16 @@ def job_of(
     )
 
 
-def _try_out(config: ScoreConfig, info: dict[str, Any], extract_config: ExtractConfig, *, device: str) -> None:
-    """Extract a made image and label a made face, as an actor would. Raises OwnFault, or what the network raises."""
+def _try_out(config: ScoreConfig, info: dict[str, Any], extract_config: ExtractConfig, *, device: str) -> list[str]:
+    """Extract a made image and label a made face, as an actor would; lines to tell.
+
+    Raises OwnFault, or what the network raises.
+    """
     from pipeline.models.predict import Predictor  # PyTorch, which planning alone does without.
 
-    try_out(extract_config, config.limits, device=device)
+    lines = try_out(extract_config, config.limits, device=device)
     Predictor(config.checkpoint, which=info["epoch"], device="cpu", batch_size=1).predict([made_example()])
+    return lines
 
 
 def _model_config(info: dict[str, Any], record: ModelRecord) -> dict[str, Any]:

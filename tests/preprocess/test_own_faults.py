@@ -1,5 +1,6 @@
 """A fault of our own code is told as ours: before the work, in the summary, and where it is systematic as the end."""
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,9 @@ def test_one_clip_that_our_code_fails_on_costs_that_clip_and_exit_code_3(tmp_pat
     found = run_job("preprocess", "--input", clips, "--output", tmp_path / "out", *SMALL)
     assert found.returncode == 3, found.stderr
     assert "1 clips ended as `exception`, which is a fault of this program" in found.stderr
+    # The detector is no package of this Python, so the child that looks for it lacks a permission.
+    has_landlock = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) > 0 if sys.platform == "linux" else False
+    assert ("the decoding child may read all files of this user" in found.stderr) == has_landlock
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 
