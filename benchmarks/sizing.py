@@ -61,7 +61,7 @@ class PlanConfig:
     """Milliseconds of the driver for each unit it hands out."""
     block_ms: float = 2.0
     """Milliseconds of the driver for each unit before the first is handed out."""
-    plan_us: float = 40.0
+    plan_us: float = 25.0
     """Microseconds of the driver for each clip: plan, reading entries, audit, last files (`benchmark.py ledger`)."""
     list_us: float = 140.0
     """Microseconds of the driver for each clip of the listing of a bucket (`benchmark.py listing`)."""
