@@ -38,7 +38,9 @@ if sys.version_info < (3, 11):  # noqa: UP036 - a user's Python may be older
 try:
     from docstring_parser import parse_from_object
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+    from jsonargparse._actions import ActionConfigFile  # It has no public name.
 
+    from pipeline.records.documents import mapping_of, parse_yaml, read_at_most, shown_value
     from pipeline.records.settings import Setting
     from pipeline.records.vocabulary import UsageError
     from pipeline.runtime.console import log_as_json, log_status, log_traceback
@@ -48,6 +50,9 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 DISTRIBUTION = "emotion-pipeline"
+MAX_CONFIG_BYTES, MAX_OPENERS, MAX_MESSAGE_LETTERS = 2**20, 1000, 600
+_NO_FIELDS = {"help", "config", "recipe", "print_config", "version"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 METAVARS = {int: "N", int | None: "N", float: "X", float | None: "X"}
 EXIT_CODES = (
     "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use, or a store or disk that fails (what was "
@@ -151,6 +156,10 @@ def parse(
     recipes: Mapping[str, Path] | None = None,
 ) -> Any:
     """The config of these arguments. Raises UsageError, in one line, for a wrong flag or value."""
+    for argument in arguments:
+        # The YAML library's own reader, which reads flags, ends the process where they nest too deep.
+        if sum(argument.count(opener) for opener in ("[", "{", "- ", "? ")) > MAX_OPENERS:
+            raise UsageError(f"an argument of {len(argument)} letters nests too deep (it begins {argument[:20]!r})")
     try:
         parser = build_parser(
             config_class,
@@ -167,7 +176,7 @@ def parse(
         )
     except BrokenPipeError:
         raise
-    except (ArgumentError, ValueError, TypeError, OSError) as error:
+    except (ArgumentError, ValueError, TypeError, OSError, RecursionError) as error:
         names = {field.name: field.name if field.name in positional else _flag(field) for field in fields(config_class)}
         told = _one_line(error, names)
         raise UsageError(f"{told}{_did_you_mean(told, ['--help-all', *names.values()])} (see --help)") from None
@@ -200,7 +209,7 @@ def build_parser(
     )
     parser.add_argument("-h", "--help", action="help", help="show the flags that most people need and exit")
     parser.add_argument("--help-all", action="help", help="show every flag and exit")
-    parser.add_argument("--config", action="config", help="YAML file of these fields (with _ for -); flags go first")
+    parser.add_argument("--config", action=_Config, help="YAML file of these fields (with _ for -); flags go first")
     if recipes:
         text = "settings that go together; flags go first"
         parser.add_argument("--recipe", choices=list(recipes), help=text)
@@ -288,6 +297,27 @@ def _did_you_mean(text: str, flags: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+class _Config(ActionConfigFile):
+    """Reads --config by the package's own reader, in bounded memory, and quotes nothing of a file that is no config."""
+
+    @staticmethod
+    def apply_config(parser: Any, cfg: Any, dest: str, value: Any) -> None:
+        del dest
+        what = f"--config {value}"
+        with open(value, "rb") as file:
+            read = parse_yaml(read_at_most(file, MAX_CONFIG_BYTES, what), what)
+        known = {action.dest: action for action in parser._actions if action.dest not in _NO_FIELDS}
+        for key, given in mapping_of(read, [*known, *(f"{name}_" for name in known)], what).items():
+            name = key.rstrip("_")
+            try:
+                found = parser.parse_object({name: given}, defaults=False, _skip_required=True)
+            except (ArgumentError, TypeError, ValueError, RecursionError):
+                hint = getattr(known[name], "_typehint", None) or known[name].type
+                wanted = _WORDS.get(hint) or str(hint).replace("typing.Literal", "one of ")
+                raise UsageError(f"{what}: {key} is {shown_value(given)}; give {wanted}") from None
+            cfg.update(found[name], name)
+
+
 class _Formatter(DefaultHelpFormatter):
     """jsonargparse's, with examples as they are written, and no word more than a switch needs."""
 
@@ -355,7 +385,8 @@ def _one_line(error: BaseException, names: Mapping[str, str]) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
     if found := re.fullmatch(r"(the following arguments are required: )([\w, ]+)", text):
         return found[1] + ", ".join(names.get(name, name) for name in found[2].split(", "))
-    return re.sub(r'Parser key "(\w+)"', lambda found: names.get(found[1], found[1]), text)
+    text = re.sub(r'Parser key "(\w+)"', lambda found: names.get(found[1], found[1]), text)
+    return text if len(text) <= MAX_MESSAGE_LETTERS else f"{text[:MAX_MESSAGE_LETTERS]}…"
 
 
 def _interrupt(*_: object) -> None:

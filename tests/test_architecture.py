@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "pipeline"
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 FOLDERS = {
-    "records": "pyarrow",
+    "records": "pyarrow yaml",
     "storage": "aiohttp fsspec pyarrow tenacity",
     "video": "PIL av decord numpy",
     "faces": "PIL dlib numpy torch",
@@ -181,3 +181,19 @@ def test_nothing_is_ever_unpickled_from_storage():
         assert not {"pickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"} & names, path.name
         assert not re.search(r"(?<!safetensors\.)\btorch\.load\(", path.read_text()), path.name
         assert "yaml.load(" not in path.read_text(), path.name
+
+
+# What parses JSON that this process, or the ledger that it opened, wrote itself; all else goes through one reader.
+OWN_JSON = {
+    *("corpus/parquet_rows.py", "ledger/entries.py", "ledger/forget.py", "ledger/ledger.py", "ledger/snapshot.py"),
+    *("runtime/pool.py", "train/worker.py", "records/documents.py"),
+}
+
+
+def test_files_of_users_are_parsed_by_one_reader_with_limits():
+    """`records/documents.py` bounds length, depth and aliases, and never quotes a file in an error."""
+    parsers = re.compile(r"\bjson\.loads?\(|yaml\.(safe_)?load|ET\.(fromstring|parse)\(|safetensors\.torch\.load\(")
+    allowed = {PACKAGE / name for name in (*OWN_JSON, "models/tensors.py")}
+    found = {path for path in sources(PACKAGE) if parsers.search(path.read_text())}
+    assert found - allowed == set()
+    assert allowed - found == set(), "the list is longer than it need be"

@@ -17,8 +17,6 @@ from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urljoin
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from pipeline.corpus.kinds import extension_of
@@ -33,8 +31,10 @@ from pipeline.corpus.listing import (
     shown_url,
     url_of,
 )
+from pipeline.corpus.parquet_rows import parquet_rows
 from pipeline.corpus.table import SplitRules, corpus_of
-from pipeline.corpus.types import ROWS_AT_ONCE, Corpus, CorpusError, ListedFile
+from pipeline.corpus.types import Corpus, CorpusError, ListedFile
+from pipeline.records.documents import read_at_most, shown_value, too_long
 from pipeline.storage.hosts import host_of, private_address
 from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed
@@ -47,6 +47,9 @@ _UNCLEAR = {
     **dict.fromkeys(("end", "stop", "finish", "end_time", "to", "end_sec", "end_s"), "end_seconds"),
 }
 _SEPARATORS = {"csv": ",;\t|", "tsv": "\t,;|"}
+# Ten million rows have about this much.
+MAX_BYTES = 2**31
+_WORD = re.compile(r"[a-z][a-z_ ]{0,24}|")
 _MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds", "group")
 
 
@@ -59,19 +62,16 @@ def read_manifest_file(
     allow_private_hosts: bool = False,
 ) -> Corpus:
     """The corpus of a manifest. shown: its name in messages. Raises CorpusError for what it must not say, by row."""
-    if store is None:
-        with open(place, "rb") as stream:
-            content = stream.read()
-    else:
-        content = bytes(ask_store(store, "cat_file", place))
+    content = _content(place, store, shown=shown)
     extension = extension_of(without_query(place))
-    columns = _manifest_columns(content, extension=extension, shown=shown)
+    names = _names(content, extension=extension, shown=shown)
+    columns = _columns(names, shown=shown)
     folder = os.path.dirname(place) if store is None else posixpath.dirname(without_query(place))
 
     own_host = host_of(url_of(place, store))
 
     def files() -> Iterator[tuple[str, str, ListedFile]]:
-        for where, row in _manifest_rows(content, columns, extension=extension, shown=shown):
+        for where, row in _manifest_rows(content, names, columns, extension=extension, shown=shown):
             if not allow_private_hosts:
                 _check_host(row["url"], f"manifest {shown}, {where}", folder, own_host)
             yield where, row["url"], _file_of_row(row, f"manifest {shown}, {where}", folder, store)
@@ -108,7 +108,7 @@ def _file_of_row(
 ) -> ListedFile:
     url = row["url"]
     if not isinstance(url, str) or not (url := url.strip()) or "\0" in url or re.fullmatch(r"[\w+.-]+:/*", url):
-        raise CorpusError(f"{thing}: url is {url!r}; give a path or URL")
+        raise CorpusError(f"{thing}: url is {shown_value(url)}; give a path or URL")
     if store is None and "\\" in url and "://" not in url and not os.path.exists(os.path.join(folder, url)):
         url = url.replace("\\", "/")  # written on Windows
     if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
@@ -166,13 +166,24 @@ def _checked_rows(
     return folders
 
 
+def _content(place: str, store: AbstractFileSystem | None, *, shown: str) -> bytes:
+    what = f"manifest {shown}"
+    if store is None:
+        with open(place, "rb") as stream:
+            return read_at_most(stream, MAX_BYTES, what)
+    if (ask_store(store, "info", place).get("size") or 0) > MAX_BYTES:
+        raise too_long(what, MAX_BYTES)
+    return bytes(ask_store(store, "cat_file", place))
+
+
 @contextmanager
 def _manifest_errors(extension: str, *, shown: str) -> Iterator[None]:
     try:
         yield
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OSError) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
+        told = f"byte {error.start} is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise CorpusError(
-            f"manifest {shown} is not a readable .{extension} file: {shown_url(str(error))[:200]}; "
+            f"manifest {shown} is not a readable .{extension} file: {told}; "
             "write it again as UTF-8 CSV, TSV or Parquet with a header"
         ) from None
 
@@ -190,27 +201,27 @@ def _separator(content: bytes, extension: str) -> str:
     return next((each for each, found in zip(separators, names, strict=True) if "url" in found), separators[0])
 
 
-def _manifest_columns(content: bytes, *, extension: str, shown: str) -> list[str]:
+def _names(content: bytes, *, extension: str, shown: str) -> list[str]:
+    """The names of the columns, as the file has them."""
+    if extension == "parquet":
+        return next(parquet_rows(content, None, shown=shown))
     with _manifest_errors(extension, shown=shown):
-        if extension == "parquet":
-            names = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names
-        else:
-            names = next(_csv_reader(content, extension), [])
-    return _columns(names, shown=shown)
+        return next(_csv_reader(content, extension), [])
 
 
 def _manifest_rows(
-    content: bytes, columns: Sequence[str], *, extension: str, shown: str
+    content: bytes, names: Sequence[str], columns: Sequence[str], *, extension: str, shown: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row with its place in the file in words."""
+    """Each row with its place in the file in words.
+
+    names, columns: of its columns, as the file has them and as they are meant.
+    """
+    if extension == "parquet":
+        read = {column: name for column, name in zip(columns, names, strict=True) if column in _MANIFEST_COLUMNS}
+        for number, row in enumerate(parquet_rows(content, tuple(read.values()), shown=shown), start=1):
+            yield f"row {number}", dict(zip(read, row, strict=True))
+        return
     with _manifest_errors(extension, shown=shown):
-        if extension == "parquet":
-            number = 0
-            for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches(ROWS_AT_ONCE):
-                for row in batch.rename_columns(columns).to_pylist():
-                    number += 1
-                    yield f"row {number}", row
-            return
         reader = _csv_reader(content, extension)
         next(reader)
         for cells in reader:
@@ -235,7 +246,7 @@ def _columns(names: Sequence[str], *, shown: str) -> list[str]:
     known = f"the columns are {', '.join(_MANIFEST_COLUMNS)}"
     for name in columns:
         if columns.count(name) > 1:
-            raise CorpusError(f"manifest {shown}: column {name!r} is there twice; remove one")
+            raise CorpusError(f"manifest {shown}: column {_quoted([name, ''])!r} is there twice; remove one")
         if (meant := _UNCLEAR.get(name)) is not None and meant not in columns:
             raise CorpusError(
                 f"manifest {shown}: column {name!r} does not say its unit; call it {meant!r} if it is in seconds "
@@ -246,8 +257,15 @@ def _columns(names: Sequence[str], *, shown: str) -> list[str]:
         if name not in _MANIFEST_COLUMNS and near and near[0] not in columns:
             raise CorpusError(f"manifest {shown}: column {name!r} is unknown; did you mean {near[0]!r}? {known}")
     if "url" not in columns:
-        raise CorpusError(f"manifest {shown}: no column 'url' among {', '.join(columns) or 'none'}; {known}")
+        raise CorpusError(f"manifest {shown}: no column 'url' among {_quoted(columns)}; {known}")
     return columns
+
+
+def _quoted(columns: Sequence[str]) -> str:
+    """Names of columns for an error, or their number: the first line of a file that is no manifest may be a secret."""
+    if len(columns) == 1 or not all(map(_WORD.fullmatch, columns)):
+        return f"its {len(columns)}"
+    return ", ".join(filter(None, columns)) or "none"
 
 
 def _seconds(value: Any, thing: str) -> float | None:
@@ -258,7 +276,7 @@ def _seconds(value: Any, thing: str) -> float | None:
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):
-        raise CorpusError(f"{thing} {value!r} is not a number of seconds; write it like 12.5")
+        raise CorpusError(f"{thing} {shown_value(value)} is not a number of seconds; write it like 12.5")
     return seconds
 
 
@@ -266,7 +284,9 @@ def _named(value: Any, names: Mapping[str, str], thing: str) -> str | None:
     if value is None or value != value or (text := str(value).strip()) == "":  # noqa: PLR0124 (NaN, as above)
         return None
     if text.lower() not in names:
-        raise CorpusError(f"{thing} {value!r} is unknown; use one of {', '.join(dict.fromkeys(names.values()))}")
+        raise CorpusError(
+            f"{thing} {shown_value(value)} is unknown; use one of {', '.join(dict.fromkeys(names.values()))}"
+        )
     return names[text.lower()]
 
 

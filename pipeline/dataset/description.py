@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from pipeline.records.documents import parse_json
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.storage.redaction import without_secrets
 from pipeline.storage.store import Storage
@@ -39,7 +40,7 @@ def read_description(url: str) -> DataDescription:
     if any(sign in name for sign in "*?[") or "." in name:
         folder, name = place.rpartition("/")[0] or ".", name.partition(".")[0] or name
     try:
-        found = json.loads(_read(folder))
+        found = parse_json(_read(folder), NAME)
     except (OSError, ValueError, RecursionError):
         found = {}
     said = found if isinstance(found, dict) else {}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
-import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.records.documents import DocumentError, parquet_table, parse_json, shown_value
 from pipeline.records.evolution import with_columns
 from pipeline.records.faces import EXAMPLE_SCHEMA, Example
-from pipeline.records.vocabulary import SCHEMA_VERSION, SPLITS, UsageError
+from pipeline.records.vocabulary import MAX_PX, SCHEMA_VERSION, SPLITS, UsageError
+from pipeline.storage.remote import read_url
 from pipeline.storage.store import Storage
 
+# A shard takes 0.2 KB of it.
+MAX_MANIFEST_BYTES = 2**29
 COPY_THREADS = 4  # shards copied at once: hides the latency of an object store and holds 4 shards in memory
 
 
@@ -57,30 +59,52 @@ def read_manifest(data_url: str) -> Manifest:
     """
     where = f"data {data_url}: manifest.json"
     try:
-        content = Storage(data_url).read("manifest.json")
+        content = read_url(f"{data_url.rstrip('/')}/manifest.json", max_bytes=MAX_MANIFEST_BYTES, what=where)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{where} is not there; point at the output of jobs/preprocess.py, and finish that run if it was cut off"
         ) from None
     try:
-        manifest = json.loads(content)
+        manifest = parse_json(content, where, max_bytes=MAX_MANIFEST_BYTES)
         kind, version = manifest["kind"], manifest["schema_version"]
-        shards = tuple(
-            {**{key: shard[key] for key in ("path", "split", "rows", "sha256")}, "bytes": shard.get("bytes")}
-            for shard in manifest["shards"]
-        )
+        shards = tuple(_shard(shard) for shard in manifest["shards"])
         config = {**manifest["config"]}
         face_px, context_px = config["face_px"], config["context_px"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DocumentError):
+            raise UsageError(f"{where} is damaged ({error}); run jobs/preprocess.py again") from None
         raise UsageError(f"{where} is damaged ({error!r}); run jobs/preprocess.py again") from None
     if kind != "examples" or version != SCHEMA_VERSION:
         raise UsageError(
-            f"{where} is of {kind!r}, schema version {version!r}, not of 'examples', schema version {SCHEMA_VERSION};"
+            f"{where} is of {shown_value(kind)}, schema version {shown_value(version)}, not of 'examples', schema"
+            f" version {SCHEMA_VERSION};"
             " point at the output of this version's jobs/preprocess.py"
         )
-    if not all(isinstance(px, int) and px > 0 for px in (face_px, context_px)):
-        raise UsageError(f"{where} says face_px {face_px!r} and context_px {context_px!r}; both must be pixels above 0")
+    if not all(isinstance(px, int) and 0 < px <= MAX_PX for px in (face_px, context_px)):
+        raise UsageError(
+            f"{where} says face_px {shown_value(face_px)} and context_px {shown_value(context_px)}; both must be pixels"
+            f" above 0, up to {MAX_PX}"
+        )
     return Manifest(data_url=data_url, sha256=hashlib.sha256(content).hexdigest(), config=config, shards=shards)
+
+
+def _shard(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A shard as a manifest names it. Raises ValueError for a name that leads out of the data, and for wrong types."""
+    found = {**{key: given[key] for key in ("path", "split", "rows", "sha256")}, "bytes": given.get("bytes")}
+    path, split, sha256 = found["path"], found["split"], found["sha256"]
+    counts = [found["rows"], *([] if found["bytes"] is None else [found["bytes"]])]
+    holds = (
+        isinstance(path, str)
+        and not path.startswith("/")
+        and not {"", ".", ".."} & set(path.split("/"))
+        and isinstance(sha256, str)
+        and bool(re.fullmatch(r"[0-9a-f]{64}", sha256))
+        and split in (*SPLITS, None)
+        and all(type(count) is int and 0 <= count < 2**40 for count in counts)
+    )
+    if not holds:
+        raise ValueError("a shard in it is not one of ours")
+    return found
 
 
 def default_cache_dir() -> Path:
@@ -131,10 +155,7 @@ def _copy_shard(manifest: Manifest, shard: dict[str, Any], path: Path) -> None:
             f"{name} is damaged: its sha256 is {digest[:12]}…, the manifest says {shard['sha256'][:12]}…;"
             " restore it, or run jobs/preprocess.py again"
         )
-    try:
-        stored = pq.read_table(io.BytesIO(content))
-    except pa.ArrowInvalid as error:
-        raise UsageError(f"{name} is not Parquet ({error}); run jobs/preprocess.py again") from None
+    stored = parquet_table(content, name, num_rows=shard["rows"])
     try:
         table = with_columns(stored, Example, EXAMPLE_SCHEMA)
     except (ValueError, pa.ArrowException):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.records.faces import Box, Face
 
+MAX_DECODED_PX = 4096
 JPEG_QUALITY = 95
 
 
@@ -85,8 +86,10 @@ def encode_image(image: np.ndarray, *, image_format: str = "jpeg") -> bytes:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """The (H, W, 3) uint8 RGB image of JPEG or PNG bytes. Raises OSError if the bytes are neither, or cut off."""
+    """The (H, W, 3) uint8 RGB image of JPEG or PNG bytes. Raises OSError if they are neither, cut off or huge."""
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        if max(image.size) > MAX_DECODED_PX:  # A kilobyte of PNG may claim a gigabyte.
+            raise OSError(f"it has {image.size[0]} x {image.size[1]} pixels; {MAX_DECODED_PX} a side are the most")
         return np.array(image.convert("RGB"))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import xml.etree.ElementTree as ET
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,12 +19,13 @@ from pipeline.labels.config import ExportConfig
 from pipeline.labels.corrections import add_correction, new_correction
 from pipeline.labels.over_time import by_person, moments_of, spans_of
 from pipeline.labels.source import Labels, open_labels
+from pipeline.records.documents import parse_json, parse_xml, shown_value
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.remote import absolute_url, read_url
 from pipeline.storage.store import Storage
 
-MAX_BYTES = 2**30
+MAX_BYTES, MAX_FILES = 2**27, 100_000
 Said = dict[str, Any]
 
 
@@ -44,8 +45,9 @@ def import_corrections(config: ExportConfig) -> int:
         read = _label_studio if config.format == "label-studio" else _cvat
         try:
             found = list(read(labels, data, config))
-        except (NoAnnotationsError, ET.ParseError, ValueError, KeyError, TypeError, AttributeError) as error:
-            told = " ".join(str(error).split())[:160]
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            is_ours = isinstance(error, NoAnnotationsError | UsageError)
+            told = str(error)[:160] if is_ours else "a field is missing, or of another type than it has"
             raise UsageError(f"--import {name} is no export of {config.format} of these labels ({told})") from None
         num_files += 1
         for said in found:
@@ -68,10 +70,11 @@ def _files(url: str) -> Iterator[tuple[str, bytes]]:
     storage = Storage(url)
     names = [name for name in storage.sizes("") if name.endswith((".json", ".xml", ".zip"))]
     names = [name for name in names if name != "export.json"]
-    found = ((f"{url}/{name}", storage.read(name)) for name in names)
+    root = absolute_url(url)
+    found = ((f"{url}/{name}", read_url(f"{root}/{name}", max_bytes=MAX_BYTES, what=name)) for name in names)
     if not names:
         try:
-            found = iter([(url, read_url(absolute_url(url)))])
+            found = iter([(url, read_url(root, max_bytes=MAX_BYTES, what=f"--import {url}"))])
         except (FileNotFoundError, IsADirectoryError):
             raise UsageError(f"--import {url} is not there, or holds no .json, .xml or .zip") from None
     for name, data in found:
@@ -80,17 +83,19 @@ def _files(url: str) -> Iterator[tuple[str, bytes]]:
             continue
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if len(archive.infolist()) > MAX_FILES:
+                    raise UsageError(f"--import {name} has more than {MAX_FILES} files")
                 for member in archive.infolist():
                     if member.filename.endswith((".xml", ".json")) and member.file_size <= MAX_BYTES:
                         yield f"{name}!{member.filename}", archive.read(member)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError) as error:
             raise UsageError(f"--import {name} cannot be unpacked ({error})") from None
 
 
 def _faces_of(labels: Labels, clip_id: str) -> tuple[dict[str, Any], pa.Table]:
     clip = labels.clip(clip_id)
     if clip is None:
-        raise NoAnnotationsError(f"clip {clip_id!r} is not among these labels")
+        raise NoAnnotationsError(f"clip {shown_value(clip_id)} is not among these labels")
     return clip, labels.faces(clip)
 
 
@@ -100,12 +105,12 @@ def _said(clip: dict[str, Any], labels: Labels, *, label: str, annotator: str, s
         return {**values, **where, "said": "emotion", "label": label, "annotator": annotator}
     if label in OTHER_LABELS:
         return {**values, **where, "said": OTHER_LABELS[label], "annotator": annotator}
-    raise NoAnnotationsError(f"label {label!r} is none of {', '.join((*EMOTIONS, *OTHER_LABELS))}")
+    raise NoAnnotationsError(f"label {shown_value(label)} is none of {', '.join((*EMOTIONS, *OTHER_LABELS))}")
 
 
 def _label_studio(labels: Labels, data: bytes, config: ExportConfig) -> Iterator[Said]:
     """Corrections of an export "JSON" of Label Studio: of each annotation, what differs from our prediction."""
-    tasks = json.loads(data)
+    tasks = parse_json(data, "it", max_bytes=MAX_BYTES)
     abstain_below = labels.abstain_below
     for task in tasks if isinstance(tasks, list) else [tasks]:
         clip, faces = _faces_of(labels, task["data"]["clip_id"])
@@ -136,9 +141,7 @@ def _annotator_of(annotation: dict[str, Any]) -> str:
 
 def _cvat(labels: Labels, data: bytes, config: ExportConfig) -> Iterator[Said]:
     """Corrections of an export "CVAT for video 1.1": of each track, where its emotion differs from ours."""
-    if re.search(rb"<!(DOCTYPE|ENTITY)", data):
-        raise NoAnnotationsError("it declares entities")
-    root = ET.fromstring(data)
+    root = parse_xml(data, "it", max_bytes=MAX_BYTES)
     if root.tag != "annotations":
         raise NoAnnotationsError(f"it begins with <{root.tag[:40]}>, not with <annotations>")
     annotator = config.annotator or root.findtext("meta/task/owner/username") or "cvat"

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.records.corrections import Correction, Said
+from pipeline.records.documents import parse_json
 from pipeline.records.evolution import with_defaults
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
@@ -49,7 +50,7 @@ def read_correction(name: str, data: bytes) -> Correction | None:
     """The correction in an object's bytes; None, and a line that names it, where there is none."""
     known = {each.name for each in fields(Correction)}
     try:
-        saved = {key: value for key, value in json.loads(data).items() if key in known}
+        saved = {key: value for key, value in parse_json(data, "it").items() if key in known}
         values = with_defaults(Correction, saved)
         return Correction(**{**values, "said": Said(values["said"])})
     except (ValueError, TypeError, KeyError, AttributeError) as error:

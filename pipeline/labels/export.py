@@ -24,6 +24,7 @@ from pipeline.labels.source import Labels, open_labels
 from pipeline.labels.tables import UNCERTAIN_COLUMNS, csv_files, csv_parts, most_uncertain, uncertain_rows
 from pipeline.labels.tiers import elan, webvtt
 from pipeline.labels.videos import VideoMissingError, Videos, opened_videos, plain_tracks, step_of
+from pipeline.records.documents import parse_json
 from pipeline.records.evolution import with_defaults
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_event, log_status
@@ -111,7 +112,7 @@ def _begin(storage: Storage, labels: Labels, config: ExportConfig) -> bool:
             raise UsageError(f"--output {storage.url} holds {others[0]}, which is no export; give a folder of its own")
         return True
     try:
-        saved = json.loads(storage.read("export.json"))
+        saved = parse_json(storage.read("export.json"), "it")
         before = {**with_defaults(ExportConfig, saved["settings"]), "model": saved["model"]}
     except (ValueError, TypeError, KeyError):
         raise UsageError(f"{storage.url}/export.json cannot be read; delete the folder, or give another") from None

@@ -8,7 +8,6 @@ that counts ids from the same namespace of the same boot of the same machine.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import socket
@@ -21,6 +20,7 @@ from typing import Any
 import psutil
 
 from pipeline.ledger.files import json_bytes
+from pipeline.records.documents import parse_json
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
@@ -115,7 +115,7 @@ class RunLock:
     def _read(self) -> dict[str, Any] | None:
         """What the lock says; {} where it is damaged, and None where there is none."""
         try:
-            return dict(json.loads(self._hasty.read("lock.json")))
+            return dict(parse_json(self._hasty.read("lock.json"), "lock.json"))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):

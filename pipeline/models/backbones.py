@@ -11,11 +11,10 @@ import sys
 from types import ModuleType
 from typing import Any, Literal, Self
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pipeline.models.tensors import read_tensors
 from pipeline.records.vocabulary import BACKBONES, EMOTIONS, UsageError
 
 MIN_PX = {"alexnet": 63, "vgg16": 32, "resnet50": 32}  # under it a pooling has nothing left to pool
@@ -114,14 +113,12 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 
 def read_weights(content: bytes, *, source: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises UsageError for anything else, a pickled .pth among it."""
-    try:
-        return safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise UsageError(
-            f"weights {source}: not safetensors ({error}); convert a torchvision .pth by: python -c 'from torch import"
-            ' load; from safetensors.torch import save_file; save_file(load("IN.pth", weights_only=True),'
-            ' "OUT.safetensors")\''
-        ) from None
+    return read_tensors(
+        content,
+        f"weights {source}",
+        cure="convert a torchvision .pth by: python -c 'from torch import load; from safetensors.torch import"
+        ' save_file; save_file(load("IN.pth", weights_only=True), "OUT.safetensors")\'',
+    )
 
 
 def torchvision_models() -> Any:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.models.build import build_model
@@ -37,12 +36,14 @@ from pipeline.models.checkpoint_info import (
     named_best,
     newest_checkpoint,
     put,
+    read_bounded,
     read_commit,
     step_folder,
 )
 from pipeline.models.onnx_models import OnnxNetwork
 from pipeline.models.shipped import run_url_of
 from pipeline.models.sidecar import is_onnx, onnx_info, read_onnx
+from pipeline.models.tensors import MAX_WEIGHTS_BYTES, read_tensors
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.store import TEMPORARY, Storage
 
@@ -184,7 +185,7 @@ def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
 def _read_tensors(run_url: str, folder: str, *, name: str, sha256: str | None) -> dict[str, Tensor]:
     path = f"{folder}/{name}"
     try:
-        content = Storage(run_url).read(path)
+        content = read_bounded(run_url, path, max_bytes=MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
         raise UsageError(f"run {run_url}: {path} is missing; {PASS_BY}") from None
     digest = hashlib.sha256(content).hexdigest()
@@ -193,7 +194,4 @@ def _read_tensors(run_url: str, folder: str, *, name: str, sha256: str | None) -
             f"run {run_url}: {path} was changed after it was saved: its sha256 is {digest[:12]}…, checkpoint.json says"
             f" {str(sha256)[:12]}…; restore it, or {PASS_BY}"
         )
-    try:
-        return safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise UsageError(f"run {run_url}: {path} is not safetensors ({error}); {PASS_BY}") from None
+    return read_tensors(content, f"run {run_url}: {path}", cure=PASS_BY)

@@ -11,13 +11,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pipeline.models.claims import MAX_EPOCH, check_claims
 from pipeline.models.shipped import run_url_of
 from pipeline.models.sidecar import is_onnx, onnx_info, read_onnx
+from pipeline.records.documents import MAX_TEXT_BYTES, DocumentError, parse_json
 from pipeline.records.vocabulary import UsageError
+from pipeline.storage.remote import read_url
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
 FORMAT_VERSION = 1
+
+# Of checkpoint.json: its history has a kilobyte an epoch.
+MAX_JSON_BYTES = 2**26
 
 Which = Literal["best", "last", "newest"] | int
 """Of a run: the epoch with the best validation top-1 accuracy, the last one, one by its number (from 1), or the newest
@@ -113,7 +119,8 @@ def chosen_folder(run_url: str, which: Which) -> str:
 def named_best(run_url: str) -> str | None:
     """The best epoch as the run names it; None where it names none."""
     try:
-        return epoch_folder(int(json.loads(Storage(run_url).read("best.json"))["epoch"]))
+        named = parse_json(read_bounded(run_url, "best.json", max_bytes=MAX_TEXT_BYTES), "best.json")["epoch"]
+        return epoch_folder(named) if type(named) is int and 0 < named <= MAX_EPOCH else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -123,18 +130,26 @@ def read_commit(run_url: str, folder: str) -> dict[str, Any]:
     path = f"{folder}/checkpoint.json"
     kind, _, number = folder.rpartition("/")[2].partition("-")
     try:
-        commit = json.loads(Storage(run_url).read(path))
+        content = read_bounded(run_url, path, max_bytes=MAX_JSON_BYTES)
+        commit = parse_json(content, "checkpoint.json", max_bytes=MAX_JSON_BYTES)
         version = commit["format_version"] if commit["kind"] == "checkpoint" else None
         flat = {**commit.pop("info"), **commit, "checkpoint_sha256": commit["sha256"]["model.safetensors"]}
         complete = flat[kind] == int(number) and isinstance(flat["step"], int) and isinstance(flat["config"], dict)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"run {run_url}: {path} is damaged or foreign ({error!r}); {PASS_BY}") from None
+        told = str(error) if isinstance(error, DocumentError) else repr(error)
+        raise UsageError(f"run {run_url}: {path} is damaged or foreign ({told}); {PASS_BY}") from None
     if version != FORMAT_VERSION or not complete:
         raise UsageError(
             f"run {run_url}: {path} is not a checkpoint of {kind} {int(number)} in format {FORMAT_VERSION};"
             f" {PASS_BY}, or use the version that wrote it"
         )
+    check_claims(flat, f"run {run_url}: {path}")
     return flat
+
+
+def read_bounded(run_url: str, path: str, *, max_bytes: int) -> bytes:
+    """The bytes of one object of a run, which are no more than this."""
+    return read_url(f"{run_url.rstrip('/')}/{path}", max_bytes=max_bytes, what=f"run {run_url}: {path}")
 
 
 def temperature_of(info: dict[str, Any]) -> float:

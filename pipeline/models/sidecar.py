@@ -8,12 +8,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.models.claims import MAX_MODEL_BYTES, check_claims
+from pipeline.records.documents import MAX_TEXT_BYTES, mapping_of, parse_json, shown_value
+from pipeline.records.vocabulary import EMOTIONS, MAX_MARGIN, MAX_PX, UsageError
 from pipeline.storage.remote import read_url
 
 # Names that others give to the seven.
@@ -80,20 +81,15 @@ class Sidecar:
 
 def read_sidecar(content: bytes, *, where: str) -> Sidecar:
     """The record of a sidecar's bytes. Raises UsageError that names the field, its value and what to give."""
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise UsageError(f"{where} is not JSON ({error})") from None
+    values = parse_json(content, where)
     if not isinstance(values, dict):
         raise UsageError(f"{where} is not a JSON object; give one with {', '.join(_REQUIRED)}")
-    known = {each.name for each in fields(Sidecar)}
-    if unknown := sorted(set(values) - known):
-        raise UsageError(f"{where}: {', '.join(unknown)} is not known; give any of {', '.join(sorted(known))}")
+    values = mapping_of(values, {each.name for each in fields(Sidecar)}, where)
     if missing := [name for name in _REQUIRED if name not in values]:
         raise UsageError(f"{where} lacks {', '.join(missing)}")
     for name, wanted in _TYPES.items():
         if name in values and (isinstance(values[name], bool) or not isinstance(values[name], wanted)):
-            raise UsageError(f"{where}: {name} is {values[name]!r}; give {_WORDS[wanted]}")
+            raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give {_WORDS[wanted]}")
     _check_values(values, where=where)
     lists = {name: tuple(values[name]) for name in _LISTS if name in values}
     found = Sidecar(**{**values, **lists})
@@ -117,23 +113,25 @@ _WORDS: dict[Any, str] = {str: "a text", int: "a whole number", _NUMBER: "a numb
 def _check_values(values: Mapping[str, Any], *, where: str) -> None:
     for name, allowed in (("gives", ("logits", "probabilities")), ("colour", ("rgb", "bgr", "grey"))):
         if name in values and values[name] not in allowed:
-            raise UsageError(f"{where}: {name} is {values[name]!r}; give one of {', '.join(allowed)}")
-    for name, least in (("face_px", 8), ("context_px", 8), ("margin", 0)):
-        if name in values and not least <= values[name] <= 4096:
-            raise UsageError(f"{where}: {name} is {values[name]}; give {least} or more")
+            raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give one of {', '.join(allowed)}")
+    for name, least, most in (("face_px", 8, MAX_PX), ("context_px", 8, MAX_PX), ("margin", 0, MAX_MARGIN)):
+        if name in values and not least <= values[name] <= most:
+            raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give {least} to {most}")
     for name in ("scale", "temperature"):
         if name in values and not 0 < values[name] < float("inf"):
-            raise UsageError(f"{where}: {name} is {values[name]}; give a number above 0")
+            raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give a number above 0")
     channels = 1 if values.get("colour") == "grey" else 3
     for name in ("mean", "std"):
         given = values.get(name, [1.0] * channels)
-        numbers = all(isinstance(each, _NUMBER) and not isinstance(each, bool) for each in given)
+        numbers = all(isinstance(each, _NUMBER) and not isinstance(each, bool) and abs(each) < 1e9 for each in given)
         if len(given) != channels or not numbers or (name == "std" and 0 in given):
-            raise UsageError(f"{where}: {name} is {given}; give {channels} numbers, for std none of them 0")
+            raise UsageError(
+                f"{where}: {name} is {shown_value(given)}; give {channels} numbers, for std none of them 0"
+            )
     if values.get("colour") == "grey" and "mean" not in values:
         raise UsageError(f"{where}: colour is grey, so give mean and std of one number each")
     if values.get("inputs", ["face"]) not in (["face"], ["context"], ["face", "context"]):
-        raise UsageError(f"{where}: inputs is {values['inputs']}; give face, context, or face and context")
+        raise UsageError(f"{where}: inputs is {shown_value(values['inputs'])}; give face, context, or face and context")
 
 
 def _check_outputs(sidecar: Sidecar, *, where: str) -> None:
@@ -168,7 +166,7 @@ def read_onnx(url: str) -> OutsideModel:
     read = {}
     for name in (url, beside):
         try:
-            read[name] = read_url(name)
+            read[name] = read_url(name, max_bytes=MAX_MODEL_BYTES if name == url else MAX_TEXT_BYTES)
         except OSError as error:
             cure = "" if name == url else "; write what the model wants and gives: jobs/README.md, models from outside"
             raise UsageError(f"checkpoint {name} can't be read ({error}){cure}") from None
@@ -184,7 +182,7 @@ def onnx_info(outside: OutsideModel) -> dict[str, Any]:
     """What `read_checkpoint_info` says of a run, of a model from outside. Its sha256 is of model and sidecar."""
     sidecar = outside.sidecar
     told = hashlib.sha256(f"{sidecar.sha256} {sidecar!r}".encode()).hexdigest()
-    return {
+    info = {
         "epoch": 0,
         "step": 0,
         "checkpoint_sha256": told,
@@ -206,3 +204,5 @@ def onnx_info(outside: OutsideModel) -> dict[str, Any]:
         "manifest_sha256": "",
         "history": [],
     }
+    check_claims(info, f"model {sidecar.name}")
+    return info

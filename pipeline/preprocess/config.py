@@ -9,16 +9,18 @@ import hashlib
 import platform
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from pipeline.records.documents import shown_value
 from pipeline.records.settings import Setting
-from pipeline.records.vocabulary import DECODERS, LAYOUTS, UsageError
+from pipeline.records.vocabulary import DECODERS, LAYOUTS, MAX_MARGIN, MAX_PX, UsageError
 from pipeline.runtime.config import PoolConfig
 
 if TYPE_CHECKING:
     from pipeline.video.frames import Sampling
 
 MAX_DETECT_EVERY = 32
+MAX_FRAMES_PER_CLIP, MAX_SAMPLE_FPS = 100_000, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +83,21 @@ class ExtractConfig:
         _one_of("--image-format", self.image_format, ("jpeg", "png"))
         _one_of("--decoder", self.decoder, DECODERS)
         _one_of("--upsample", self.upsample, (0, 1))
-        _at_least("--frames-per-clip", self.frames_per_clip, 1)
-        _at_least("--stream", self.stream or 0, 0)
+        _within("--frames-per-clip", self.frames_per_clip, 1, MAX_FRAMES_PER_CLIP)
+        _within("--stream", self.stream or 0, 0, 1000)
         # The frames between two key frames are held in memory until the second is known.
         _one_of("--detect-every", self.detect_every, tuple(range(1, MAX_DETECT_EVERY + 1)))
-        _at_least("--min-face-px", self.min_face_px, 0)
-        _at_least("--face-px", self.face_px, 8)
-        _at_least("--context-px", self.context_px, 8)
-        _at_least("--box-margin", self.box_margin, 0)
-        _at_least("--min-sample-fps", self.min_sample_fps, 0)
+        _within("--min-face-px", self.min_face_px, 0, 2**16)
+        _within("--face-px", self.face_px, 8, MAX_PX)
+        _within("--context-px", self.context_px, 8, MAX_PX)
+        _within("--box-margin", self.box_margin, 0, MAX_MARGIN)
+        _within("--min-sample-fps", self.min_sample_fps, 0, MAX_SAMPLE_FPS)
         if not 0 <= self.min_decode_integrity <= 1:
             raise ValueError(f"--min-decode-integrity is {self.min_decode_integrity}; give a share from 0 to 1")
-        if self.sample_fps is not None and self.sample_fps <= 0:
-            raise ValueError(f"--sample-fps is {self.sample_fps}; give a rate above 0 frames a second")
+        if self.sample_fps is not None and not 0 < self.sample_fps <= MAX_SAMPLE_FPS:
+            raise ValueError(
+                f"--sample-fps is {self.sample_fps}; give a rate above 0 and up to {MAX_SAMPLE_FPS} frames a second"
+            )
         if self.sample_fps is not None and self.every_frame:
             raise ValueError("--sample-fps and --every-frame exclude each other; give one of them")
         if self.retry_upsample and not detector_spec(self.detector).finds_more_upsampled:
@@ -121,10 +125,20 @@ class ExtractConfig:
 
 
 def extract_config_of(values: Any) -> ExtractConfig:
-    """The ExtractConfig part of a larger config object, or of a mapping such as a manifest's config."""
+    """The ExtractConfig part of a larger config object, or of a mapping such as a manifest's config.
+
+    Raises ValueError where a value of a mapping is of another type than its field.
+    """
     names = [field.name for field in fields(ExtractConfig)]
     if isinstance(values, dict):
-        return ExtractConfig(**{name: values[name] for name in names if name in values})
+        found = {name: values[name] for name in names if name in values}
+        hints = get_type_hints(ExtractConfig)
+        for name, value in found.items():
+            kinds = tuple(type(each) if get_origin(hints[name]) is Literal else each for each in get_args(hints[name]))
+            kinds = (*(kinds or (hints[name],)), *((int,) if float in (*kinds, hints[name]) else ()))
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise ValueError(f"{name} is {shown_value(value)}, which is of another type than it has")
+        return ExtractConfig(**found)
     return ExtractConfig(**{name: getattr(values, name) for name in names})
 
 
@@ -133,9 +147,9 @@ def _one_of(flag: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise ValueError(f"{flag} is {value!r}; give one of {', '.join(map(str, allowed))}")
 
 
-def _at_least(flag: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"{flag} is {value}; give {least} or more")
+def _within(flag: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:  # NaN is not
+        raise ValueError(f"{flag} is {value}; give {least} or more" + ("" if value < least else f", up to {most}"))
 
 
 KIND = "examples"
@@ -253,6 +267,6 @@ def _sha256(url: str) -> str:
     from pipeline.storage.remote import read_url
 
     try:
-        return hashlib.sha256(read_url(url)).hexdigest()
+        return hashlib.sha256(read_url(url, max_bytes=2**30)).hexdigest()
     except FileNotFoundError:
         raise UsageError(f"no file at {url}; check --boxes or --detector-weights") from None

@@ -10,6 +10,11 @@ from typing import Literal
 
 SCHEMA_VERSION = 1
 
+# The longest side of an image that a network or a crop may have, pixels: a batch of 64 of them has 3 GB.
+MAX_PX = 2048
+# The largest share of a box that a crop may have around it.
+MAX_MARGIN = 4.0
+
 
 class UsageError(ValueError):
     """What the user gave cannot be used; the message names the thing, the value and the cure. Ends with exit code 2."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.ledger.ledger import Ledger
+from pipeline.records.documents import parse_json
 from pipeline.records.vocabulary import EMOTIONS
 
 DRIFT_NIGHTS = 7
@@ -73,7 +73,7 @@ def read_nights(ledger: Ledger, *, until: str = "9999-12-31") -> list[dict[str, 
 
 def _record_of(data: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(data)
+        record = parse_json(data, "it")
     except ValueError:
         return None
     return record if isinstance(record, dict) and record.keys() >= _NAMES else None

@@ -36,7 +36,7 @@ def reading_config(config: ScoreConfig, info: Mapping[str, Any]) -> ExtractConfi
     try:
         found = extract_config_of({**values, **asked, **_sampling(config, saved)})
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"checkpoint {config.checkpoint}, or a flag beside it: {error}") from None
     if config.segment_seconds and (fault := why_not_cut(found)):
         raise UsageError(f"the clips of checkpoint {config.checkpoint} are read in another way: {fault}")
     return found
@@ -54,7 +54,8 @@ def _sampling(config: ScoreConfig, saved: Mapping[str, Any]) -> dict[str, Any]:
             "every_frame": False,
             "min_sample_fps": 0.0,
         }
-    return {"min_sample_fps": max(MIN_SAMPLE_FPS, saved.get("min_sample_fps", 0.0))}
+    saved_fps = saved.get("min_sample_fps", 0.0)
+    return {"min_sample_fps": max(MIN_SAMPLE_FPS, saved_fps) if isinstance(saved_fps, int | float) else saved_fps}
 
 
 def read_otherwise(ledger: Ledger, plan_config: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.records.documents import read_at_most, too_long
 from pipeline.storage.contents import UNKNOWN, IfMatch, is_on_the_web, stored_content_id
 from pipeline.storage.hosts import public_client
 from pipeline.storage.retry import TRIES, ContentChangedError, TruncatedError, call, checked
@@ -54,10 +56,25 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return kind(**{**kind._get_kwargs_from_urls(url), **options}), kind._strip_protocol(url)
 
 
-def read_url(url: str) -> bytes:
-    """All bytes of one file at any fsspec URL. Raises FileNotFoundError, and StorageError for a fault that lasts."""
+def read_url(url: str, *, max_bytes: int | None = None, what: str = "") -> bytes:
+    """All bytes of one file at any fsspec URL. Raises FileNotFoundError, and StorageError for a fault that lasts.
+
+    max_bytes: of a longer file no more is read, and DocumentError raised. what: names it there; default: its URL.
+    """
     filesystem, path = open_filesystem(absolute_url(url))
-    return bytes(call(filesystem, "cat_file", path, what=f"{url} cannot be read"))
+    told = f"{url} cannot be read"
+    if max_bytes is None:
+        return bytes(call(filesystem, "cat_file", path, what=told))
+    what = what or url
+    if isinstance(filesystem, LocalFileSystem):
+        with open(local_path(path) or path, "rb") as stream:  # What is no file may have no end, and no size.
+            return read_at_most(stream, max_bytes, what)
+    if (call(filesystem, "info", path, what=told).get("size") or 0) > max_bytes:
+        raise too_long(what, max_bytes)
+    data = bytes(call(filesystem, "cat_file", path, what=told, size_bytes=max_bytes))
+    if len(data) > max_bytes:
+        raise too_long(what, max_bytes)
+    return data
 
 
 def fetch(url: str, to: Path, *, size_bytes: int | None, content_id: str = "") -> None:

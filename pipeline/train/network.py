@@ -16,6 +16,7 @@ from pipeline.models.backbones import BACKBONES, Backbone, check_weights, imagen
 from pipeline.models.build import PAIR_MODELS, READINGS, build_model, check_network, default_reads
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.encoders import check_imagenet, load_imagenet
+from pipeline.models.tensors import MAX_WEIGHTS_BYTES
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url, read_url
@@ -96,7 +97,9 @@ def _pretrained(config: TrainConfig) -> tuple[dict[str, Tensor], str, str]:
     if config.weights is None:
         return imagenet_weights(_pretrained_network(config)), "of torchvision", "torchvision IMAGENET1K_V1"
     try:
-        content = read_url(absolute_url(config.weights))
+        content = read_url(
+            absolute_url(config.weights), max_bytes=MAX_WEIGHTS_BYTES, what=f"--weights {config.weights}"
+        )
     except OSError as error:
         raise UsageError(f"--weights {config.weights}: it can't be read ({error}); give a safetensors file") from None
     origin = f"sha256 {hashlib.sha256(content).hexdigest()}"

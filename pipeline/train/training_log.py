@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from pipeline.models.checkpoint_info import best_of, put, write_best
+from pipeline.records.documents import parse_json
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.storage.store import Storage
@@ -123,7 +124,11 @@ class MlflowRun:
         self._mlflow = import_mlflow()
         storage = Storage(run_url)
         try:
-            run_id = json.loads(storage.read("mlflow.json"))["run_id"] if storage.exists("mlflow.json") else None
+            run_id = (
+                parse_json(storage.read("mlflow.json"), "mlflow.json")["run_id"]
+                if storage.exists("mlflow.json")
+                else None
+            )
             run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else run_url)
         except self._mlflow.MlflowException as error:
             raise UsageError(f"--tracking mlflow: {' '.join(str(error).split())}; check MLFLOW_TRACKING_URI") from None

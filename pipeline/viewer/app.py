@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from starlette.routing import Route
 
 from pipeline.labels.source import Labels
 from pipeline.labels.videos import VideoMissingError
+from pipeline.records.documents import DocumentError, parse_json
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS
 from pipeline.report.pictures import PERSON_COLOURS
@@ -209,9 +209,9 @@ def _answers(handler: Callable[..., Any], *, takes_body: bool = False) -> Callab
                     body += part
                     if len(body) > MAX_BODY_BYTES:
                         raise BadQuestionError(f"the request has more than {MAX_BODY_BYTES} bytes")
-                call = partial(handler, request, json.loads(body))
+                call = partial(handler, request, parse_json(bytes(body), "the request"))
             found = await run_in_threadpool(call)
-        except (BadQuestionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (BadQuestionError, DocumentError) as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         except NotThereError as error:
             return JSONResponse({"error": str(error)}, status_code=404)
