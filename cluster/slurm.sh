@@ -27,6 +27,7 @@ if [ -z "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" ]; then
   RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
   export RAY_AUTH_TOKEN
 fi
+own_umask=$(umask)
 umask 077 # Ray's own files hold logs and sockets.
 
 # --block ties each node's Ray to its srun step, so that none outlives the allocation.
@@ -56,6 +57,7 @@ while (alive := sum(node["Alive"] for node in ray.nodes())) < int(sys.argv[1]):
     time.sleep(1)
 END
 
+umask "$own_umask" # What the job writes is for it to say: --shared-output.
 "$@" & # In the background, so that the signal before the time limit reaches it.
 job=$!
 trap 'kill -TERM "$job" 2>/dev/null' TERM INT

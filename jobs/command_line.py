@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from argparse import SUPPRESS, Action, ArgumentError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import partial
 from importlib import metadata
@@ -40,10 +40,12 @@ try:
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
     from jsonargparse._actions import ActionConfigFile  # It has no public name.
 
+    from jobs.comma_separated import CommaSeparated, flattened
     from pipeline.records.documents import mapping_of, parse_yaml, read_at_most, shown_value
     from pipeline.records.settings import Setting
     from pipeline.records.vocabulary import UsageError
     from pipeline.runtime.console import log_as_json, log_status, log_traceback
+    from pipeline.storage.modes import close_to_others
 except ModuleNotFoundError as missing:
     name = Path(sys.argv[0]).name
     print(f"{name}: error: {sys.executable} has no {missing.name}; {CURE}", file=sys.stderr)
@@ -51,7 +53,8 @@ except ModuleNotFoundError as missing:
 
 DISTRIBUTION = "emotion-pipeline"
 MAX_CONFIG_BYTES, MAX_OPENERS, MAX_MESSAGE_LETTERS = 2**20, 1000, 600
-_NO_FIELDS = {"help", "config", "recipe", "print_config", "version"}
+SHARED = "--shared-output"
+_NO_FIELDS = {"help", "help_all", "shared_output", "config", "recipe", "print_config", "version"}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 METAVARS = {int: "N", int | None: "N", float: "X", float | None: "X"}
 EXIT_CODES = (
@@ -90,7 +93,10 @@ def run_job(
     signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and Kubernetes say it this way.
     try:
         options: dict[str, Any] = {"description": description, "positional": positional, "examples": examples}
-        _exit(main(parse(config_class, sys.argv[1:], recipes=recipes, **options)))
+        config = parse(config_class, sys.argv[1:], recipes=recipes, **options)
+        if SHARED not in sys.argv:
+            close_to_others()
+        _exit(main(config))
     except UsageError as error:
         _end(f"{name}: error: {error}", 2)
     except ModuleNotFoundError as error:
@@ -133,6 +139,11 @@ def run_chosen(jobs: Mapping[str, partial[NoReturn]]) -> NoReturn:
     _exit(0)
 
 
+def sharing() -> list[str]:
+    """The flag that a command of this one's needs to share what it writes as this one does."""
+    return [SHARED] * (SHARED in sys.argv)
+
+
 def program() -> str:
     """The program as the user typed it, for messages."""
     return Path(sys.argv[0]).name
@@ -172,7 +183,7 @@ def parse(
         found = parser.parse_args(_with_recipe(arguments, recipes or {}))
         values = {field.name: found[field.name.rstrip("_")] for field in fields(config_class)}
         return config_class(
-            **{name: _flattened(value) if isinstance(value, list) else value for name, value in values.items()}
+            **{name: flattened(value) if isinstance(value, list) else value for name, value in values.items()}
         )
     except BrokenPipeError:
         raise
@@ -209,6 +220,7 @@ def build_parser(
     )
     parser.add_argument("-h", "--help", action="help", help="show the flags that most people need and exit")
     parser.add_argument("--help-all", action="help", help="show every flag and exit")
+    parser.add_argument(SHARED, action="store_true", help="let others read what is written, as the umask says")
     parser.add_argument("--config", action=_Config, help="YAML file of these fields (with _ for -); flags go first")
     if recipes:
         text = "settings that go together; flags go first"
@@ -242,7 +254,7 @@ def _add_field(group: Any, field: Field[Any], config_class: type, *, is_position
     elif hint in METAVARS:
         options["metavar"] = METAVARS[hint]
     elif str(hint).startswith("tuple"):
-        options |= {"type": _CommaSeparated(hint), "metavar": "A,B,..."}
+        options |= {"type": CommaSeparated(hint), "metavar": "A,B,..."}
         if Ellipsis in hint.__args__:
             # A shell's pattern gives them separately: --compare runs/*
             options |= {"nargs": "+", "default": list(options.get("default", ()))}
@@ -349,27 +361,6 @@ class _ShortFormatter(_Formatter):
     def add_argument(self, action: Action) -> None:
         if not {"--print_config", "--print_completion"} & set(action.option_strings):
             super().add_argument(action)
-
-
-class _CommaSeparated:
-    """Parses `a,b,c`, or a list from YAML, into the tuple that a field's type asks for."""
-
-    def __init__(self, hint: Any) -> None:
-        self._kind = hint.__args__[0]
-        self._length = None if Ellipsis in hint.__args__ else len(hint.__args__)
-
-    def __repr__(self) -> str:
-        return f"{self._length or 'some'} {self._kind.__name__}s, separated by commas"
-
-    def __call__(self, value: Any) -> tuple[Any, ...]:
-        parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
-        if self._length is not None and len(parts) != self._length:
-            raise ValueError(f"{value!r} has {len(parts)} parts; give {self._length}, separated by commas")
-        return tuple(self._kind(part) for part in parts)
-
-
-def _flattened(values: list[Any]) -> tuple[Any, ...]:
-    return tuple(part for value in values for part in (value if isinstance(value, tuple) else (value,)))
 
 
 def _field_texts(config_class: type) -> dict[str, str]:

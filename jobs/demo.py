@@ -9,7 +9,7 @@ import webbrowser
 from functools import partial
 from pathlib import Path
 
-from command_line import run_job
+from command_line import run_job, sharing
 
 from pipeline.synthetic.config import DemoConfig
 
@@ -36,7 +36,8 @@ def main(config: DemoConfig) -> int:
         f"quarantine.py list {top}/data",
     ):
         print(f"\n$ python jobs/{command}", flush=True)
-        subprocess.run([sys.executable, Path(__file__).with_name(command.split()[0]), *command.split()[1:]], check=True)
+        name, *flags = command.split()
+        subprocess.run([sys.executable, Path(__file__).with_name(name), *flags, *sharing()], check=True)
     top1 = json.loads((top / "evaluation" / "evaluation.json").read_text())["splits"]["test"]["top1_accuracy"]
     face, context = single_stream_bounds()
     print(f"\nHeld-out faces named right: {top1:.0%}. No model can pass {face:.0%} on the face alone, {context:.0%} on")

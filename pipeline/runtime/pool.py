@@ -28,6 +28,7 @@ from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.job import Actor, ActorSpec, SystematicFault
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.telemetry import UnitMetrics
+from pipeline.storage.modes import own_umask
 from pipeline.storage.redaction import redacted
 from pipeline.storage.retry import StorageError
 
@@ -129,7 +130,7 @@ def _stream(
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         entries = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _UnitActor,
-            fn_constructor_args=(spec.build, dict(arguments)),
+            fn_constructor_args=(spec.build, dict(arguments), own_umask()),
             batch_size=1,
             batch_format="pyarrow",
             compute=pool,
@@ -149,7 +150,8 @@ class _UnitActor:
     """What Ray Data holds: builds the actor's own work once and maps one unit to its entry, or to what must end the
     run: as an exception Ray would try it again."""
 
-    def __init__(self, actor: Callable[..., Actor], arguments: dict[str, Any]) -> None:
+    def __init__(self, actor: Callable[..., Actor], arguments: dict[str, Any], umask: int) -> None:
+        os.umask(umask)  # The driver's: a cluster's own may let others read.
         self._actor, self._arguments = actor, arguments
         self._metrics = UnitMetrics()
 

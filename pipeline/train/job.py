@@ -44,6 +44,7 @@ from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
 from pipeline.runtime.console import is_json, log_as_json, log_event, log_status
 from pipeline.runtime.preflight import check_output
 from pipeline.runtime.worker_device import resolve_worker_device
+from pipeline.storage.modes import own_umask
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url
 from pipeline.train.config import TrainConfig, notes_of
@@ -180,7 +181,7 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool, history: Sequence[
             with tempfile.TemporaryDirectory(prefix="ray-train-") as folder:
                 trainer = TorchTrainer(
                     _ray_worker,
-                    train_loop_config={"config": asdict(config), "events": events},
+                    train_loop_config={"config": asdict(config), "events": events, "umask": own_umask()},
                     # Whole CPUs would leave none for Ray's own tasks, which then wait for ever without a word.
                     scaling_config=ScalingConfig(
                         num_workers=workers,
@@ -242,6 +243,7 @@ def _tracked(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> Itera
 
 def _ray_worker(payload: dict[str, Any]) -> str | None:
     """train_worker in a process of Ray Train; why it stopped, or None where it came to the end."""
+    os.umask(payload["umask"])  # The driver's: a cluster's own may let others read.
     context = ray.train.get_context()
     config, device = TrainConfig(**payload["config"]), get_device()
     cores = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())

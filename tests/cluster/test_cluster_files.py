@@ -63,6 +63,9 @@ CLUSTER_SPEC = strict(
                 "upscalingMode": {"enum": ["Default", "Conservative", "Aggressive"]},
                 "image": TEXT,
                 "resources": {"type": "object"},
+                "securityContext": {"type": "object"},
+                "env": {"type": "array"},
+                "volumeMounts": {"type": "array"},
             }
         ),
         "headGroupSpec": HEAD_GROUP,
@@ -155,6 +158,10 @@ def test_every_pod_is_valid_bounded_and_unprivileged(name, spec):
         assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert {"name": "scratch", "mountPath": "/tmp"} in container["volumeMounts"]
+        (home,) = (entry["value"] for entry in container["env"] if entry["name"] == "HOME")
+        assert home.startswith("/tmp/")
         assert not container["image"].endswith(":latest")
         assert all("value" not in entry or "AWS" not in entry["name"] for entry in container.get("env", ()))
 
@@ -174,14 +181,82 @@ def test_gpu_nodes_come_from_zero_and_spill_to_scratch():
 
 def test_the_dashboard_is_reached_from_inside_alone():
     policies = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
-    assert len(policies) == 1
-    assert all(rule.get("from") for rule in policies[0]["spec"]["ingress"])  # No rule that lets everybody in.
-    labels = policies[0]["spec"]["podSelector"]["matchLabels"]
+    inside, submit = (policy["spec"] for policy in policies)
+    assert all(rule.get("from") for rule in inside["ingress"])  # No rule that lets everybody in.
+    peers = [peer for rule in inside["ingress"] for peer in rule["from"]]
+    named = [peer["namespaceSelector"] for peer in peers if "namespaceSelector" in peer]
+    assert len(named) == 2
+    assert all(each.get("matchLabels", {}).get("kubernetes.io/metadata.name") for each in named)  # By name, not by {}.
+    assert "ingress" not in submit
+    labels = inside["podSelector"]["matchLabels"]
     ((_, cluster),) = [found for found in documents() if found[1]["kind"] == "RayCluster"]
     for group in (cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]):
         assert labels.items() <= group["template"]["metadata"]["labels"].items()
     for path in (CLUSTER / "ray-up-aws.yaml", CLUSTER / "ray-up-on-premise.yaml", CLUSTER / "slurm.sh"):
         assert "--dashboard-host=127.0.0.1" in path.read_text()
+
+
+def test_pods_reach_names_the_bucket_and_each_other_alone():
+    policies = [document for _, document in documents() if document["kind"] == "NetworkPolicy"]
+    for policy in policies:
+        spec = policy["spec"]
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        for rule in spec["egress"]:
+            blocks = [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]
+            assert all("169.254.0.0/16" in block["except"] for block in blocks)  # The provider's metadata.
+            is_of_pods = all("podSelector" in peer for peer in rule["to"])
+            assert rule.get("ports") or (is_of_pods and policy["metadata"]["name"] == "emotion-pipeline-inside")
+            if blocks:
+                assert {entry["port"] for entry in rule["ports"]} <= {443, 6443}
+    assert not any("ipBlock" in peer for rule in policies[1]["spec"]["egress"] for peer in rule["to"])
+
+
+def test_drivers_and_keys_of_the_bucket_are_where_no_token_of_kubernetes_is():
+    ((_, cluster),) = [found for found in documents() if found[1]["kind"] == "RayCluster"]
+    head = cluster["spec"]["headGroupSpec"]
+    head_pod = head["template"]["spec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert not any("envFrom" in container for container in head_pod["containers"])
+    for group in cluster["spec"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["serviceAccountName"] != head_pod["serviceAccountName"]
+    for name, document in documents():
+        spec = document.get("spec", {})
+        if "entrypoint" in (job := spec.get("jobTemplate", spec)):
+            assert job["entrypointNumCpus"] >= 1, name  # The head has none: the driver runs on a worker.
+    for _, spec in all_pod_specs():
+        for container in spec["containers"]:
+            if "submit" in container.get("command", ()):
+                assert spec["automountServiceAccountToken"] is False
+                assert "--entrypoint-num-cpus=1" in container["command"]
+                assert "envFrom" not in container
+
+
+def test_nodes_on_aws_give_their_credentials_to_nobody_who_cannot_ask_twice():
+    config = yaml.safe_load((CLUSTER / "ray-up-aws.yaml").read_text())
+    nodes = {name: kind["node_config"] for name, kind in config["available_node_types"].items()}
+    for node in nodes.values():
+        assert node["MetadataOptions"]["HttpTokens"] == "required"
+        assert node["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+        assert node["IamInstanceProfile"]["Name"]
+    assert nodes["head"]["IamInstanceProfile"] != nodes["cpu"]["IamInstanceProfile"]
+
+
+def test_images_are_pinned_by_digest_in_every_file(tmp_path):
+    shutil.copytree(CLUSTER, tmp_path / "cluster")
+    digests = {"cpu": f"sha256:{'ab' * 32}", "cuda": f"sha256:{'cd' * 32}"}
+    for repository in ("registry.example/a/emotion-pipeline", "other.example:5000/emotion-pipeline"):
+        script = tmp_path / "cluster" / "pin-images.sh"
+        subprocess.run([script, repository, *digests.values()], check=True)
+        files = [*(tmp_path / "cluster" / "kuberay").glob("*.yaml"), tmp_path / "cluster" / "ray-up-aws.yaml"]
+        images = [image for path in files for image in re.findall(r"image: (\S+)$", path.read_text(), re.MULTILINE)]
+        assert len(images) == 6
+        for image in images:
+            kind = re.search(r"-(cpu|cuda)@", image)[1]
+            assert image == f"{repository}:0.1.0-{kind}@{digests[kind]}"
+    wrong = subprocess.run([script, "x", "latest", "latest"], check=False, capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
 
 
 def test_nobody_joins_a_cluster_without_its_token():
@@ -266,7 +341,7 @@ def test_the_dockerfile_installs_what_make_setup_installs():
 
 def test_shell_and_dockerfile_pass_their_linters():
     tools = Path(sys.executable).parent
-    subprocess.run([tools / "shellcheck", CLUSTER / "slurm.sh"], check=True)
+    subprocess.run([tools / "shellcheck", CLUSTER / "slurm.sh", CLUSTER / "pin-images.sh"], check=True)
     subprocess.run([tools / "hadolint", CLUSTER / "Dockerfile"], check=True)
 
 

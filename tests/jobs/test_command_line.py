@@ -86,6 +86,32 @@ def test_a_wrong_flag_is_one_line_that_names_it(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "root:$6$hunter2:19000:0:99999:7:::\nx:*:1\n",
+        "password: hunter2\n",
+        "hunter2\n",
+        "frames_per_clip: hunter2 and more\n",
+        "rate: [hunter2, {a: hunter2}]\n",
+        "a: &a [hunter2]\nb: *a\n",
+        "[" * 10**5,
+        "{hunter2",
+    ],
+)
+def test_a_file_that_is_no_config_is_not_printed(content, tmp_path):
+    (tmp_path / "secret").write_text(content)
+    with pytest.raises(UsageError, match=f"--config {tmp_path}/secret") as caught:
+        parsed("--config", str(tmp_path / "secret"))
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flag_that_nests_too_deep_is_refused():
+    with pytest.raises(UsageError, match="nests too deep"):
+        parsed("--rate", "[" * 10**5)
+
+
 def test_a_wrong_field_in_a_config_file_is_named(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("frames_per_klip: 5\n")

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
+import stat
 import time
 
 import harness
@@ -59,6 +61,25 @@ def test_every_step_leaves_what_the_readme_promises(way):
         assert (way / name).stat().st_size > 0, name
     for name in ("manifest.json", "report.html"):
         assert (labels_of(way) / name).stat().st_size > 0, name
+
+
+def modes_of(folder):
+    """The permission bits of a folder and of all below it."""
+    return {path: stat.S_IMODE(path.lstat().st_mode) for path in (folder, *folder.rglob("*"))}
+
+
+def test_what_jobs_write_is_for_its_owner_alone_unless_it_is_shared(way, tmp_path):
+    for name in ("data", "run", "evaluation", "labels"):
+        open_to_others = {path: oct(mode) for path, mode in modes_of(way / name).items() if mode & 0o077}
+        assert open_to_others == {}
+    export = ("export.py", way / "labels", "--format", "csv", "--output")
+    for flags, wanted in (((), {0o700, 0o600}), (("--shared-output",), {0o755, 0o644})):
+        umask = os.umask(0o022)
+        try:
+            job(*export, tmp_path / f"tables{len(flags)}", *flags, log=tmp_path / "log")
+        finally:
+            os.umask(umask)
+        assert set(modes_of(tmp_path / f"tables{len(flags)}").values()) == wanted
 
 
 def test_a_training_with_json_logs_says_nothing_but_events(way):
