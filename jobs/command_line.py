@@ -6,7 +6,6 @@ types, and prints shells' completions; the flags' texts are the fields' docstrin
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import signal
@@ -41,6 +40,7 @@ try:
     from jsonargparse._actions import ActionConfigFile  # It has no public name.
 
     from jobs.comma_separated import CommaSeparated, flattened
+    from jobs.one_line import did_you_mean, one_line
     from pipeline.records.documents import mapping_of, parse_yaml, read_at_most, shown_value
     from pipeline.records.settings import Setting
     from pipeline.records.vocabulary import UsageError
@@ -52,7 +52,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 DISTRIBUTION = "emotion-pipeline"
-MAX_CONFIG_BYTES, MAX_OPENERS, MAX_MESSAGE_LETTERS = 2**20, 1000, 600
+MAX_CONFIG_BYTES, MAX_OPENERS = 2**20, 1000
 SHARED = "--shared-output"
 _NO_FIELDS = {"help", "help_all", "shared_output", "config", "recipe", "print_config", "version"}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -135,7 +135,7 @@ def run_chosen(jobs: Mapping[str, partial[NoReturn]]) -> NoReturn:
     try:
         parser.parse_args([chosen])
     except (ArgumentError, ValueError, TypeError) as error:
-        _end(f"{name}: error: {_one_line(error, {})} (see --help)", 2)
+        _end(f"{name}: error: {one_line(error, {})} (see --help)", 2)
     _exit(0)
 
 
@@ -189,8 +189,8 @@ def parse(
         raise
     except (ArgumentError, ValueError, TypeError, OSError, RecursionError) as error:
         names = {field.name: field.name if field.name in positional else _flag(field) for field in fields(config_class)}
-        told = _one_line(error, names)
-        raise UsageError(f"{told}{_did_you_mean(told, ['--help-all', *names.values()])} (see --help)") from None
+        told = one_line(error, names)
+        raise UsageError(f"{told}{did_you_mean(told, ['--help-all', *names.values()])} (see --help)") from None
 
 
 def build_parser(
@@ -300,15 +300,6 @@ def _settings(config_class: type) -> dict[str, Setting]:
     return found
 
 
-def _did_you_mean(text: str, flags: list[str]) -> str:
-    unknown = re.search(r"nrecognized arguments: (--[\w-]+)", text)
-    if not unknown:
-        return ""
-    begins = [flag for flag in flags if flag.startswith(unknown[1])]
-    close = begins[:1] or difflib.get_close_matches(unknown[1], flags, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 class _Config(ActionConfigFile):
     """Reads --config by the package's own reader, in bounded memory, and quotes nothing of a file that is no config."""
 
@@ -369,15 +360,6 @@ def _field_texts(config_class: type) -> dict[str, str]:
         if is_dataclass(base):
             texts.update({param.arg_name: param.description or "" for param in parse_from_object(base).params})
     return texts
-
-
-def _one_line(error: BaseException, names: Mapping[str, str]) -> str:
-    """The error in one line. names: of the fields, as they are typed."""
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
-    if found := re.fullmatch(r"(the following arguments are required: )([\w, ]+)", text):
-        return found[1] + ", ".join(names.get(name, name) for name in found[2].split(", "))
-    text = re.sub(r'Parser key "(\w+)"', lambda found: names.get(found[1], found[1]), text)
-    return text if len(text) <= MAX_MESSAGE_LETTERS else f"{text[:MAX_MESSAGE_LETTERS]}…"
 
 
 def _interrupt(*_: object) -> None:

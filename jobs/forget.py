@@ -35,7 +35,7 @@ def main(config: ForgetConfig) -> int:
         print_line(f"proof: {done.num_read} objects read, {len(done.left)} of them hold something of these clips")
         for name in done.alike:
             print_line(f"warning: {name} holds the same pictures as other clips': look for copies with other bytes")
-        for name in checkpoints_of(config.checkpoints, done.manifests):
+        for name in checkpoints_of(config.checkpoints, done.manifests, data=ledger.storage.url):
             print_line(f"{name} was trained on data that held them: delete it, and train again")
         for sha256 in done.manifests:
             print_line(f"checkpoints whose manifest_sha256 is {sha256} were trained on data that held them")

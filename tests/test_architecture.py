@@ -185,7 +185,7 @@ def test_nothing_is_ever_unpickled_from_storage():
 
 # What parses JSON that this process, or the ledger that it opened, wrote itself; all else goes through one reader.
 OWN_JSON = {
-    *("corpus/parquet_rows.py", "ledger/entries.py", "ledger/forget.py", "ledger/ledger.py", "ledger/snapshot.py"),
+    *("corpus/parquet_rows.py", "ledger/entries.py", "ledger/forget.py", "ledger/ledger.py"),
     *("runtime/pool.py", "train/worker.py", "records/documents.py"),
 }
 

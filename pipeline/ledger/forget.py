@@ -32,8 +32,13 @@ from pipeline.records.outcomes import Outcome, State
 from pipeline.storage.store import Storage
 
 RECORD = "forgotten.json"
+EXPORT = "export.json"
 # What holds the ids, and no more of a clip than its path: that it is forgotten must be known.
 _KEEPS_IDS = re.compile(r"(plan|ledger|compact)/.*|outcomes\.jsonl|forgotten\.json|lock\.json")
+
+
+class UnfinishedError(LedgerError):
+    """Units with these clips are planned and not committed: the job that does them comes first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,7 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
         "select count(distinct unit) from waiting where clip_id in (select unnest($ids))", ids=sorted(ids)
     )
     if waiting:
-        raise LedgerError(
+        raise UnfinishedError(
             f"{ledger.storage.url}: {waiting} units with these clips are not finished; run the job to its end first"
         )
     manifests = _remember(ledger.storage, ids)
@@ -102,7 +107,10 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
             faces |= _images(table)
     fresh = ledger.snapshot()
     committed = {shard["path"] for shard in fresh.shards()}
-    num_deleted = sum(_clear(ledger.storage, name, ids, keep=committed) for name in ledger.storage.sizes(""))
+    names = list(ledger.storage.sizes(""))
+    # What an export says of a clip may name neither its id nor be told apart from the others': it is made again.
+    exports = tuple(name.removesuffix(EXPORT) for name in names if name.endswith(f"/{EXPORT}"))
+    num_deleted = sum(_clear(ledger.storage, name, ids, keep=committed, exports=exports) for name in names)
     _finish(ledger, fresh)
     names = list(ledger.storage.sizes(""))
     left = tuple(name for name in names if _holds(ledger.storage, name, ids))
@@ -119,14 +127,16 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
     )
 
 
-def checkpoints_of(urls: Collection[str], manifests: Collection[str]) -> Iterator[str]:
-    """The checkpoints in these folders that were trained on data of one of these manifests, by their sha256."""
+def checkpoints_of(urls: Collection[str], manifests: Collection[str], *, data: str = "") -> Iterator[str]:
+    """The checkpoints in these folders that were trained on what is forgotten: on data of one of these manifests, by
+    their sha256, or on any of the output at `data`, whose earlier manifests nobody kept."""
     for url in urls:
         storage = Storage(url)
         for name in storage.sizes(""):
             if name.endswith(".json"):
                 text = storage.read(name).decode("utf-8", "replace")
-                if any(re.search(rf'"manifest_sha256":\s*"{each}"', text) for each in manifests):
+                is_of_data = bool(data) and re.search(rf'"data":\s*{re.escape(json.dumps(data))}', text)
+                if is_of_data or any(re.search(rf'"manifest_sha256":\s*"{each}"', text) for each in manifests):
                     yield f"{storage.url}/{name}"
 
 
@@ -161,13 +171,15 @@ def _images(table: pa.Table) -> set[bytes]:
     return {hashlib.sha256(value).digest() for name in names for value in table[name].to_pylist() if value is not None}
 
 
-def _clear(storage: Storage, name: str, ids: frozenset[str], *, keep: Collection[str]) -> bool:
+def _clear(
+    storage: Storage, name: str, ids: frozenset[str], *, keep: Collection[str], exports: tuple[str, ...]
+) -> bool:
     """Delete an object that follows from the clips' results (or rewrite it, where others are in it); whether it was."""
     if name in keep or _KEEPS_IDS.fullmatch(name):
         return False
-    if not name.endswith(".html") and not _holds(storage, name, ids):
+    if not name.startswith(exports) and not name.endswith(".html") and not _holds(storage, name, ids):
         return False
-    table = _table(name, storage.read(name)) if name.endswith(".arrow") else None
+    table = _table(name, storage.read(name)) if name.endswith(".arrow") and not name.startswith(exports) else None
     if table is not None and "clip_id" in table.schema.names:
         own = pc.is_in(table["clip_id"], value_set=pa.array(sorted(ids), table["clip_id"].type))
         if (others := table.filter(pc.invert(own))).num_rows:

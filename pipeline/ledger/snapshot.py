@@ -304,6 +304,12 @@ class Snapshot:
         """The planned clips whose results hang together with these whole clips': segments, what joins them, copies."""
         return self.database.table("kin", ids=sorted({whole_id(clip_id) for clip_id in clip_ids}))
 
+    def without_forgotten(self, clip_ids: Iterable[str]) -> tuple[str, ...]:
+        """Those of these clips that are not forgotten yet, sorted."""
+        sql = "select distinct clip_id from latest where state = 'forgotten'"
+        done = {row["clip_id"] for row in self.settle("latest").database.rows(sql)}
+        return tuple(sorted(set(clip_ids) - done))
+
     def joined_segments(self, clip_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """What the segments of these whole clips add up to, as outcomes of the clips."""
         sql = "select * from joined where clip_id in (select unnest($ids)) order by clip_id"

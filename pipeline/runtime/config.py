@@ -38,6 +38,9 @@ class PoolConfig:
     """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector runs there), cpu, cuda."""
     max_quarantined: Annotated[int | None, Setting("work", common=True)] = None
     """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
+    retention_days: Annotated[int | None, Setting("work", common=True)] = None
+    """Forget, before anything else, clips that were taken into this output longer ago than this (days), as
+    jobs/forget.py --older-than does; default: none."""
     no_thumbnails: Annotated[bool, Setting("pages", common=True)] = False
     """Put no picture of a person into report.html, nor beside it."""
     blur_faces: Annotated[bool, Setting("pages", common=True)] = False
@@ -48,7 +51,14 @@ class PoolConfig:
     """If the output holds a run of another config, write to a new folder beside it instead of refusing."""
 
     def __post_init__(self) -> None:
-        least = {"actors": 0, "clips_per_shard": 0, "max_worker_memory": 64, "driver_memory": 256, "max_quarantined": 0}
+        least = {
+            "actors": 0,
+            "clips_per_shard": 0,
+            "max_worker_memory": 64,
+            "driver_memory": 256,
+            "max_quarantined": 0,
+            "retention_days": 1,
+        }
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:

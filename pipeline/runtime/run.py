@@ -26,6 +26,7 @@ from pipeline.runtime.config import MAX_CLIPS_OF_UNIT, PoolConfig, num_actors
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.describe import describe_audit, describe_changes, describe_summary
 from pipeline.runtime.job import Choice, Job, SystematicFault
+from pipeline.runtime.retention import forget_old
 from pipeline.storage.redaction import redacted_values
 
 # Listings of one run: the first, and those after clips whose bytes had changed since.
@@ -66,6 +67,8 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     _log_corpus(corpus)
     with RunLock(ledger.storage, say_waiting=_log_waiting) as lock:
         snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, compacts=True)
+        if config.retention_days is not None and forget_old(ledger, snapshot, days=config.retention_days):
+            snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, compacts=True)
         snapshot.mark_old_entries()
         trial = _Trial(job)
         choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config)
