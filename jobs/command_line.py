@@ -220,7 +220,8 @@ def build_parser(
     )
     parser.add_argument("-h", "--help", action="help", help="show the flags that most people need and exit")
     parser.add_argument("--help-all", action="help", help="show every flag and exit")
-    parser.add_argument(SHARED, action="store_true", help="let others read what is written, as the umask says")
+    text = "let others read what is written, as the umask says" if shows_all else SUPPRESS
+    parser.add_argument(SHARED, action="store_true", help=text)
     parser.add_argument("--config", action=_Config, help="YAML file of these fields (with _ for -); flags go first")
     if recipes:
         text = "settings that go together; flags go first"

@@ -38,7 +38,7 @@ class PoolConfig:
     """Where faces are detected: auto (cuda if the Ray cluster has a GPU and --detector runs there), cpu, cuda."""
     max_quarantined: Annotated[int | None, Setting("work", common=True)] = None
     """Exit with code 3 if more clips than this are quarantined or retryable (count); default: no limit."""
-    retention_days: Annotated[int | None, Setting("work", common=True)] = None
+    retention_days: Annotated[int | None, Setting("work")] = None
     """Forget, before anything else, clips that were taken into this output longer ago than this (days), as
     jobs/forget.py --older-than does; default: none."""
     no_thumbnails: Annotated[bool, Setting("pages", common=True)] = False
