@@ -39,9 +39,8 @@ try:
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
     from jsonargparse._actions import ActionConfigFile  # It has no public name.
 
-    from jobs.comma_separated import CommaSeparated, flattened
-    from jobs.one_line import did_you_mean, one_line
     from pipeline.records.documents import mapping_of, parse_yaml, read_at_most, shown_value
+    from pipeline.records.flags import CommaSeparated, did_you_mean, flattened, one_line
     from pipeline.records.settings import Setting
     from pipeline.records.vocabulary import UsageError
     from pipeline.runtime.console import log_as_json, log_status, log_traceback

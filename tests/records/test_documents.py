@@ -12,9 +12,9 @@ from pipeline.corpus.read import read_corpus
 from pipeline.corpus.types import CorpusError
 from pipeline.dataset.shards import read_manifest
 from pipeline.faces.given_boxes import read_boxes
-from pipeline.models.checkpoint import read_checkpoint_info
+from pipeline.models.checkpoint_info import read_checkpoint_info
 from pipeline.models.claims import check_claims
-from pipeline.models.onnx_models import read_onnx
+from pipeline.models.sidecar import read_onnx
 from pipeline.models.tensors import read_tensors
 from pipeline.preprocess.config import extract_config_of
 from pipeline.records.documents import (
