@@ -108,7 +108,8 @@ def _file_of_row(
 ) -> ListedFile:
     url = row["url"]
     if not isinstance(url, str) or not (url := url.strip()) or "\0" in url or re.fullmatch(r"[\w+.-]+:/*", url):
-        raise CorpusError(f"{thing}: url is {shown_value(url)}; give a path or URL")
+        told = repr(url[:80]) if isinstance(url, str) else shown_value(url)
+        raise CorpusError(f"{thing}: url is {told}; give a path or URL")
     if store is None and "\\" in url and "://" not in url and not os.path.exists(os.path.join(folder, url)):
         url = url.replace("\\", "/")  # written on Windows
     if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
@@ -263,7 +264,9 @@ def _columns(names: Sequence[str], *, shown: str) -> list[str]:
 
 def _quoted(columns: Sequence[str]) -> str:
     """Names of columns for an error, or their number: the first line of a file that is no manifest may be a secret."""
-    if len(columns) == 1 or not all(map(_WORD.fullmatch, columns)):
+    # One that holds separators of its own is a header with others than were looked for.
+    words = re.split(r"[;,|\t]", columns[0]) if len(columns) == 1 else columns
+    if len(words) == 1 or not all(map(_WORD.fullmatch, words)):
         return f"its {len(columns)}"
     return ", ".join(filter(None, columns)) or "none"
 

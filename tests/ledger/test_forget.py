@@ -20,6 +20,7 @@ from pipeline.records.clips import Clip
 from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.outcomes import Outcome, State
+from pipeline.runtime.retention import forget_old
 from pipeline.storage.store import Storage
 
 PLAN = {"kind": "examples", "config": {}, "versions": {}, "clips_per_shard": 2}
@@ -223,3 +224,38 @@ def test_checkpoints_that_were_trained_on_it_are_named(tmp_path):
 def test_what_names_nothing_is_refused(config):
     with pytest.raises(ValueError, match=r"--clip, --path or --older-than|give days, like 90d"):
         ForgetConfig(output="x", **config)
+
+
+def test_an_export_within_an_output_is_forgotten_whole(tmp_path):
+    ledger = made(str(tmp_path / "out"))
+    for name in ("tables/export.json", "tables/a.vtt", "tables/deep/b.csv", "tables-of-others/c.csv"):
+        ledger.storage.put(name, b"{}")
+    assert forgotten(ledger, clip=(CLIPS[0].clip_id,)).left == ()
+    assert list(ledger.storage.sizes("tables")) == []
+    assert ledger.storage.exists("tables-of-others/c.csv")
+
+
+def test_checkpoints_of_earlier_manifests_of_the_output_are_named(tmp_path):
+    run = Storage(str(tmp_path / "run"))
+    told = {"manifest_sha256": "ef" * 32, "config": {"training": {"data": "s3://bucket/data"}}}
+    run.put("checkpoints/e1/checkpoint.json", json_bytes(told))
+    found = checkpoints_of([run.url], ["ab" * 32], data="s3://bucket/data")
+    assert list(found) == [f"{run.url}/checkpoints/e1/checkpoint.json"]
+    assert list(checkpoints_of([run.url], ["ab" * 32], data="s3://bucket/other")) == []
+
+
+def test_retention_forgets_what_is_old_once_and_waits_for_what_is_not_finished(tmp_path):
+    ledger = made(str(tmp_path / "out"))
+    assert not forget_old(ledger, ledger.snapshot(), days=2)
+    days_ago = time.time() - 3 * 86400
+    os.utime(tmp_path / "out" / "plan" / "g000.arrow", (days_ago, days_ago))
+    young = clip_named("up/young")
+    planned(ledger, [*CLIPS, young], **PLAN)
+    with ledger.lock():
+        assert forget_old(ledger, ledger.snapshot(), days=2)
+        assert not forget_old(ledger, ledger.snapshot(), days=2)
+    states = {each.path: each.state for each in ledger.snapshot().outcomes()}
+    assert all(states[clip.path] == State.FORGOTTEN for clip in CLIPS)
+    os.utime(next((tmp_path / "out" / "plan").glob("g001.arrow")), (days_ago, days_ago))
+    with ledger.lock():
+        assert not forget_old(ledger, ledger.snapshot(), days=2)

@@ -1,0 +1,53 @@
+"""jobs/forget.py is killed by SIGKILL at one point after another, on a disk and on S3; the same command ends it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_forget import CLIPS, check_forgotten, made
+
+from pipeline.ledger.ledger import Ledger
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KILLED = REPOSITORY / "tests" / "support" / "killed_forget.py"
+FLAGS = ("--path", "up/[ad]")
+
+pytestmark = pytest.mark.chaos
+
+
+def killed_and_ended(ledger, point):
+    """Kill the command at a point, run it again to its end, and check the proof; False where it ended before."""
+    first = [sys.executable, KILLED, str(point), ledger.storage.url, *FLAGS]
+    killed = subprocess.run(first, check=False, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+    if killed.returncode == 0:
+        return False
+    assert killed.returncode == -9, killed.stderr
+    again = [sys.executable, REPOSITORY / "jobs" / "forget.py", ledger.storage.url, *FLAGS]
+    ended = subprocess.run(again, check=False, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+    assert ended.returncode == 0, ended.stderr
+    assert "0 of them hold something of these clips" in ended.stdout + ended.stderr
+    assert "trained on data that held them" in ended.stdout + ended.stderr
+    check_forgotten(ledger, [CLIPS[0], CLIPS[3]], [CLIPS[1], CLIPS[2], CLIPS[4]])
+    return True
+
+
+@pytest.mark.parametrize("point", [3, 14])
+def test_a_kill_on_a_disk_is_mended_by_the_same_command(point, tmp_path):
+    assert killed_and_ended(made(str(tmp_path / "out")), point)
+
+
+@pytest.mark.parametrize("point", [9])
+def test_a_kill_on_s3_is_mended_by_the_same_command(point, s3):
+    assert killed_and_ended(made(s3.url("out")), point)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_kills_at_every_point_are_mended_by_the_same_command(tmp_path):
+    made(str(tmp_path / "made"))
+    point = 0
+    while killed_and_ended(Ledger(str(shutil.copytree(tmp_path / "made", tmp_path / str(point)))), point):
+        point += 1
+    assert point >= 20
