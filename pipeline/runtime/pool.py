@@ -35,17 +35,18 @@ from pipeline.storage.retry import StorageError
 
 ROUNDS = 3
 # Units that one Ray Data run is given, after which all actors wait for the last and new ones start. Each is a block,
-# which costs the driver 2 ms before the first of them is begun.
+# which costs the driver 2 ms before the first of them is begun, and each clip of them some KB of memory.
 MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
+MAX_CLIPS_AT_ONCE = 2**17
 # Logical CPUs that an actor asks Ray for.
 CPUS_PER_ACTOR, CPUS_PER_GPU_ACTOR = 0.5, 0.25
 # Clips that met a fault of our own code: so many, and more than one in so many of a run, end it.
 MIN_FAULTS, MAX_FAULT_SHARE = 10, 10
 
 
-def units_at_once(actors: int) -> int:
+def units_at_once(actors: int, *, clips_per_unit: int = 1) -> int:
     """Units of one Ray Data run: so many that starting and ending it takes little of its time."""
-    return max(MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR * actors)
+    return max(min(MIN_UNITS_AT_ONCE, MAX_CLIPS_AT_ONCE // clips_per_unit), UNITS_AT_ONCE_PER_ACTOR * actors)
 
 
 def run_units(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: PoolConfig) -> list[str]:
@@ -69,7 +70,8 @@ def run_units(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: Po
     errors: list[str] = []
     receiver = _Receiver(ledger, snapshot, num_clips=units.num_parts)
     with ProgressDisplay(units.num_parts, what="clips and segments" if units.num_segments else "clips") as display:
-        for chunk in units.chunks(units_at_once(actors)):
+        clips_per_unit = max(1, units.num_parts // max(1, units.num_units))
+        for chunk in units.chunks(units_at_once(actors, clips_per_unit=clips_per_unit)):
             waiting = {unit.unit_id: unit for unit in chunk}
             for _ in range(ROUNDS):
                 try:

@@ -8,6 +8,7 @@ from benchmarks.ledger import LedgerConfig, ledger, made_clips
 from benchmarks.listing import ListingConfig, listing
 from benchmarks.scaling import ScalingConfig, Waited, busy_share, driver_ms, scaling
 from benchmarks.sizing import PlanConfig, clips_per_second_limits, plan, simulated_seconds
+from pipeline.runtime.pool import units_at_once
 
 SMALL = {"study": "plan", "clips": 3200, "frames": 10, "detect_ms": 50.0, "decode_ms": 1.0, "fps": 25.0}
 
@@ -46,6 +47,12 @@ def test_actors_start_again_for_every_run_of_ray_data():
     assert simulated_seconds(other, actors=4) - simulated_seconds(one, actors=4) == pytest.approx(30)
     # 64 for each of 100 actors
     assert simulated_seconds(other, actors=100) - simulated_seconds(one, actors=100) == pytest.approx(10)
+
+
+def test_units_of_many_clips_are_handed_to_ray_fewer_at_a_time():
+    assert units_at_once(2) == units_at_once(2, clips_per_unit=64) == 2000
+    assert units_at_once(2, clips_per_unit=1024) == 128
+    assert units_at_once(100, clips_per_unit=1024) == 6400
 
 
 def test_a_size_of_nothing_is_refused():
