@@ -88,10 +88,6 @@ def build_reader() -> Callable[[Any, Callable[[str], None]], Generator[Any, None
     return read
 
 
-def _cell(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else value
-
-
 def _is_plain(value: Any) -> bool:
     return (
         value is None
