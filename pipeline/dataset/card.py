@@ -10,6 +10,18 @@ import pyarrow as pa
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, EXAMPLE_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 
 HEADING = "Made by emotion-pipeline. Labels and probabilities are a model's guess from pictures."
+LIMITS = (
+    "A label says what a face looks like to a model or an annotator, not what a person feels. Error rates differ"
+    " between groups of people and with light, pose and size of the face; small, turned and covered faces are missed."
+)
+INTENDED_USE = (
+    "Research on, and statistics of, how emotions are shown in video, with consent or another legal ground of the"
+    " people in it."
+)
+FORBIDDEN_USE = (
+    "Decisions about a person; watching people at work or in schools, which the European Union's AI Act forbids;"
+    " telling who somebody is. People elsewhere have to be told."
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,13 @@ def card_of(tables: list[CardTable]) -> bytes:
     lines.append("dataset_info:")
     for table in tables:
         lines += [f"- config_name: {table.name}", "  features:", *_features(table.schema, table.images, indent="  ")]
-    return ("\n".join([*lines, "---", "", HEADING]) + "\n").encode()
+    parts = (("Limits", LIMITS), ("Intended use", INTENDED_USE), ("Forbidden use", FORBIDDEN_USE))
+    text = [line for title, words in parts for line in ("", f"## {title}", "", words)]
+    origin = [
+        "",
+        "What it was made of, and its splits: `manifest.json`, `summary.json` and `config.yaml` beside this file.",
+    ]
+    return ("\n".join([*lines, "---", "", HEADING, *origin, *text]) + "\n").encode()
 
 
 def _features(fields: pa.Schema | pa.StructType, images: tuple[str, ...], *, indent: str) -> Iterator[str]:

@@ -47,6 +47,7 @@ from pipeline.runtime.worker_device import resolve_worker_device
 from pipeline.storage.modes import own_umask
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url
+from pipeline.train.card import put_card
 from pipeline.train.config import TrainConfig, notes_of
 from pipeline.train.examine import examine
 from pipeline.train.learner import TrainingStopped
@@ -100,6 +101,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     summary, history = summary_of(saved), saved["history"]
     write_history(config.output, history)  # A worker that was killed just after its last commit has not.
     put(config.output, "summary.json", content=json.dumps(summary, indent=1).encode())
+    put_card(config.output, summary, saved)
     found = examine(config.output, config.data, cache_dir=config.cache_dir, pictures=not config.no_thumbnails)
     page = report.training_page(
         summary,

@@ -55,7 +55,14 @@ def labels_of(way):
 
 
 def test_every_step_leaves_what_the_readme_promises(way):
-    for name in ("data/manifest.json", "data/report.html", "run/best.json", "run/metrics.csv", "run/config.yaml"):
+    for name in (
+        "data/manifest.json",
+        "data/report.html",
+        "run/best.json",
+        "run/metrics.csv",
+        "run/config.yaml",
+        "run/README.md",
+    ):
         assert (way / name).stat().st_size > 0, name
     for name in ("evaluation/evaluation.json", "evaluation/report.html"):
         assert (way / name).stat().st_size > 0, name
