@@ -43,7 +43,8 @@ def run_card(summary: Mapping[str, Any], info: Mapping[str, Any], best: Mapping[
     per_class = data.get("per_class") or {}
     right = best.get("per_class_accuracy") or {}
     rows = [f"| {each} | {per_class.get(each, 'not known')} | {_share(right.get(each))} |" for each in EMOTIONS]
-    made = {True: "made by a program", False: "real"}.get(data.get("synthetic"), "nobody said whether real")
+    synthetic = data.get("synthetic")
+    made = "nobody said whether real" if synthetic is None else "made by a program" if synthetic else "real"
     lines = [
         f"# {summary['model']}",
         "",
