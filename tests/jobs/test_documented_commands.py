@@ -40,7 +40,7 @@ def test_a_printed_command_is_one(job, words, monkeypatch):
 
 def test_every_flag_that_a_page_names_is_one_of_a_job_or_of_a_tool(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "jobs")
-    known = set(OF_TOOLS)
+    known = {*OF_TOOLS, importlib.import_module("command_line").SHARED}
     for path in (REPOSITORY / "jobs").glob("*.py"):
         if (run := getattr(importlib.import_module(path.stem), "run", None)) is not None:
             known |= {f"--{field.name.replace('_', '-').rstrip('-')}" for field in fields(run.args[0])}

@@ -54,7 +54,9 @@ def test_the_installed_command_does_without_the_clone(wheel, tmp_path):
 
     def told(*command):
         words = [*map(str, command)]
-        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True).stdout
+        found = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        assert found.returncode == 0, found.stderr
+        return found.stdout
 
     command = tmp_path / "venv" / "bin" / "emotion-pipeline"
     assert told(python, "-c", "import pipeline; print(pipeline.__file__)").startswith(str(site))

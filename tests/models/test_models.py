@@ -400,7 +400,7 @@ def test_given_weights_are_taken_all_but_the_head():
 
 def test_pickled_weights_are_refused_with_the_conversion(tmp_path):
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "resnet50.pth")
-    with pytest.raises(UsageError, match=r'not safetensors .*load\("IN.pth", weights_only=True\)'):
+    with pytest.raises(UsageError, match=r'not safetensors; .*load\("IN.pth", weights_only=True\)'):
         read_weights((tmp_path / "resnet50.pth").read_bytes(), source="resnet50.pth")
 
 

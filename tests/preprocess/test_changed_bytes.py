@@ -103,8 +103,8 @@ def test_a_file_written_to_while_it_is_read_ends_changed(tmp_path, videos, extra
     (clip,) = read_corpus(str(tmp_path)).clips
     run = extractor.sandbox.run
 
-    def run_and_write(task):
-        found = run(task)
+    def run_and_write(task, **options):
+        found = run(task, **options)
         shutil.copy(videos[1], tmp_path / "a.avi")
         return found
 

@@ -35,6 +35,7 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.pool import _UnitActor
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage import retry as room
+from pipeline.storage.modes import own_umask
 from pipeline.storage.redaction import without_secrets
 from pipeline.storage.remote import fetch
 from pipeline.storage.retry import StorageError, StoreLostError
@@ -272,10 +273,10 @@ def test_what_an_actor_meets_ends_the_run_without_another_try():
             raise self.error
 
     unit = Unit(unit_id="g000-u000000", clips=(clip_at("/a.mp4"),))
-    assert _UnitActor(Failing, {"error": StoreLostError("gone")})._entry(unit)["stopped_by"] == "storage"
-    assert _UnitActor(Failing, {"error": UsageError("wrong")})._entry(unit)["message"] == "wrong"
+    assert _UnitActor(Failing, {"error": StoreLostError("gone")}, own_umask())._entry(unit)["stopped_by"] == "storage"
+    assert _UnitActor(Failing, {"error": UsageError("wrong")}, own_umask())._entry(unit)["message"] == "wrong"
     with pytest.raises(ZeroDivisionError):
-        _UnitActor(Failing, {"error": ZeroDivisionError()})._entry(unit)
+        _UnitActor(Failing, {"error": ZeroDivisionError()}, own_umask())._entry(unit)
 
 
 # --- corpus, checkpoints, shards of training
