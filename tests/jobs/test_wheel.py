@@ -43,14 +43,15 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel):
 
 
 def test_the_installed_command_does_without_the_clone(wheel, tmp_path):
+    # Where PYTHONPATH names this clone, pip believes that the package is installed.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     venv.create(tmp_path / "venv", symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", str(python)]
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, env=environment)
     # What the package needs is there already; no .pth of that folder is read, so this clone is not found.
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     (site / "needed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def told(*command):
         words = [*map(str, command)]
