@@ -114,6 +114,8 @@ class _Trial:
             log_status(f"trying {self._job.trial}")
         with ThreadPoolExecutor(1) as pool:
             trial = None if self._passed else pool.submit(self._job.try_out)
+            if trial is not None and os.environ.get("RAY_ADDRESS"):
+                trial.exception()  # Nodes here may unpack the folder anew from which the child starts.
             with started_ray() as where:
                 if trial is not None:
                     for line in trial.result():
