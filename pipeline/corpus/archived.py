@@ -14,7 +14,6 @@ import re
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
@@ -73,9 +72,6 @@ class ArchiveLister:
     """Lists archives, some at a time, each in a child; usable by several threads. Close it, or use it as a context."""
 
     def __init__(self) -> None:
-        # A child imports this checkout or installation, whatever folder the user is in.
-        repository = str(Path(__file__).resolve().parents[2])
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
         self._free: queue.LifoQueue[Sandbox] = queue.LifoQueue()
         self._all = [Sandbox(build_listing, {}, limits=LIMITS, readable=[]) for _ in range(NUM_CHILDREN)]
         for sandbox in self._all:

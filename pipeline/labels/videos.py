@@ -54,9 +54,6 @@ class Videos:
         self._cache_bytes = cache_bytes
         self._copying = threading.Lock()
         self._locks = [threading.Lock() for _ in range(num_children)]
-        # A child imports this checkout or installation, whatever folder the user is in.
-        repository = str(Path(__file__).resolve().parents[2])
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
         self._sandboxes = [
             Sandbox(build_media, {}, limits=LIMITS, preload=("av",), readable=[str(self.folder)])
             for _ in range(num_children)

@@ -79,8 +79,6 @@ class ClipExtractor:
         self._scratch = ScratchFolder(SCRATCH_PREFIX)  # For copies of clips, and links to them.
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        repository = str(Path(__file__).resolve().parents[2])
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
         preload = detector_spec(config.detector).preload if shared_detect is None else ()
         build = build_work if shared_detect is None else build_decoding
         self.sandbox = Sandbox(

@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.preflight import FOLDER, check_output, clean
+from pipeline.sandbox.starting import find_this_package
 from pipeline.storage.retry import StorageError
 from pipeline.storage.scratch import MAX_PARENT_LETTERS, ScratchFolder, sweep
 from pipeline.storage.store import Storage
@@ -57,9 +57,7 @@ def start_ray(*, least_cpus: int = 4) -> str:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if not os.environ.get("RAY_ADDRESS"):
-        # Workers get the driver's script folder and its current one; the package lies beside the jobs.
-        repository = str(Path(__file__).resolve().parents[2])
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
+        find_this_package()  # Workers get the driver's script folder and its current one; it lies beside the jobs.
         options |= {"address": "local", "num_cpus": max(least_cpus, os.cpu_count() or 1), "include_dashboard": False}
         if not ray.is_initialized():
             options["_temp_dir"] = _closed_to_others()

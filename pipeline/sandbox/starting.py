@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 from typing import IO
 
 # The main module is one for all threads.
@@ -28,6 +29,13 @@ def wait_for_end_of_fork_server(*, seconds: float = 10.0) -> None:
             if os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return
             time.sleep(0.01)
+
+
+def find_this_package() -> None:
+    """Let processes that this one starts import this checkout or installation first, whatever folder the user is in."""
+    repository, before = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")
+    if before.split(os.pathsep)[0] != repository:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [repository, before]))
 
 
 @contextlib.contextmanager

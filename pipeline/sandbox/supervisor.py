@@ -39,6 +39,7 @@ from pipeline.sandbox.messages import (
     Stage,
 )
 from pipeline.sandbox.starting import (
+    find_this_package,
     nameless_file,
     wait_for_end_of_fork_server,
     without_interrupts,
@@ -91,6 +92,7 @@ class Sandbox:
         self.confinement: dict[str, str] = {}
         self.fault_of_build: str | None = None
         self.stage_seconds: defaultdict[str, float] = defaultdict(float)
+        find_this_package()
         self._build = build
         self._arguments = dict(arguments)
         self._readable = None if readable is None else {os.path.abspath(path) for path in readable}
