@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import posixpath
 import queue
 import re
 import tempfile
@@ -31,7 +30,7 @@ from pipeline.storage.archives.listing import (
 )
 from pipeline.storage.archives.members import Member
 from pipeline.storage.redaction import printable
-from pipeline.video.formats import IMAGE_NAMES, VIDEO_NAMES
+from pipeline.video.formats import is_named_as_clip
 
 LIMITS = SandboxLimits(timeout_seconds=120.0, memory_bytes=2**30)
 
@@ -61,11 +60,6 @@ _BATCH_LETTERS, _BATCH_MEMBERS = 2**17, 1000
 
 # What ends a child -> what is said of the archive.
 _REASONS_OF_ENDS = {"hang": "too_slow", "over_budget": "too_slow", "memory": "too_large"}
-
-
-def is_named_as_clip(name: str) -> bool:
-    extension = posixpath.splitext(name)[1].lower().removeprefix(".")
-    return extension in VIDEO_NAMES or extension in IMAGE_NAMES
 
 
 class ArchiveLister:

@@ -11,10 +11,9 @@ import pyarrow as pa
 
 from pipeline.corpus.types import CorpusError
 from pipeline.records.arrow import pc
+from pipeline.storage.contents import HASHED_ID, WEB_URL
 from pipeline.storage.spool import MEMORY_BYTES, BatchSpool
 
-# Only an MD5 that was computed here, and an etag of S3's family, say that two files are alike.
-HASHED = r"^[0-9a-f]{32}(-[0-9]+)?$"
 # So many rows are compared in memory at a time.
 ROWS_PER_PART = 2**20
 _BYTES = ["content_id", "size_bytes"]
@@ -190,5 +189,5 @@ def _same_bytes(rows: BatchSpool) -> Iterator[list[dict[str, Any]]]:
 
 def _is_hashed(batch: pa.RecordBatch) -> pa.Array:
     """Whether each row's content id says which bytes it has. A web server's etag may be anything."""
-    from_web = pc.match_substring_regex(batch["url"], "^https?:|=https?%3A")
-    return pc.and_(pc.match_substring_regex(batch["content_id"], HASHED), pc.invert(from_web))
+    from_web = pc.match_substring_regex(batch["url"], WEB_URL)
+    return pc.and_(pc.match_substring_regex(batch["content_id"], f"^{HASHED_ID}$"), pc.invert(from_web))

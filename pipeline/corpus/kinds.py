@@ -20,7 +20,7 @@ from pipeline.storage.archives.listing import listing_block_bytes
 from pipeline.storage.archives.members import Member, kind_of, member_url
 from pipeline.storage.redaction import without_query
 from pipeline.storage.remote import RangedFile
-from pipeline.video.formats import HEAD_BYTES, IMAGE_NAMES, VIDEO_NAMES, container_of
+from pipeline.video.formats import HEAD_BYTES, IMAGE_NAMES, VIDEO_NAMES, container_of, extension_of
 
 _MANIFEST_EXTENSIONS = frozenset({"csv", "tsv", "parquet"})
 
@@ -48,11 +48,6 @@ _NAMED_EXTENSIONS = VIDEO_NAMES | IMAGE_NAMES | _OTHER_EXTENSIONS
 
 
 MAX_EXTENSION_LETTERS = 12
-
-
-def extension_of(path: str) -> str:
-    """The ending of a path, lower case, without its dot."""
-    return posixpath.splitext(path)[1].lower().removeprefix(".")
 
 
 def is_manifest(place: str, store: AbstractFileSystem | None) -> bool:

@@ -19,7 +19,6 @@ from urllib.parse import urljoin
 
 from fsspec import AbstractFileSystem
 
-from pipeline.corpus.kinds import extension_of
 from pipeline.corpus.layouts import LABEL_NAMES, SPLIT_NAMES
 from pipeline.corpus.listing import (
     NUM_TRIES,
@@ -39,6 +38,7 @@ from pipeline.storage.hosts import host_of, private_address
 from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed
 from pipeline.storage.retry import StorageError, StoreLostError
+from pipeline.video.formats import extension_of
 
 _SAME_AS = {"emotion": "label"}
 # Columns that surely mean a time, in a unit that their name does not say.

@@ -14,13 +14,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
-from pipeline.corpus.groups import HASHED, Kin, group_key, kin_of
+from pipeline.corpus.groups import Kin, group_key, kin_of
 from pipeline.corpus.listing import map_in_threads, printable_path, shown_url, url_of
 from pipeline.corpus.types import CORPUS_SCHEMA, ROWS_AT_ONCE, Corpus, CorpusError, Ignored, ListedFile
 from pipeline.records.arrow import pc
 from pipeline.records.clips import Clips
 from pipeline.records.vocabulary import SPLITS
-from pipeline.storage.contents import UNKNOWN, md5_of
+from pipeline.storage.contents import HASHED_ID, UNKNOWN, md5_of
 from pipeline.storage.redaction import redacted
 from pipeline.storage.spool import BatchSpool
 
@@ -70,7 +70,7 @@ def split_key(*, group: str | None, content_id: str, clip_id: str) -> str:
     """What decides the split of a clip. clip_id: of its whole file, where nothing is known of its content."""
     if group is not None:
         return group_key(group)
-    return content_id if re.match(HASHED, content_id) else clip_id
+    return content_id if re.fullmatch(HASHED_ID, content_id) else clip_id
 
 
 def _split_at(key: str, split_fractions: Sequence[float]) -> str:

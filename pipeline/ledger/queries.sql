@@ -148,8 +148,7 @@ anti join replaced using (clip_id);
 -- bytes at the path of an input that is gone replace it.
 create or replace table new as
 with fresh as materialized (
-    select *, regexp_full_match(content_id, '[0-9a-f]{32}(-[0-9]+)?')
-        and not regexp_matches(url, '^https?:|=https?%3A') as is_hashed
+    select *, is_hashed(content_id, url) as is_hashed
     from given anti join planned p on p.clip_id = split_part(given.clip_id, '.', 1)),
     same as materialized (
     select content_id, size_bytes, arg_min(split, ordinal) as split from planned

@@ -16,7 +16,7 @@ from pipeline.records.clips import CLIP_SCHEMA, whole_id
 from pipeline.records.columns import columns_of
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State, outcome_of
 from pipeline.storage.archives.members import MEMBERS_START, reading_order
-from pipeline.storage.contents import UNKNOWN
+from pipeline.storage.contents import HASHED_ID, UNKNOWN, WEB_URL
 
 NOT_FINISHED = "not_finished"
 ENTRY_ROWS = pa.schema([UNIT, ("num_bytes", pa.int64()), ("facts", pa.string())])
@@ -35,9 +35,8 @@ GIVEN_ROWS = pa.schema(
         *(("reading_key", pa.string()), ("has_content", pa.bool_())),
     ]
 )
-# Only these say that two files are alike: an MD5 that was computed here, and an etag of S3's family. A web server may
-# say what it likes.
-HASHED = r"regexp_full_match(content_id, '[0-9a-f]{32}(-[0-9]+)?') and not regexp_matches(url, '^https?:|=https?%3A')"
+# Only these say that two files are alike.
+HASHED = f"regexp_full_match(content_id, '{HASHED_ID}') and not regexp_matches(url, '{WEB_URL}')"
 
 # Only these say that a path holds the bytes that were planned, or others.
 KNOWN = f"content_id not in {UNKNOWN} and not regexp_matches(url, '^https?://')"
@@ -84,7 +83,8 @@ class Snapshot:
             shape[name] = [{column: columns[column] for column in columns if column not in ("unit", "place")}]
         self.database.execute(
             f"create macro entry_of(text) as from_json_strict(text, '{json.dumps(shape)}'); "
-            f"create macro is_state(text) as list_contains({[*map(str, State)]}, text)"
+            f"create macro is_state(text) as list_contains({[*map(str, State)]}, text); "
+            f"create macro is_hashed(content_id, url) as {HASHED}"
         )
 
     # What is told to it
@@ -195,7 +195,11 @@ class Snapshot:
             limit: new contents at most.
         """
         facts = ("content_id", "size_bytes", "coalesce(start_pts_seconds, -1)", "coalesce(end_pts_seconds, -1)")
-        content = "clip_id" if paths_matter else f"if({HASHED}, concat_ws(' ', {', '.join(facts)}), clip_id)"
+        content = (
+            "clip_id"
+            if paths_matter
+            else f"if(is_hashed(content_id, url), concat_ws(' ', {', '.join(facts)}), clip_id)"
+        )
         self.settle("planned", "latest")
         find, choose = (named_queries()[name].replace("{content}", content) for name in ("find_night", "choose_night"))
         self.database.execute(find, since=since, limit=limit)

@@ -7,6 +7,7 @@ point to.
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 
 from pipeline.video.frames import VideoError
@@ -107,6 +108,16 @@ _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*", b"8BPS", 
 _PLAYLISTS = (b"#extm3u", b"ffconcat", b"[playlist]", b"<?xml", b"<mpd", b"<asx", b"<smil", b"v=0", b"[reference]")
 _URLS = (b"http:", b"https:", b"rtsp:", b"rtmp:", b"ftp:", b"file:", b"mms:", b"udp:", b"concat:", b"subfile:")
 _BY_DEMUXER = {each.demuxer: each for each in CONTAINERS}
+
+
+def extension_of(path: str) -> str:
+    """The ending of a path, lower case, without its dot."""
+    return posixpath.splitext(path)[1].lower().removeprefix(".")
+
+
+def is_named_as_clip(path: str) -> bool:
+    """Whether a path ends as those of videos and images do."""
+    return extension_of(path) in VIDEO_NAMES | IMAGE_NAMES
 
 
 def container_of(head: bytes) -> Container | None:

@@ -14,12 +14,13 @@ import pytest
 from hostile_listing import MEMBER
 
 from pipeline.corpus import archived
-from pipeline.corpus.archived import ArchiveLister, is_named_as_clip
+from pipeline.corpus.archived import ArchiveLister
 from pipeline.corpus.read import read_corpus
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.listing import list_members
 from pipeline.storage.archives.members import kind_of
+from pipeline.video.formats import is_named_as_clip
 
 
 @pytest.fixture(scope="module")
