@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,33 +57,28 @@ def build_detector(
         device=device,
         weights=weights,
     )
+    return _built(spec, options)
+
+
+def _built(spec: DetectorSpec, options: DetectorOptions) -> Detector:
     try:
         return spec.build(options)
     except ModuleNotFoundError as error:
         if spec.extra is None:
             raise
         raise UsageError(
-            f"detector {name} needs {error.name}, which is not installed: pip install '{spec.extra}'"
+            f"detector {spec.name} needs {error.name}, which is not installed: pip install '{spec.extra}'"
         ) from None
 
 
 def check_detector(name: str, **options: Any) -> None:
-    """Raise UsageError where `build_detector` would with these options, in no time for a detector that can tell."""
+    """Raise UsageError where `build_detector` would with all these options; a detector that can tell is not built."""
     spec, found = _checked_options(name, **options)
-    if spec.check is None:
-        build_detector(name, **options)
-    else:
-        spec.check(found)
+    (spec.check or functools.partial(_built, spec))(found)
 
 
 def _checked_options(
-    name: str,
-    *,
-    upsample: int = 0,
-    score_threshold: float = 0.0,
-    precision: str = "auto",
-    device: str = "auto",
-    weights: str | None = None,
+    name: str, *, upsample: int, score_threshold: float, precision: str, device: str, weights: str | None
 ) -> tuple[DetectorSpec, DetectorOptions]:
     spec = detector_spec(name)
     _check_choice("precision", precision, PRECISIONS)

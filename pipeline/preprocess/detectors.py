@@ -83,9 +83,8 @@ def shared_detection(
         return None
 
     def start() -> Mapping[str, Any]:
-        from pipeline.runtime.shared_detector import (
-            start_detectors,
-        )  # Ray, which a run that misses nothing does without.
+        # Ray, which a run that misses nothing does without.
+        from pipeline.runtime.shared_detector import start_detectors
 
         build = functools.partial(detect_of, config, device=device)
         return {"shared_detect": start_detectors(build, device=device, num_gpus_each=num_gpus_each)}
