@@ -31,10 +31,12 @@ def check_claims(info: Mapping[str, Any], where: str) -> None:
             raise UsageError(f"{where}: {path} is {shown_value(value)}, not {wanted}; {_CURE}")
 
 
-def _number(least: float, most: float, *, whole: bool = False, may_miss: bool = False) -> Callable[[Any], bool]:
+def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or holds(value)
+
+
+def _number(least: float, most: float, *, whole: bool = False) -> Callable[[Any], bool]:
     def holds(value: Any) -> bool:
-        if value is None:
-            return may_miss
         is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         return is_number and abs(value) < 2**63 and math.isfinite(value) and least <= value <= most
 
@@ -45,16 +47,8 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_LETTERS
 
 
-def _text_or_none(value: Any) -> bool:
-    return value is None or _text(value)
-
-
 def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
-
-
-def _mapping_or_none(value: Any) -> bool:
-    return value is None or _mapping(value)
 
 
 def _rows(value: Any) -> bool:
@@ -63,7 +57,7 @@ def _rows(value: Any) -> bool:
 
 def _matrix(value: Any) -> bool:
     is_count = _number(0, 2**62)
-    return value is None or (
+    return (
         isinstance(value, list)
         and 0 < len(value) <= 100
         and all(isinstance(row, list) and 0 < len(row) <= 100 and all(map(is_count, row)) for row in value)
@@ -71,9 +65,9 @@ def _matrix(value: Any) -> bool:
 
 
 _PX = (_number(8, MAX_PX, whole=True), f"a side of 8 to {MAX_PX} pixels")
-_SHARE = (_number(0, 1, may_miss=True), "a share from 0 to 1")
-_COUNT = (_number(0, 2**62, whole=True, may_miss=True), "a count")
-_WORDS = (_text_or_none, f"a text of up to {MAX_LETTERS} letters")
+_SHARE = (_or_none(_number(0, 1)), "a share from 0 to 1")
+_COUNT = (_or_none(_number(0, 2**62, whole=True)), "a count")
+_WORDS = (_or_none(_text), f"a text of up to {MAX_LETTERS} letters")
 # In this order: a part is looked into only where it is what the line before says.
 _CLAIMS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("epoch", _number(0, MAX_EPOCH, whole=True), f"a number up to {MAX_EPOCH}"),
@@ -90,15 +84,15 @@ _CLAIMS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("config.preprocessing", _mapping, "an object"),
     ("history", _rows, "a list of objects"),
     ("manifest_sha256", _text, "a text"),
-    ("metrics", _mapping_or_none, "an object"),
+    ("metrics", _or_none(_mapping), "an object"),
     ("metrics.top1_accuracy", *_SHARE),
     ("metrics.ece", *_SHARE),
     ("metrics.num_examples", *_COUNT),
-    ("metrics.confusion_matrix", _matrix, "a matrix of counts"),
-    ("data", _mapping_or_none, "an object"),
+    ("metrics.confusion_matrix", _or_none(_matrix), "a matrix of counts"),
+    ("data", _or_none(_mapping), "an object"),
     ("data.name", *_WORDS),
     ("data.num_examples", *_COUNT),
-    ("data.per_class", _mapping_or_none, "an object"),
+    ("data.per_class", _or_none(_mapping), "an object"),
     ("trained_at", *_WORDS),
     ("card", *_WORDS),
 )
