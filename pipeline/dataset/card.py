@@ -24,6 +24,12 @@ FORBIDDEN_USE = (
 )
 
 
+def lines_on_use() -> list[str]:
+    """The end of every card: limits, intended and forbidden use."""
+    parts = (("Limits", LIMITS), ("Intended use", INTENDED_USE), ("Forbidden use", FORBIDDEN_USE))
+    return [line for title, words in parts for line in ("", f"## {title}", "", words)]
+
+
 @dataclass(frozen=True)
 class CardTable:
     """A table of an output. files: the pattern of its files, by split. images: names of its columns of pictures."""
@@ -61,13 +67,11 @@ def card_of(tables: list[CardTable]) -> bytes:
     lines.append("dataset_info:")
     for table in tables:
         lines += [f"- config_name: {table.name}", "  features:", *_features(table.schema, table.images, indent="  ")]
-    parts = (("Limits", LIMITS), ("Intended use", INTENDED_USE), ("Forbidden use", FORBIDDEN_USE))
-    text = [line for title, words in parts for line in ("", f"## {title}", "", words)]
     origin = [
         "",
         "What it was made of, and its splits: `manifest.json`, `summary.json` and `config.yaml` beside this file.",
     ]
-    return ("\n".join([*lines, "---", "", HEADING, *origin, *text]) + "\n").encode()
+    return ("\n".join([*lines, "---", "", HEADING, *origin, *lines_on_use()]) + "\n").encode()
 
 
 def _features(fields: pa.Schema | pa.StructType, images: tuple[str, ...], *, indent: str) -> Iterator[str]:

@@ -20,9 +20,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     """
     if not len(labels) or not np.isfinite(probabilities).all():
         return None
-    highest = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((highest * NUM_BINS).astype(int), NUM_BINS - 1)
+    highest, right, bins = _binned(probabilities, labels)
     gaps = np.bincount(bins, weights=highest - right, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(labels))
 
@@ -39,8 +37,7 @@ def calibration_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, A
         reliability: bins of the highest probability that hold examples, with their mean and the share that is right.
     """
     truth = np.eye(probabilities.shape[1])[labels]
-    highest, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((highest * NUM_BINS).astype(int), NUM_BINS - 1)
+    highest, right, bins = _binned(probabilities, labels)
     return {
         "nll": float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()),
         "brier": float(((probabilities - truth) ** 2).sum(axis=1).mean()),
@@ -55,6 +52,12 @@ def calibration_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, A
             for number in np.unique(bins).tolist()
         ],
     }
+
+
+def _binned(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each example the highest probability, whether it is right, and its bin."""
+    highest, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    return highest, right, np.minimum((highest * NUM_BINS).astype(int), NUM_BINS - 1)
 
 
 def undecided_below(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.evaluate.metrics import balanced_accuracy, confusion_matrix, top1_accuracy
 from pipeline.evaluate.persons import ClipPredictions
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.remote import absolute_url, read_url
@@ -110,12 +111,11 @@ def _count(labels: Sequence[int], predictions: Sequence[int]) -> int:
 
 
 def _top1(labels: Sequence[int], predictions: Sequence[int]) -> float:
-    return float(np.mean(np.asarray(labels) == np.asarray(predictions)))
+    return top1_accuracy(confusion_matrix(labels, predictions))
 
 
 def _balanced(labels: Sequence[int], predictions: Sequence[int]) -> float:
-    true, right = np.asarray(labels), np.asarray(labels) == np.asarray(predictions)
-    return float(np.mean([right[true == emotion].mean() for emotion in np.unique(true)]))
+    return balanced_accuracy(confusion_matrix(labels, predictions))
 
 
 def _metric_frame() -> Any:

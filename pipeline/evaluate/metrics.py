@@ -48,6 +48,11 @@ def per_class_accuracy(matrix: np.ndarray) -> np.ndarray:
     return np.where(num_true > 0, np.diag(matrix) / np.maximum(num_true, 1), np.nan)
 
 
+def balanced_accuracy(matrix: np.ndarray) -> float:
+    """The mean of the accuracies on the classes that occur, 0 to 1."""
+    return float(np.nanmean(per_class_accuracy(matrix)))
+
+
 def macro_f1(matrix: np.ndarray) -> float:
     """The unweighted mean of F1 = 2·TP / (2·TP + FP + FN) over classes that occur in truth or in prediction, 0 to 1.
 
@@ -76,7 +81,7 @@ def metrics_of(matrix: np.ndarray) -> dict[str, Any]:
     return {
         "num_examples": int(matrix.sum()),
         "top1_accuracy": top1_accuracy(matrix),
-        "balanced_accuracy": float(np.nanmean(accuracies)),
+        "balanced_accuracy": balanced_accuracy(matrix),
         "macro_f1": macro_f1(matrix),
         "macro_f1_of_all": macro_f1_of_all(matrix),
         "per_class_accuracy": {

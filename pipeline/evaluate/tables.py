@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.records.vocabulary import EMOTIONS
+from pipeline.report.evaluation import calibration_levels
 from pipeline.report.paper import (
     CAER_NET_S,
     CAHFW_NET,
@@ -95,13 +96,7 @@ def _summaries(splits: dict[str, dict[str, Any]], *, title: str) -> list[ResultT
         counts = f"{clips['num_clips']:,}", f"{clips['num_persons']:,}"
         clip_rows.append([split, *counts, *_measured(clips)])
         covered_rows.append([split, percent(clips["top1_accuracy_by_faces"]), *told])
-        found = each["calibration"]
-        levels = (
-            ("faces, temperature 1", found["before"]),
-            (f"faces, temperature {found['temperature']:.3g}", found["after"]),
-            ("clips by persons", clips["calibration"]),
-        )
-        for level, values in levels:
+        for level, values in calibration_levels(each).items():
             told = f"{values['nll']:.3f}", f"{values['brier']:.3f}", percent(values["ece"])
             calibration.append([f"{split}, {level}", *told])
     covered_columns = ["split", "top-1 by faces, each alike", "without a face", "top-1 with these wrong"]

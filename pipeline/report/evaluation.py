@@ -103,15 +103,20 @@ def reliability(calibration: Mapping[str, Any], *, split: str) -> Chart:
     return Chart(traces, title, "highest probability", "share right", share=True, numbers=numbers)
 
 
-def calibration_table(metrics: Mapping[str, Any], *, split: str) -> Table:
-    """NLL, Brier score and ECE of faces before the temperature and after, and of clips."""
+def calibration_levels(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """NLL, Brier score and ECE (`evaluate.calibration`) of a split's levels, by their names."""
     found = metrics["calibration"]
-    levels = {
+    return {
         "faces, temperature 1": found["before"],
         f"faces, temperature {found['temperature']:.3g}": found["after"],
         "clips by persons": metrics["clip_level"]["calibration"],
     }
-    rows = [[name, f"{each['nll']:.3f}", f"{each['brier']:.3f}", said(each["ece"])] for name, each in levels.items()]
+
+
+def calibration_table(metrics: Mapping[str, Any], *, split: str) -> Table:
+    """NLL, Brier score and ECE of faces before the temperature and after, and of clips."""
+    levels = calibration_levels(metrics).items()
+    rows = [[name, f"{each['nll']:.3f}", f"{each['brier']:.3f}", said(each["ece"])] for name, each in levels]
     return Table(f"Calibration on {split}", ["of", "NLL (nats)", "Brier score (0 to 2)", "ECE"], rows)
 
 

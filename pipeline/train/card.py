@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.dataset.card import FORBIDDEN_USE, INTENDED_USE, LIMITS
+from pipeline.dataset.card import lines_on_use
 from pipeline.models.checkpoint_info import put, read_checkpoint_info
 from pipeline.records.vocabulary import EMOTIONS
 
@@ -62,11 +62,7 @@ def run_card(summary: Mapping[str, Any], info: Mapping[str, Any], best: Mapping[
         *rows,
         "",
         "By groups of people: not known. `jobs/evaluate.py` measures groups where the data names them.",
-        *(
-            part
-            for title, text in (("Limits", LIMITS), ("Intended use", INTENDED_USE), ("Forbidden use", FORBIDDEN_USE))
-            for part in ("", f"## {title}", "", text)
-        ),
+        *lines_on_use(),
     ]
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n{chr(10).join(lines)}\n".encode()
 
