@@ -8,20 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipeline.faces.persons import linked, numbered
 from pipeline.records.vocabulary import EMOTIONS
 
-__all__ = [
-    "ABSTAINED",
-    "STRAY",
-    "Summary",
-    "emotion_of",
-    "entropies",
-    "linked",
-    "num_changes",
-    "numbered",
-    "summarised",
-]
 ABSTAINED = "abstained"
 
 

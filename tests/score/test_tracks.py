@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.faces.persons import linked, numbered
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.labels import UnitLabels, predictions_of, track_labels_of
-from pipeline.score.tracks import ABSTAINED, STRAY, emotion_of, entropies, linked, num_changes, numbered, summarised
+from pipeline.score.tracks import ABSTAINED, STRAY, emotion_of, entropies, num_changes, summarised
 
 STEP_SECONDS = 0.4
 
