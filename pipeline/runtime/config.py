@@ -72,9 +72,14 @@ class PoolConfig:
         if not self.max_clip_gigapixels > 0:
             raise ValueError(f"--max-clip-gigapixels is {self.max_clip_gigapixels}; give more than 0")
 
-    def clips_of_unit(self, num_clips: int, *, num_actors: int) -> int:
-        """How many of so many clips make a unit: progress is told, and a core is free for the rest, unit by unit."""
-        return self.clips_per_shard or max(1, min(MAX_CLIPS_OF_UNIT, num_clips // (UNITS_PER_ACTOR * num_actors)))
+    def clips_of_unit(self, num_clips: int) -> int:
+        """How many of so many clips make a unit: progress is told, and a core is free for the rest, unit by unit.
+
+        num_clips: those that actors will do; of none (copies) units may be large.
+        """
+        if self.clips_per_shard or not num_clips:
+            return self.clips_per_shard or MAX_CLIPS_OF_UNIT
+        return max(1, min(MAX_CLIPS_OF_UNIT, num_clips // (UNITS_PER_ACTOR * num_actors(self, num_clips))))
 
     @property
     def limits(self) -> SandboxLimits:

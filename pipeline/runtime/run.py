@@ -22,7 +22,7 @@ from pipeline.ledger.planning import plan
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
 from pipeline.records.outcomes import COUNTED, OWN_FAULT, State
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.config import MAX_CLIPS_OF_UNIT, PoolConfig, num_actors
+from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.describe import describe_audit, describe_changes, describe_summary
 from pipeline.runtime.job import Choice, Job, SystematicFault
@@ -115,7 +115,7 @@ class _Trial:
         with ThreadPoolExecutor(1) as pool:
             trial = None if self._passed else pool.submit(self._job.try_out)
             if trial is not None and os.environ.get("RAY_ADDRESS"):
-                trial.exception()  # Nodes here may unpack the folder anew from which the child starts.
+                trial.result()  # Nodes here may unpack the folder anew from which the child starts.
             with started_ray() as where:
                 if trial is not None:
                     for line in trial.result():
@@ -160,7 +160,6 @@ def prepare(job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus) -> Cho
 
 def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, config: PoolConfig) -> None:
     """num_clips: those that actors will do."""
-    size = config.clips_of_unit(num_clips, num_actors=num_actors(config, num_clips)) if num_clips else MAX_CLIPS_OF_UNIT
     changes = plan(
         ledger,
         snapshot,
@@ -168,7 +167,7 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, confi
         config=job.plan_config,
         defaults=job.plan_defaults,
         versions=job.versions,
-        clips_per_shard=size,
+        clips_per_shard=config.clips_of_unit(num_clips),
     )
     for line in describe_changes(changes):
         log_status(line)

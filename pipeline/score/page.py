@@ -20,7 +20,6 @@ from pipeline.records.faces import (
     Thumbnail,
     TrackLabel,
 )
-from pipeline.runtime.config import num_actors
 from pipeline.runtime.console import log_status
 from pipeline.runtime.run import Run
 from pipeline.score.actor import thumbnails_folder
@@ -126,7 +125,6 @@ def picture_options(config: ScoreConfig, num_clips: int) -> dict[str, int]:
     """Of how many clips of which units frames are kept small: together enough for the page and few more."""
     if config.no_thumbnails or not config.page:
         return {"num_pictured": 0}
-    size = config.clips_of_unit(num_clips, num_actors=num_actors(config, num_clips))
-    num_units = max(1, -(-num_clips // size))
+    num_units = max(1, -(-num_clips // config.clips_of_unit(num_clips)))
     every = max(1, num_units // MAX_PICTURED_UNITS)
     return {"num_pictured": -(-report.MAX_TIMELINES * every // num_units), "pictured_every": every}
