@@ -108,15 +108,17 @@ class _Trial:
     @contextmanager
     def with_workers(self) -> Iterator[str]:
         """Ray for as long as the block runs; in words, which. Raises what either raises."""
-        from pipeline.runtime.cluster import started_ray  # A second, which a run that misses nothing does without.
+        # A second, which a run that misses nothing does without. All of it now: once a cluster is joined, nodes on this
+        # machine may unpack the package's folder anew, and what is loaded or started from it then may not be there.
+        from pipeline.runtime import cluster, pool  # noqa: F401
 
         if not self._passed:
             log_status(f"trying {self._job.trial}")
-        with ThreadPoolExecutor(1) as pool:
-            trial = None if self._passed else pool.submit(self._job.try_out)
+        with ThreadPoolExecutor(1) as threads:
+            trial = None if self._passed else threads.submit(self._job.try_out)
             if trial is not None and os.environ.get("RAY_ADDRESS"):
-                trial.result()  # Nodes here may unpack the folder anew from which the child starts.
-            with started_ray() as where:
+                trial.result()
+            with cluster.started_ray() as where:
                 if trial is not None:
                     for line in trial.result():
                         log_status(line)
