@@ -70,6 +70,7 @@ def test_a_ledger_of_made_up_clips_holds_and_leaves_only_its_figures(tmp_path):
     assert len(set(made_clips(250)["clip_id"].to_pylist())) == 250
 
 
+@pytest.mark.lengthy
 def test_a_listing_of_made_up_keys_asks_once_a_page(tmp_path):
     found = listing(ListingConfig(study="listing", keys=2001, output=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["listing.json"]

@@ -95,6 +95,7 @@ CASES = {
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", CASES)
 def test_a_child_lists_what_the_listing_lists(told, name):
     data = CASES[name]
@@ -119,6 +120,7 @@ def test_what_each_kind_ends_as(told):
     assert sum(reasons["negative.tar"].values()) == reasons["negative.tar"]["damaged_archive"]
 
 
+@pytest.mark.lengthy
 def test_an_archive_costs_itself_alone_and_kinds_that_are_not_read_are_named(tmp_path):
     for name in ("bomb.tar.gz", "cut.zip", "a.zip"):
         (tmp_path / name).write_bytes(CASES[name])
@@ -137,6 +139,7 @@ def listed_by(how, *, limits=None, size_bytes=4):
         return archived._listed(sandbox, io.BytesIO(b"data"), "tar", size_bytes=size_bytes, content_id="id")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("how", "reason", "told"),
     [

@@ -623,6 +623,7 @@ def test_clips_read_as_a_tuple_of_them(tmp_path: Path) -> None:
 # --- remote stores ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_a_corpus_copied_to_s3_keeps_its_ids_and_splits(tmp_path: Path, s3) -> None:
     paths = ("train/Anger/1.avi", "test/Sad/2.avi", "test/Sad/readme.txt", ".hidden/x.avi", "test/Sad/.DS_Store")
     for path in paths:
@@ -655,6 +656,7 @@ def test_a_folder_of_s3_is_read_by_one_listing_and_ranges_of_nameless_files(s3) 
     assert set(reasons_of(corpus)) == {"random", "empty"}
 
 
+@pytest.mark.lengthy
 def test_a_listing_comes_page_by_page_and_a_page_that_fails_is_asked_for_again(s3, monkeypatch) -> None:
     bucket = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]  # 2,001 requests would take 6 s
     for number in range(2001):
@@ -686,6 +688,7 @@ def test_odd_keys_of_s3_stay_whole_and_openable(s3) -> None:
         assert clip.content_id == hashlib.md5(clip.path.encode(), usedforsecurity=False).hexdigest()
 
 
+@pytest.mark.lengthy
 def test_files_and_globs_of_s3_are_read(s3) -> None:
     for name in ("a1.mp4", "a2.mkv", "sub/a3.mp4", "b [1].mp4"):
         s3.put(f"clips/{name}", name.encode())
@@ -697,6 +700,7 @@ def test_files_and_globs_of_s3_are_read(s3) -> None:
     assert read_corpus(s3.url("clips/**/a*.mp4")).clips == (whole["a1.mp4"], whole["sub/a3.mp4"])
 
 
+@pytest.mark.lengthy
 def test_a_second_reading_sees_what_others_wrote_meanwhile(s3) -> None:
     s3.put("clips/a.mp4", b"a")
     s3.put("clips/list.csv", b"url\na.mp4\n")
@@ -737,6 +741,7 @@ def test_a_manifest_on_s3_lists_neighbours_other_buckets_and_missing_objects(tmp
     assert [(clip.path, clip.url, clip.label) for clip in here.clips] == [(s3.url("set/a.mp4"),) * 2 + ("Sad",)]
 
 
+@pytest.mark.lengthy
 def test_missing_buckets_folders_and_credentials_are_told_in_one_line(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CorpusError, match=r"^input s3://no-such-bucket-x/clips does not exist; check the path$"):
         read_corpus("s3://no-such-bucket-x/clips")
@@ -752,6 +757,7 @@ def test_missing_buckets_folders_and_credentials_are_told_in_one_line(s3, monkey
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.lengthy
 def test_a_store_that_does_not_answer_is_told_in_one_line(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

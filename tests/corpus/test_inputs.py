@@ -106,6 +106,7 @@ def make_zip(path: Path, names: list[str], *, system: int = 0) -> Path:
     return path
 
 
+@pytest.mark.lengthy
 def test_an_archive_of_windows_has_its_folders(tmp_path: Path):
     path = make_zip(tmp_path / "a.zip", ["train\\Happy\\1.mp4", "train\\Sad\\2.mp4"])
     assert [(clip.path, clip.label) for clip in read_corpus(str(path)).clips] == [

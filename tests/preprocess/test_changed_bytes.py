@@ -75,6 +75,7 @@ def test_a_local_file_is_hashed_once_and_again_when_it_was_touched(tmp_path):
         contents.verify(str(path), "f97c5d29941bfb1b2fdab0874906ab82")
 
 
+@pytest.mark.lengthy
 def test_a_file_overwritten_after_its_listing_ends_changed(tmp_path, videos, extractor):
     shutil.copy(videos[0], tmp_path / "a.avi")
     (clip,) = read_corpus(str(tmp_path)).clips
@@ -98,6 +99,7 @@ def test_a_file_of_the_same_size_and_time_is_told_too(tmp_path, videos, extracto
     assert ended(extractor, clip) == OTHER
 
 
+@pytest.mark.lengthy
 def test_a_file_written_to_while_it_is_read_ends_changed(tmp_path, videos, extractor, monkeypatch):
     shutil.copy(videos[0], tmp_path / "a.avi")
     (clip,) = read_corpus(str(tmp_path)).clips
@@ -159,6 +161,7 @@ def archive(kind, paths):
     return packed.getvalue()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_a_member_of_an_archive_that_was_packed_anew_ends_changed(kind, tmp_path, s3, videos, extractor):
     one, other = archive(kind, videos[:2]), archive(kind, [videos[2], videos[1]])
