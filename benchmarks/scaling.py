@@ -121,18 +121,11 @@ def scaling(config: ScalingConfig) -> dict[str, Any]:
 
 def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
-    num_units = actors * config.units_per_actor
-    clips = BatchSpool()
-    for batch in made_batches(num_units * config.clips_per_shard):
-        clips.append(batch)
+    corpus = made_corpus(actors * config.units_per_actor * config.clips_per_shard)
     start_ray(least_cpus=int(np.ceil(actors * CPUS_PER_ACTOR)) + 1)
     cpu = time.process_time()
-    spec = ActorSpec(build=partial(WaitingActor, unit_seconds=config.unit_seconds))
-    job = Job(kind=KIND, plan_config={}, plan_defaults={}, versions={}, build_actor=lambda _: spec)
-    description = f"{clips.num_rows:,} made-up clips"
-    corpus = Corpus(layout="folder", root="", description=description, rows=clips, ignored=())
     pool = PoolConfig(actors=actors, clips_per_shard=config.clips_per_shard)
-    found = run(job, lambda: corpus, str(folder), config=pool)
+    found = run(waiting_job(config.unit_seconds), lambda: corpus, str(folder), config=pool)
     cpu = time.process_time() - cpu
     rows = found.snapshot.database.rows("select facts from entries order by unit")
     units = [Waited(**json.loads(row["facts"])) for row in rows]
@@ -146,6 +139,20 @@ def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, 
         "driver_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "busy": busy_share(units),
     }
+
+
+def made_corpus(num_clips: int) -> Corpus:
+    """Made-up clips, as listed."""
+    clips = BatchSpool()
+    for batch in made_batches(num_clips):
+        clips.append(batch)
+    return Corpus(layout="folder", root="", description=f"{num_clips:,} made-up clips", rows=clips, ignored=())
+
+
+def waiting_job(unit_seconds: float) -> Job:
+    """A job whose actors wait for as long as a unit would take."""
+    spec = ActorSpec(build=partial(WaitingActor, unit_seconds=unit_seconds))
+    return Job(kind=KIND, plan_config={}, plan_defaults={}, versions={}, build_actor=lambda _: spec)
 
 
 def busy_share(units: Iterable[Waited]) -> float:

@@ -95,10 +95,10 @@ def read_files(
 
 def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:
     """Raise CorpusError where the images of a CAER-S tree would be left out for a few videos among them."""
-    paths = list(found.images.tree_paths()) if len(found.images) > len(found.videos) else []
-    if paths and _caer_move("", paths) is not None:
+    num_images = len(found.images)
+    if num_images > len(found.videos) and _caer_move("", found.images.tree_paths()) is not None:
         raise CorpusError(
-            f"input {shown} holds {len(found.videos):,} videos and {len(paths):,} images in CAER's layout, and one run "
+            f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in CAER's layout, and one run "
             "reads one kind; set the layout to caer-s (the images) or to caer or folder (the videos)"
         )
 
