@@ -24,7 +24,7 @@ from benchmarks.clips import repeated
 from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import median, shown, table
 from benchmarks.timing import Timing, spread, steady, tree_cpu_seconds, tree_memory_bytes
-from pipeline.corpus.types import Corpus
+from pipeline.corpus.types import Corpus, IgnoredFiles
 from pipeline.faces.detector import find_weights
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.planning import plan_clips
@@ -237,7 +237,7 @@ def run_on_ray(
         kind=KIND, plan_config=plan_config_of(config), plan_defaults={}, versions=versions(), build_actor=lambda _: spec
     )
     rows = spooled(clip_table(clips))
-    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} clips", rows=rows, ignored=())
+    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} clips", rows=rows, ignored=IgnoredFiles())
     run(job, lambda: corpus, output, config=pool)
     return {"ray_init_seconds": seconds}
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.ledger import made_batches
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from pipeline.corpus.types import Corpus
+from pipeline.corpus.types import Corpus, IgnoredFiles
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Unit
 from pipeline.records.columns import table_of
@@ -146,7 +146,9 @@ def made_corpus(num_clips: int) -> Corpus:
     clips = BatchSpool()
     for batch in made_batches(num_clips):
         clips.append(batch)
-    return Corpus(layout="folder", root="", description=f"{num_clips:,} made-up clips", rows=clips, ignored=())
+    return Corpus(
+        layout="folder", root="", description=f"{num_clips:,} made-up clips", rows=clips, ignored=IgnoredFiles()
+    )
 
 
 def waiting_job(unit_seconds: float) -> Job:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import yaml
 
 from pipeline.corpus.types import Corpus
 from pipeline.ledger.audit import Audit, audit
+from pipeline.ledger.files import json_list
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import RunLock
 from pipeline.ledger.planning import plan
@@ -92,7 +93,7 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
             "errors": errors,
         }
         ledger.storage.put("summary.json", _json(summary))
-        ledger.storage.put("ignored.json", _json([asdict(ignored) for ignored in corpus.ignored]))
+        ledger.storage.put_stream("ignored.json", chain(json_list(map(asdict, corpus.ignored)), [b"\n"]))
     exit_code = exit_code_of(summary, found, config)
     return Run(ledger=ledger, snapshot=snapshot, summary=summary, audit=found, exit_code=exit_code, choice=choice)
 
@@ -275,10 +276,8 @@ def print_summary(found: Run) -> None:
 def _log_corpus(corpus: Corpus) -> None:
     log_status(corpus.description)
     if corpus.ignored:
-        reasons = Counter(ignored.reason for ignored in corpus.ignored)
-        log_status(
-            f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        )
+        reasons = ", ".join(f"{count} {reason}" for reason, count in corpus.ignored.reasons.items())
+        log_status(f"ignored {len(corpus.ignored)} files: {reasons}")
 
 
 def _log_waiting(seconds: float) -> None:

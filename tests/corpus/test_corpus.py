@@ -26,6 +26,7 @@ from pipeline.records.clips import CLIP_SCHEMA, clip_table
 from pipeline.records.columns import table_of
 from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.remote import listed, local_path, open_filesystem
+from pipeline.storage.spool import BatchSpool
 
 ODD_NAMES = (
     "a name with  spaces.mp4",
@@ -507,7 +508,7 @@ def test_a_manifest_gives_labels_splits_and_time_ranges(tmp_path: Path) -> None:
     corpus = read_corpus(manifest(tmp_path, text))
     assert corpus.layout == "manifest"
     assert corpus.root == str(tmp_path)
-    assert corpus.ignored == ()
+    assert len(corpus.ignored) == 0
     rows = [(clip.path, clip.label, clip.split, clip.start_pts_seconds, clip.end_pts_seconds) for clip in corpus.clips]
     assert rows == [
         ("../outside.mkv", "Sad", "train", None, None),
@@ -859,7 +860,7 @@ def test_a_listing_that_does_not_fit_into_memory_is_sorted_all_the_same(tmp_path
         (tmp_path / f"{number:02d}.mp4").write_bytes(bytes([number]))
     whole = read_corpus(str(tmp_path / "m.csv"))
     monkeypatch.setattr("pipeline.corpus.table.ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr("pipeline.corpus.table.BATCHES_PER_RUN", 2)
+    monkeypatch.setattr("pipeline.corpus.sorting.BATCHES_PER_RUN", 2)
     found = read_corpus(str(tmp_path / "m.csv"))
     assert found.num_clips == whole.num_clips == len({*lines})
     assert found.table.equals(whole.table)
@@ -868,11 +869,28 @@ def test_a_listing_that_does_not_fit_into_memory_is_sorted_all_the_same(tmp_path
     assert keys == sorted(keys)
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
+def test_more_ignored_files_than_fit_into_memory_are_told_all_the_same(tmp_path, monkeypatch, rows_at_once):
+    names = [f"{number % 7}/{number:03d}.{('txt', 'json')[number % 2]}" for number in range(100)]
+    for name in ("clip.mp4", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    whole = read_corpus(str(tmp_path))
+    monkeypatch.setattr("pipeline.corpus.types.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("pipeline.corpus.sorting.BATCHES_PER_RUN", 2)
+    monkeypatch.setattr(BatchSpool.__init__, "__kwdefaults__", {"memory_bytes": 100})
+    ignored = read_corpus(str(tmp_path)).ignored
+    assert [item.path for item in ignored] == sorted(names)
+    assert ignored == whole.ignored
+    assert len(ignored) == 100
+    assert sorted(ignored.reasons.values()) == [50, 50]
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 2, 1000])
 @pytest.mark.parametrize("names", ["fcabdef", "ffabcde", "abcdeff", "fabcdef"])
 def test_files_that_cannot_be_told_apart_are_named_wherever_they_are_listed(monkeypatch, rows_at_once, names):
     monkeypatch.setattr("pipeline.corpus.table.ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr("pipeline.corpus.table.BATCHES_PER_RUN", 2)
+    monkeypatch.setattr("pipeline.corpus.sorting.BATCHES_PER_RUN", 2)
     files = [ListedFile(path=name, place=f"/in/{name}", size_bytes=1, content_id="x") for name in names]
     with pytest.raises(CorpusError, match=r"'/in/f' and '/in/f' cannot be told apart: same path 'f'"):
         corpus_of("folder", "/in", files=files, ignored=[], rules=SplitRules(split_fractions=None), notes=[])

@@ -15,7 +15,7 @@ import pytest
 from ledgers import audited, finish, pending, planned, sweep
 
 from pipeline.ledger.entries import entry_texts
-from pipeline.ledger.files import json_bytes
+from pipeline.ledger.files import json_bytes, json_list, json_with_list
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError, RunLock, identity, started
 from pipeline.ledger.outputs import one_run_in, runs_in
@@ -943,3 +943,9 @@ def test_the_runs_of_an_output_are_its_own_or_those_of_each_model(tmp_path):
     for name in ("nothing", "labels/model=empty"):
         with pytest.raises(LedgerError, match="holds no run"):
             runs_in(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("values", [[], [1], ["é\n", {"a": [1, {"b": []}], "c": {}}, []], [{"path": "x"}] * 3])
+def test_a_list_written_a_part_at_a_time_is_the_json_of_all_of_it(values):
+    assert b"".join(json_list(values)) + b"\n" == json_bytes(values)
+    assert b"".join(json_with_list({"of": 2}, "values", values)) == json_bytes({"of": 2, "values": values})
