@@ -39,7 +39,7 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import start_ray
 from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.job import ActorSpec, Job
+from pipeline.runtime.job import ActorSpec, Job, go_on
 from pipeline.runtime.run import run
 from pipeline.storage.remote import local_path
 from pipeline.storage.spool import spooled
@@ -77,9 +77,11 @@ class TimedActor:
         self._job_pid = job_pid
         self._storage = Ledger(arguments["ledger_url"]).storage
         self._actor = PreprocessActor(**arguments)
+        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         started = time.time()
+        self._actor.clip_ended = self.clip_ended
         entry = self._actor.run(unit)
         machine = psutil.cpu_times()
         timing = {

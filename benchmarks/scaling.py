@@ -32,7 +32,7 @@ from pipeline.records.outcomes import Outcome, State
 from pipeline.runtime.cluster import start_ray
 from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.job import ActorSpec, Job
+from pipeline.runtime.job import ActorSpec, Job, go_on
 from pipeline.runtime.pool import CPUS_PER_ACTOR
 from pipeline.runtime.run import run
 from pipeline.storage.spool import BatchSpool
@@ -86,6 +86,7 @@ class WaitingActor:
         self._ledger = Ledger(ledger_url)
         self._name = f"{time.time():.6f}"
         self._unit_seconds = unit_seconds
+        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         began = time.time()

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fsspec.asyn import sync
 
@@ -59,6 +59,15 @@ def md5_of(path: str | Path) -> str:
     """The MD5 of a local file's bytes, in hexadecimal digits. Raises OSError."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def begins_with(stream: BinaryIO, content_id: str, *, size_bytes: int) -> bool:
+    """Whether a file's first `size_bytes` are those of the MD5 `content_id`. Raises OSError."""
+    found, left = hashlib.md5(usedforsecurity=False), size_bytes
+    while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
+        found.update(chunk)
+        left -= len(chunk)
+    return not left and found.hexdigest() == content_id
 
 
 class LocalContents:
