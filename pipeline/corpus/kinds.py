@@ -39,7 +39,7 @@ _OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
 # What browsers, sftp and download tools call a file that is still coming.
 _IN_TRANSFER = (
     r"\.(part|partial|filepart|crdownload|opdownload|download|tmp|temp|aria2|ytdl|inprogress|!ut|!qb|bc!)$"
-    r"|\.part-frag\d+"
+    r"|\.part-frag\d+|_?\.gstmp$|\.\w{2,5}\.[0-9a-f]{8}$"  # the last two: of gsutil and of the AWS command line
 )
 _ARCHIVE_PART = r"\.(z\d\d|0\d\d|r\d\d|part\d+\.rar)$"
 
