@@ -26,8 +26,8 @@ from pipeline.runtime.progress import ProgressDisplay
 ASK_SECONDS = 0.5
 # How often an actor tells, at most: what the counter takes of all of them is some 1,000 messages a second.
 TELL_SECONDS, TELLS_A_SECOND = 0.2, 1000
-# A counter that does not answer is left alone for so long; its node may be gone.
-ANSWER_SECONDS, PAUSE_SECONDS = 2.0, 30.0
+# A counter that does not answer is left alone for a while: its node may be gone. The first answer waits for its start.
+FIRST_ANSWER_SECONDS, ANSWER_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 10.0
 # An interrupted run waits so long for the clips that its actors are at; a second interrupt ends it at once.
 GRACE_SECONDS = 10.0
 
@@ -65,7 +65,8 @@ class UnitTeller:
 
     def __init__(self, counter: Any, *, every_seconds: float) -> None:
         self._counter, self._every_seconds = counter, every_seconds
-        self._next = 0.0
+        self._next = self._silent_until = 0.0
+        self._answer_seconds = FIRST_ANSWER_SECONDS
         self._is_stopping = False
         self._begin("")
 
@@ -98,14 +99,15 @@ class UnitTeller:
 
     def _tell(self, counts: dict[str, Any] | None) -> None:
         now = time.monotonic()
-        if self._next - now > PAUSE_SECONDS / 2:
+        if now < self._silent_until:
             return
         self._next = now + self._every_seconds
         try:
             told = self._counter.tell.remote(self._unit_id, counts)
-            self._is_stopping |= ray.get(told, timeout=ANSWER_SECONDS)
+            self._is_stopping |= ray.get(told, timeout=self._answer_seconds)
         except RayError:
-            self._next = now + PAUSE_SECONDS
+            self._silent_until = time.monotonic() + PAUSE_SECONDS
+        self._answer_seconds = ANSWER_SECONDS
 
 
 class UnitsAtWork:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fsspec.asyn import sync
 
@@ -61,8 +61,8 @@ def md5_of(path: str | Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def begins_with(stream: BinaryIO, content_id: str, *, size_bytes: int) -> bool:
-    """Whether a file's first `size_bytes` are those of the MD5 `content_id`. Raises OSError."""
+def begins_with(stream: Any, content_id: str, *, size_bytes: int) -> bool:
+    """Whether the first `size_bytes` of a file open for reading are those of the MD5 `content_id`. Raises OSError."""
     found, left = hashlib.md5(usedforsecurity=False), size_bytes
     while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
         found.update(chunk)
