@@ -9,6 +9,7 @@ tracks, of 440, and 10 pairs of one person whose head turns were further apart t
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,10 +79,11 @@ class _Track:
         return Box(last.x_min + dx, last.y_min + dy, last.x_max + dx, last.y_max + dy)
 
 
-def linked(examples: Sequence[SeenFace]) -> list[int]:
+def linked(examples: Sequence[SeenFace], *, cuts: Sequence[int] = ()) -> list[int]:
     """The track of each face of one clip, numbered from 0 in order of appearance.
 
-    examples: in order of frame and face, as extracted. In each frame the pair of highest IoU is linked first; equal
+    examples: in order of frame and face, as extracted. cuts: numbers of the frames that begin a shot, increasing; a
+    track ends where its shot does. In each frame the pair of highest IoU is linked first; equal
     ones go to the older track, then to the earlier face. A person who is away for longer than two sampled frames and a
     second is a new one on coming back.
     """
@@ -92,8 +94,12 @@ def linked(examples: Sequence[SeenFace]) -> list[int]:
     tracks: list[_Track] = []
     recent: list[int] = []  # A film of hours has thousands of tracks that nobody comes back to.
     found: list[int] = []
+    shot = 0
     for frame, now in zip(frames, times, strict=True):
         boxes = [example.box for example in frame]
+        shot_before, shot = shot, bisect_right(cuts, frame[0].frame_index)
+        if shot != shot_before:
+            recent = []
         recent = [index for index in recent if now - tracks[index].times[-1] <= longest]
         waiting = [index for index in recent if now > tracks[index].times[-1]]
         taken: dict[int, int] = {}

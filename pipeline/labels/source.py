@@ -26,9 +26,11 @@ from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
     FRAME_SCHEMA,
+    SHOT_SCHEMA,
     TRACK_SCHEMA,
     ClipLabel,
     Prediction,
+    Shot,
     TrackLabel,
 )
 from pipeline.records.vocabulary import EMOTIONS, UsageError
@@ -37,7 +39,7 @@ from pipeline.storage.remote import absolute_url
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 SHARDS_AT_ONCE = 256
 SHARDS_KEPT = 16
 _HIGHEST = f"greatest({', '.join(f'probabilities.{name}' for name in EMOTIONS)})"
@@ -46,15 +48,18 @@ _COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("clip_id", 
 _INDEX = f"""
 create or replace table shards_of as select unit,
   max(path) filter ("table" = 'clips') as clips_shard, max(path) filter ("table" = 'frames') as frames_shard,
-  max(path) filter ("table" = 'tracks') as tracks_shard from shards group by unit;
+  max(path) filter ("table" = 'tracks') as tracks_shard, max(path) filter ("table" = 'shots') as shots_shard
+  from shards group by unit;
 create or replace table clips_here as select l.clip_id, l.path, l.state,
   coalesce(c.reason, l.reason) as reason, l.detail, {", ".join(f"c.{name}" for name in _COLUMNS)},
-  l.unit, regexp_extract(s.clips_shard, 'day=([0-9-]+)', 1) as day, s.frames_shard, s.tracks_shard, p.url, p.size_bytes,
+  l.unit, regexp_extract(s.clips_shard, 'day=([0-9-]+)', 1) as day, s.frames_shard, s.tracks_shard, s.shots_shard,
+  p.url, p.size_bytes,
   coalesce(c.same_as, l.clip_id) as original
   from latest l left join label_rows c on c.clip_id = l.clip_id and c.unit = l.unit
   left join shards_of s on s.unit = l.unit left join planned p on p.clip_id = l.clip_id;
-create or replace table clips as select c.* exclude (frames_shard, tracks_shard),
+create or replace table clips as select c.* exclude (frames_shard, tracks_shard, shots_shard),
   coalesce(o.frames_shard, c.frames_shard) as frames_shard, coalesce(o.tracks_shard, c.tracks_shard) as tracks_shard,
+  coalesce(o.shots_shard, c.shots_shard) as shots_shard,
   {_HIGHEST.replace("probabilities", "c.probabilities")} as probability,
   if(contains(c.path, '/'), split_part(c.path, '/', 1), '') as show
   from clips_here c left join clips_here o on o.clip_id = c.same_as;
@@ -108,6 +113,10 @@ class Labels:
     def persons(self, clip: dict[str, Any]) -> pa.Table:
         """Rows of TRACK_SCHEMA of a clip, in order of appearance."""
         return self._rows(clip, "tracks_shard", TrackLabel, TRACK_SCHEMA).sort_by("track_index")
+
+    def shots(self, clip: dict[str, Any]) -> pa.Table:
+        """Rows of SHOT_SCHEMA of a clip, in order; none where nobody looked for them."""
+        return self._rows(clip, "shots_shard", Shot, SHOT_SCHEMA).sort_by("shot_index")
 
     def labelled(
         self, *, pattern: str = "*", clip_ids: Sequence[str] | None = None

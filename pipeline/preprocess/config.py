@@ -196,7 +196,7 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
 
     For --sample-fps and --every-frame; --frames-per-clip are found in the whole clip. The examples are the same."""
     segment_at_shots: Annotated[bool, Setting("work")] = False
-    """Move each cut of --segment-seconds to the last shot that begins up to 10 s before it (extra [shots]).
+    """Move each cut of --segment-seconds to the last shot that begins up to 10 s before it.
 
     The results are the same. Before the work each film that is cut is read once more, in one process (of a remote one
     the whole file), and decoded from the key frame before those 10 s on, a fifth of it or more."""

@@ -46,6 +46,7 @@ def decoded(
             stream=config.stream,
             decoder=config.decoder,
             budget=task.get("budget"),
+            finds_cuts=task.get("finds_cuts", False),
         )
     with contextlib.closing(opened):
         stage("decode")
@@ -132,6 +133,7 @@ def _look(
         "decoder": report.decoder,
         "decoder_reason": report.decoder_reason,
         "decode_integrity": report.decode_integrity,
+        "cuts": report.cuts,
         "detail": join_words(None if num_examples else too_small, _damage(report)),
     }
 

@@ -23,7 +23,7 @@ from pipeline.faces.given_boxes import read_boxes
 from pipeline.faces.spec import detector_spec
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.examples import extracted, join_words
-from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, has_grown, local_file, open_archive
+from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive
 from pipeline.preprocess.sandboxed import (
     MAX_LETTERS,
     build_decoding,
@@ -36,7 +36,7 @@ from pipeline.preprocess.sandboxed import (
 )
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.faces import Example
-from pipeline.records.outcomes import GROWING, Outcome, State
+from pipeline.records.outcomes import Outcome, State
 from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import archive_of, is_member
@@ -45,9 +45,9 @@ from pipeline.storage.archives.reading import MemberReader
 from pipeline.storage.contents import LocalContents
 from pipeline.storage.redaction import redacted
 from pipeline.storage.remote import local_path
-from pipeline.storage.retry import ContentChangedError, FileGrewError, StoreLostError
+from pipeline.storage.retry import ContentChangedError, StoreLostError
 from pipeline.storage.scratch import ScratchFolder, sweep
-from pipeline.video.frames import DecodeReport, Frame
+from pipeline.video.frames import Cuts, DecodeReport, Frame
 
 MAX_TRIES = 2
 
@@ -63,10 +63,21 @@ class ClipExtractor:
     """Extracts clips one after the other, each in the sandbox; whatever a clip does, it ends as an Outcome.
 
     shared_detect: a detector outside this process, for batches of frames; then the sandboxed child only decodes.
+    finds_cuts: look at every frame for where shots begin; `cuts` are those of the clip that was extracted last, None
+    where they are not known.
     """
 
-    def __init__(self, config: ExtractConfig, *, limits: SandboxLimits, shared_detect: Detect | None = None) -> None:
+    def __init__(
+        self,
+        config: ExtractConfig,
+        *,
+        limits: SandboxLimits,
+        shared_detect: Detect | None = None,
+        finds_cuts: bool = False,
+    ) -> None:
         self._config = config
+        self._finds_cuts = finds_cuts
+        self.cuts: Cuts | None = None
         self._shared_detect = shared_detect
         self._num_unreached = 0
         self._boxes = read_boxes(config.boxes) if config.boxes is not None else {}
@@ -110,6 +121,7 @@ class ClipExtractor:
         too: nothing is known against this one.
         """
         started = time.monotonic()
+        self.cuts = None
 
         def ended(state: State, *, detail: str | None = None, **facts: Any) -> Outcome:
             seconds = round(time.monotonic() - started, 3)
@@ -124,9 +136,6 @@ class ClipExtractor:
             return found
         except ContentChangedError as error:
             self._forget_film()
-            if isinstance(error, FileGrewError) or has_grown(clip):
-                detail = "it has grown since it was listed, and is still being written; its whole is read later"
-                return [], ended(State.RETRYABLE, reason=GROWING, stage="fetch", detail=detail)
             return [], ended(State.CHANGED, reason="other_bytes", stage="fetch", detail=str(error))
         except ArchiveError as error:
             return [], ended(State.QUARANTINED, reason=error.reason, stage="unpack", detail=str(error))
@@ -185,7 +194,8 @@ class ClipExtractor:
         local = local_path(clip.url)
         if local is not None and not is_member(clip.url):
             self.sandbox.let_read(local, name=clip.path)
-        task = {"clip": clip, "path": path, "boxes": self._boxes.get(clip.path, [])}
+        boxes = self._boxes.get(clip.path, [])
+        task = {"clip": clip, "path": path, "boxes": boxes, "finds_cuts": self._finds_cuts}
         limits = self.sandbox.limits
         left_seconds = limits.clip_seconds
         for attempt in range(1, MAX_TRIES_KILLED + 1):
@@ -210,8 +220,10 @@ class ClipExtractor:
                 facts = {"reason": error.reason, "stage": error.stage, "detail": error.detail}
                 state = State.RETRYABLE if was_killed else State.QUARANTINED
                 return [], ended(state, attempts=attempt, **facts)
+            cuts = facts.pop("cuts")
             if facts["decode_integrity"] < self._config.min_decode_integrity:
                 return [], ended(State.QUARANTINED, attempts=attempt, **self._dropped(facts))
+            self.cuts = cuts
             cut_off = "over_budget" if facts["num_frames_over_budget"] else None
             if examples:
                 return examples, ended(State.DONE, attempts=attempt, reason=cut_off, **facts)

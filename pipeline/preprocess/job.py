@@ -41,17 +41,17 @@ from pipeline.preprocess.detectors import resolve_detector_device, resolved, sha
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.preprocess.look_alikes import NAME as LOOK_ALIKES
 from pipeline.preprocess.look_alikes import frame_hash, look_alikes
-from pipeline.preprocess.segments import check_shots, segmented
+from pipeline.preprocess.segments import segmented
 from pipeline.preprocess.trial import try_extraction
 from pipeline.records.arrow import pc
 from pipeline.records.clips import is_segment
 from pipeline.records.columns import table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
-from pipeline.records.outcomes import State, interrupted_outcome, replaced_outcome
+from pipeline.records.outcomes import State, replaced_outcome
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_as_json, log_status
-from pipeline.runtime.job import ActorSpec, Choice, Job, go_on
+from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
@@ -78,15 +78,13 @@ class PreprocessActor:
         self._corrected = corrected
         self._ledger = Ledger(ledger_url)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
-        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         examples: list[Example] = []
         outcomes = []
-        goes_on = True
         for clip in unit.clips:
-            if clip.clip_id in unit.replaced or not goes_on:
-                outcomes.append(replaced_outcome(clip) if clip.clip_id in unit.replaced else interrupted_outcome(clip))
+            if clip.clip_id in unit.replaced:
+                outcomes.append(replaced_outcome(clip))
                 continue
             found, outcome = self._extractor.extract(clip)
             if self._corrected is not None:
@@ -101,7 +99,6 @@ class PreprocessActor:
                 outcome = replace(outcome, frame_hash=frame_hash(found[0]))
             examples += found
             outcomes.append(outcome)
-            goes_on = self.clip_ended(outcome)
         return self._ledger.commit(
             unit,
             tables={KIND: table_of(examples, EXAMPLE_SCHEMA)},
@@ -116,8 +113,6 @@ def preprocess(config: PreprocessConfig, corrected: CorrectedFaces | None = None
     corrected: what people said of its faces (`config.corrections`, which `labels/` reads).
     """
     log_as_json(config.json_logs)
-    if config.segment_at_shots:
-        check_shots()
     asked = extract_config_of(config)
     device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=device)

@@ -23,7 +23,7 @@ from pipeline.records.columns import Share, columns_of
 from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome
 from pipeline.storage.redaction import printable
-from pipeline.video.frames import MAX_PIXELS, Budget, DecodeReport, Frame
+from pipeline.video.frames import MAX_PIXELS, Budget, Cuts, DecodeReport, Frame
 
 # Of a text that is for people.
 MAX_LETTERS = 200
@@ -72,7 +72,13 @@ _OF_CLIP = {each.name for each in fields(Clip)}
 _EXAMPLE = [each.name for each in fields(Example) if each.name not in _OF_CLIP]
 _FACTS = [each.name for each in columns_of(Outcome) if each.metadata["from_child"]]
 ExampleMessage = _message(Example, _EXAMPLE)
-FactsMessage = _message(Outcome, _FACTS, needed=("decoder", "decoder_reason", "decode_integrity"))
+FactsMessage = msgspec.defstruct(
+    "FactsMessage",
+    [("cuts", Cuts | None, None)],
+    bases=(_message(Outcome, _FACTS, needed=("decoder", "decoder_reason", "decode_integrity")),),
+    kw_only=True,
+    forbid_unknown_fields=True,
+)
 ReportMessage = _message(DecodeReport, [each.name for each in fields(DecodeReport)])
 FrameMessage = _message(Frame, [each.name for each in fields(Frame)])
 
@@ -91,7 +97,8 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
         )
         for example in running:
             yield {**{name: getattr(example, name) for name in _EXAMPLE}, "box": list(astuple(example.box))}
-        return running.result
+        cuts = running.result["cuts"]
+        return {**running.result, "cuts": None if cuts is None else asdict(cuts)}
 
     return work
 
@@ -140,7 +147,7 @@ def frame_of(plain: Any) -> Frame:
 
 
 def facts_of(plain: Any, *, num_examples: int) -> dict[str, Any]:
-    """The facts of the outcome that the child told. Raises ValueError for what are none."""
+    """The facts of the outcome that the child told, and the `cuts` that it saw. Raises ValueError for what are none."""
     given = _given(plain, FactsMessage)
     if given["num_examples"] != num_examples:
         raise ValueError(f"the facts are {given}, and {num_examples} examples came")

@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ import pyarrow.compute
 from pipeline.preprocess.local_copies import for_a_child
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import Clip, clip_of, clip_table, segment_id
-from pipeline.records.vocabulary import UsageError
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import is_member
 from pipeline.storage.remote import RangedFile, fetch, local_path, open_filesystem
 from pipeline.storage.retry import ContentChangedError, StorageError
 from pipeline.video.open import claimed_range, frames_of_spans
+from pipeline.video.shots import CutFinder
 
 MIN_BYTES = 2**20  # a smaller file is not asked for its length: a minute of video has more
 
@@ -43,18 +42,10 @@ MAX_SEGMENTS = 10_000
 SHOT_WINDOW_SECONDS = 10.0
 
 
-PAST_SECONDS = 0.5  # read past a cut: that a shot begins is known two frames later
+PAST_SECONDS = 0.5  # read past a cut: that a shot begins is known some frames later
 
 
 END_BYTES = 2**24  # of a remote file, what is read of its beginning and end: an index of 16 MiB is one of 10 hours
-
-
-def check_shots() -> None:
-    """Raise UsageError where what finds shots is not installed."""
-    if find_spec("scenedetect") is None:
-        raise UsageError(
-            "--segment-at-shots: PySceneDetect is not installed: pip install scenedetect-headless, or leave it out"
-        )
 
 
 def segmented(
@@ -81,10 +72,9 @@ def segmented(
     for name in ("start_pts_seconds", "end_pts_seconds", "same_as"):
         may_be_long = pc.and_(may_be_long, pc.is_null(clips[name]))
     parts: list[Clip] = []
-    preload = ("av", "scenedetect") if at_shots else ("av",)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Sandbox(build_probe, {}, limits=limits, preload=preload, readable=[folder]) as sandbox,
+        Sandbox(build_probe, {}, limits=limits, preload=("av",), readable=[folder]) as sandbox,
     ):
         for row in clips.filter(may_be_long).to_pylist():
             clip = clip_of(row)
@@ -165,16 +155,12 @@ def build_probe() -> Callable[..., Generator[None, None, Any]]:
 
 
 def shots_of(frames: Iterable[tuple[float, np.ndarray]]) -> list[float]:
-    """The times at which shots begin, of frames with their times: (height, width, 3), BGR, uint8."""
-    import scenedetect
-
-    detector = scenedetect.AdaptiveDetector(min_scene_len=0)
-    times, shots = [], []
-    for number, (pts_seconds, image) in enumerate(frames):
+    """The times at which shots begin, of small pictures (`small_picture`) with their times."""
+    finder, times = CutFinder(), []
+    for number, (pts_seconds, picture) in enumerate(frames):
         times.append(pts_seconds)
-        # Only the number counts: the times are ours, and the rate is used for lengths that are not asked for.
-        shots += detector.process_frame(scenedetect.FrameTimecode(number, fps=25.0), image)
-    return [times[shot.frame_num] for shot in shots]
+        finder.add(number, picture)
+    return [times[number] for number in finder.cuts()]
 
 
 def _window(segment_seconds: float) -> float:

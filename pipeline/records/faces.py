@@ -16,7 +16,6 @@ MEAN_EMOTION = "the most probable emotion of the mean: a model's guess, or null"
 SHARES = "share of the sampled faces whose most probable emotion it is (frames are sampled evenly, so: of the time)"
 CHANGES = "times a face's emotion differs from the one before it in the same track"
 ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing"
-FIRST_SEEN = "time of the first face after the clip's first frame, seconds, or null"
 PATH = "path of the clip relative to the input root; empty in a table that is older than this column"
 MODEL = "first 12 letters of the checkpoint's sha256, as in the folder; null in a table that is older than this column"
 AGREEMENT = "share of the faces whose most probable emotion is the most probable of the mean"
@@ -137,8 +136,6 @@ class TrackLabel:
     agreement: float = column(AGREEMENT, arrow=pa.float32())
     person: int | None = column("track_index + 1, as people count", default=None, arrow=pa.int32())
     path: str = column(PATH, default="")
-    seconds: float | None = column(FIRST_SEEN, default=None)
-    last_seconds: float | None = column("time of the last face after the clip's first frame, or null", default=None)
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
 
 
@@ -167,7 +164,22 @@ class ClipLabel:
     num_changes: int | None = column(f"{CHANGES}, over all tracks", default=0)
     mean_entropy: float | None = column(ENTROPY, arrow=pa.float32(), default=None)
     agreement: float | None = column(AGREEMENT, arrow=pa.float32(), default=None)
-    seconds: float | None = column(FIRST_SEEN, default=None)
+    model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
+    num_shots: int = column("shots of the clip, 0 where nobody looked for them", default=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shot:
+    """What a camera took without a cut: one stretch of a clip."""
+
+    clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
+    path: str = column("path relative to the input root")
+    shot_index: int = column("which shot of the clip, from 0", arrow=pa.int32())
+    first_frame_index: int = column("number of the frame that begins it, in presentation order, from 0")
+    start_pts_seconds: float = column("presentation time of its first frame in the file, seconds")
+    end_pts_seconds: float = column("where it ends (exclusive): the next shot's start, seconds")
+    seconds: float = column("how long it is, seconds")
+    begins_with_cut: bool = column("whether a cut lies before it; else the clip begins with it", default=True)
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
 
 
@@ -187,4 +199,5 @@ EXAMPLE_SCHEMA = schema_of(Example, "one row per face of a sampled frame")
 FRAME_SCHEMA = schema_of(Prediction, "one row per face of a scored frame")
 TRACK_SCHEMA = schema_of(TrackLabel, "one row per person of a scored clip")
 CLIP_LABEL_SCHEMA = schema_of(ClipLabel, "one row per scored clip: its label, or why it has none")
+SHOT_SCHEMA = schema_of(Shot, "one row per shot of a scored clip")
 THUMBNAIL_SCHEMA = schema_of(Thumbnail, "small pictures of frames of some scored clips, for report.html")

@@ -20,15 +20,25 @@ from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.records.clips import whole_id
 from pipeline.records.columns import FLAT_COLUMNS, table_of
 from pipeline.records.evolution import read_shard
-from pipeline.records.faces import FRAME_SCHEMA, THUMBNAIL_SCHEMA, Box, Prediction, Thumbnail
-from pipeline.records.outcomes import Outcome, State, interrupted_outcome, outcome_of, replaced_outcome
+from pipeline.records.faces import (
+    FRAME_SCHEMA,
+    SHOT_SCHEMA,
+    THUMBNAIL_SCHEMA,
+    Box,
+    Prediction,
+    Shot,
+    Thumbnail,
+)
+from pipeline.records.outcomes import Outcome, State, outcome_of, replaced_outcome
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.runtime.job import go_on
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.labels import UnitLabels
+from pipeline.score.shots import joined_cuts
 
 # The frames of segments, before their clip is joined.
 PARTS = "segments"
+# Their shots, likewise.
+PART_SHOTS = "segment_shots"
 
 
 class ScoreActor:
@@ -49,6 +59,7 @@ class ScoreActor:
         num_pictured: int = 0,
         pictured_every: int = 1,
         blur_faces: bool = False,
+        shots: bool = True,
         shared_detect: Detect | None = None,
     ) -> None:
         import torch  # Not with the module: a night that has nothing to score does without.
@@ -57,7 +68,7 @@ class ScoreActor:
 
         torch.set_num_threads(1)
         self._ledger = Ledger(ledger_url)
-        self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
+        self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect, finds_cuts=shots)
         self._predictor = Predictor(checkpoint, which=which, device=device, batch_size=batch_size)
         self._abstain_below = abstain_below
         self._day = day
@@ -65,32 +76,29 @@ class ScoreActor:
         self._pictured_every = pictured_every  # of so many units one
         self._blur_faces = blur_faces
         self._box_margin = config.box_margin
-        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         labels = UnitLabels(self._predictor.sha256, abstain_below=self._abstain_below, day=self._day)
         outcomes: list[Outcome] = []
         pictured: list[list[Thumbnail]] = []
         num_pictured = 0 if unit.number % self._pictured_every else self._num_pictured
-        goes_on = True
         for clip in unit.clips:
             started = time.monotonic()
             if clip.clip_id in unit.replaced:
-                examples, outcome = [], replaced_outcome(clip)
-            elif not goes_on:
-                examples, outcome = [], interrupted_outcome(clip)
+                examples, outcome, cuts = [], replaced_outcome(clip), None
             else:
                 examples, outcome = self._extractor.extract(clip)
-            labels.add(clip, outcome, examples, self._predictor.predict(examples))
+                cuts = self._extractor.cuts
+            labels.add(clip, outcome, examples, self._predictor.predict(examples), cuts=cuts)
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
-            goes_on = goes_on and self.clip_ended(outcomes[-1])
             if examples and len(pictured) < num_pictured:
                 margin, blur = self._box_margin, self._blur_faces
                 pictured.append(report.thumbnails_of(examples, box_margin=margin, blur_faces=blur))
         self._keep(unit, pictured)
         facts = self._extractor.facts()
         if unit.is_segment:  # Who is who, and the night's figures, come with the whole clip.
-            tables = {PARTS: labels.tables()["frames"]}
+            found = labels.tables()
+            tables = {PARTS: found["frames"], PART_SHOTS: found["shots"]}
         else:
             tables, facts = labels.tables(), {**facts, **labels.night_facts()}
         return self._ledger.commit(unit, tables=tables, outcomes=outcomes, facts=facts, partition=f"day={self._day}")
@@ -114,23 +122,37 @@ def join_segments(
     Their faces are those of their segments, linked to persons over the whole clip.
     """
     units = {unit.clips[0].clip_id: unit for unit in snapshot.pending().of("joins")}
-    shards = {row["unit"]: row["path"] for row in snapshot.shards('s."table" = $name', name=PARTS)} if units else {}
+    shards, shots = (_paths_of(snapshot, name) if units else {} for name in (PARTS, PART_SHOTS))
     entries = []
     # A film at a time: its rows lie beside one another.
     for row in snapshot.joined_segments(list(units)):
         outcome = outcome_of(row)
         if outcome.state is State.RETRYABLE:
             continue  # It waits for the next run.
-        unit, parts = units[outcome.clip_id], snapshot.segments_of([outcome.clip_id])
+        unit, parts = units[outcome.clip_id], list(snapshot.segments_of([outcome.clip_id]))
         faces = [face for part in parts if part["num_examples"] for face in _faces_of(ledger, shards[part["unit"]])]
         probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
         labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day)
-        labels.add(unit.clips[0], outcome, faces, probabilities)
+        parts_shots = [
+            shot for part in parts if part["unit"] in shots for shot in _shots_of(ledger, shots[part["unit"]])
+        ]
+        labels.add(unit.clips[0], outcome, faces, probabilities, cuts=joined_cuts(parts_shots))
         facts = labels.night_facts()
         entries.append(
             ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
         )
     snapshot.add_entries({entry["unit"]: json_bytes(entry) for entry in entries})
+
+
+def _paths_of(snapshot: Snapshot, name: str) -> dict[str, str]:
+    """The shard of a table of each unit that has one."""
+    return {row["unit"]: row["path"] for row in snapshot.shards('s."table" = $name', name=name)}
+
+
+def _shots_of(ledger: Ledger, path: str) -> Iterator[Shot]:
+    """The shots of one segment, in order of time."""
+    for row in read_shard(ledger.storage.read(path), Shot, SHOT_SCHEMA).to_pylist():
+        yield Shot(**row)
 
 
 def _faces_of(ledger: Ledger, path: str) -> Iterator[Prediction]:

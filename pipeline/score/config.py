@@ -57,6 +57,10 @@ class ScoreConfig(PoolConfig):
     """A face, person or clip whose highest probability is below this (0 to 1) is undecided and gets no emotion.
 
     Default: as the model was calibrated, the probability below which it was right less than half of the time."""
+    shots: Annotated[bool, Setting("sampling")] = True
+    """Find where shots begin in the frames as they are decoded: the table shots/. A cut ends a track.
+
+    Every frame is decoded for it, so off saves time where few of many frames are sampled and each is a key frame."""
     boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     detector_weights: Annotated[str | None, Setting("faces")] = None
@@ -71,7 +75,7 @@ class ScoreConfig(PoolConfig):
 
     For models whose examples were sampled by --sample-fps or --every-frame. The labels are the same."""
     segment_at_shots: Annotated[bool, Setting("work")] = False
-    """Move each cut of --segment-seconds to the last shot that begins up to 10 s before it (extra [shots]).
+    """Move each cut of --segment-seconds to the last shot that begins up to 10 s before it.
 
     The results are the same. Before the work each film that is cut is read once more, in one process (of a remote one
     the whole file), and decoded from the key frame before those 10 s on, a fifth of it or more."""

@@ -29,7 +29,6 @@ from pipeline.preprocess.config import (
 )
 from pipeline.preprocess.detectors import resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.job import TRIAL, cut_long_clips, try_out
-from pipeline.preprocess.segments import check_shots
 from pipeline.preprocess.trial import made_example
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import CLIP_SCHEMA, whole_ids
@@ -66,8 +65,6 @@ ACTOR_GPU = 0.02
 def score(config: ScoreConfig) -> Run:
     """Label what this model has not seen of the input, and write summary, manifest, the night's record and page."""
     log_as_json(config.json_logs)
-    if config.segment_at_shots:
-        check_shots()
     info = read_checkpoint_info(config.checkpoint, config.epoch)
     asked = reading_config(config, info)
     detector_device = resolve_detector_device(config.detector_device, asked)
@@ -84,7 +81,8 @@ def score(config: ScoreConfig) -> Run:
     for line in preflight(input_url=config.input, output_url=output):
         log_status(line)
     found = run(job, partial(read_input, config), output, config=config)
-    found.ledger.storage.put("README.md", labels_card())
+    has_shots = found.snapshot.database.value("select count(*) from shards where \"table\" = 'shots'") > 0
+    found.ledger.storage.put("README.md", labels_card(has_shots=has_shots))
     if config.page and (shown := day_to_show(found, day=day)):
         write_page(found, day=shown, config=config)
     print_summary(found)
@@ -148,8 +146,7 @@ def job_of(
             checkpoint=portable(config.checkpoint),
             which=info["epoch"],
             device=device,
-            batch_size=config.batch_size,
-            blur_faces=config.blur_faces,
+            **{name: getattr(config, name) for name in ("batch_size", "blur_faces", "shots")},
             **picture_options(config, choice.details.num_to_score),
             **labelled,
         )

@@ -11,22 +11,26 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.faces.persons import linked, numbered
-from pipeline.records.clips import Clip
+from pipeline.records.clips import Clip, whole_id
 from pipeline.records.columns import columns_of, table_of
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
     FRAME_SCHEMA,
+    SHOT_SCHEMA,
     TRACK_SCHEMA,
     ClipLabel,
     Example,
     FaceRow,
     Prediction,
+    Shot,
     TrackLabel,
 )
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.drift import unit_facts
+from pipeline.score.shots import shots_of
 from pipeline.score.tracks import STRAY, emotion_of, entropies, num_changes, summarised
+from pipeline.video.frames import Cuts
 
 
 class UnitLabels:
@@ -38,12 +42,25 @@ class UnitLabels:
         self._faces: list[Prediction] = []
         self._tracks: list[TrackLabel] = []
         self._clips: list[ClipLabel] = []
+        self._shots: list[Shot] = []
         self._shares: list[np.ndarray] = []
 
     def add(
-        self, clip: Clip, outcome: Outcome, faces: Sequence[Example | Prediction], probabilities: np.ndarray
+        self,
+        clip: Clip,
+        outcome: Outcome,
+        faces: Sequence[Example | Prediction],
+        probabilities: np.ndarray,
+        *,
+        cuts: Cuts | None = None,
     ) -> None:
-        """Label one clip. faces: all of it, in order of time. probabilities: (len(faces), 7)."""
+        """Label one clip.
+
+        Args:
+            faces: all of it, in order of time.
+            probabilities: (len(faces), 7).
+            cuts: where its shots begin, None where that is not known.
+        """
         found = predictions_of(
             faces,
             probabilities,
@@ -51,22 +68,27 @@ class UnitLabels:
             num_frames=outcome.num_frames,
             path=clip.path,
             model=self._model,
+            cuts=cuts.frames if cuts else (),
         )
         persons = track_labels_of(found, abstain_below=self._abstain_below)
+        clip_id = whole_id(clip.clip_id)
+        shots = shots_of(cuts, clip_id=clip_id, path=clip.path, model=self._model) if cuts else []
+        self._shots += shots
         self._faces += found
         self._tracks += persons
         if outcome.state in (State.DONE, State.NO_FACE, State.QUARANTINED):  # Else it ends elsewhere, or later.
             label = clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below)
-            self._clips.append(replace(label, model=self._model))
+            self._clips.append(replace(label, model=self._model, num_shots=len(shots)))
         if faces:
             self._shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
 
     def tables(self) -> dict[str, pa.Table]:
-        """The rows so far by table: frames, tracks and clips, each with the checkpoint's sha256 in its metadata."""
+        """The rows so far by table, each table with the checkpoint's sha256 in its metadata."""
         found = {
             "frames": table_of(self._faces, FRAME_SCHEMA),
             "tracks": table_of(self._tracks, TRACK_SCHEMA),
             "clips": table_of(self._clips, CLIP_LABEL_SCHEMA),
+            "shots": table_of(self._shots, SHOT_SCHEMA),
         }
         sha256 = {b"checkpoint_sha256": self._sha256.encode()}
         return {
@@ -88,6 +110,7 @@ def predictions_of(
     num_frames: int = 0,
     path: str = "",
     model: str | None = None,
+    cuts: Sequence[int] = (),
 ) -> list[Prediction]:
     """The rows of one clip's faces.
 
@@ -96,10 +119,11 @@ def predictions_of(
         abstain_below: a face whose highest probability is below it gets no emotion.
         num_frames: sampled frames of the clip; where they are many, a face that is in one of them is a stray.
         path, model: as they stand in the rows.
+        cuts: numbers of the frames that begin a shot.
     """
     found = []
     shared = [each.name for each in columns_of(FaceRow) if each.name != "path"]
-    tracks, num_persons = numbered(linked(examples), num_frames=num_frames)
+    tracks, num_persons = numbered(linked(examples, cuts=cuts), num_frames=num_frames)
     for example, row, track_index, entropy in zip(
         examples, probabilities, tracks, entropies(probabilities), strict=True
     ):
@@ -139,8 +163,6 @@ def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> lis
                 person=track_index + 1,
                 first_pts_seconds=own[0].pts_seconds,
                 last_pts_seconds=own[-1].pts_seconds,
-                seconds=own[0].seconds,
-                last_seconds=own[-1].seconds,
                 num_faces=len(own),
                 probabilities=summary.probabilities,
                 emotion=summary.emotion,
@@ -186,5 +208,4 @@ def clip_label_of(
         num_changes=sum(track.num_changes or 0 for track in tracks),
         mean_entropy=summary.mean_entropy,
         agreement=summary.agreement,
-        seconds=(counted or faces)[0].seconds,
     )

@@ -19,10 +19,11 @@ import numpy as np
 from av.error import FFmpegError
 
 from pipeline.video.container import open_container, open_file, packets_of
-from pipeline.video.frames import Budget, DecodeReport, Frame, VideoError
+from pipeline.video.frames import Budget, Cuts, DecodeReport, Frame, VideoError
 from pipeline.video.index import FrameIndex
 from pipeline.video.order import FrameNumbers
 from pipeline.video.pixels import display_matrix, shown_size, to_rgb, upright
+from pipeline.video.shots import CONTEXT_FRAMES, CutFinder, small_picture
 
 # About 2 s of decoding at 640x480. Below that decord is hardly faster (8 of 90 frames, XviD, key frame every 12: 34
 # against 39 ms; H.264: 89 against 86), and it conceals damage: of 98 clips with a few flipped bits that passed every
@@ -50,7 +51,8 @@ def _begins(index: FrameIndex, wanted: np.ndarray) -> np.ndarray:
 class Request:
     """What is asked of an indexed file: the frames `wanted` (increasing) of the range from frame `low` to `high`.
 
-    num_absent: frames of the range that lie after the end of a file that was cut off.
+    num_absent: frames of the range that lie after the end of a file that was cut off. finds_cuts: every frame is looked
+    at for where shots begin, and some before and after the range.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Request:
     max_pixels: int
     max_bytes: int
     budget: Budget
+    finds_cuts: bool = False
 
 
 @dataclass
@@ -73,6 +76,7 @@ class _Tally:
     num_repeated: int = 0
     num_errors: int = 0
     notes: list[str] = field(default_factory=list)
+    cuts: list[int] | None = None
 
 
 class _DecordError(Exception):
@@ -95,7 +99,8 @@ def decode_frames(request: Request) -> Generator[Frame, None, DecodeReport]:
             except _DecordError as error:
                 used, reason, tally = "pyav", f"decord failed: {error}", _Tally(num_given=tally.num_given)
         if used == "pyav":
-            yield from _pyav_frames(file, request, tally, from_packet=_run_in(index, request.low))
+            around = CONTEXT_FRAMES if request.finds_cuts else 0
+            yield from _pyav_frames(file, request, tally, from_packet=_run_in(index, max(0, request.low - around)))
             num_expected = int(index.num_pictures[request.low : request.high].sum())
     notes = (*index.notes, *tally.notes)
     over = request.budget.over
@@ -128,7 +133,18 @@ def decode_frames(request: Request) -> Generator[Frame, None, DecodeReport]:
         decode_integrity=whole / (tally.num_decoded + num_missing),
         notes=notes,
         num_over_budget=len(request.wanted) - tally.num_given if over is not None else 0,
+        cuts=None if tally.cuts is None else _cuts_of(request, tally.cuts),
     )
+
+
+def _cuts_of(request: Request, numbers: list[int]) -> Cuts:
+    seconds, high = request.index.seconds, request.high
+    usual = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+    end = float(seconds[high]) if high < len(seconds) else float(seconds[high - 1]) + usual
+    frames = tuple(number for number in numbers if request.low <= number < high and number > 0)
+    times = tuple(float(seconds[number]) for number in frames)
+    start = float(seconds[request.low])
+    return Cuts(start_frame=request.low, start_seconds=start, end_seconds=end, frames=frames, times=times)
 
 
 def _decoder_of(request: Request) -> tuple[str, str]:
@@ -139,6 +155,8 @@ def _decoder_of(request: Request) -> tuple[str, str]:
         return "pyav", request.index.why_not_decord
     if request.decoder == "decord":
         return "decord", "asked for, and exact here"
+    if request.finds_cuts:
+        return "pyav", "every frame is decoded, to see where shots begin"
     if not _is_worth_it(request.index, request.wanted, high=request.high):
         return "pyav", "short enough to decode in sequence, which sees damage"
     if request.path.stat().st_size > _MAX_DECORD_BYTES:
@@ -198,6 +216,7 @@ def _pyav_frames(file: BinaryIO, request: Request, tally: _Tally, *, from_packet
     """The wanted frames by a sequential decode up to frame `high`; where one is lost the next one stands in."""
     index, wanted, low, high = request.index, request.wanted, request.low, request.high
     numbers, position, sizes = FrameNumbers(index), tally.num_given, set()
+    finder, after = (CutFinder(), CONTEXT_FRAMES) if request.finds_cuts else (None, 0)
     previous_tick, is_first, rotation, matrix = None, True, None, None
     with open_container(file, index.demuxer, request.max_pixels, number=index.stream) as (container, stream):
         for frame in _decoded(container, stream, numbers, from_packet=from_packet, tally=tally, budget=request.budget):
@@ -205,6 +224,8 @@ def _pyav_frames(file: BinaryIO, request: Request, tally: _Tally, *, from_packet
             if is_first and from_packet and number > low:
                 break  # the run-in was too short: start again below
             is_first = False
+            if finder is not None and in_order and (picture := small_picture(frame)) is not None:
+                finder.add(number, picture)
             if low <= number < high:
                 tick = int(index.ticks[number])
                 tally.num_decoded += 1
@@ -219,8 +240,9 @@ def _pyav_frames(file: BinaryIO, request: Request, tally: _Tally, *, from_packet
                     size = shown_size(frame.width, frame.height, index.pixel_aspect, max_pixels=request.max_pixels)
                     tally.num_given += 1
                     yield _frame_of(index, number, upright(to_rgb(frame, number, size=size), matrix))
-            if in_order and number >= high - 1:
+            if in_order and number >= high - 1 + after:
                 break
+    tally.cuts = None if finder is None else finder.cuts()
     if from_packet and not sizes and request.budget.over is None:
         yield from _pyav_frames(file, request, tally, from_packet=0)
     if len(sizes) > 1:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -105,6 +106,30 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """Where shots begin within what was decoded of a clip: the frames' numbers and times, increasing.
+
+    start_frame, start_seconds, end_seconds: its first frame, and the end of its last one. All times are in the file's
+    own timeline (`pts_seconds`). The first frame is among `frames` only where a cut lies before it, as in a part of a
+    film.
+    """
+
+    start_frame: int
+    start_seconds: float
+    end_seconds: float
+    frames: tuple[int, ...] = ()
+    times: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        bounds = (self.start_seconds, *self.times, self.end_seconds)
+        is_sound = len(self.frames) == len(self.times) and all(map(math.isfinite, bounds))
+        is_sound = is_sound and all(a <= b for a, b in pairwise(bounds))
+        numbers = (self.start_frame - 1, *self.frames)
+        if not is_sound or self.start_frame < 0 or any(a >= b for a, b in pairwise(numbers)):
+            raise ValueError(f"cuts at {len(self.frames)} frames and {len(self.times)} times are not in order")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeReport:
     """How one clip was decoded, and how whole it was.
 
@@ -114,6 +139,7 @@ class DecodeReport:
     give, and those that the header claims after the last packet. num_repeated: frames with the timestamp of the frame
     before. decode_integrity: the share of num_decoded + num_missing that is neither corrupt nor repeated, 0 to 1.
     num_over_budget: sampled frames that were not decoded, because the budget was used up; all that follows is missing.
+    cuts: where shots begin; None where nobody looked, as where not every frame was decoded.
     """
 
     decoder: str
@@ -128,6 +154,7 @@ class DecodeReport:
     decode_integrity: Share
     notes: tuple[str, ...] = ()
     num_over_budget: int = 0
+    cuts: Cuts | None = None
 
 
 class VideoError(Exception):

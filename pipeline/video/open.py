@@ -17,6 +17,7 @@ from pipeline.video.decode import Request, decode_frames
 from pipeline.video.formats import HEAD_BYTES, Container, sniff_container
 from pipeline.video.frames import MAX_BYTES, MAX_PACKETS, MAX_PIXELS, Budget, DecodedClip, Sampling, VideoError
 from pipeline.video.index import FrameIndex, index_of, zero_tick
+from pipeline.video.shots import small_picture
 from pipeline.video.streams import choose_stream
 
 
@@ -32,13 +33,15 @@ def open_clip(
     max_bytes: int = MAX_BYTES,
     max_packets: int = MAX_PACKETS,
     budget: Budget | None = None,
+    finds_cuts: bool = False,
 ) -> DecodedClip:
     """Recognise and index a local video file; iterate over the result to decode the sampled frames.
 
     The range [start_seconds, end_seconds) counts from the clip's first frame, as players do; None is the file's start
     or end. stream: which of its video streams, from 0; None is the longest. decoder: "auto" (decord where right and
     worth it), "decord" (wherever right), "pyav" (always). Limits: pixels of one frame, bytes of the file, packets of
-    the video stream. budget: of all that is decoded; where it is used up the frames end, and the report says so. Raises
+    the video stream. budget: of all that is decoded; where it is used up the frames end, and the report says so.
+    finds_cuts: the report tells where shots begin, for which "auto" decodes every frame. Raises
     VideoError for a file that cannot be used, here or at the first frame, and ValueError for an unknown decoder.
     """
     if decoder not in DECODERS:
@@ -60,6 +63,7 @@ def open_clip(
                 max_pixels=max_pixels,
                 max_bytes=max_bytes,
                 budget=budget or Budget(),
+                finds_cuts=finds_cuts,
             )
         )
     )
@@ -128,7 +132,7 @@ def frames_of_spans(
     path: str | Path, spans: Iterable[tuple[float, float]], *, past_seconds: float, stream: int | None = None
 ) -> Iterator[Iterator[tuple[float, np.ndarray]]]:
     """For each (start, end) in seconds from the clip's beginning the frames from its start to `past_seconds` past its
-    end, small, with their times: BGR uint8, at most 160 px wide. Read each to its end before the next.
+    end with their times, each as `shots.small_picture`. Read each to its end before the next.
 
     Seeks by key frames: for a look at the pictures, where a frame more or less does no harm. Raises VideoError for a
     file that is no video, and FFmpegError where it is damaged.
@@ -149,6 +153,5 @@ def _small_frames(container: Any, stream: Any, start: float, end: float) -> Iter
             continue
         if frame.time >= end:
             return
-        scale = min(1.0, 160 / frame.width)
-        small = frame.reformat(width=round(frame.width * scale), height=max(1, round(frame.height * scale)))
-        yield frame.time, small.to_ndarray(format="bgr24")
+        if (picture := small_picture(frame)) is not None:
+            yield frame.time, picture

@@ -63,7 +63,7 @@ def faces_between(faces: pa.Table, *, start: float, end: float) -> list[dict[str
 
 
 def clip_page(labels: Labels, clip: dict[str, Any]) -> dict[str, Any]:
-    """The row of a clip and its persons, as JSON takes them."""
+    """The row of a clip, its persons and where cuts lie, as JSON takes them."""
     persons = labels.persons(clip)
     faces = labels.faces(clip)
     seconds = faces["pts_seconds"]
@@ -90,6 +90,7 @@ def clip_page(labels: Labels, clip: dict[str, Any]) -> dict[str, Any]:
             for row in persons.to_pylist()
         ],
         "step": step_of(faces, labels.info["config"]),
+        "cuts": [row["start_pts_seconds"] for row in labels.shots(clip).to_pylist() if row["begins_with_cut"]],
         "first": pc.min(seconds).as_py() if faces.num_rows else None,
         "last": pc.max(seconds).as_py() if faces.num_rows else None,
     }

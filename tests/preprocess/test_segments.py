@@ -103,7 +103,6 @@ def keys(examples):
     return [(e.clip_id, e.frame_index, e.pts_seconds, e.face_jpeg, e.context_jpeg) for e in examples]
 
 
-@pytest.mark.lengthy
 @pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("sampling", [{"sample_fps": 2.0}, {"sample_fps": 3.0}, {"every_frame": True}])
 def test_segments_give_the_examples_of_the_whole_clip(films, sampling):
@@ -145,7 +144,6 @@ def test_a_clip_that_is_planned_is_not_opened_again(films, monkeypatch):
     assert opened == [clips[0].path]
 
 
-@pytest.mark.lengthy
 @pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize(
     ("sampling", "edges"),
@@ -173,10 +171,7 @@ def test_a_film_whose_shots_cannot_be_told_is_cut_by_time(films, monkeypatch):
     assert segmented(clips, at_shots=True, **options) == segmented(clips, **options)
 
 
-def test_shots_without_what_finds_them_are_one_line(monkeypatch):
-    monkeypatch.setattr(room, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"--segment-at-shots: .*pip install"):
-        room.check_shots()
+def test_cuts_at_shots_without_segments_are_refused():
     with pytest.raises(ValueError, match="--segment-at-shots moves the cuts of --segment-seconds"):
         PreprocessConfig(input="i", output="o", every_frame=True, segment_at_shots=True)
 
@@ -186,7 +181,6 @@ def clip_of(**changes):
     return Clip(**{**values, **changes})
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("claimed", [(0.0, 8.0), (0.0, 400.0), (3.0, 31.0)])
 def test_a_header_that_lies_loses_nothing(films, claimed):
     (clip,) = (clip for clip in read_corpus(str(films / "in")).clips if clip.path == "film.mkv")
@@ -220,7 +214,6 @@ def outcome_of(number, state, **facts):
     return Outcome(clip_id=segment_id("a" * 20, number), path="a.mp4", state=state, **facts)
 
 
-@pytest.mark.lengthy
 def test_one_outcome_tells_of_all_segments():
     done = outcome_of(0, State.DONE, num_frames=10, num_examples=8, decode_integrity=1.0)
     no_face = outcome_of(1, State.NO_FACE, reason="no_face_found", num_frames=30, decode_integrity=0.5)
@@ -242,7 +235,6 @@ def test_one_outcome_tells_of_all_segments():
     ]
 
 
-@pytest.mark.lengthy
 def test_the_ledger_counts_whole_clips_and_keeps_the_cut_it_planned(tmp_path):
     ledger = Ledger(str(tmp_path))
     parts = cut(clip_of(), 0.0, 100.0, segment_seconds=30.0, sample_fps=None)
@@ -354,7 +346,6 @@ def whole(films, actor_of, tmp_path_factory):
     return ledger
 
 
-@pytest.mark.lengthy
 def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, checkpoint, actor_of, whole, tmp_path):
     film, *_ = (clip for clip in read_corpus(str(films / "in"), split_fractions=None).clips if clip.path == "film.mp4")
     parts = cut(film, 0.0, 20.3, segment_seconds=7.0, sample_fps=2.0)
@@ -379,7 +370,7 @@ def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, 
     night = close_night(ledger, now, day=DAY)
     assert night["same_content"] == 1
     assert (night["night"]["clips"], night["night"]["faces"]) == (1, 41)
-    for table in ("frames", "tracks"):
+    for table in ("frames", "tracks", "shots"):
         assert rows_of(ledger, table) == [row for row in rows_of(whole, table) if row["clip_id"] == film.clip_id]
     labels = {row["path"]: row for row in rows_of(ledger, "clips")}
     (expected,) = (row for row in rows_of(whole, "clips") if row["clip_id"] == film.clip_id)
@@ -391,7 +382,6 @@ def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, 
     assert not pending(ledger)
 
 
-@pytest.mark.lengthy
 def test_only_the_segments_that_failed_are_tried_again(tmp_path):
     """Of examples: one segment of a film that is done, and all that failed of one that gave nothing."""
     ledger = Ledger(str(tmp_path))
@@ -427,7 +417,6 @@ def test_only_the_segments_that_failed_are_tried_again(tmp_path):
     assert {outcome.detail for outcome in ledger.snapshot().outcomes()} == {None}
 
 
-@pytest.mark.lengthy
 def test_a_film_that_lost_a_segment_is_labelled_anew_when_that_is_tried_again(
     films, checkpoint, actor_of, whole, tmp_path
 ):

@@ -11,7 +11,9 @@ from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.labels import UnitLabels, predictions_of, track_labels_of
+from pipeline.score.shots import joined_cuts, shots_of
 from pipeline.score.tracks import ABSTAINED, STRAY, emotion_of, entropies, num_changes, summarised
+from pipeline.video.frames import Cuts
 
 STEP_SECONDS = 0.4
 
@@ -79,6 +81,43 @@ def test_a_face_missed_in_two_frames_is_the_same_person_and_in_three_a_new_one()
 
     assert linked(away(2)) == [0, 1, 1, 1, 0, 1]
     assert linked(away(3)) == [0, 1, 1, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("cut", [11, 15, 20])
+def test_a_cut_ends_a_track_though_the_next_face_is_at_its_place(cut):
+    faces = faces_of(*[[(100, 100), (600, 100)]] * 4)
+    assert linked(faces, cuts=[cut]) == [0, 1, 0, 1, 2, 3, 2, 3]
+    assert linked(faces, cuts=[0]) == linked(faces, cuts=[31]) == [0, 1] * 4
+    assert linked(faces, cuts=[5, 15, 25]) == list(range(8))
+
+
+def test_a_cut_between_frames_without_faces_ends_tracks_too():
+    faces = faces_of([(100, 100)], [], [(100, 100)])
+    assert linked(faces) == [0, 0]
+    assert linked(faces, cuts=[10]) == [0, 1]
+
+
+def test_shots_cover_a_clip_and_those_of_segments_are_the_whole_clips():
+    def seen(*cuts, start=0, end=100):
+        times = tuple(0.5 + each / 10 for each in (start, *cuts, end))
+        return Cuts(start_frame=start, start_seconds=times[0], end_seconds=times[-1], frames=cuts, times=times[1:-1])
+
+    whole = shots_of(seen(30, 60, 80), clip_id="a", path="a.mp4")
+    assert [(each.first_frame_index, each.begins_with_cut) for each in whole] == [
+        (0, False),
+        (30, True),
+        (60, True),
+        (80, True),
+    ]
+    assert [each.end_pts_seconds for each in whole[:-1]] == [each.start_pts_seconds for each in whole[1:]]
+    assert sum(each.seconds for each in whole) == pytest.approx(10.0)
+    parts = [seen(30, end=45), seen(start=45, end=60), seen(60, start=60, end=75), seen(80, start=75)]
+    shots = [shot for part in parts for shot in shots_of(part, clip_id="a", path="a.mp4")]
+    assert [shot.first_frame_index for shot in shots] == [0, 30, 45, 60, 75, 80]
+    joined = joined_cuts(shots)
+    assert joined is not None
+    assert shots_of(joined, clip_id="a", path="a.mp4") == whole
+    assert joined_cuts([]) is None
 
 
 def test_in_a_dense_clip_a_second_counts_and_not_frames():

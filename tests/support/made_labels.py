@@ -18,7 +18,7 @@ from pipeline.records.faces import Box, Example
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.labels import UnitLabels
-from pipeline.video.frames import MAX_PACKETS, MAX_PIXELS
+from pipeline.video.frames import MAX_PACKETS, MAX_PIXELS, Cuts
 from pipeline.video.index import index_of
 
 WIDTH, HEIGHT, FPS = 320, 240, 25
@@ -29,7 +29,8 @@ COLOURS = ((255, 255, 255), (255, 255, 0))
 
 @dataclass(frozen=True)
 class MadeClip:
-    """num_frames at 25 a second, of which every `every` is sampled. emotions: of each person, changing half way."""
+    """num_frames at 25 a second, of which every `every` is sampled. emotions: of each person, changing half way.
+    cut: the frame at which its labels have a second shot begin."""
 
     path: str
     codec: str = "mpeg4"
@@ -38,6 +39,7 @@ class MadeClip:
     emotions: tuple[tuple[str, str], ...] = (("Happy", "Sad"),)
     sureness: float = 0.8
     has_sound: bool = False
+    cut: int | None = None
 
 
 CLIPS = [
@@ -136,15 +138,20 @@ def make_labels(
         rows, outcomes = UnitLabels(sha256, abstain_below=0.0, day=day), []
         for each in unit.clips:
             clip = by_path[each.path]
-            faces, probabilities = [], np.zeros((0, 7))
+            faces, probabilities, cuts = [], np.zeros((0, 7)), None
             if clip.codec:
-                faces, probabilities = predicted(clip, each.clip_id, times_of(videos / each.path))
+                times = times_of(videos / each.path)
+                faces, probabilities = predicted(clip, each.clip_id, times)
+                if clip.cut is not None:
+                    frames, places = (clip.cut,), (float(times[clip.cut]),)
+                    start, end = float(times[0]), float(times[-1]) + 1 / FPS
+                    cuts = Cuts(start_frame=0, start_seconds=start, end_seconds=end, frames=frames, times=places)
             state = State.DONE if faces else State.NO_FACE if clip.codec else State.QUARANTINED
             reason = {State.NO_FACE: "no_face_found", State.QUARANTINED: "not_a_video"}.get(state)
             outcome = Outcome(
                 clip_id=each.clip_id, path=each.path, state=state, reason=reason, num_frames=len(faces), stage="x"
             )
-            rows.add(each, outcome, faces, probabilities)
+            rows.add(each, outcome, faces, probabilities, cuts=cuts)
             outcomes.append(outcome)
         ledger.commit(unit, tables=rows.tables(), outcomes=outcomes, facts=rows.night_facts(), partition=f"day={day}")
     return Path(ledger.storage.url)

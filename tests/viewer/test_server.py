@@ -17,7 +17,6 @@ from viewing import TOKEN, viewing
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/clips", "/picture/x", "/media/x/whole", "/nothing"])
 def test_nothing_is_said_without_the_token(viewer, path):
     for token in (None, "wrong", TOKEN[:-1]):
@@ -88,6 +87,17 @@ def test_filters_order_and_pages(viewer, asked, paths):
     assert [row["path"] for row in found["rows"]] == paths
 
 
+def test_a_clip_says_where_its_cuts_are(tmp_path):
+    clips = [MadeClip("a.avi", cut=25), MadeClip("b.avi")]
+    make_labels(tmp_path / "videos", tmp_path / "labels", clips)
+    with viewing(tmp_path / "labels") as viewer:
+        ids = viewer.ids()
+        cut, whole = (viewer.get(f"/api/clips/{ids[name]}").json() for name in ("a.avi", "b.avi"))
+    assert (cut["cuts"], whole["cuts"]) == ([pytest.approx(1.0, abs=0.041)], [])
+    assert [person["last"] for person in cut["persons"]] == [pytest.approx(0.8, abs=0.05), pytest.approx(1.8, abs=0.05)]
+    assert whole["num_tracks"] == 1
+
+
 def test_counts_follow_the_filters(viewer):
     every, some = viewer.get("/api/clips").json(), viewer.get("/api/clips?q=show&size=1").json()
     assert every["total"] == 6
@@ -152,7 +162,6 @@ def test_pictures_show_the_frame_of_a_time(viewer):
         assert abs(columns.min() - (20 + 2 * 25 * seconds)) <= 4
 
 
-@pytest.mark.lengthy
 def test_no_face_is_shown_where_faces_are_blurred(drawn):
     with viewing(drawn / "labels", blur_faces=True) as found:
         clip = found.ids()["show/two.mp4"]
@@ -201,7 +210,6 @@ def test_what_no_correction_can_be_is_refused(own_viewer, said, told):
     assert own_viewer.get(path).json() == []
 
 
-@pytest.mark.lengthy
 def test_two_models_stand_side_by_side(tmp_path):
     clips = [MadeClip("a.mp4", codec="libx264"), MadeClip("b.mp4", codec="libx264", num_frames=40)]
     make_labels(tmp_path / "videos", tmp_path / "labels", clips)
@@ -215,7 +223,6 @@ def test_two_models_stand_side_by_side(tmp_path):
         assert {each[0] for each in strips[0]["bins"]} == {2}
 
 
-@pytest.mark.lengthy
 def test_labels_and_videos_in_a_bucket(s3, drawn):
     for folder in ("labels", "videos"):
         for path in (drawn / folder).rglob("*"):
@@ -241,7 +248,6 @@ def started(*arguments, **options):
     )
 
 
-@pytest.mark.lengthy
 def test_the_job_prints_its_address_and_ends_when_it_is_told(drawn, tmp_path):
     with started(drawn / "labels", "--no-browser", cwd=tmp_path) as process:
         address = process.stdout.readline().strip()
@@ -253,7 +259,6 @@ def test_the_job_prints_its_address_and_ends_when_it_is_told(drawn, tmp_path):
     assert "Traceback" not in errors
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

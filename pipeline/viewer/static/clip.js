@@ -19,7 +19,7 @@ export async function showClip(clipId, asked) {
   const rest = without(asked, "clip", "t", "person", "token");
   const row = await ask(`/api/clips/${encodeURIComponent(clipId)}?${rest}`);
   const get = page("clip-page");
-  const own = { clipId, row, get, rest, now: 0, chosen: 0, shots: [], strips: [], facts: null, player: null };
+  const own = { clipId, row, get, rest, now: 0, chosen: 0, shots: row.cuts, strips: [], facts: null, player: null };
   open = own;
   document.title = `${row.path} – Labels`;
   get("path").textContent = row.path;
