@@ -29,8 +29,8 @@ format: setup
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-fast: lint # What starts neither Ray nor a job.
-	$(BIN)/python -m pytest -q -m "not slow and not ray" --numprocesses 2 --dist loadfile
+fast: lint # What starts neither Ray nor a job, and takes a moment.
+	$(BIN)/python -m pytest -q -m "not slow and not ray and not lengthy" --numprocesses 2 --dist loadfile
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 20

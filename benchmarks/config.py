@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """What `benchmarks/gpu.py` runs. device: cpu, cuda or cuda:N. small: sizes at which it takes a minute on a CPU.
+    folder: for what the parts write."""
+
+    device: str
+    small: bool
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,10 +95,10 @@ def ingest(config: IngestConfig) -> dict[str, Any]:
         loops = Loops(config, device=device, loader_processes=loaders, folder=folder)
         found = _rounds(loops.by_name(), config.rounds)
         num_examples, px = len(loops.examples), loops.examples.face_px
-        flops = _training_flops(config.model, px=px)
+        flops = training_flops(config.model, px=px)
     best = spread(found["training"])
     assert best
-    peak = _peak_flops(device, bf16=loops.bf16)
+    peak = peak_flops(device, bf16=loops.bf16)
     results = {
         "machine": machine(),
         "settings": asdict(config),
@@ -209,7 +209,7 @@ def _batches(examples: ExampleDataset, config: IngestConfig) -> TrainingBatches:
     return TrainingBatches(examples, batch_size=config.batch_size, seed=0, flip=True)
 
 
-def _training_flops(model: str, *, px: int) -> float:
+def training_flops(model: str, *, px: int) -> float:
     """Floating-point operations of one example's forward and backward pass: three forward passes."""
     network, image = build_model(model).eval(), torch.zeros(1, 3, px, px)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -217,7 +217,7 @@ def _training_flops(model: str, *, px: int) -> float:
     return 3.0 * counter.get_total_flops()
 
 
-def _peak_flops(device: torch.device, *, bf16: bool) -> float:
+def peak_flops(device: torch.device, *, bf16: bool) -> float:
     """The fastest matrix product of five, operations a second: a bound that this device was seen to reach."""
     size = 8192 if device.type == "cuda" else 2048
     left = torch.rand(size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)

@@ -57,7 +57,7 @@ def write_made_examples(
             )
             examples = {}
             for number, frame in enumerate(made):
-                examples[_clip(split, number).clip_id] = _example(frame, split=split, number=number, px=px)
+                examples[_clip(split, number).clip_id] = made_example(frame, split=split, number=number, px=px)
             for unit in pending:
                 if unit.split == split:
                     rows = [examples[clip.clip_id] for clip in unit.clips]
@@ -79,7 +79,8 @@ def _clip(split: str, number: int) -> Clip:
     return Clip(clip_id=clip_id, path=path, url=f"made:{path}", size_bytes=0, content_id="made", split=split)
 
 
-def _example(frame: MadeFrame, *, split: str, number: int, px: int) -> Example:
+def made_example(frame: MadeFrame, *, split: str, number: int, px: int) -> Example:
+    """A drawn frame as preprocessing would have left it. px: side of face and context."""
     height, width = frame.image.shape[:2]
     return Example(
         clip_id=_clip(split, number).clip_id,

@@ -24,7 +24,7 @@ from benchmarks.clips import repeated
 from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import median, shown, table
 from benchmarks.timing import Timing, spread, steady, tree_cpu_seconds, tree_memory_bytes
-from pipeline.corpus.types import Corpus
+from pipeline.corpus.types import Corpus, IgnoredFiles
 from pipeline.faces.detector import find_weights
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.planning import plan_clips
@@ -39,7 +39,7 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import start_ray
 from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.job import ActorSpec, Job
+from pipeline.runtime.job import ActorSpec, Job, go_on
 from pipeline.runtime.run import run
 from pipeline.storage.remote import local_path
 from pipeline.storage.spool import spooled
@@ -77,9 +77,11 @@ class TimedActor:
         self._job_pid = job_pid
         self._storage = Ledger(arguments["ledger_url"]).storage
         self._actor = PreprocessActor(**arguments)
+        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         started = time.time()
+        self._actor.clip_ended = self.clip_ended
         entry = self._actor.run(unit)
         machine = psutil.cpu_times()
         timing = {
@@ -237,7 +239,7 @@ def run_on_ray(
         kind=KIND, plan_config=plan_config_of(config), plan_defaults={}, versions=versions(), build_actor=lambda _: spec
     )
     rows = spooled(clip_table(clips))
-    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} clips", rows=rows, ignored=())
+    corpus = Corpus(layout="folder", root="", description=f"{len(clips)} clips", rows=rows, ignored=IgnoredFiles())
     run(job, lambda: corpus, output, config=pool)
     return {"ray_init_seconds": seconds}
 

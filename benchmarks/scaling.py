@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.ledger import made_batches
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from pipeline.corpus.types import Corpus
+from pipeline.corpus.types import Corpus, IgnoredFiles
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.units import Unit
 from pipeline.records.columns import table_of
@@ -32,7 +32,7 @@ from pipeline.records.outcomes import Outcome, State
 from pipeline.runtime.cluster import start_ray
 from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
-from pipeline.runtime.job import ActorSpec, Job
+from pipeline.runtime.job import ActorSpec, Job, go_on
 from pipeline.runtime.pool import CPUS_PER_ACTOR
 from pipeline.runtime.run import run
 from pipeline.storage.spool import BatchSpool
@@ -86,6 +86,7 @@ class WaitingActor:
         self._ledger = Ledger(ledger_url)
         self._name = f"{time.time():.6f}"
         self._unit_seconds = unit_seconds
+        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         began = time.time()
@@ -121,18 +122,11 @@ def scaling(config: ScalingConfig) -> dict[str, Any]:
 
 def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
-    num_units = actors * config.units_per_actor
-    clips = BatchSpool()
-    for batch in made_batches(num_units * config.clips_per_shard):
-        clips.append(batch)
+    corpus = made_corpus(actors * config.units_per_actor * config.clips_per_shard)
     start_ray(least_cpus=int(np.ceil(actors * CPUS_PER_ACTOR)) + 1)
     cpu = time.process_time()
-    spec = ActorSpec(build=partial(WaitingActor, unit_seconds=config.unit_seconds))
-    job = Job(kind=KIND, plan_config={}, plan_defaults={}, versions={}, build_actor=lambda _: spec)
-    description = f"{clips.num_rows:,} made-up clips"
-    corpus = Corpus(layout="folder", root="", description=description, rows=clips, ignored=())
     pool = PoolConfig(actors=actors, clips_per_shard=config.clips_per_shard)
-    found = run(job, lambda: corpus, str(folder), config=pool)
+    found = run(waiting_job(config.unit_seconds), lambda: corpus, str(folder), config=pool)
     cpu = time.process_time() - cpu
     rows = found.snapshot.database.rows("select facts from entries order by unit")
     units = [Waited(**json.loads(row["facts"])) for row in rows]
@@ -146,6 +140,22 @@ def _measured(actors: int, folder: Path, *, config: ScalingConfig) -> dict[str, 
         "driver_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "busy": busy_share(units),
     }
+
+
+def made_corpus(num_clips: int) -> Corpus:
+    """Made-up clips, as listed."""
+    clips = BatchSpool()
+    for batch in made_batches(num_clips):
+        clips.append(batch)
+    return Corpus(
+        layout="folder", root="", description=f"{num_clips:,} made-up clips", rows=clips, ignored=IgnoredFiles()
+    )
+
+
+def waiting_job(unit_seconds: float) -> Job:
+    """A job whose actors wait for as long as a unit would take."""
+    spec = ActorSpec(build=partial(WaitingActor, unit_seconds=unit_seconds))
+    return Job(kind=KIND, plan_config={}, plan_defaults={}, versions={}, build_actor=lambda _: spec)
 
 
 def busy_share(units: Iterable[Waited]) -> float:

@@ -14,6 +14,7 @@ OWN = {
     "learn": ("LearnConfig", "learn", "print_learned"),
     "fer2013": ("Fer2013Config", "fer2013", "print_fer2013"),
     "ingest": ("IngestConfig", "ingest", "print_ingested"),
+    "driver": ("DriverConfig", "driver", "print_driver"),
     "ledger": ("LedgerConfig", "ledger", "print_ledger"),
     "listing": ("ListingConfig", "listing", "print_listing"),
     "nights": ("NightsConfig", "nights", "print_nights"),
@@ -47,8 +48,9 @@ run = partial(
     main,
     description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
     " networks learn, on made scenes and on real faces, how fast training reads, what a ledger and a listing cost at a"
-    " size, what nights and films cost, what a cluster costs and how actors are kept at work have flags of their own:"
-    " learn, fer2013, ingest, ledger, listing, nights, plan or scaling, and --help.",
+    " size, what a long run leaves in its driver, what nights and films cost, what a cluster costs and how actors are"
+    " kept at work have flags of their own: learn, fer2013, ingest, ledger, listing, driver, nights, plan or scaling,"
+    " and --help.",
     positional=("study",),
 )
 

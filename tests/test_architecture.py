@@ -109,6 +109,7 @@ def test_the_table_lists_no_library_that_is_not_imported():
         assert set(libraries.split()) - libraries_of(PACKAGE / folder) == set(), folder
 
 
+@pytest.mark.lengthy
 def test_what_is_imported_is_declared():
     """Also what another dependency brings today: it may stop doing so."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -120,6 +121,7 @@ def test_what_is_imported_is_declared():
     assert {name for name, distributions in installed.items() if not distributions & declared} == set()
 
 
+@pytest.mark.lengthy
 def test_modules_import_each_other_in_no_circle():
     modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts): path for path in sources(PACKAGE)}
     needs = {

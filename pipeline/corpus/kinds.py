@@ -15,7 +15,7 @@ from fsspec import AbstractFileSystem
 from pipeline.corpus.archived import ArchiveLister
 from pipeline.corpus.listing import ask_store, info_of, map_in_threads, printable_path, url_of
 from pipeline.corpus.table import listed_md5
-from pipeline.corpus.types import Ignored, ListedFile, ListedFiles
+from pipeline.corpus.types import Ignored, IgnoredFiles, ListedFile, ListedFiles
 from pipeline.storage.archives.listing import listing_block_bytes
 from pipeline.storage.archives.members import Member, kind_of, member_url
 from pipeline.storage.redaction import without_query
@@ -39,7 +39,7 @@ _OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
 # What browsers, sftp and download tools call a file that is still coming.
 _IN_TRANSFER = (
     r"\.(part|partial|filepart|crdownload|opdownload|download|tmp|temp|aria2|ytdl|inprogress|!ut|!qb|bc!)$"
-    r"|\.part-frag\d+"
+    r"|\.part-frag\d+|_?\.gstmp$|\.\w{2,5}\.[0-9a-f]{8}$"  # the last two: of gsutil and of the AWS command line
 )
 _ARCHIVE_PART = r"\.(z\d\d|0\d\d|r\d\d|part\d+\.rar)$"
 
@@ -80,7 +80,7 @@ class SortedFiles:
         self.broken: list[ListedFile] = []  # archives that cannot be read (to their end), and archives in them
         self.broken_videos: list[ListedFile] = []
         self.broken_images: list[ListedFile] = []
-        self.ignored: list[Ignored] = []
+        self.ignored = IgnoredFiles()
         self.num_members = 0
 
     def read(self, items: Iterable[ListedFile | Ignored]) -> None:

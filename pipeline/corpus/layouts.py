@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 import re
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain
@@ -15,7 +14,7 @@ from fsspec import AbstractFileSystem
 from pipeline.corpus.kinds import SortedFiles, as_ignored, why_not_a_video
 from pipeline.corpus.listing import list_input, url_of
 from pipeline.corpus.table import SplitRules, corpus_of
-from pipeline.corpus.types import Corpus, CorpusError, ListedFile, ListedFiles
+from pipeline.corpus.types import Corpus, CorpusError, IgnoredFiles, ListedFile, ListedFiles
 from pipeline.records.vocabulary import EMOTIONS, SPLITS
 
 LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
@@ -65,23 +64,23 @@ def read_files(
         layout = "caer-s" if layout == "caer-s" or not has_videos else "caer"
         if layout == "caer-s":
             videos = chain(found.videos.taken(), found.broken_videos)
-            ignored += [as_ignored(file, "a video among the images of CAER-S") for file in videos]
+            ignored.extend(as_ignored(file, "a video among the images of CAER-S") for file in videos)
         else:
-            ignored += map(why_not_a_video, chain(found.images.taken(), found.broken_images))
+            ignored.extend(map(why_not_a_video, chain(found.images.taken(), found.broken_images)))
         strip, add = move
         moves_root = not strip or any(file.path.startswith(strip) for file in wanted)
         if moves_root:  # else it is a folder inside an archive
             root = posixpath.join(root, strip) if strip else posixpath.dirname(root) if add else root
-            ignored = [replace(item, path=_moved(item.path, strip, add)) for item in ignored]
+            ignored = IgnoredFiles(replace(item, path=_moved(item.path, strip, add)) for item in ignored)
             broken = [replace(file, path=_moved(file.path, strip, add)) for file in broken]
         _check_caer(wanted, move, moves_root=moves_root, shown=shown)
         splits, notes = _new_splits(wanted, move, rules) if layout == "caer-s" else ({}, [])
         clips = _in_caer(wanted, move, moves_root=moves_root, new_splits=splits)
     else:
         layout = "folder"
-        ignored += map(why_not_a_video, chain(found.images.taken(), found.broken_images))
+        ignored.extend(map(why_not_a_video, chain(found.images.taken(), found.broken_images)))
         if not found.videos and not broken:
-            reasons = Counter(item.reason for item in ignored).most_common(3)
+            reasons = ignored.reasons.most_common(3)
             told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
             cure = "images are read in the CAER-S layout only" if has_images else "check the path"
             raise CorpusError(f"input {shown} holds no video ({told}); {cure}")
@@ -95,10 +94,10 @@ def read_files(
 
 def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:
     """Raise CorpusError where the images of a CAER-S tree would be left out for a few videos among them."""
-    paths = list(found.images.tree_paths()) if len(found.images) > len(found.videos) else []
-    if paths and _caer_move("", paths) is not None:
+    num_images = len(found.images)
+    if num_images > len(found.videos) and _caer_move("", found.images.tree_paths()) is not None:
         raise CorpusError(
-            f"input {shown} holds {len(found.videos):,} videos and {len(paths):,} images in CAER's layout, and one run "
+            f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in CAER's layout, and one run "
             "reads one kind; set the layout to caer-s (the images) or to caer or folder (the videos)"
         )
 

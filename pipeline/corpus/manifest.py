@@ -10,15 +10,16 @@ import os
 import posixpath
 import re
 import stat
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urljoin
 
 from fsspec import AbstractFileSystem
 
+from pipeline.corpus.columns import MANIFEST_COLUMNS, columns_of
 from pipeline.corpus.layouts import LABEL_NAMES, SPLIT_NAMES
 from pipeline.corpus.listing import (
     NUM_TRIES,
@@ -40,17 +41,13 @@ from pipeline.storage.remote import listed
 from pipeline.storage.retry import StorageError, StoreLostError
 from pipeline.video.formats import extension_of
 
-_SAME_AS = {"emotion": "label"}
-# Columns that surely mean a time, in a unit that their name does not say.
-_UNCLEAR = {
-    **dict.fromkeys(("start", "begin", "onset", "start_time", "from", "start_sec", "start_s"), "start_seconds"),
-    **dict.fromkeys(("end", "stop", "finish", "end_time", "to", "end_sec", "end_s"), "end_seconds"),
-}
+# Stores in which a name stands after that of its bucket.
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2")
+# Around a cell: also what web pages leave there, and what prints nothing.
+_BLANK = f"{string.whitespace}\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
 _SEPARATORS = {"csv": ",;\t|", "tsv": "\t,;|"}
 # Ten million rows have about this much.
 MAX_BYTES = 2**31
-_WORD = re.compile(r"[a-z][a-z_ ]{0,24}|")
-_MANIFEST_COLUMNS = ("url", "label", "split", "start_seconds", "end_seconds", "group")
 
 
 def read_manifest_file(
@@ -65,7 +62,7 @@ def read_manifest_file(
     content = _content(place, store, shown=shown)
     extension = extension_of(without_query(place))
     names = _names(content, extension=extension, shown=shown)
-    columns = _columns(names, shown=shown)
+    columns = columns_of(names, shown=shown)
     folder = os.path.dirname(place) if store is None else posixpath.dirname(without_query(place))
 
     own_host = host_of(url_of(place, store))
@@ -78,7 +75,7 @@ def read_manifest_file(
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
     folders = _checked_rows(files, shown=shown)
-    unread = [name for name in columns if name not in _MANIFEST_COLUMNS and not name.startswith("unnamed")]
+    unread = [name for name in columns if name not in MANIFEST_COLUMNS and not name.startswith("unnamed")]
     notes = [f"columns not read: {', '.join(unread)}"] if unread else []
     return corpus_of(
         "manifest",
@@ -100,6 +97,19 @@ def _check_host(url: Any, thing: str, folder: str, own_host: str | None) -> None
         )
 
 
+def _names_a_file(url: str) -> bool:
+    """Whether it is a path, or a URL that has more than a scheme: of a store a bucket and a name, of the web a host."""
+    scheme, is_url, rest = url.partition("://")
+    if not is_url:
+        return re.fullmatch(r"[\w+.-]+:/*", url) is None
+    host, _, name = rest.partition("/")
+    if scheme.lower() in ("http", "https"):
+        return bool(host)
+    if scheme.lower() in _BUCKETS:
+        return bool(host and name.strip("/"))
+    return bool(rest.strip("/"))
+
+
 def _file_of_row(
     row: Mapping[str, Any],
     thing: str,
@@ -107,7 +117,7 @@ def _file_of_row(
     store: AbstractFileSystem | None,
 ) -> ListedFile:
     url = row["url"]
-    if not isinstance(url, str) or not (url := url.strip()) or "\0" in url or re.fullmatch(r"[\w+.-]+:/*", url):
+    if not isinstance(url, str) or not (url := url.strip(_BLANK)) or "\0" in url or not _names_a_file(url):
         told = repr(url[:80]) if isinstance(url, str) else shown_value(url)
         raise CorpusError(f"{thing}: url is {told}; give a path or URL")
     if store is None and "\\" in url and "://" not in url and not os.path.exists(os.path.join(folder, url)):
@@ -122,7 +132,7 @@ def _file_of_row(
         row_place, row_store = posixpath.join(folder, url), store
         if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
             row_place = posixpath.normpath(row_place)
-    start, end = (_seconds(row.get(name), f"{thing}: {name}") for name in _MANIFEST_COLUMNS[3:5])
+    start, end = (_seconds(row.get(name), f"{thing}: {name}") for name in MANIFEST_COLUMNS[3:5])
     if start is not None and end is not None and end <= start:
         raise CorpusError(f"{thing}: it ends at {end} s, before it starts at {start} s; correct it")
     return ListedFile(
@@ -190,6 +200,7 @@ def _manifest_errors(extension: str, *, shown: str) -> Iterator[None]:
 
 
 def _csv_reader(content: bytes, extension: str) -> Any:
+    content = re.sub(rb"^(\xef\xbb\xbf)?sep=[,;\t|]\r?\n", b"", content, count=1)  # for spreadsheets
     text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     return csv.reader(text, delimiter=_separator(content, extension), strict=True, skipinitialspace=True)
 
@@ -218,7 +229,7 @@ def _manifest_rows(
     names, columns: of its columns, as the file has them and as they are meant.
     """
     if extension == "parquet":
-        read = {column: name for column, name in zip(columns, names, strict=True) if column in _MANIFEST_COLUMNS}
+        read = {column: name for column, name in zip(columns, names, strict=True) if column in MANIFEST_COLUMNS}
         for number, row in enumerate(parquet_rows(content, tuple(read.values()), shown=shown), start=1):
             yield f"row {number}", dict(zip(read, row, strict=True))
         return
@@ -227,7 +238,7 @@ def _manifest_rows(
         next(reader)
         for cells in reader:
             where = f"line {reader.line_num}"
-            fields = [each.strip() for each in cells]
+            fields = [each.strip(_BLANK) for each in cells]
             if not any(fields):
                 continue
             if not any(fields[len(columns) :]):
@@ -238,37 +249,6 @@ def _manifest_rows(
                     "quote fields that hold the separator"
                 )
             yield where, dict(zip(columns, fields, strict=True))
-
-
-def _columns(names: Sequence[str], *, shown: str) -> list[str]:
-    columns = [_SAME_AS.get(name, name) for name in (each.strip().lower() for each in names)]
-    # An index without a name, and separators that a spreadsheet left: no column, and no two of one name.
-    columns = [name or f"unnamed {number}" for number, name in enumerate(columns)]
-    known = f"the columns are {', '.join(_MANIFEST_COLUMNS)}"
-    for name in columns:
-        if columns.count(name) > 1:
-            raise CorpusError(f"manifest {shown}: column {_quoted([name, ''])!r} is there twice; remove one")
-        if (meant := _UNCLEAR.get(name)) is not None and meant not in columns:
-            raise CorpusError(
-                f"manifest {shown}: column {name!r} does not say its unit; call it {meant!r} if it is in seconds "
-                "from the clip's first frame, or remove it"
-            )
-        # A misspelt column would silently lose all labels.
-        near = get_close_matches(name, _MANIFEST_COLUMNS, 1, 0.75)
-        if name not in _MANIFEST_COLUMNS and near and near[0] not in columns:
-            raise CorpusError(f"manifest {shown}: column {name!r} is unknown; did you mean {near[0]!r}? {known}")
-    if "url" not in columns:
-        raise CorpusError(f"manifest {shown}: no column 'url' among {_quoted(columns)}; {known}")
-    return columns
-
-
-def _quoted(columns: Sequence[str]) -> str:
-    """Names of columns for an error, or their number: the first line of a file that is no manifest may be a secret."""
-    # One that holds separators of its own is a header with others than were looked for.
-    words = re.split(r"[;,|\t]", columns[0]) if len(columns) == 1 else columns
-    if len(words) == 1 or not all(map(_WORD.fullmatch, words)):
-        return f"its {len(columns)}"
-    return ", ".join(filter(None, columns)) or "none"
 
 
 def _seconds(value: Any, thing: str) -> float | None:

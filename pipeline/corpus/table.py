@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,17 +16,23 @@ import pyarrow as pa
 
 from pipeline.corpus.groups import Kin, group_key, kin_of
 from pipeline.corpus.listing import map_in_threads, printable_path, shown_url, url_of
-from pipeline.corpus.types import CORPUS_SCHEMA, ROWS_AT_ONCE, Corpus, CorpusError, Ignored, ListedFile
+from pipeline.corpus.sorting import sorted_tables
+from pipeline.corpus.types import (
+    CORPUS_SCHEMA,
+    IGNORED_SCHEMA,
+    ROWS_AT_ONCE,
+    Corpus,
+    CorpusError,
+    Ignored,
+    IgnoredFiles,
+    ListedFile,
+)
 from pipeline.records.arrow import pc
 from pipeline.records.clips import Clips
 from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.contents import HASHED_ID, UNKNOWN, md5_of
 from pipeline.storage.redaction import redacted
 from pipeline.storage.spool import BatchSpool
-
-# So many rows are sorted in memory at a time.
-BATCHES_PER_RUN = 8
-
 
 # Fields of signed addresses: those of AWS, Google, Azure, CloudFront, and what others call a token.
 _PASSES = re.compile(
@@ -99,7 +105,7 @@ def corpus_of(
         )
     rows, counts = _rows(files, rules)
     rows, counts, conflicting, told = _with_kin(rows, counts, rules)
-    ignored = tuple(sorted([*ignored, *conflicting], key=lambda item: item.path))
+    ignored = _ignored_in_order(IgnoredFiles(chain(ignored, conflicting)))
     return Corpus(
         layout=layout,
         root=redacted(root),
@@ -217,7 +223,7 @@ def _moved_to_kin(rows: BatchSpool, kin: Kin, split_fractions: Sequence[float] |
 def _in_order(rows: BatchSpool) -> BatchSpool:
     """The same rows by path, then start, end and id. Raises CorpusError where two have the same id."""
     ordered, last = BatchSpool(), CORPUS_SCHEMA.empty_table()
-    for table in _merged([*_sorted_runs(rows)]):
+    for table in sorted_tables(rows, CORPUS_SCHEMA, sort=_sorted):
         ids = pa.concat_tables([last, table])["clip_id"]  # One path: equal ids are neighbours.
         if (row := pc.index(pc.equal(ids[:-1], ids[1:]), True).as_py()) >= 0:
             one, other = Clips(pa.concat_tables([last, table])[row : row + 2])
@@ -231,41 +237,6 @@ def _in_order(rows: BatchSpool) -> BatchSpool:
     return ordered
 
 
-def _sorted_runs(rows: Iterable[pa.RecordBatch]) -> Iterator[BatchSpool]:
-    """The rows in parts, each of which is sorted and fits into memory."""
-    batches = iter(rows)
-    while some := list(islice(batches, BATCHES_PER_RUN)):
-        run = BatchSpool(memory_bytes=0)
-        for batch in (
-            _sorted(pa.Table.from_batches(some)).combine_chunks().to_batches(max_chunksize=max(1, ROWS_AT_ONCE // 8))
-        ):
-            run.append(batch)
-        yield run
-
-
-def _merged(runs: Sequence[Iterable[pa.RecordBatch]]) -> Iterator[pa.Table]:
-    """The rows of sorted runs in one order, some at a time: those before the first path at which a run goes on."""
-    streams = [iter(run) for run in runs]
-    held = [CORPUS_SCHEMA.empty_table() for _ in runs]
-    ended = [False for _ in runs]
-    while not all(ended):
-        bounds = [table["path"][-1].as_py() if table.num_rows else "" for table in held]
-        bound = min(path for path, has_ended in zip(bounds, ended, strict=True) if not has_ended)
-        for number, stream in enumerate(streams):
-            if ended[number] or bounds[number] > bound:
-                continue
-            if (batch := next(stream, None)) is None:
-                ended[number] = True
-            else:
-                held[number] = pa.concat_tables([held[number], pa.Table.from_batches([batch])])
-        going_on = [table["path"][-1].as_py() for table, has_ended in zip(held, ended, strict=True) if not has_ended]
-        is_before = [pc.less(table["path"], min(going_on)) if going_on else None for table in held]
-        ready = [t if mask is None else t.filter(mask) for t, mask in zip(held, is_before, strict=True)]
-        held = [t.slice(r.num_rows) for t, r in zip(held, ready, strict=True)]
-        if sum(table.num_rows for table in ready):
-            yield _sorted(pa.concat_tables(ready))
-
-
 def _sorted(table: pa.Table) -> pa.Table:
     """By path, then start, end and id."""
     start, end = table["start_pts_seconds"].fill_null(0.0), table["end_pts_seconds"].fill_null(math.inf)
@@ -273,7 +244,16 @@ def _sorted(table: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))
 
 
-def _description(layout: str, num_clips: int, notes: list[str], *, counts: _Counts, ignored: Sequence[Ignored]) -> str:
+def _ignored_in_order(ignored: IgnoredFiles) -> IgnoredFiles:
+    tables = sorted_tables(ignored.batches(), IGNORED_SCHEMA, sort=lambda table: table.sort_by("path"))
+    return IgnoredFiles(
+        Ignored(path=path, reason=reason)
+        for table in tables
+        for path, reason in zip(table["path"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    )
+
+
+def _description(layout: str, num_clips: int, notes: list[str], *, counts: _Counts, ignored: IgnoredFiles) -> str:
     names = {"caer": "CAER layout", "caer-s": "CAER-S layout", "manifest": "manifest", "folder": "folder"}
     splits = [split for split in SPLITS if split in counts.splits]
     labels = counts.labels - {None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,9 @@ CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64())).a
 )
 
 
+IGNORED_SCHEMA = pa.schema([("path", pa.string()), ("reason", pa.string())])
+
+
 ROWS_AT_ONCE = 2**15
 
 
@@ -33,6 +37,55 @@ class Ignored:
 
     path: str
     reason: str
+
+
+class IgnoredFiles:
+    """What is ignored of a listing, on a disk where it is much: a note may lie beside each of millions of clips.
+
+    reasons: how often each was given.
+    """
+
+    def __init__(self, items: Iterable[Ignored] = ()) -> None:
+        self.reasons: Counter[str] = Counter()
+        self._rows: list[Ignored] = []
+        self._batches = BatchSpool()
+        self.extend(items)
+
+    def append(self, item: Ignored) -> None:
+        self.reasons[item.reason] += 1
+        self._rows.append(item)
+        if len(self._rows) == ROWS_AT_ONCE:
+            self._flush()
+
+    def extend(self, items: Iterable[Ignored]) -> None:
+        for item in items:
+            self.append(item)
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [[item.path for item in self._rows], [item.reason for item in self._rows]]
+            arrays = map(pa.array, columns, IGNORED_SCHEMA.types)
+            self._batches.append(pa.record_batch([*arrays], schema=IGNORED_SCHEMA))
+            self._rows = []
+
+    def batches(self) -> BatchSpool:
+        """Rows of IGNORED_SCHEMA."""
+        self._flush()
+        return self._batches
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another has the same in the same order."""
+        return isinstance(other, IgnoredFiles) and self.batches() == other.batches()
+
+    __hash__ = None  # type: ignore[assignment] - it changes
+
+    def __len__(self) -> int:
+        return self._batches.num_rows + len(self._rows)
+
+    def __iter__(self) -> Iterator[Ignored]:
+        for batch in self.batches():
+            for path, reason in zip(batch["path"].to_pylist(), batch["reason"].to_pylist(), strict=True):
+                yield Ignored(path=path, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +102,7 @@ class Corpus:
     root: str
     description: str
     rows: BatchSpool
-    ignored: tuple[Ignored, ...]
+    ignored: IgnoredFiles
 
     @property
     def num_clips(self) -> int:

@@ -109,6 +109,16 @@ class ExampleDataset(Dataset[Sample]):
         key = {name: table.column(name)[at].as_py() for name in ("clip_id", "frame_index", "face_index")}
         return Sample(_one_normalised(face), _one_normalised(context), int(self.labels[row]), **key)
 
+    def place_of(self, row: int) -> str:
+        """Where an example was seen, for people: the clip's path, or its id where the data is older than paths, and
+        the time in it."""
+        table, at = self._locate(row)
+        path, clip_id, seconds, face = (
+            table.column(name)[at].as_py() for name in ("path", "clip_id", "seconds", "face_index")
+        )
+        when = f" at {seconds:.1f} s" if seconds is not None else ""
+        return f"{path or f'clip {clip_id}'}{when}{f', face {face + 1}' if face else ''}"
+
     def column(self, name: str) -> list[Any]:
         """One column of all examples, such as clip_id, by row number."""
         return [value for shard in range(len(self._shards)) for value in self._table(shard).column(name).to_pylist()]

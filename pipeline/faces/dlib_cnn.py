@@ -85,7 +85,7 @@ class DlibCnn:
                 by_shape.setdefault(image.shape, []).append(index)
         faces: list[list[Face]] = [[] for _ in images]
         for shape, indexes in by_shape.items():
-            size = max(1, CUDA_BATCH_PX // (shape[0] * shape[1])) if self.device == "cuda" else 1
+            size = max(1, CUDA_BATCH_PX // (shape[0] * shape[1])) if self.device.startswith("cuda") else 1
             for start in range(0, len(indexes), size):
                 batch = indexes[start : start + size]
                 for index, found in zip(batch, self._detect([images[index] for index in batch]), strict=True):

@@ -48,13 +48,20 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=True, default=os.fspath) + "\n").encode()
 
 
+def json_list(values: Iterable[Any], *, depth: int = 0) -> Iterator[bytes]:
+    """`json_bytes([*values])` without its line's end, a part at a time; depth: of what it lies in."""
+    margin = "\n" + " " * depth
+    separator, end = "[", "[]"
+    for value in values:
+        text = json.dumps(value, indent=1, ensure_ascii=True).replace("\n", f"{margin} ")
+        yield f"{separator}{margin} {text}".encode()
+        separator, end = ",", f"{margin}]"
+    yield end.encode()
+
+
 def json_with_list(head: dict[str, Any], name: str, values: Iterable[Any]) -> Iterator[bytes]:
     """`json_bytes({**head, name: [*values]})`, a part at a time: the list may be as long as it likes."""
     yield json.dumps(head, indent=1, ensure_ascii=True, default=os.fspath)[:-2].encode()
-    yield f',\n "{name}": ['.encode()
-    separator, is_empty = "\n", True
-    for value in values:
-        text = json.dumps(value, indent=1, ensure_ascii=True).replace("\n", "\n  ")
-        yield f"{separator}  {text}".encode()
-        separator, is_empty = ",\n", False
-    yield b"]\n}\n" if is_empty else b"\n ]\n}\n"
+    yield f',\n "{name}": '.encode()
+    yield from json_list(values, depth=1)
+    yield b"\n}\n"

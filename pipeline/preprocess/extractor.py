@@ -23,7 +23,7 @@ from pipeline.faces.given_boxes import read_boxes
 from pipeline.faces.spec import detector_spec
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.examples import extracted, join_words
-from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, local_file, open_archive
+from pipeline.preprocess.local_copies import SCRATCH_PREFIX, error_in_words, has_grown, local_file, open_archive
 from pipeline.preprocess.sandboxed import (
     MAX_LETTERS,
     build_decoding,
@@ -36,7 +36,7 @@ from pipeline.preprocess.sandboxed import (
 )
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.faces import Example
-from pipeline.records.outcomes import Outcome, State
+from pipeline.records.outcomes import GROWING, Outcome, State
 from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import archive_of, is_member
@@ -45,7 +45,7 @@ from pipeline.storage.archives.reading import MemberReader
 from pipeline.storage.contents import LocalContents
 from pipeline.storage.redaction import redacted
 from pipeline.storage.remote import local_path
-from pipeline.storage.retry import ContentChangedError, StoreLostError
+from pipeline.storage.retry import ContentChangedError, FileGrewError, StoreLostError
 from pipeline.storage.scratch import ScratchFolder, sweep
 from pipeline.video.frames import Cuts, DecodeReport, Frame
 
@@ -136,6 +136,9 @@ class ClipExtractor:
             return found
         except ContentChangedError as error:
             self._forget_film()
+            if isinstance(error, FileGrewError) or has_grown(clip):
+                detail = "it has grown since it was listed, and is still being written; its whole is read later"
+                return [], ended(State.RETRYABLE, reason=GROWING, stage="fetch", detail=detail)
             return [], ended(State.CHANGED, reason="other_bytes", stage="fetch", detail=str(error))
         except ArchiveError as error:
             return [], ended(State.QUARANTINED, reason=error.reason, stage="unpack", detail=str(error))

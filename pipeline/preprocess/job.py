@@ -48,10 +48,10 @@ from pipeline.records.clips import is_segment
 from pipeline.records.columns import table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
-from pipeline.records.outcomes import State, replaced_outcome
+from pipeline.records.outcomes import State, interrupted_outcome, replaced_outcome
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_as_json, log_status
-from pipeline.runtime.job import ActorSpec, Choice, Job
+from pipeline.runtime.job import ActorSpec, Choice, Job, go_on
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
@@ -78,13 +78,15 @@ class PreprocessActor:
         self._corrected = corrected
         self._ledger = Ledger(ledger_url)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
+        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         examples: list[Example] = []
         outcomes = []
+        goes_on = True
         for clip in unit.clips:
-            if clip.clip_id in unit.replaced:
-                outcomes.append(replaced_outcome(clip))
+            if clip.clip_id in unit.replaced or not goes_on:
+                outcomes.append(replaced_outcome(clip) if clip.clip_id in unit.replaced else interrupted_outcome(clip))
                 continue
             found, outcome = self._extractor.extract(clip)
             if self._corrected is not None:
@@ -99,6 +101,7 @@ class PreprocessActor:
                 outcome = replace(outcome, frame_hash=frame_hash(found[0]))
             examples += found
             outcomes.append(outcome)
+            goes_on = self.clip_ended(outcome)
         return self._ledger.commit(
             unit,
             tables={KIND: table_of(examples, EXAMPLE_SCHEMA)},

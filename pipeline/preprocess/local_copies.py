@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.records.clips import Clip
-from pipeline.storage.contents import LocalContents
+from pipeline.storage.archives.members import is_member
+from pipeline.storage.contents import LocalContents, begins_with, is_md5
 from pipeline.storage.remote import (
     RangedFile,
     fetch,
@@ -21,9 +22,10 @@ from pipeline.storage.remote import (
     open_filesystem,
     require_content,
 )
-from pipeline.storage.retry import StorageError
+from pipeline.storage.retry import StorageError, call
 
 SCRATCH_PREFIX = "emotion-pipeline-clip-"
+GROWN_BLOCK_BYTES = 2**23
 
 
 @contextlib.contextmanager
@@ -67,6 +69,26 @@ def open_archive(url: str, num_bytes: int, block_bytes: int, content_id: str, *,
     what = f"{url} cannot be read"
     require_content(filesystem, path, content_id, url=url)
     return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes, content_id=content_id)
+
+
+def has_grown(clip: Clip) -> bool:
+    """Whether the clip's file is longer than when it was listed, and begins with the bytes that it then had."""
+    if is_member(clip.url) or not is_md5(clip.content_id):
+        return False
+    try:
+        if (local := local_path(clip.url)) is not None:
+            with open(local, "rb") as stream:
+                is_longer = os.fstat(stream.fileno()).st_size > clip.size_bytes
+                return is_longer and begins_with(stream, clip.content_id, size_bytes=clip.size_bytes)
+        filesystem, path = open_filesystem(clip.url)
+        what = f"{clip.url} cannot be read"
+        filesystem.invalidate_cache()
+        if (call(filesystem, "info", path, what=what).get("size") or 0) <= clip.size_bytes:
+            return False
+        remote = RangedFile(filesystem, path, what=what, size_bytes=clip.size_bytes, block_bytes=GROWN_BLOCK_BYTES)
+        return begins_with(remote, clip.content_id, size_bytes=clip.size_bytes)
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ MEAN_EMOTION = "the most probable emotion of the mean: a model's guess, or null"
 SHARES = "share of the sampled faces whose most probable emotion it is (frames are sampled evenly, so: of the time)"
 CHANGES = "times a face's emotion differs from the one before it in the same track"
 ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing"
+FIRST_SEEN = "time of the first face after the clip's first frame, seconds, or null"
 PATH = "path of the clip relative to the input root; empty in a table that is older than this column"
 MODEL = "first 12 letters of the checkpoint's sha256, as in the folder; null in a table that is older than this column"
 AGREEMENT = "share of the faces whose most probable emotion is the most probable of the mean"
@@ -136,6 +137,8 @@ class TrackLabel:
     agreement: float = column(AGREEMENT, arrow=pa.float32())
     person: int | None = column("track_index + 1, as people count", default=None, arrow=pa.int32())
     path: str = column(PATH, default="")
+    seconds: float | None = column(FIRST_SEEN, default=None)
+    last_seconds: float | None = column("time of the last face after the clip's first frame, or null", default=None)
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
 
 
@@ -164,6 +167,7 @@ class ClipLabel:
     num_changes: int | None = column(f"{CHANGES}, over all tracks", default=0)
     mean_entropy: float | None = column(ENTROPY, arrow=pa.float32(), default=None)
     agreement: float | None = column(AGREEMENT, arrow=pa.float32(), default=None)
+    seconds: float | None = column(FIRST_SEEN, default=None)
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
     num_shots: int = column("shots of the clip, 0 where nobody looked for them", default=0)
 

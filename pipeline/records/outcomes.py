@@ -16,6 +16,8 @@ from pipeline.records.columns import Share, column, columns_of, schema_of
 NOT_THERE = ("range_past_end", "no_frames")
 # Reason of clips on which our own code raised what nobody foresaw.
 OWN_FAULT = "exception"
+# Reason of clips whose files were still being written: longer than when they were listed, and the same so far.
+GROWING = "growing"
 
 
 class State(StrEnum):
@@ -83,4 +85,17 @@ def replaced_outcome(clip: Clip) -> Outcome:
     """The outcome of a planned clip whose path holds other bytes now, which are an input of their own."""
     return Outcome(
         clip_id=clip.clip_id, path=clip.path, state=State.CHANGED, reason="replaced", stage="plan", attempts=0
+    )
+
+
+def interrupted_outcome(clip: Clip) -> Outcome:
+    """The outcome of a clip of a unit whose run was interrupted before the clip was read."""
+    return Outcome(
+        clip_id=clip.clip_id,
+        path=clip.path,
+        state=State.RETRYABLE,
+        reason="interrupted",
+        stage="plan",
+        detail="the run was interrupted before it was read",
+        attempts=0,
     )

@@ -11,6 +11,8 @@ CURES = {
     "unreadable": "nobody may read it: change its rights",
     "store_failed": "run the same command again: the store did not answer",
     "not_finished": "run the same command again: the run was cut off",
+    "growing": "run the same command again once it is whole: it was still being written",
+    "interrupted": "run the same command again: it goes on from there",
     "original_changed": "run the same command again",
     "detector_failed": "run the same command again",
     "killed": "run the same command again: something outside ended its process; is there enough memory?",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -153,10 +154,14 @@ def stop_ray() -> None:
 @contextlib.contextmanager
 def started_ray() -> Iterator[str]:
     """A cluster or a local Ray for as long as the block runs; in words, which it is."""
-    try:
-        yield start_ray()
-    finally:
-        stop_ray()
+    with contextlib.ExitStack() as quiet:
+        try:
+            yield start_ray()
+        except KeyboardInterrupt:  # Ray's core prints to stdout of every actor that ends with work in its queue.
+            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            raise
+        finally:
+            stop_ray()
 
 
 # What a local Ray of this process holds: its folder, and the variables as they were before it.

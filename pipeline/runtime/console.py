@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
+import textwrap
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.storage.redaction import redacted, terminal_text
 
@@ -34,7 +36,19 @@ def log_status(line: str, *, event: str = "message") -> None:
     if is_json():
         log_event(event, text=line)
     else:
-        print(terminal_text(line), file=sys.stderr, flush=True)
+        print(_for_width(terminal_text(line), sys.stderr), file=sys.stderr, flush=True)
+
+
+def _for_width(line: str, stream: TextIO) -> str:
+    """A line as a terminal of its width shows it whole: broken between words, what follows indented. What is longer
+    than a line (a path) stays in one piece, to be copied."""
+    if not stream.isatty():
+        return line
+    before = line[: len(line) - len(line.lstrip())]
+    width = max(40, shutil.get_terminal_size().columns)
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "drop_whitespace": True}
+    found = textwrap.wrap(line, width, subsequent_indent=f"{before}  ", replace_whitespace=False, **options)
+    return "\n".join(found)
 
 
 def log_traceback(text: str) -> None:
@@ -47,7 +61,7 @@ def log_traceback(text: str) -> None:
 
 def print_line(line: str) -> None:
     """A line of a command's answer, on stdout, as `terminal_text` has it."""
-    print(terminal_text(line))
+    print(_for_width(terminal_text(line), sys.stdout))
 
 
 def log_event(event: str, **values: Any) -> None:

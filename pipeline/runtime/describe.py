@@ -120,3 +120,8 @@ def describe_summary(summary: Mapping[str, Any], *, output: str) -> list[str]:
     if summary["quarantined"] or summary["retryable"]:
         lines.append(f"warning: not every clip is done: python jobs/quarantine.py list {output}")
     return [*lines, summary["audit"], f"output: {output}"]
+
+
+def clips_per_second(num_clips: int, seconds: float) -> float:
+    """The one rate: clips that a run ended, by all of the seconds since it began (listing and starting too)."""
+    return num_clips / seconds if seconds > 0 else 0.0

@@ -12,14 +12,27 @@ from typing import Any, Protocol
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
+from pipeline.records.outcomes import Outcome
 
 
 class SystematicFault(Exception):
     """So many clips met a fault of our own code that going on makes no sense."""
 
 
+def go_on(outcome: Outcome) -> bool:
+    """Tell nobody that a clip has ended, and do the next."""
+    del outcome
+    return True
+
+
 class Actor(Protocol):
-    """Does one unit: commits it to the ledger and returns the entry that stands."""
+    """Does one unit: commits it to the ledger and returns the entry that stands.
+
+    clip_ended: called with the outcome of each clip once it has one; the pool puts a function of its own there. Where
+    it returns False the run is being interrupted, and the clips that are left end as `interrupted_outcome`.
+    """
+
+    clip_ended: Callable[[Outcome], bool]
 
     def run(self, unit: Unit) -> dict[str, Any]: ...
 

@@ -26,6 +26,7 @@ from pipeline.records.clips import clip_of
 from pipeline.records.outcomes import OWN_FAULT
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig, num_actors
+from pipeline.runtime.counting import UnitsAtWork, UnitTeller
 from pipeline.runtime.job import Actor, ActorSpec, SystematicFault
 from pipeline.runtime.progress import ProgressDisplay
 from pipeline.runtime.telemetry import UnitMetrics
@@ -49,17 +50,23 @@ def units_at_once(actors: int, *, clips_per_unit: int = 1) -> int:
     return max(min(MIN_UNITS_AT_ONCE, MAX_CLIPS_AT_ONCE // clips_per_unit), UNITS_AT_ONCE_PER_ACTOR * actors)
 
 
-def run_units(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: PoolConfig) -> list[str]:
+def run_units(
+    ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: PoolConfig, started: float | None = None
+) -> list[str]:
     """Run actors over every pending unit that must be computed, until each is committed.
 
     An actor that dies takes its unit back to the queue at most 3 times a round; what is still uncommitted after 3
     rounds stays pending, so a unit that kills every actor ends the run instead of looping for ever. Committed entries
     go into the snapshot, and copies of many in one object to the ledger.
 
+    Args:
+        started: when the run began, by the monotonic clock, for its rate; default now.
+
     Returns:
         What went wrong on the way, a line each.
 
     Raises:
+        KeyboardInterrupt: once the clips at work have ended, or after `GRACE_SECONDS`.
         StorageError, UsageError: where an actor meets one; every other would meet it too.
         SystematicFault: where more than a tenth of the clips, and at least 10, met a fault of our own code. Actors are
             still at work then: once they have ended, the caller takes back what met it.
@@ -69,16 +76,21 @@ def run_units(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, config: Po
     actors = num_actors(config, units.num_units)
     errors: list[str] = []
     receiver = _Receiver(ledger, snapshot, num_clips=units.num_parts)
-    with ProgressDisplay(units.num_parts, what="clips and segments" if units.num_segments else "clips") as display:
+    what = "clips and segments" if units.num_segments else "clips"
+    display = ProgressDisplay(units.num_parts, what=what, actors=actors, started=started)
+    at_work = UnitsAtWork(display, actors=actors)
+    with display, at_work.watched():
         clips_per_unit = max(1, units.num_parts // max(1, units.num_units))
         for chunk in units.chunks(units_at_once(actors, clips_per_unit=clips_per_unit)):
             waiting = {unit.unit_id: unit for unit in chunk}
+            at_work.show_of(waiting)
             for _ in range(ROUNDS):
                 try:
-                    for entry in _stream(list(waiting.values()), spec, arguments=arguments, config=config):
+                    todo = list(waiting.values())
+                    for entry in _stream(todo, spec, arguments=arguments, config=config, at_work=at_work):
+                        waiting.pop(entry["unit"], None)
                         display.add(entry)
                         receiver.add(entry)
-                        waiting.pop(entry["unit"], None)
                 except RayError as error:
                     errors.append(_first_line(error))
                 if waiting:  # A listing of 300,000 entries takes a minute: only where some may have been lost.
@@ -122,7 +134,12 @@ class _Receiver:
 
 
 def _stream(
-    units: Sequence[Unit], spec: ActorSpec, *, arguments: Mapping[str, Any], config: PoolConfig
+    units: Sequence[Unit],
+    spec: ActorSpec,
+    *,
+    arguments: Mapping[str, Any],
+    config: PoolConfig,
+    at_work: UnitsAtWork,
 ) -> Iterator[dict[str, Any]]:
     """The entries of units as they are committed. Raises RayError, and StorageError or UsageError of an actor."""
     rows = [{"unit": _pack(unit)} for unit in units]
@@ -133,7 +150,7 @@ def _stream(
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         entries = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _UnitActor,
-            fn_constructor_args=(spec.build, dict(arguments), own_umask()),
+            fn_constructor_args=(spec.build, dict(arguments), own_umask(), at_work.teller()),
             batch_size=1,
             batch_format="pyarrow",
             compute=pool,
@@ -144,6 +161,8 @@ def _stream(
         )
     for row in entries.iter_rows():
         entry = json.loads(row["entry"])
+        if entry.get("stopped_by") == "interrupt":
+            continue
         if "stopped_by" in entry:
             raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
         yield entry
@@ -153,21 +172,34 @@ class _UnitActor:
     """What Ray Data holds: builds the actor's own work once and maps one unit to its entry, or to what must end the
     run: as an exception Ray would try it again."""
 
-    def __init__(self, actor: Callable[..., Actor], arguments: dict[str, Any], umask: int) -> None:
+    def __init__(
+        self, actor: Callable[..., Actor], arguments: dict[str, Any], umask: int, teller: UnitTeller | None = None
+    ) -> None:
         os.umask(umask)  # The driver's: a cluster's own may let others read.
-        self._actor, self._arguments = actor, arguments
+        self._actor, self._arguments, self._teller = actor, arguments, teller
         self._metrics = UnitMetrics()
 
     @functools.cached_property
     def _work(self) -> Actor:
         # Not in __init__: what fails there, Ray restarts.
-        return self._actor(**self._arguments)
+        actor = self._actor(**self._arguments)
+        if self._teller is not None:
+            actor.clip_ended = self._teller.clip_ended
+        return actor
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         entries = [json.dumps(self._entry(_unpack(text))) for text in batch.column("unit").to_pylist()]
         return pa.table({"entry": pa.array(entries, pa.string())})
 
     def _entry(self, unit: Unit) -> dict[str, Any]:
+        if self._teller is None:
+            return self._committed(unit)
+        try:
+            return self._committed(unit) if self._teller.began(unit) else {"stopped_by": "interrupt"}
+        finally:
+            self._teller.ended()
+
+    def _committed(self, unit: Unit) -> dict[str, Any]:
         self._metrics.began()
         try:
             entry = self._work.run(unit)

@@ -1,41 +1,81 @@
-"""Shows the progress of a run."""
+"""Shows the progress of a run: how many clips have ended and how, how fast, and how long the rest will take."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from pipeline.runtime.console import is_json, log_event, log_status
+from pipeline.runtime.describe import clips_per_second
 
-LINE_SECONDS = 30.0
+# Where there is no terminal: the first line comes soon, and the gaps double up to this.
+FIRST_LINE_SECONDS, LINE_SECONDS = 3.0, 30.0
+
+
+class TimeLeft:
+    """How long the rest of the clips takes, by those that have ended since the first did: actors start before it."""
+
+    def __init__(self, num_clips: int, *, actors: int) -> None:
+        self._num_clips, self._actors = num_clips, actors
+        self._first: tuple[int, float, float] | None = None
+        self._ends_at: float | None = None
+
+    def update(self, num_ended: int, *, now: float, seconds_of_clips: float) -> None:
+        """So many clips have ended, which took their actors so many seconds in all."""
+        if not num_ended:
+            return
+        first, at, of_first = self._first = self._first or (num_ended, now, seconds_of_clips / num_ended)
+        per_clip = (now - at) / (num_ended - first) if num_ended > first else of_first / self._actors
+        self._ends_at = now + per_clip * max(0, self._num_clips - num_ended)
+
+    def seconds(self, now: float) -> float | None:
+        """Seconds that are left; None before the first clip has ended."""
+        return None if self._ends_at is None else max(0.0, self._ends_at - now)
 
 
 class ProgressDisplay:
     """Progress: live in a terminal, an event a second as JSON, else a line every 30 s.
 
-    Counts come from the entries, never from Ray. Rate and time left are this run's. The memory is the most that a
-    decoding child has held.
+    Counts come from the entries of units and, of those at work, from their actors; never from Ray. The memory is the
+    most that a decoding child has held.
     """
 
-    def __init__(self, num_clips: int, *, what: str = "clips", terminal: Console | None = None) -> None:
+    def __init__(
+        self,
+        num_clips: int,
+        *,
+        what: str = "clips",
+        actors: int = 1,
+        started: float | None = None,
+        terminal: Console | None = None,
+    ) -> None:
+        """started: when the run began, by the monotonic clock; default now."""
         self._num_clips, self._what = num_clips, what
-        self._counts: Counter[str] = Counter()
-        self._num_examples = 0
+        self._ended = _Counts()
+        self._at_work: dict[str, _Counts] = {}
         self._peak_bytes = 0
-        self._started = self._last_told = time.monotonic()
+        now = time.monotonic()
+        self._started, self._last_told = now if started is None else started, now
+        self._gap_seconds = 1.0 if is_json() else min(FIRST_LINE_SECONDS, LINE_SECONDS)
+        self._left = TimeLeft(num_clips, actors=actors)
+        self._num_shown = 0
+        self._lock = threading.Lock()
         terminal = terminal or Console(stderr=True)
         self._is_live = terminal.is_terminal and not is_json()
-        self._words = "starting"
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(self._what), TimeElapsedColumn())
-        self._bar = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=terminal)
-        self._task = self._bar.add_task(self._what, total=self._num_clips)
+        self._words = "actors are loading; the first clips take longest"
+        texts = (f"{{task.completed}}/{{task.total}} {what}", "{task.fields[spent]}", "{task.fields[left]}")
+        columns = [TextColumn(text, table_column=Column(no_wrap=True)) for text in texts]
+        self._bar = Progress(BarColumn(None, table_column=Column(ratio=1)), *columns, console=terminal, expand=True)
+        self._task = self._bar.add_task(what, total=num_clips, spent="", left="")
         self._live = Live(console=terminal, get_renderable=self._picture, refresh_per_second=4)
 
     def __enter__(self) -> ProgressDisplay:
@@ -49,35 +89,88 @@ class ProgressDisplay:
             self._live.stop()
 
     def _picture(self) -> Group:
+        now = time.monotonic()
+        seconds_left = self._left.seconds(now)
+        left = "" if seconds_left is None else f"{in_words(seconds_left)} left"
+        self._bar.update(self._task, spent=in_words(now - self._started), left=left)
         return Group(self._bar, Text(self._words))
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Count one committed unit."""
-        self._counts.update(str(row["state"]) for row in entry["outcomes"])
-        self._num_examples += sum(row["num_examples"] for row in entry["outcomes"])
-        self._peak_bytes = max(self._peak_bytes, entry["facts"].get("peak_child_memory_bytes", 0))
-        done, now = self._counts.total(), time.monotonic()
-        rate = done / max(now - self._started, 1e-9)
-        seconds_left = (self._num_clips - done) / rate if rate else 0.0
-        states = ", ".join(f"{count} {state}" for state, count in sorted(self._counts.items()))
-        mib = self._peak_bytes / 2**20
-        self._words = (
-            f"{states}, {self._num_examples} examples, {rate:.2f} {self._what}/s, a worker {mib:.0f} MiB at most"
-        )
+        outcomes = entry["outcomes"]
+        with self._lock:
+            self._at_work.pop(entry.get("unit", ""), None)
+            self._ended.add(
+                Counter(str(row["state"]) for row in outcomes),
+                sum(row["num_examples"] for row in outcomes),
+                sum(row.get("seconds", 0.0) for row in outcomes),
+            )
+            self._peak_bytes = max(self._peak_bytes, entry["facts"].get("peak_child_memory_bytes", 0))
+            self._tell()
+
+    def note(self, counts: Mapping[str, Mapping[str, Any]], waiting: Collection[str]) -> None:
+        """Show what units at work have so far. waiting: those that are not committed; others are counted already."""
+        with self._lock:
+            for unit_id, each in counts.items():
+                if unit_id in waiting:
+                    self._at_work[unit_id] = _Counts()
+                    self._at_work[unit_id].add(each["states"], each["num_examples"], each["seconds"])
+            if counts:
+                self._tell()
+
+    def _tell(self) -> None:
+        now, counts = time.monotonic(), _Counts()
+        for each in (self._ended, *self._at_work.values()):
+            counts.add(each.states, each.num_examples, each.seconds)
+        done = counts.states.total()
+        rate = clips_per_second(done, now - self._started)
+        if done != self._num_shown:
+            self._left.update(done, now=now, seconds_of_clips=counts.seconds)
+            self._num_shown = done
+        states = ", ".join(f"{count} {state}" for state, count in sorted(counts.states.items()))
+        memory = f", a worker {self._peak_bytes / 2**20:.0f} MiB at most" if self._peak_bytes else ""
+        if done:
+            self._words = f"{states}, {counts.num_examples} examples, {rate:.2f} {self._what}/s{memory}"
         self._bar.update(self._task, completed=done)
-        every = 1.0 if is_json() else LINE_SECONDS
-        if self._is_live or (now - self._last_told < every and not (is_json() and done == self._num_clips)):
+        is_last = done == self._num_clips and not self._at_work
+        if self._is_live or not done or (now - self._last_told < self._gap_seconds and not (is_json() and is_last)):
             return
         self._last_told = now
+        left = self._left.seconds(now) or 0.0
         if not is_json():
-            log_status(f"{done} of {self._num_clips} {self._what}: {self._words}, about {seconds_left:.0f} s left")
+            self._gap_seconds = min(2 * self._gap_seconds, LINE_SECONDS)
+            log_status(f"{done} of {self._num_clips} {self._what}: {self._words}, about {in_words(left)} left")
         log_event(
             "progress",
             clips=done,
             clips_in_all=self._num_clips,
-            states=dict(self._counts),
-            examples=self._num_examples,
+            states=dict(counts.states),
+            examples=counts.num_examples,
             clips_per_second=round(rate, 3),
-            seconds_left=round(seconds_left, 1),
-            peak_worker_memory_mib=round(mib),
+            seconds_left=round(left, 1),
+            peak_worker_memory_mib=round(self._peak_bytes / 2**20),
         )
+
+
+class _Counts:
+    """Clips by state, their examples, and the seconds that actors spent on them."""
+
+    def __init__(self) -> None:
+        self.states: Counter[str] = Counter()
+        self.num_examples, self.seconds = 0, 0.0
+
+    def add(self, states: Mapping[str, int], num_examples: int, seconds: float) -> None:
+        """Count these too."""
+        self.states.update(states)
+        self.num_examples += num_examples
+        self.seconds += seconds
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as a person says it: 45 s, 12 min, 3 h 20 min, 5 days."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if round(seconds) < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 100 else f"{round(seconds / 86400)} days"

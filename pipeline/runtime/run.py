@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import yaml
 
 from pipeline.corpus.types import Corpus
 from pipeline.ledger.audit import Audit, audit
+from pipeline.ledger.files import json_list
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import RunLock
 from pipeline.ledger.planning import plan
 from pipeline.ledger.snapshot import NOT_FINISHED, Snapshot
-from pipeline.records.outcomes import COUNTED, OWN_FAULT, State
+from pipeline.records.outcomes import COUNTED, GROWING, OWN_FAULT, State
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.console import is_json, log_event, log_status
-from pipeline.runtime.describe import describe_audit, describe_changes, describe_summary
+from pipeline.runtime.describe import clips_per_second, describe_audit, describe_changes, describe_summary
 from pipeline.runtime.job import Choice, Job, SystematicFault
 from pipeline.runtime.retention import forget_old
 from pipeline.storage.redaction import redacted_values
@@ -71,13 +72,13 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
             snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, compacts=True)
         snapshot.mark_old_entries()
         trial = _Trial(job)
-        choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config)
+        choice, errors = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config, started=started)
         for _ in range(MAX_LISTINGS - 1):
             if not _has_changed_clips(snapshot):
                 break
             log_status("some clips have other bytes than when they were listed: listing the input again")
             corpus = read()
-            choice, more = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config)
+            choice, more = _plan_and_compute(job, ledger, snapshot, corpus, trial=trial, config=config, started=started)
             errors += more
         lock.require()
         closing = job.finish(ledger, snapshot)
@@ -92,7 +93,7 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
             "errors": errors,
         }
         ledger.storage.put("summary.json", _json(summary))
-        ledger.storage.put("ignored.json", _json([asdict(ignored) for ignored in corpus.ignored]))
+        ledger.storage.put_stream("ignored.json", chain(json_list(map(asdict, corpus.ignored)), [b"\n"]))
     exit_code = exit_code_of(summary, found, config)
     return Run(ledger=ledger, snapshot=snapshot, summary=summary, audit=found, exit_code=exit_code, choice=choice)
 
@@ -113,7 +114,9 @@ class _Trial:
         from pipeline.runtime import cluster, pool  # noqa: F401
 
         if not self._passed:
-            log_status(f"trying {self._job.trial}")
+            address = os.environ.get("RAY_ADDRESS")
+            begins = f"joining the Ray cluster at {address}" if address else "starting a local Ray"
+            log_status(f"trying {self._job.trial}; {begins}")
         with ThreadPoolExecutor(1) as threads:
             trial = None if self._passed else threads.submit(self._job.try_out)
             if trial is not None and os.environ.get("RAY_ADDRESS"):
@@ -127,7 +130,14 @@ class _Trial:
 
 
 def _plan_and_compute(
-    job: Job, ledger: Ledger, snapshot: Snapshot, corpus: Corpus, *, trial: _Trial, config: PoolConfig
+    job: Job,
+    ledger: Ledger,
+    snapshot: Snapshot,
+    corpus: Corpus,
+    *,
+    trial: _Trial,
+    config: PoolConfig,
+    started: float,
 ) -> tuple[Choice, list[str]]:
     """Do what is missing of one listing; what was chosen of it, and what went wrong on the way, a line each."""
     choice = prepare(job, ledger, snapshot, corpus)
@@ -142,7 +152,7 @@ def _plan_and_compute(
     try:
         with trial.with_workers() as where:
             _plan(job, ledger, snapshot, num_clips=num_clips, config=config)
-            return choice, _compute(job, ledger, snapshot, choice, where=where, config=config)
+            return choice, _compute(job, ledger, snapshot, choice, where=where, config=config, started=started)
     except SystematicFault:
         # Only now that no actor is left: those at work have committed units after the one that was too many.
         ledger.refresh(snapshot)
@@ -178,7 +188,7 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, confi
 
 
 def _compute(
-    job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, where: str, config: PoolConfig
+    job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, where: str, config: PoolConfig, started: float
 ) -> list[str]:
     """Run actors of a Ray that has started over what must be computed; what went wrong on the way, a line each."""
     from pipeline.runtime.cluster import check_nodes
@@ -191,7 +201,7 @@ def _compute(
     actors = num_actors(config, units.num_units)
     log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
     check_nodes(ledger.storage.url)
-    return run_units(ledger, snapshot, job.build_actor(choice), config=config)
+    return run_units(ledger, snapshot, job.build_actor(choice), config=config, started=started)
 
 
 def _has_changed_clips(snapshot: Snapshot) -> bool:
@@ -199,7 +209,8 @@ def _has_changed_clips(snapshot: Snapshot) -> bool:
     return bool(
         snapshot.database.value(
             "select exists(from outcomes o anti join old_entries using (unit) "
-            "anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1) where o.state = 'changed')"
+            "anti join replaced r on r.clip_id = split_part(o.clip_id, '.', 1) "
+            f"where o.state = 'changed' or o.reason = '{GROWING}')"
         )
     )
 
@@ -230,7 +241,7 @@ def _summary(snapshot: Snapshot, found: Audit, *, job: Job, seconds: float) -> d
         ),
         "own_faults": sum(row["count"] for row in ended if row["reason"] == OWN_FAULT),
         "seconds": round(seconds, 3),
-        "clips_per_second": round(processed / seconds, 3) if seconds else 0.0,
+        "clips_per_second": round(clips_per_second(processed, seconds), 3),
         "peak_worker_memory_mib": round(peak_bytes / 2**20),
         "audit": describe_audit(found),
         "audit_holds": found.holds,
@@ -275,10 +286,8 @@ def print_summary(found: Run) -> None:
 def _log_corpus(corpus: Corpus) -> None:
     log_status(corpus.description)
     if corpus.ignored:
-        reasons = Counter(ignored.reason for ignored in corpus.ignored)
-        log_status(
-            f"ignored {len(corpus.ignored)} files: " + ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-        )
+        reasons = ", ".join(f"{count} {reason}" for reason, count in corpus.ignored.reasons.items())
+        log_status(f"ignored {len(corpus.ignored)} files: {reasons}")
 
 
 def _log_waiting(seconds: float) -> None:

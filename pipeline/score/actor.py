@@ -29,8 +29,9 @@ from pipeline.records.faces import (
     Shot,
     Thumbnail,
 )
-from pipeline.records.outcomes import Outcome, State, outcome_of, replaced_outcome
+from pipeline.records.outcomes import Outcome, State, interrupted_outcome, outcome_of, replaced_outcome
 from pipeline.records.vocabulary import EMOTIONS
+from pipeline.runtime.job import go_on
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.labels import UnitLabels
 from pipeline.score.shots import joined_cuts
@@ -76,21 +77,26 @@ class ScoreActor:
         self._pictured_every = pictured_every  # of so many units one
         self._blur_faces = blur_faces
         self._box_margin = config.box_margin
+        self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
         labels = UnitLabels(self._predictor.sha256, abstain_below=self._abstain_below, day=self._day)
         outcomes: list[Outcome] = []
         pictured: list[list[Thumbnail]] = []
         num_pictured = 0 if unit.number % self._pictured_every else self._num_pictured
+        goes_on = True
         for clip in unit.clips:
             started = time.monotonic()
             if clip.clip_id in unit.replaced:
                 examples, outcome, cuts = [], replaced_outcome(clip), None
+            elif not goes_on:
+                examples, outcome, cuts = [], interrupted_outcome(clip), None
             else:
                 examples, outcome = self._extractor.extract(clip)
                 cuts = self._extractor.cuts
             labels.add(clip, outcome, examples, self._predictor.predict(examples), cuts=cuts)
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
+            goes_on = goes_on and self.clip_ended(outcomes[-1])
             if examples and len(pictured) < num_pictured:
                 margin, blur = self._box_margin, self._blur_faces
                 pictured.append(report.thumbnails_of(examples, box_margin=margin, blur_faces=blur))

@@ -163,6 +163,8 @@ def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> lis
                 person=track_index + 1,
                 first_pts_seconds=own[0].pts_seconds,
                 last_pts_seconds=own[-1].pts_seconds,
+                seconds=own[0].seconds,
+                last_seconds=own[-1].seconds,
                 num_faces=len(own),
                 probabilities=summary.probabilities,
                 emotion=summary.emotion,
@@ -208,4 +210,5 @@ def clip_label_of(
         num_changes=sum(track.num_changes or 0 for track in tracks),
         mean_entropy=summary.mean_entropy,
         agreement=summary.agreement,
+        seconds=(counted or faces)[0].seconds,
     )

@@ -61,6 +61,15 @@ def md5_of(path: str | Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def begins_with(stream: Any, content_id: str, *, size_bytes: int) -> bool:
+    """Whether the first `size_bytes` of a file open for reading are those of the MD5 `content_id`. Raises OSError."""
+    found, left = hashlib.md5(usedforsecurity=False), size_bytes
+    while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
+        found.update(chunk)
+        left -= len(chunk)
+    return not left and found.hexdigest() == content_id
+
+
 class LocalContents:
     """Which local files have been seen to hold which bytes; a file is hashed again once its inode or times differ."""
 

@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.records.documents import read_at_most, too_long
 from pipeline.storage.contents import UNKNOWN, IfMatch, is_on_the_web, stored_content_id
 from pipeline.storage.hosts import public_client
-from pipeline.storage.retry import TRIES, ContentChangedError, TruncatedError, call, checked
+from pipeline.storage.retry import TRIES, ContentChangedError, FileGrewError, TruncatedError, call, checked
 
 
 def local_path(url: str) -> str | None:
@@ -81,8 +81,8 @@ def fetch(url: str, to: Path, *, size_bytes: int | None, content_id: str = "") -
     """Copy a remote file to the local path `to`.
 
     One GET: range reads made 10 to 300 requests a clip. Raises FileNotFoundError, ContentChangedError where the file
-    is not the one of `size_bytes` and `content_id` that was listed, as far as these are known, and StorageError for a
-    fault that lasts.
+    is not the one of `size_bytes` and `content_id` that was listed, as far as these are known (FileGrewError where it
+    is longer and nothing else is known), and StorageError for a fault that lasts.
     """
     filesystem, path = open_filesystem(url)
     reader = while_unchanged(filesystem, content_id)
@@ -92,6 +92,8 @@ def fetch(url: str, to: Path, *, size_bytes: int | None, content_id: str = "") -
             told = call(filesystem, "info", path, what=f"{url} cannot be read").get("size")
             if told == size_bytes or told != found:
                 raise TruncatedError(f"{found} bytes came instead of {size_bytes}")
+            if content_id in UNKNOWN and found > size_bytes:
+                raise FileGrewError(f"it has {found:,} bytes, and had {size_bytes:,} when it was listed")
             if content_id not in UNKNOWN:
                 raise ContentChangedError(f"it has {found} bytes, and had {size_bytes} when it was listed")
 

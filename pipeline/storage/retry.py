@@ -39,6 +39,10 @@ class ContentChangedError(OSError):
     """A file has other bytes than when it was listed; the next listing has them as an input of their own."""
 
 
+class FileGrewError(ContentChangedError):
+    """A file begins with the bytes that were listed and goes on: it is still being written."""
+
+
 # What is told as it is: it says something about one object, and no other try would give another answer.
 ABSENT_OR_THERE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 TOLD_AS_IT_IS = (*ABSENT_OR_THERE, ContentChangedError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ BATCH_SIZE = 16
 @dataclass(frozen=True, kw_only=True)
 class Examination:
     """metrics: of the whole validation split after the best epoch. attended: the first example of each emotion.
-    wrong: the most wrong first, of `num_examined` examples spread over the split."""
+    wrong: the most wrong first, one a clip, of `num_examined` examples spread over the split."""
 
     metrics: dict[str, Any]
     attended: list[Examined]
@@ -51,16 +52,20 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     probabilities = softmax(logits).astype(np.float32)  # (N, 7)
     labels = examples.labels[rows]  # (N,)
     of_truth = probabilities[np.arange(len(rows)), labels]
-    wrong = [index for index in np.argsort(of_truth, kind="stable") if probabilities[index].argmax() != labels[index]]
+    all_ids = examples.column("clip_id")
+    wrong = _one_a_clip(
+        [index for index in np.argsort(of_truth, kind="stable") if probabilities[index].argmax() != labels[index]],
+        [all_ids[row] for row in rows],
+    )
     first = [int(np.flatnonzero(labels == emotion)[0]) for emotion in range(len(EMOTIONS)) if emotion in labels]
 
     attend: Any = getattr(model, "context_attention", None)
 
     def examined(index: int) -> Examined:
         row = int(rows[index])
-        batch, sample = examples.read_batch(rows[index : index + 1]), examples[row]
+        batch = examples.read_batch(rows[index : index + 1])
         return Examined(
-            where=f"clip {sample.clip_id}, frame {sample.frame_index}",
+            where=examples.place_of(row),
             label=EMOTIONS[labels[index]],
             face=batch.face[0].permute(1, 2, 0).numpy(),
             context=batch.context[0].permute(1, 2, 0).numpy(),
@@ -74,3 +79,11 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
         wrong=[examined(int(index)) for index in wrong[:MAX_WRONG]],
         num_examined=len(rows),
     )
+
+
+def _one_a_clip(indices: Iterable[int], clip_ids: Sequence[str]) -> list[int]:
+    """The first of the indices for each clip: its other frames mostly show the same. clip_ids: by index."""
+    first: dict[str, int] = {}
+    for index in indices:
+        first.setdefault(clip_ids[index], index)
+    return list(first.values())

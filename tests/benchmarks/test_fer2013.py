@@ -78,6 +78,7 @@ def test_a_picture_of_two_splits_stays_in_the_later_one_and_one_of_two_labels_go
     assert first.all()
 
 
+@pytest.mark.lengthy
 def test_the_study_learns_what_the_pictures_show_and_its_baseline_is_a_checkpoint_like_any_other(studied):
     config, found = studied
     baseline = f"{config.output}/baseline"
@@ -103,6 +104,7 @@ def test_what_is_written_names_the_figures_and_their_limits(studied, capsys: pyt
     assert f"{100 * found['test']['top1_accuracy']:.2f}" in capsys.readouterr().out
 
 
+@pytest.mark.lengthy
 def test_a_run_that_was_stopped_goes_on_at_its_last_epoch(studied, tmp_path: Path):
     config, _ = studied
     output = tmp_path / "out"
@@ -115,6 +117,7 @@ def test_a_run_that_was_stopped_goes_on_at_its_last_epoch(studied, tmp_path: Pat
     assert after[:2] == before
 
 
+@pytest.mark.lengthy
 def test_more_time_than_allowed_is_not_taken(data: Path, tmp_path: Path):
     found = fer2013(
         Fer2013Config(study="fer2013", data=str(data), output=str(tmp_path / "out"), epochs=500, minutes=0.01)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.driver import DriverConfig, driver, growth
 from benchmarks.ledger import LedgerConfig, ledger, made_clips
 from benchmarks.listing import ListingConfig, listing
 from benchmarks.scaling import ScalingConfig, Waited, busy_share, driver_ms, scaling
@@ -70,6 +71,7 @@ def test_a_ledger_of_made_up_clips_holds_and_leaves_only_its_figures(tmp_path):
     assert len(set(made_clips(250)["clip_id"].to_pylist())) == 250
 
 
+@pytest.mark.lengthy
 def test_a_listing_of_made_up_keys_asks_once_a_page(tmp_path):
     found = listing(ListingConfig(study="listing", keys=2001, output=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["listing.json"]
@@ -105,3 +107,21 @@ def test_waiting_actors_are_kept_at_work_and_nothing_but_the_figures_stays(tmp_p
     assert [(row["actors"], row["units"], row["audit_holds"]) for row in found["rows"]] == [(1, 3, True), (3, 9, True)]
     assert all(0 < row["busy"] <= 1 for row in found["rows"])
     assert found["rows"][0]["times_one"] == 1.0
+
+
+def test_growth_is_that_between_the_warm_up_and_the_last_clip():
+    steady = [(clips, 300 + clips / 1000) for clips in range(200, 1000, 100)]
+    assert growth([(0, 100.0), (100, 900.0), *steady, (1000, 5000.0)], num_clips=1000) == pytest.approx(100)
+    assert growth(steady[:2], num_clips=1000) is None
+    with pytest.raises(ValueError, match="--sample-seconds is 0; give more than 0"):
+        DriverConfig(study="driver", sample_seconds=0)
+
+
+@pytest.mark.slow
+def test_a_driver_of_made_up_clips_is_looked_at_from_the_first_to_the_last(tmp_path):
+    found = driver(DriverConfig(study="driver", clips=1000, sample_seconds=0.1, output=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["driver.json"]
+    assert (found["units"], found["audit_holds"]) == (32, True)
+    done = [clips for clips, _ in found["samples"]]
+    assert (done[0], done[-1]) == (0, 1000)
+    assert done == sorted(done)

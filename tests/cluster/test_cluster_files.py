@@ -149,6 +149,7 @@ def test_a_misspelt_field_of_a_resource_is_seen():
         jsonschema.validate({**document["spec"], "workerGroupSpecs": [group]}, CLUSTER_SPEC)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("name", "spec"), all_pod_specs(), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_pod_is_valid_bounded_and_unprivileged(name, spec):
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
@@ -292,6 +293,7 @@ def test_versions_are_those_of_the_project():
         assert spec["containers"][0]["image"].split(":")[1].split("-")[0] == version
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("kind", "command"), list(entrypoints()), ids=lambda value: value if isinstance(value, str) else ""
 )

@@ -26,6 +26,7 @@ from pipeline.records.clips import CLIP_SCHEMA, clip_table
 from pipeline.records.columns import table_of
 from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.remote import listed, local_path, open_filesystem
+from pipeline.storage.spool import BatchSpool
 
 ODD_NAMES = (
     "a name with  spaces.mp4",
@@ -507,7 +508,7 @@ def test_a_manifest_gives_labels_splits_and_time_ranges(tmp_path: Path) -> None:
     corpus = read_corpus(manifest(tmp_path, text))
     assert corpus.layout == "manifest"
     assert corpus.root == str(tmp_path)
-    assert corpus.ignored == ()
+    assert len(corpus.ignored) == 0
     rows = [(clip.path, clip.label, clip.split, clip.start_pts_seconds, clip.end_pts_seconds) for clip in corpus.clips]
     assert rows == [
         ("../outside.mkv", "Sad", "train", None, None),
@@ -623,6 +624,7 @@ def test_clips_read_as_a_tuple_of_them(tmp_path: Path) -> None:
 # --- remote stores ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_a_corpus_copied_to_s3_keeps_its_ids_and_splits(tmp_path: Path, s3) -> None:
     paths = ("train/Anger/1.avi", "test/Sad/2.avi", "test/Sad/readme.txt", ".hidden/x.avi", "test/Sad/.DS_Store")
     for path in paths:
@@ -655,6 +657,7 @@ def test_a_folder_of_s3_is_read_by_one_listing_and_ranges_of_nameless_files(s3) 
     assert set(reasons_of(corpus)) == {"random", "empty"}
 
 
+@pytest.mark.lengthy
 def test_a_listing_comes_page_by_page_and_a_page_that_fails_is_asked_for_again(s3, monkeypatch) -> None:
     bucket = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]  # 2,001 requests would take 6 s
     for number in range(2001):
@@ -686,6 +689,7 @@ def test_odd_keys_of_s3_stay_whole_and_openable(s3) -> None:
         assert clip.content_id == hashlib.md5(clip.path.encode(), usedforsecurity=False).hexdigest()
 
 
+@pytest.mark.lengthy
 def test_files_and_globs_of_s3_are_read(s3) -> None:
     for name in ("a1.mp4", "a2.mkv", "sub/a3.mp4", "b [1].mp4"):
         s3.put(f"clips/{name}", name.encode())
@@ -697,6 +701,7 @@ def test_files_and_globs_of_s3_are_read(s3) -> None:
     assert read_corpus(s3.url("clips/**/a*.mp4")).clips == (whole["a1.mp4"], whole["sub/a3.mp4"])
 
 
+@pytest.mark.lengthy
 def test_a_second_reading_sees_what_others_wrote_meanwhile(s3) -> None:
     s3.put("clips/a.mp4", b"a")
     s3.put("clips/list.csv", b"url\na.mp4\n")
@@ -737,6 +742,7 @@ def test_a_manifest_on_s3_lists_neighbours_other_buckets_and_missing_objects(tmp
     assert [(clip.path, clip.url, clip.label) for clip in here.clips] == [(s3.url("set/a.mp4"),) * 2 + ("Sad",)]
 
 
+@pytest.mark.lengthy
 def test_missing_buckets_folders_and_credentials_are_told_in_one_line(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CorpusError, match=r"^input s3://no-such-bucket-x/clips does not exist; check the path$"):
         read_corpus("s3://no-such-bucket-x/clips")
@@ -752,6 +758,7 @@ def test_missing_buckets_folders_and_credentials_are_told_in_one_line(s3, monkey
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.lengthy
 def test_a_store_that_does_not_answer_is_told_in_one_line(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -853,7 +860,7 @@ def test_a_listing_that_does_not_fit_into_memory_is_sorted_all_the_same(tmp_path
         (tmp_path / f"{number:02d}.mp4").write_bytes(bytes([number]))
     whole = read_corpus(str(tmp_path / "m.csv"))
     monkeypatch.setattr("pipeline.corpus.table.ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr("pipeline.corpus.table.BATCHES_PER_RUN", 2)
+    monkeypatch.setattr("pipeline.corpus.sorting.BATCHES_PER_RUN", 2)
     found = read_corpus(str(tmp_path / "m.csv"))
     assert found.num_clips == whole.num_clips == len({*lines})
     assert found.table.equals(whole.table)
@@ -862,11 +869,28 @@ def test_a_listing_that_does_not_fit_into_memory_is_sorted_all_the_same(tmp_path
     assert keys == sorted(keys)
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
+def test_more_ignored_files_than_fit_into_memory_are_told_all_the_same(tmp_path, monkeypatch, rows_at_once):
+    names = [f"{number % 7}/{number:03d}.{('txt', 'json')[number % 2]}" for number in range(100)]
+    for name in ("clip.mp4", *names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    whole = read_corpus(str(tmp_path))
+    monkeypatch.setattr("pipeline.corpus.types.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("pipeline.corpus.sorting.BATCHES_PER_RUN", 2)
+    monkeypatch.setattr(BatchSpool.__init__, "__kwdefaults__", {"memory_bytes": 100})
+    ignored = read_corpus(str(tmp_path)).ignored
+    assert [item.path for item in ignored] == sorted(names)
+    assert ignored == whole.ignored
+    assert len(ignored) == 100
+    assert sorted(ignored.reasons.values()) == [50, 50]
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 2, 1000])
 @pytest.mark.parametrize("names", ["fcabdef", "ffabcde", "abcdeff", "fabcdef"])
 def test_files_that_cannot_be_told_apart_are_named_wherever_they_are_listed(monkeypatch, rows_at_once, names):
     monkeypatch.setattr("pipeline.corpus.table.ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr("pipeline.corpus.table.BATCHES_PER_RUN", 2)
+    monkeypatch.setattr("pipeline.corpus.sorting.BATCHES_PER_RUN", 2)
     files = [ListedFile(path=name, place=f"/in/{name}", size_bytes=1, content_id="x") for name in names]
     with pytest.raises(CorpusError, match=r"'/in/f' and '/in/f' cannot be told apart: same path 'f'"):
         corpus_of("folder", "/in", files=files, ignored=[], rules=SplitRules(split_fractions=None), notes=[])

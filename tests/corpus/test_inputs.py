@@ -40,10 +40,22 @@ def rows_of(folder: Path, text: str, *, name: str = "m.csv") -> list[tuple]:
         ("m.csv", "url,label,start_seconds,end_seconds\na.mp4,Happy,0.5,1,,\n\n,,,\n"),
         ("m.csv", ",url,label,start_seconds,end_seconds\n0,a.mp4,Happy,0.5,1\n"),
         ("m.csv", "URL,Emotion,Start_Seconds,end_seconds\na.mp4,happy,0.5,1\n"),
+        ("m.csv", "sep=;\r\nurl;label;start_seconds;end_seconds\r\na.mp4;Happy;0,5;1\r\n"),
+        ("m.csv", "url,label,Start (s),End [sec]\na.mp4,Happy,0.5,1\n"),
+        ("m.csv", "url,label,clip_start_s,stop time in seconds\na.mp4,Happy,0.5,1\n"),
+        ("m.csv", "url,label,start_seconds,end_seconds\r\u00a0a.mp4\u200b, Happy\t,0.5,1\r"),
     ],
 )
 def test_a_manifest_is_read_as_spreadsheets_and_scripts_write_it(folder: Path, name: str, text: str):
     assert rows_of(folder, text, name=name) == [("a.mp4", "Happy", 0.5, 1.0)]
+
+
+@pytest.mark.parametrize("name", ["gender", "weekend", "start_date", "tone", "duration", "classroom", "intention"])
+def test_a_column_that_is_none_of_ours_is_named_and_does_no_harm(folder: Path, name: str):
+    (folder / "m.csv").write_text(f"url,label,{name}\na.mp4,Happy,1\n")
+    corpus = read_corpus(str(folder / "m.csv"))
+    assert corpus.clips[0].label == "Happy"
+    assert f"columns not read: {name}" in corpus.description
 
 
 def test_paths_written_on_windows_are_found(folder: Path):
@@ -61,11 +73,29 @@ def test_paths_written_on_windows_are_found(folder: Path):
         ("url,label\na.mp4\0,Happy\n", r"line 2: url is 'a.mp4\\x00'"),
         ("url\ns3://\n", "line 2: url is 's3://'"),
         ("url\nhttps:\n", "line 2: url is 'https:'"),
+        ("url\nhttps:///a.mp4\n", "line 2: url is 'https:///a.mp4'"),
+        ("url\ns3://bucket\n", "line 2: url is 's3://bucket'"),
+        ("url\ns3://bucket/\n", "line 2: url is 's3://bucket/'"),
+        ("url\ns3:///a.mp4\n", "line 2: url is 's3:///a.mp4'"),
+        ("url\ngs://bucket\n", "line 2: url is 'gs://bucket'"),
         ("url\n   \n,\n", "has no rows|line 3"),
         ("url,start,end\na.mp4,1,2\n", "column 'start' does not say its unit; call it 'start_seconds'"),
         ("url,start_seconds,stop\na.mp4,1,2\n", "column 'stop' does not say its unit; call it 'end_seconds'"),
         ("url,label,emotion\na.mp4,Happy,Sad\n", "column 'label' is there twice"),
         ("url,emotion\na.mp4,Hapy\n", "label 'Hapy' is unknown"),
+        ("url,start_ms,end_ms\na.mp4,1,2\n", "column 'start_ms' does not say its unit"),
+        ("url,start_seconds,end frame\na.mp4,1,2\n", "column 'end frame' does not say its unit; call it 'end_seconds'"),
+        ("url,Start Time\na.mp4,1\n", "column 'start time' does not say its unit"),
+        ("url,time_start\na.mp4,1\n", "column 'time_start' does not say its unit"),
+        ("url,start_sec\na.mp4,1\n", "column 'start_sec' is unknown; did you mean 'start_seconds'"),
+        ("url,emotions\na.mp4,Happy\n", "column 'emotions' may be a label"),
+        ("url,expression\na.mp4,Happy\n", "column 'expression' may be a label"),
+        ("url,class\na.mp4,Happy\n", "column 'class' may be a label"),
+        ("url,emotion_label\na.mp4,Happy\n", "column 'emotion_label' may be a label"),
+        (
+            "path,label\na.mp4,Happy\n",
+            "no column 'url' among path, label; .*; if 'path' has paths or URLs, call it 'url'",
+        ),
         ("path;label\na.mp4;Happy\n", "no column 'url' among path;label"),
         ("url,label\na.mp4,Happy,Sad\n", "3 fields, but the header has 2"),
     ],
@@ -78,7 +108,19 @@ def test_what_a_manifest_may_not_say_is_one_line(folder: Path, text: str, words:
 
 
 @pytest.mark.parametrize(
-    "name", ["a.mp4.part", "a.mp4.crdownload", "a.tmp", "a.mp4.filepart", "A.MP4.PART", "a.part-Frag3", "a.mp4.aria2"]
+    "name",
+    [
+        "a.mp4.part",
+        "a.mp4.crdownload",
+        "a.tmp",
+        "a.mp4.filepart",
+        "A.MP4.PART",
+        "a.part-Frag3",
+        "a.mp4.aria2",
+        "a.mp4.6eF4aBcD",
+        "a.mp4_.gstmp",
+        "a.mp4.Kd3.partial",
+    ],
 )
 def test_transfers_in_progress_are_ignored_with_the_reason(folder: Path, name: str):
     (folder / name).write_bytes(b"\0\0\0\x18ftypmp42")
@@ -106,6 +148,7 @@ def make_zip(path: Path, names: list[str], *, system: int = 0) -> Path:
     return path
 
 
+@pytest.mark.lengthy
 def test_an_archive_of_windows_has_its_folders(tmp_path: Path):
     path = make_zip(tmp_path / "a.zip", ["train\\Happy\\1.mp4", "train\\Sad\\2.mp4"])
     assert [(clip.path, clip.label) for clip in read_corpus(str(path)).clips] == [

@@ -10,17 +10,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipeline.corpus.groups import group_pattern
+from pipeline.corpus.groups import group_pattern, kin_of
 from pipeline.corpus.read import read_corpus
 from pipeline.corpus.table import split_of
-from pipeline.corpus.types import Corpus, CorpusError
+from pipeline.corpus.types import CORPUS_SCHEMA, Corpus, CorpusError
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.planning import Changes, plan
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.vocabulary import EMOTIONS, SPLITS
-from pipeline.storage.spool import spooled
+from pipeline.storage.spool import MEMORY_BYTES, BatchSpool, spooled
 
 FRACTIONS = (0.6, 0.2, 0.2)
 
@@ -179,6 +181,42 @@ def test_splits_of_a_listing_that_does_not_fit_into_memory_are_the_same(tmp_path
     found = read()
     assert found.table.equals(whole.table)
     assert (found.description, found.ignored) == (whole.description, whole.ignored)
+
+
+def made_rows(num_rows: int) -> BatchSpool:
+    """Rows of CORPUS_SCHEMA with a content of their own each, but for the last two."""
+    spool, whole = BatchSpool(), num_rows // 2**15
+    for number in range(whole):
+        digits = np.random.default_rng(number).bytes(16 * 2**15).hex()
+        contents = [digits[32 * row : 32 * row + 32] for row in range(2**15)]
+        if number == whole - 1:
+            contents[-1] = contents[-2]
+        columns = {
+            "path": [f"train/Sad/{number:04d}{row:06d}.avi" for row in range(2**15)],
+            "url": ["s3://made/x"] * 2**15,
+            "content_id": contents,
+            "size_bytes": [1] * 2**15,
+            "split": ["train"] * (2**15 - 1) + ["test"],
+            "is_split_given": [True] * 2**15,
+        }
+        values = [
+            pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(2**15, field.type)
+            for field in CORPUS_SCHEMA
+        ]
+        spool.append(pa.record_batch(values, schema=CORPUS_SCHEMA))
+    return spool
+
+
+def test_the_same_bytes_are_looked_for_in_the_memory_of_a_part_of_the_files() -> None:
+    rows = made_rows(2**19)  # All of them at once take 65 MiB, ten million more than 1 GiB.
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        kin = kin_of(rows, finds_conflicts=True, moves_splits=False)
+    finally:
+        pa.set_memory_pool(before)
+    assert kin.num_across == 2
+    assert pool.max_memory() < MEMORY_BYTES + 24 * 2**20
 
 
 def test_the_same_bytes_under_two_labels_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:

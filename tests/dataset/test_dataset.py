@@ -183,6 +183,7 @@ def _open_and_count(folder, barrier, counts):
     counts.put(int(opened(folder).labels.sum()))
 
 
+@pytest.mark.lengthy
 def test_processes_that_start_together_share_one_whole_copy(corpus):
     context = multiprocessing.get_context("forkserver")
     barrier, counts = context.Barrier(3), context.Queue()

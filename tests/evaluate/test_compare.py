@@ -78,6 +78,7 @@ def table(comparison: dict, start: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in found["rows"]}
 
 
+@pytest.mark.lengthy
 def test_each_run_stands_in_its_rows_and_what_is_missing_says_its_command(data: str, tmp_path: Path):
     runs = tmp_path / "runs"
     write_run(str(runs / "a"), data)
@@ -105,6 +106,7 @@ def test_each_run_stands_in_its_rows_and_what_is_missing_says_its_command(data: 
     assert ablation[ablation.index("--attention-gain") + 1] == "area"
 
 
+@pytest.mark.lengthy
 def test_what_was_done_otherwise_stands_in_a_row_of_its_own_and_says_so(data: str, tmp_path: Path):
     runs = tmp_path / "runs"
     for name, settings in {"ema": {"ema": 0.999}, "slow": {"lr": 0.001}, "both": {"ema": 0.99, "epochs": 60}}.items():
@@ -120,6 +122,7 @@ def test_what_was_done_otherwise_stands_in_a_row_of_its_own_and_says_so(data: st
     assert "cahfw" in {row["network"] for row in comparison["missing"]}
 
 
+@pytest.mark.lengthy
 def test_other_data_never_stands_in_the_papers_row_nor_makes_its_networks_missing(tmp_path: Path):
     for name, told in (("made", {"name": "CAER-S", "synthetic": True}), ("other", {"name": "afew"}), ("unsaid", None)):
         folder = tmp_path / name / "examples"
@@ -135,6 +138,7 @@ def test_other_data_never_stands_in_the_papers_row_nor_makes_its_networks_missin
         assert "cahfw" not in {row["network"] for row in comparison["missing"]}
 
 
+@pytest.mark.lengthy
 def test_a_comparison_says_how_many_examples_how_sure_and_which_splits(data: str, tmp_path: Path):
     write_run(str(tmp_path / "runs/a"), data, px=PX)
     comparison = compared([str(tmp_path / "runs")], tmp_path)
@@ -149,6 +153,7 @@ def test_a_comparison_says_how_many_examples_how_sure_and_which_splits(data: str
     assert "official splits of CAER-S leak" in told
 
 
+@pytest.mark.lengthy
 def test_runs_that_differ_in_their_seed_alone_are_one_network_with_a_spread(data: str, tmp_path: Path):
     for seed, says in enumerate(("Happy", "Sad")):
         place = {"cache_dir": f"elsewhere-{seed}", "cache_decoded": bool(seed), "json_logs": bool(seed)}
@@ -167,6 +172,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_network_with_a_spread(data
     assert comparison["warnings"] == [f"{tmp_path}/runs/longer: at epoch 50 of 60; its training has not ended"]
 
 
+@pytest.mark.lengthy
 def test_runs_whose_folders_share_their_last_names_stay_two(data: str, tmp_path: Path):
     for number, place in enumerate(("may/run", "june/run")):
         write_run(str(tmp_path / place), data, px=PX, lr=0.1 + number, says=("Happy", "Sad")[number])
@@ -177,6 +183,7 @@ def test_runs_whose_folders_share_their_last_names_stay_two(data: str, tmp_path:
     assert shortest_endings(["a/x/run", "b/x/run", "b/x/other"]) == ["a/x/run", "b/x/run", "b/x/other"]
 
 
+@pytest.mark.lengthy
 def test_the_literal_readings_never_pass_for_the_papers_network(data: str, tmp_path: Path):
     write_run(str(tmp_path / "runs/literal"), data, px=PX, attention_gain="paper")
     comparison = compared([str(tmp_path / "runs/literal")], tmp_path)
@@ -186,6 +193,7 @@ def test_the_literal_readings_never_pass_for_the_papers_network(data: str, tmp_p
     assert f"--output {tmp_path}/runs/cahfw " in comparison["missing"][-1]["command"]
 
 
+@pytest.mark.lengthy
 def test_runs_of_other_data_are_refused_unless_the_data_is_named_and_then_told(data: str, tmp_path: Path):
     runs = [
         write_run(str(tmp_path / "a"), data, px=PX),
@@ -211,6 +219,7 @@ def test_runs_are_found_on_an_object_store(s3: S3, data: str):
     assert runs_in(s3.url("study")) == [s3.url("study/runs/a")] == runs_in(s3.url("study/runs/a"))
 
 
+@pytest.mark.lengthy
 def test_the_job_writes_every_form_and_a_script_that_trains_what_is_missing(data: str, tmp_path: Path):
     write_run(str(tmp_path / "runs/a"), data)
     command = [sys.executable, "jobs/evaluate.py", "--compare", f"{tmp_path}/runs/a", f"{tmp_path}/runs/b"]

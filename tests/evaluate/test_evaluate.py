@@ -192,6 +192,7 @@ def test_papers_numbers_agree_with_each_other():
     assert {paper.table_4 for paper in PAPER_NETWORKS} - {None} == PAPER_TABLE_4.keys()
 
 
+@pytest.mark.lengthy
 def test_everything_is_written_to_object_storage_and_printed(data: str, s3: S3, tmp_path: Path, capsys):
     write_run(s3.url("run"), always("Happy"))
     s3.fs.put(data, f"{s3.bucket}/data", recursive=True)

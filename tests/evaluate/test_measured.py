@@ -161,6 +161,7 @@ def clips_of(num: int) -> ClipPredictions:
     )
 
 
+@pytest.mark.lengthy
 def test_groups_have_metrics_and_intervals_of_their_own(tmp_path: Path):
     rows = [f"c{number}.mp4,{'dark' if number < 20 else 'light'}" for number in range(38)]
     (tmp_path / "groups.csv").write_text("\n".join(["path,light", *rows]))
@@ -204,6 +205,7 @@ def test_groups_of_other_clips_are_refused():
 # --- All of it -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_an_evaluation_says_how_sure_it_is_what_it_leaves_out_and_of_whom(tmp_path: Path, capsys):
     data, run = tmp_path / "data", str(tmp_path / "run")
     names = [f"clip{number}" for number in range(6)]

@@ -116,6 +116,7 @@ def mean_iou(found, expected):
 # Parity with dlib
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("size", "upsample"),
     [
@@ -136,6 +137,7 @@ def test_boxes_are_dlibs_and_scores_within_1e_4(astronaut, port, reference, size
     assert_same_faces(port[upsample].detect_faces([frame])[0], expected)
 
 
+@pytest.mark.lengthy
 def test_a_frame_of_1920x1080_has_dlibs_boxes(astronaut, port, reference):
     frame = with_heads(astronaut, 1080, 1920)
     (expected,) = reference[0].detect_faces([frame])
@@ -143,6 +145,7 @@ def test_a_frame_of_1920x1080_has_dlibs_boxes(astronaut, port, reference):
     assert_same_faces(port[0].detect_faces([frame])[0], expected)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("upsample", [0, 1])
 def test_a_grey_image_has_dlibs_boxes(astronaut, port, reference, upsample):
     grey = astronaut[:230, 110:340, 1]
@@ -152,6 +155,7 @@ def test_a_grey_image_has_dlibs_boxes(astronaut, port, reference, upsample):
     assert_same_faces(port[upsample].detect_faces([np.stack([grey] * 3, axis=2)])[0], expected)
 
 
+@pytest.mark.lengthy
 @needs_clips
 @pytest.mark.parametrize(
     "name",
@@ -230,6 +234,7 @@ def test_levels_lie_in_the_tile_apart_from_each_other(height, width):
 # What a detector answers
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", OURS)
 def test_the_astronauts_face_is_found(astronaut, name):
     (faces,) = build_detector(name).detect_faces([astronaut])
@@ -254,6 +259,7 @@ def test_bf16_is_refused_in_words_where_the_processor_has_no_convolutions_in_it(
         build_detector("dlib-cnn", precision="bf16", device="cpu")
 
 
+@pytest.mark.lengthy
 @pytest.mark.skipif(not processor.cpu_has_bf16_convolutions(), reason="this processor has no convolutions in bf16")
 def test_bf16_finds_the_same_faces(astronaut, port):
     frames = several_frames(astronaut)
@@ -264,6 +270,7 @@ def test_bf16_finds_the_same_faces(astronaut, port):
     assert np.mean(ious) >= 0.95
 
 
+@pytest.mark.lengthy
 @needs_int8
 def test_int8_finds_every_face_whose_score_is_not_near_the_threshold(astronaut, port):
     frames = several_frames(astronaut)
@@ -405,6 +412,7 @@ def detect_in_child(name, image, answers):
     answers.put(build_detector(name, precision="fp32", device="cpu").detect_faces([image]))
 
 
+@pytest.mark.lengthy
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["dlib-cnn", "dlib-cnn-reference"])
 def test_a_detector_runs_in_a_child_of_a_forkserver(astronaut, port, name):

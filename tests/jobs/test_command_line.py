@@ -139,6 +139,7 @@ run_job(Config, lambda config: 3, description="A job that has ended.")
 '''
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_python_ends_leaves_the_exit_code_of_the_job(number, tmp_path):
     job = tmp_path / "job.py"
@@ -241,6 +242,7 @@ def installed(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
 
 
+@pytest.mark.lengthy
 def test_the_installed_command_runs_every_job():
     found = installed("--help")
     assert found.returncode == 0
@@ -280,6 +282,7 @@ def test_a_wrong_flag_ends_with_code_2_and_one_line(job):
     assert found.stderr.startswith(f"{job}.py: error: ")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("job", "arguments", "message"),
     [
@@ -305,6 +308,7 @@ def test_a_wrong_path_ends_with_code_2_and_one_line(job, arguments, message, tmp
 KEPT = REPOSITORY / "tests" / "kept" / "0.1.0"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("job", "arguments", "output", "message"),
     [
@@ -328,6 +332,7 @@ def test_a_job_writes_into_no_output_of_another(job, arguments, output, message,
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.lengthy
 def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
     for job, arguments in (("score", ("--input", KEPT / "uploads")), ("evaluate", ("--data", KEPT / "data"))):
         found = run(
@@ -339,6 +344,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.lengthy
 def test_quarantine_takes_the_output_of_score_as_it_is():
     for action in ("list", "show", "verify"):
         found = run("quarantine", action, str(KEPT / "labels"))
@@ -346,6 +352,7 @@ def test_quarantine_takes_the_output_of_score_as_it_is():
         assert found.stdout.strip()
 
 
+@pytest.mark.lengthy
 def test_verify_tells_each_shard_that_is_not_what_was_committed(tmp_path):
     shutil.copytree(KEPT / "data", tmp_path / "data")
     whole = run("quarantine", "verify", str(tmp_path / "data"))

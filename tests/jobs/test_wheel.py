@@ -29,6 +29,7 @@ def wheel(tmp_path_factory):
     return found
 
 
+@pytest.mark.lengthy
 def test_every_file_of_the_package_is_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
@@ -42,6 +43,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel):
     assert {name.split("/")[0] for name in held if ".dist-info" not in name} == {"pipeline", "jobs"}
 
 
+@pytest.mark.lengthy
 def test_the_installed_command_does_without_the_clone(wheel, tmp_path):
     # Where PYTHONPATH names this clone, pip believes that the package is installed.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -48,6 +48,7 @@ def labels(own):
     return open_labels(str(own.labels))
 
 
+@pytest.mark.lengthy
 def test_a_corrected_face_has_the_label_that_was_said_in_its_span(own, labels):
     clip = say(
         labels, "show/one.avi", said="emotion", label="Fear", annotator="Ada", track_index=0, end_pts_seconds=1.0
@@ -68,6 +69,7 @@ def test_a_corrected_face_has_the_label_that_was_said_in_its_span(own, labels):
     assert [(each.label, each.box) for each in kept] == [("Fear", one), ("Sad", two), ("Happy", box_at(0, 45))]
 
 
+@pytest.mark.lengthy
 def test_the_last_word_counts_and_what_was_taken_back_does_not(own, labels):
     clip = say(labels, "show/two.mp4", said="emotion", label="Fear", annotator="Ada")
     say(labels, "show/two.mp4", said="emotion", label="Anger", annotator="Ben")
@@ -85,6 +87,7 @@ def test_the_last_word_counts_and_what_was_taken_back_does_not(own, labels):
     assert corrected_faces(str(own.labels)).digest != before
 
 
+@pytest.mark.lengthy
 def test_labels_that_nobody_corrected_are_refused(own):
     with pytest.raises(UsageError, match="view"):
         corrected_faces(str(own.labels))
@@ -93,6 +96,7 @@ def test_labels_that_nobody_corrected_are_refused(own):
         evaluate_corrections(config)
 
 
+@pytest.mark.lengthy
 def test_how_often_the_model_was_right_where_people_looked(own, labels, tmp_path):
     say(labels, "show/one.avi", said="emotion", label="Happy", annotator="Ada", track_index=0)  # right, then wrong
     say(labels, "show/two.mp4", said="emotion", label="Fear", annotator="Ada", end_pts_seconds=0.9)  # wrong
@@ -123,6 +127,7 @@ def test_agreement_is_that_of_the_books():
     assert agreement([("Sad", {"a": "Sad", "b": "Sad"})])["pairs"][0]["cohen_kappa"] is None
 
 
+@pytest.mark.lengthy
 def test_a_persons_box_is_met_between_two_samples(own, labels):
     clip = say(labels, "show/one.avi", said="emotion", label="Fear", annotator="Ada", track_index=0)
     times = np.array(sorted(set(labels.faces(clip)["pts_seconds"].to_pylist())))

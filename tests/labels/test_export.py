@@ -119,6 +119,7 @@ def test_what_is_there_stays_and_what_is_missing_is_written(made, tmp_path):
     assert (out / "_SUCCESS").exists()
 
 
+@pytest.mark.lengthy
 def test_labels_that_were_added_are_in_the_next_export(own, tmp_path):
     out = exported(own.labels, tmp_path / "out", "csv")
     assert len(pd.read_csv(out / "clips.csv")) == 5
@@ -165,6 +166,7 @@ def test_labels_in_a_bucket_are_exported_into_a_bucket(s3, made):
     assert b"show/one.avi" in s3.fs.cat_file(f"{s3.bucket}/out/persons.csv")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,8 +1,13 @@
 """Other tools read examples and labels by the lines that jobs/README.md gives."""
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import duckdb
 import pandas
 import polars
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from example_shards import drawn_example
@@ -12,6 +17,8 @@ from pipeline.dataset.card import examples_card, labels_card
 from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA
 from pipeline.records.vocabulary import EMOTIONS
+
+JOBS_README = Path(__file__).resolve().parents[2] / "jobs" / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +66,59 @@ def test_counts_are_whole_numbers_and_a_single_file_reads_too(labels):
     assert all(clips[name].dtype == "int64" for name in clips.columns if name.startswith("num_"))
 
 
-def test_examples_come_with_their_pictures(tmp_path, load_dataset):
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """An output of preprocess with three examples in each of two splits."""
+    output = tmp_path_factory.mktemp("data")
     for split in ("train", "test"):
-        folder = tmp_path / "examples" / split
+        folder = output / "examples" / split
         folder.mkdir(parents=True)
-        examples = [drawn_example(number, label="Happy", split=split) for number in range(3)]
-        pq.write_table(table_of(examples, EXAMPLE_SCHEMA), folder / "one.parquet")
-    (tmp_path / "README.md").write_bytes(examples_card(["test", "train"]))
-    (tmp_path / "summary.json").write_text("{}")
-    found = load_dataset(str(tmp_path))
+        rows = [drawn_example(number, label="Happy", split=split) for number in range(3)]
+        pq.write_table(table_of(rows, EXAMPLE_SCHEMA), folder / "one.parquet")
+    (output / "README.md").write_bytes(examples_card(["test", "train"]))
+    (output / "summary.json").write_text("{}")
+    return output
+
+
+def documented_lines():
+    """Every line of code in the section for other tools, of examples and of labels."""
+    section = JOBS_README.read_text().partition("\n## Read by other tools\n")[2].partition("\n## ")[0]
+    return [code for line in section.splitlines() if line.startswith("|") for code in re.findall(r"`([^`]+)`", line)]
+
+
+def num_rows(read):
+    """Rows of what any of the libraries gives."""
+    if isinstance(read, polars.LazyFrame):
+        return read.collect().height
+    if isinstance(read, duckdb.DuckDBPyRelation):
+        return len(read.fetchall())
+    if isinstance(read, dict):
+        return sum(split.num_rows for split in read.values())
+    return read.count_rows() if hasattr(read, "count_rows") else len(read)
+
+
+def test_every_library_is_documented_for_both_outputs():
+    lines = documented_lines()
+    for library in ("pandas", "polars", "duckdb", "pyarrow", "datasets"):
+        for output in ("out/data", "out/labels"):
+            assert any(line.startswith(f"{library}.") and output in line for line in lines), (library, output)
+
+
+@pytest.mark.parametrize("line", documented_lines())
+def test_the_documented_lines_read_every_row(line, examples, labels, load_dataset):
+    datasets = SimpleNamespace(load_dataset=load_dataset)
+    code = line.replace("out/data", str(examples)).replace("out/labels", str(labels)).replace("0123456789ab", "0" * 12)
+    libraries = {"pandas": pandas, "polars": polars, "duckdb": duckdb, "pyarrow": pyarrow, "datasets": datasets}
+    found = num_rows(eval(code, libraries))
+    if "out/data" in line:
+        assert found == 6
+        return
+    (table,) = (name for name in ("clips", "tracks", "frames") if name in line)
+    files = labels.glob(f"model={'0' * 12 if '0123456789ab' in line else '*'}/{table}/**/*.parquet")
+    assert found == sum(pq.read_metadata(path).num_rows for path in files) > 2
+
+
+def test_examples_come_with_their_pictures(examples, load_dataset):
+    found = load_dataset(str(examples))
     assert {name: rows.num_rows for name, rows in found.items()} == {"train": 3, "test": 3}
     assert found["train"][0]["face_jpeg"].size == (32, 32)
-    assert len(pandas.read_parquet(tmp_path / "examples")) == 6
-    assert polars.scan_parquet(tmp_path / "examples").collect().height == 6
-    assert duckdb.sql(f"from '{tmp_path}/examples/**/*.parquet'").fetchall()[0]

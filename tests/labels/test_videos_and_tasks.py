@@ -37,6 +37,7 @@ def sound_of(path):
         return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
 
 
+@pytest.mark.lengthy
 def test_a_video_has_each_box_on_its_frame_and_its_own_sound(made, tmp_path):
     out = exported(made.labels, tmp_path / "out", "video", clips="show/two*")
     (path,) = out.glob("*.mp4")
@@ -52,12 +53,14 @@ def test_a_video_has_each_box_on_its_frame_and_its_own_sound(made, tmp_path):
     assert sound_of(path) == sound_of(made.videos / "show" / "two.mp4")  # Copied, not encoded again.
 
 
+@pytest.mark.lengthy
 def test_a_video_of_another_container_becomes_one_that_plays(made, tmp_path):
     out = exported(made.labels, tmp_path / "out", "video", clips="show/one*")
     (path,) = out.glob("*.mp4")
     assert len(decoded(path)[0]) == 50
 
 
+@pytest.mark.lengthy
 def test_a_video_without_faces_keeps_nothing_of_them(tmp_path):
     make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4", codec="libx264")])
     plain = decoded(next(exported(tmp_path / "labels", tmp_path / "a", "video").glob("*.mp4")))[0]
@@ -71,6 +74,7 @@ def test_a_video_without_faces_keeps_nothing_of_them(tmp_path):
         assert np.abs(np.diff(inner, axis=1)).max() < 30
 
 
+@pytest.mark.lengthy
 def test_a_video_that_is_gone_is_left_out_and_told(own, tmp_path, capsys):
     (own.videos / "show" / "two.mp4").unlink()
     out = exported(own.labels, tmp_path / "out", "video")
@@ -80,6 +84,7 @@ def test_a_video_that_is_gone_is_left_out_and_told(own, tmp_path, capsys):
     assert "1 left out" in said
 
 
+@pytest.mark.lengthy
 def test_tasks_of_label_studio_hold_each_stretch_and_come_back(own, tmp_path):
     out = exported(own.labels, tmp_path / "out", "label-studio", clips="show/one*")
     config = ET.parse(out / "config.xml").getroot()
@@ -109,6 +114,7 @@ def test_tasks_of_label_studio_hold_each_stretch_and_come_back(own, tmp_path):
     ]
 
 
+@pytest.mark.lengthy
 def test_tracks_of_cvat_hold_each_person_and_come_back(own, tmp_path):
     out = exported(own.labels, tmp_path / "out", "cvat", clips="show/one*")
     (path,) = out.glob("*.xml")
@@ -131,6 +137,7 @@ def test_tracks_of_cvat_hold_each_person_and_come_back(own, tmp_path):
     assert (two.said, two.track_index, two.start_pts_seconds) == ("not_a_face", 1, None)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("format_", "text"),
     [
@@ -151,6 +158,7 @@ def test_what_is_no_export_of_theirs_is_refused_whole(own, tmp_path, format_, te
     assert read_corrections(open_labels(str(own.labels)).storage) == []
 
 
+@pytest.mark.lengthy
 def test_faces_are_read_by_datasets(made, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     out = exported(made.labels, tmp_path / "out", "hf", every=1.0)
@@ -167,6 +175,7 @@ def test_faces_are_read_by_datasets(made, tmp_path, monkeypatch):
     assert "guess" in (out / "README.md").read_text()
 
 
+@pytest.mark.lengthy
 def test_figures_are_vectors_with_captions(made, tmp_path):
     out = exported(made.labels, tmp_path / "out", "figure")
     names = {path.name for path in out.iterdir()}
@@ -199,6 +208,7 @@ def test_flags_that_contradict_each_other_are_named(options, told):
         ExportConfig(labels="x", **options)
 
 
+@pytest.mark.lengthy
 def test_two_clips_of_one_name_are_two_files(tmp_path):
     one = MadeClip("a/x.mp4", codec="libx264")
     make_labels(tmp_path / "videos", tmp_path / "labels", [one, replace(one, path="a_x.mp4")])

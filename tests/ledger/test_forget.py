@@ -100,6 +100,7 @@ def check_forgotten(ledger, clips, kept):
     assert json.loads(ledger.storage.read("manifest.json"))["counts"]["forgotten"] == len(clips)
 
 
+@pytest.mark.lengthy
 def test_a_clip_is_forgotten_and_the_others_stay(ledger):
     before = ledger.storage.read("manifest.json")
     done = forgotten(ledger, clip=(CLIPS[0].clip_id,))
@@ -116,6 +117,7 @@ def test_a_clip_is_forgotten_and_the_others_stay(ledger):
     assert before != ledger.storage.read("manifest.json")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("config", "chosen"),
     [
@@ -132,6 +134,7 @@ def test_clips_are_named_by_id_path_or_age(config, chosen, tmp_path):
     check_forgotten(ledger, [CLIPS[n] for n in chosen], [c for n, c in enumerate(CLIPS) if n not in chosen])
 
 
+@pytest.mark.lengthy
 def test_what_is_too_young_stays(tmp_path):
     ledger = made(str(tmp_path / "out"))
     config = ForgetConfig(output=ledger.storage.url, older_than="2d")
@@ -141,6 +144,7 @@ def test_what_is_too_young_stays(tmp_path):
     assert len(clips_to_forget(ledger, ledger.snapshot(), config)) == 5
 
 
+@pytest.mark.lengthy
 def test_copies_of_a_clip_are_forgotten_with_it(tmp_path):
     ledger = Ledger(str(tmp_path))
     clips = [CLIPS[0], clip_named("copy", same_as=CLIPS[0].clip_id), CLIPS[1]]
@@ -154,6 +158,7 @@ def test_copies_of_a_clip_are_forgotten_with_it(tmp_path):
         assert ids == tuple(sorted((CLIPS[0].clip_id, clips[1].clip_id)))
 
 
+@pytest.mark.lengthy
 @pytest.mark.timeout(600)  # some twenty kills
 def test_a_kill_at_any_moment_leaves_what_the_same_command_ends(monkeypatch, tmp_path):
     class Killed(BaseException):
@@ -202,6 +207,7 @@ def test_a_unit_that_is_not_finished_is_reported(tmp_path):
         forget(ledger, ledger.snapshot(), [CLIPS[0].clip_id])
 
 
+@pytest.mark.lengthy
 def test_the_same_pictures_under_another_clip_are_reported(tmp_path):
     ledger = Ledger(str(tmp_path))
     planned(ledger, CLIPS[:4], **PLAN)
@@ -226,6 +232,7 @@ def test_what_names_nothing_is_refused(config):
         ForgetConfig(output="x", **config)
 
 
+@pytest.mark.lengthy
 def test_an_export_within_an_output_is_forgotten_whole(tmp_path):
     ledger = made(str(tmp_path / "out"))
     for name in ("tables/export.json", "tables/a.vtt", "tables/deep/b.csv", "tables-of-others/c.csv"):
@@ -244,6 +251,7 @@ def test_checkpoints_of_earlier_manifests_of_the_output_are_named(tmp_path):
     assert list(checkpoints_of([run.url], ["ab" * 32], data="s3://bucket/other")) == []
 
 
+@pytest.mark.lengthy
 def test_retention_forgets_what_is_old_once_and_waits_for_what_is_not_finished(tmp_path):
     ledger = made(str(tmp_path / "out"))
     assert not forget_old(ledger, ledger.snapshot(), days=2)

@@ -33,11 +33,13 @@ def killed_and_ended(ledger, point):
     return True
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("point", [3, 14])
 def test_a_kill_on_a_disk_is_mended_by_the_same_command(point, tmp_path):
     assert killed_and_ended(made(str(tmp_path / "out")), point)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("point", [9])
 def test_a_kill_on_s3_is_mended_by_the_same_command(point, s3):
     assert killed_and_ended(made(s3.url("out")), point)

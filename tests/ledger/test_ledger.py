@@ -15,7 +15,7 @@ import pytest
 from ledgers import audited, finish, pending, planned, sweep
 
 from pipeline.ledger.entries import entry_texts
-from pipeline.ledger.files import json_bytes
+from pipeline.ledger.files import json_bytes, json_list, json_with_list
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError, RunLock, identity, started
 from pipeline.ledger.outputs import one_run_in, runs_in
@@ -105,6 +105,7 @@ def test_units_are_cut_as_any_sequence_is(local):
         assert list(units[part]) == list(units)[part]
 
 
+@pytest.mark.lengthy
 def test_a_committed_unit_is_not_pending_and_its_shard_reads_back(ledger):
     planned(ledger, CLIPS, **PLAN)
     first = pending(ledger)[1]
@@ -124,6 +125,7 @@ def test_the_second_commit_of_a_unit_changes_nothing(ledger):
     assert list(ledger.storage.sizes("examples")) == [first["shards"][0]["path"]]
 
 
+@pytest.mark.lengthy
 def test_every_input_has_one_state_at_any_moment(ledger):
     planned(ledger, CLIPS, **PLAN)
     for unit in [None, *pending(ledger)]:
@@ -150,6 +152,7 @@ def test_planning_again_adds_nothing(local):
     assert len(list(local.snapshot().units())) == 3
 
 
+@pytest.mark.lengthy
 def test_a_run_begins_with_one_reading_of_the_ledger(s3):
     ledger = Ledger(s3.url("out"))
     planned(ledger, CLIPS[:-1], **PLAN)
@@ -174,6 +177,7 @@ def test_new_inputs_are_added_and_removed_ones_are_kept_and_told(local):
     assert len(list(local.snapshot().outcomes())) == 5
 
 
+@pytest.mark.lengthy
 def test_retryable_clips_are_tried_again_and_the_latest_unit_decides(local):
     planned(local, CLIPS, **PLAN)
     for unit in pending(local):
@@ -186,6 +190,7 @@ def test_retryable_clips_are_tried_again_and_the_latest_unit_decides(local):
     assert audited(local).num_by_state["done"] == 4
 
 
+@pytest.mark.lengthy
 def test_another_config_is_refused_with_the_difference(ledger):
     planned(ledger, CLIPS, **PLAN)
     with pytest.raises(LedgerError, match=r"face_px 224 -> 112.*--force-new"):
@@ -206,6 +211,7 @@ def test_a_moved_corpus_is_read_where_it_lies_now(local):
     assert {clip.url for unit in pending(local, moved) for clip in unit.clips} == {"/new"}
 
 
+@pytest.mark.lengthy
 def test_the_audit_sees_a_lost_a_cut_and_a_doubled_shard(local):
     planned(local, CLIPS, **PLAN)
     entries = [commit(local, unit) for unit in pending(local)]
@@ -237,6 +243,7 @@ def test_the_audit_sees_a_clip_that_an_entry_forgot(local):
     assert "g000-u000001 does not account for exactly the clips" in describe_audit(found)
 
 
+@pytest.mark.lengthy
 def test_orphans_are_invisible_and_swept(ledger):
     planned(ledger, CLIPS, **PLAN)
     for unit in pending(ledger):
@@ -277,6 +284,7 @@ def test_finishing_twice_gives_the_same_manifest(local):
     assert local.storage.read("manifest.json") == first
 
 
+@pytest.mark.lengthy
 def test_success_is_said_only_when_the_audit_holds_and_nothing_is_pending(local):
     planned(local, CLIPS, **PLAN)
     units = pending(local)
@@ -292,6 +300,7 @@ def test_success_is_said_only_when_the_audit_holds_and_nothing_is_pending(local)
     assert not local.storage.exists("_SUCCESS")
 
 
+@pytest.mark.lengthy
 def test_a_lost_shard_is_made_again_once_its_entry_is_deleted(local):
     planned(local, CLIPS, **PLAN)
     for unit in pending(local):
@@ -313,6 +322,7 @@ def test_a_second_run_on_one_output_is_refused(ledger):
     assert not ledger.storage.exists("lock.json")
 
 
+@pytest.mark.lengthy
 def test_the_lock_of_a_killed_run_is_taken_over(local):
     script = (
         "import sys, time\nfrom pipeline.ledger import Ledger\n"
@@ -356,6 +366,7 @@ def held_elsewhere(**changes):
     return json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": 0.0, "heartbeat": 0, **changes}).encode()
 
 
+@pytest.mark.lengthy
 def test_the_lock_of_a_silent_run_elsewhere_expires(local, monkeypatch):
     """By this process's own clock: what the owner's says, in the past or the future, decides nothing."""
     monkeypatch.setattr("pipeline.ledger.lock.LOCK_EXPIRES_SECONDS", 0.5)
@@ -428,6 +439,7 @@ def read_names(ledger, monkeypatch):
         return ledger.snapshot(), names
 
 
+@pytest.mark.lengthy
 def test_many_entries_are_kept_in_one_object_that_equals_them(ledger, monkeypatch):
     planned(ledger, CLIPS, **PLAN)
     ledger.compact(texts_of(commit(ledger, unit) for unit in pending(ledger)[:2]))
@@ -461,6 +473,7 @@ def test_fetched_entries_are_handed_on_to_be_kept_where_they_are_many(local, mon
     assert read == []
 
 
+@pytest.mark.lengthy
 def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(local):
     planned(local, CLIPS, **PLAN)
     local.compact(texts_of(commit(local, unit) for unit in pending(local)))
@@ -474,6 +487,7 @@ def test_an_entry_deleted_after_it_was_kept_is_done_again_with_its_new_shard(loc
     assert local.shards()[0] == entry["shards"][0] != lost
 
 
+@pytest.mark.lengthy
 def test_an_entry_made_in_place_of_a_deleted_one_is_not_taken_for_its_copy(local):
     """Both have the same number of bytes: the copy goes when the next run sees that its entry is gone."""
     planned(local, CLIPS, **PLAN)
@@ -521,6 +535,7 @@ ledger.snapshot(compacts=True)
 """
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("moment", "count"), [("fsync", 1), ("replace", 1), ("fsync", 2), ("fsync", 3), ("replace", 2)]
 )
@@ -547,6 +562,7 @@ def test_a_kill_while_entries_are_compacted_changes_nothing(local, monkeypatch, 
     assert verify(local).faults == ()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["plan/run.json", "plan/g000.arrow", "ledger/g000-u000001.json"])
 @pytest.mark.parametrize("keep", [0, 0.5])
 def test_a_file_of_ours_that_cannot_be_read_is_named_with_its_cure(local, name, keep):
@@ -574,6 +590,7 @@ FOREIGN = (
 )
 
 
+@pytest.mark.lengthy
 def test_names_that_are_not_ours_are_ignored(ledger):
     planned(ledger, CLIPS, **PLAN)
     for unit in pending(ledger):
@@ -596,6 +613,7 @@ def test_names_that_are_not_ours_are_ignored(ledger):
     assert verify(ledger).faults == verify(ledger).foreign == ()
 
 
+@pytest.mark.lengthy
 def test_a_parquet_file_that_no_entry_names_is_told_and_kept(local):
     planned(local, CLIPS, **PLAN)
     for unit in pending(local)[:2]:
@@ -624,6 +642,7 @@ def test_entries_whose_plan_was_lost_are_refused_before_anything_is_written(loca
     assert local.storage.sizes("") == before
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", ["plan/run.json", "plan/g000.arrow", "plan/g001.arrow"])
 def test_a_plan_that_was_copied_in_part_is_refused_before_anything_is_written(ledger, name):
     planned(ledger, CLIPS[:2], **PLAN)
@@ -640,6 +659,7 @@ def without(entry, name):
     return {key: value for key, value in entry.items() if key != name}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "damage",
     [
@@ -676,6 +696,7 @@ def test_json_that_says_not_what_the_run_is_is_named_with_its_cure(local, info):
         planned(local, CLIPS, **PLAN)
 
 
+@pytest.mark.lengthy
 def test_a_setting_that_the_saved_config_is_older_than_counts_as_its_default(local):
     planned(local, CLIPS, **PLAN)
     now = {**PLAN, "config": {"face_px": 224, "min_face_px": 0}}
@@ -686,6 +707,7 @@ def test_a_setting_that_the_saved_config_is_older_than_counts_as_its_default(loc
         planned(local, CLIPS, **{**now, "config": {"face_px": 224, "min_face_px": 40}}, defaults={"min_face_px": 0})
 
 
+@pytest.mark.lengthy
 def test_every_shard_is_read_against_its_sha256(ledger):
     planned(ledger, CLIPS, **PLAN)
     for unit in pending(ledger):
@@ -709,6 +731,7 @@ def test_every_shard_is_read_against_its_sha256(ledger):
     assert found.foreign == ("examples/train/copy.parquet",)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "name",
     [
@@ -731,6 +754,7 @@ def test_what_no_worker_names_is_told_and_not_swept(local, name):
     assert audited(local).foreign_shards == (copy,)
 
 
+@pytest.mark.lengthy
 def test_the_same_work_gives_the_same_manifest_elsewhere(tmp_path):
     manifests = []
     for name in ("one", "other"):
@@ -751,6 +775,7 @@ def renewed(clip, *, content):
 MD5 = "0123456789abcdef" * 2
 
 
+@pytest.mark.lengthy
 def test_other_bytes_at_a_path_replace_the_input_and_keep_its_split(local):
     clips = [replace(clip, content_id=MD5) for clip in CLIPS]
     planned(local, clips, **PLAN)
@@ -787,6 +812,7 @@ def test_a_listing_that_cannot_tell_the_bytes_makes_no_other_input_of_them(local
     assert audited(local).num_inputs == 4
 
 
+@pytest.mark.lengthy
 def test_an_input_that_could_not_be_seen_is_replaced_by_what_lies_there_later(local):
     planned(local, [replace(CLIPS[0], content_id="missing"), *CLIPS[1:]], **PLAN)
     told, _ = planned(local, [renewed(CLIPS[0], content=MD5), *CLIPS[1:]], **PLAN)
@@ -797,6 +823,7 @@ def test_an_input_that_could_not_be_seen_is_replaced_by_what_lies_there_later(lo
 WEB = replace(CLIPS[0], url="http://host/a.avi", content_id="")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("first", "second"), [("missing", ""), ("", "missing"), ("", ""), ('"0-an-etag"', "")])
 def test_an_address_without_a_hash_is_one_input_whatever_its_server_says(local, first, second):
     planned(local, [replace(WEB, content_id=first, size_bytes=0 if first == "missing" else 7)], **PLAN)
@@ -806,6 +833,7 @@ def test_an_address_without_a_hash_is_one_input_whatever_its_server_says(local, 
     assert [clip.split for clip in unit.clips] == [WEB.split]
 
 
+@pytest.mark.lengthy
 def test_an_address_that_has_another_size_holds_an_input_of_its_own(local):
     planned(local, [replace(WEB, size_bytes=7)], **PLAN)
     now = [replace(WEB, size_bytes=8)]
@@ -816,6 +844,7 @@ def test_an_address_that_has_another_size_holds_an_input_of_its_own(local):
     assert audited(local).num_inputs == 2
 
 
+@pytest.mark.lengthy
 def test_an_address_that_was_missing_is_read_once_it_is_there(local):
     planned(local, [replace(WEB, size_bytes=0, content_id="missing")], **PLAN)
     (unit,) = pending(local)
@@ -830,6 +859,7 @@ def test_an_address_that_was_missing_is_read_once_it_is_there(local):
     assert audited(local).counted == {"done": 0, "no_face": 0, "quarantined": 0, "retryable": 1, "changed": 1}
 
 
+@pytest.mark.lengthy
 def test_addresses_of_one_path_keep_their_own_inputs(local):
     two = [replace(WEB, clip_id="1" * 20, size_bytes=7), replace(WEB, clip_id="2" * 20, size_bytes=8)]
     planned(local, two, **PLAN)
@@ -840,6 +870,7 @@ def test_addresses_of_one_path_keep_their_own_inputs(local):
     assert audited(local).num_inputs == 3
 
 
+@pytest.mark.lengthy
 def test_a_clip_whose_planned_bytes_are_back_is_tried_again(local):
     clips = [replace(CLIPS[0], content_id=MD5)]
     planned(local, clips, **PLAN)
@@ -881,6 +912,7 @@ def test_a_page_lists_the_first_inputs_and_those_that_somebody_may_act_on(local)
     assert snapshot.to_list(100).equals(snapshot.latest())
 
 
+@pytest.mark.lengthy
 def test_an_entry_that_is_older_than_a_column_has_its_default(local, monkeypatch):
     planned(local, CLIPS, **PLAN)
     entries = [commit(local, unit) for unit in pending(local)]
@@ -911,3 +943,9 @@ def test_the_runs_of_an_output_are_its_own_or_those_of_each_model(tmp_path):
     for name in ("nothing", "labels/model=empty"):
         with pytest.raises(LedgerError, match="holds no run"):
             runs_in(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("values", [[], [1], ["é\n", {"a": [1, {"b": []}], "c": {}}, []], [{"path": "x"}] * 3])
+def test_a_list_written_a_part_at_a_time_is_the_json_of_all_of_it(values):
+    assert b"".join(json_list(values)) + b"\n" == json_bytes(values)
+    assert b"".join(json_with_list({"of": 2}, "values", values)) == json_bytes({"of": 2, "values": values})

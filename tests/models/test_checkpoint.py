@@ -209,6 +209,7 @@ def whole(run, which):
     return info
 
 
+@pytest.mark.lengthy
 def test_crash_between_any_two_writes_leaves_a_run_that_is_read_and_gone_on_with(tmp_path, monkeypatch):
     """Three epochs with a resume point in each, cut off before every write and every deletion in turn."""
     small = torch.nn.Linear(1, 1)
@@ -265,6 +266,7 @@ def test_crash_between_any_two_writes_leaves_a_run_that_is_read_and_gone_on_with
     assert num_cuts > 25
 
 
+@pytest.mark.lengthy
 def test_full_disk_names_the_cure_and_keeps_what_was(tmp_path):
     """On a file system of 6 MB, mounted where nobody else sees it: one network of 4 MB fits."""
     script = f"""

@@ -64,6 +64,7 @@ def test_every_block_has_the_papers_number_of_parameters():
     assert num_parameters(model) == 7_406_862
 
 
+@pytest.mark.lengthy
 def test_one_pair_at_224_px_costs_2816_8_million_multiply_accumulates():
     model = build_model("cahfw").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -116,6 +117,7 @@ def test_pooled_norm_is_one_batch_norm_a_pooled_vector_and_nothing_else(name: st
     assert sum(own[key].numel() for key in own.keys() - plain.keys()) == count * (4 * 256 + 1)
 
 
+@pytest.mark.lengthy
 def test_pooled_norm_brings_the_context_of_the_literal_equation_7_to_life():
     """By the norm every pooled vector has the same scale in a batch, however little of its map is left."""
     norms = gradients(build_model("cahfw", attention_gain="paper", pooled_norm="batch"))
@@ -124,6 +126,7 @@ def test_pooled_norm_brings_the_context_of_the_literal_equation_7_to_life():
     assert norms["context_encoder.0.0.weight"] > 20 * dead["context_encoder.0.0.weight"]
 
 
+@pytest.mark.lengthy
 def test_a_pretrained_encoder_takes_the_place_of_the_papers():
     published = torchvision_models().resnet18()
     tensors = read_weights(safetensors.torch.save(published.state_dict()), source="resnet18")
@@ -413,6 +416,7 @@ def test_weights_that_cannot_be_fetched_name_the_cure(tmp_path, monkeypatch):
         imagenet_weights("resnet50")
 
 
+@pytest.mark.lengthy
 def test_backbones_without_torchvision_name_the_extra_and_the_others_need_none():
     script = """
 import json, sys

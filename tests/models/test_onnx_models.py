@@ -52,6 +52,7 @@ def saved_run(folder: Path, name: str, *, px: int, **options) -> str:
     return str(folder)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("name", "px", "options"),
     [

@@ -5,9 +5,13 @@ import json
 import os
 import shutil
 import tarfile
+import threading
 import zipfile
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 from ledgers import audited
@@ -28,6 +32,8 @@ from pipeline.storage.remote import RangedFile, fetch, open_filesystem
 from pipeline.storage.retry import ContentChangedError
 from pipeline.synthetic.corpus import make_corpus
 
+CONFIG = ExtractConfig(detector="dlib-hog", frames_per_clip=1)
+
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
@@ -39,10 +45,26 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor():
-    extractor = ClipExtractor(ExtractConfig(detector="dlib-hog", frames_per_clip=1), limits=SandboxLimits())
+    extractor = ClipExtractor(CONFIG, limits=SandboxLimits())
     yield extractor
     extractor._members.close()
     extractor.sandbox.close()
+
+
+@pytest.fixture
+def web_folder(tmp_path):
+    """A folder and the address of a web server of its files, which gives no hashes."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def ended(extractor, clip):
@@ -75,6 +97,7 @@ def test_a_local_file_is_hashed_once_and_again_when_it_was_touched(tmp_path):
         contents.verify(str(path), "f97c5d29941bfb1b2fdab0874906ab82")
 
 
+@pytest.mark.lengthy
 def test_a_file_overwritten_after_its_listing_ends_changed(tmp_path, videos, extractor):
     shutil.copy(videos[0], tmp_path / "a.avi")
     (clip,) = read_corpus(str(tmp_path)).clips
@@ -98,6 +121,7 @@ def test_a_file_of_the_same_size_and_time_is_told_too(tmp_path, videos, extracto
     assert ended(extractor, clip) == OTHER
 
 
+@pytest.mark.lengthy
 def test_a_file_written_to_while_it_is_read_ends_changed(tmp_path, videos, extractor, monkeypatch):
     shutil.copy(videos[0], tmp_path / "a.avi")
     (clip,) = read_corpus(str(tmp_path)).clips
@@ -110,6 +134,61 @@ def test_a_file_written_to_while_it_is_read_ends_changed(tmp_path, videos, extra
 
     monkeypatch.setattr(extractor.sandbox, "run", run_and_write)
     assert ended(extractor, clip) == OTHER
+
+
+GREW = (State.RETRYABLE, "growing")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
+def test_a_file_that_grows_after_its_listing_is_retryable(share, tmp_path, videos, extractor):
+    whole = videos[0].read_bytes()
+    begun = whole[: int(len(whole) * share)]
+    (tmp_path / "a.avi").write_bytes(begun)
+    (clip,) = read_corpus(str(tmp_path)).clips
+    with open(tmp_path / "a.avi", "ab") as file:
+        file.write(whole[len(begun) :])
+    assert ended(extractor, clip) == GREW
+    (clip,) = read_corpus(str(tmp_path)).clips
+    assert ended(extractor, clip) == DONE
+
+
+def test_a_file_that_grows_while_it_is_read_is_retryable(tmp_path, videos, extractor, monkeypatch):
+    whole = videos[0].read_bytes()
+    (tmp_path / "a.avi").write_bytes(whole)
+    (clip,) = read_corpus(str(tmp_path)).clips
+    run = extractor.sandbox.run
+
+    def run_and_write(task, **options):
+        found = run(task, **options)
+        with open(tmp_path / "a.avi", "ab") as file:
+            file.write(b"JUNK")
+        return found
+
+    monkeypatch.setattr(extractor.sandbox, "run", run_and_write)
+    assert ended(extractor, clip) == GREW
+
+
+@pytest.mark.parametrize("place", ["s3", "memory", "web"])
+def test_a_file_that_grows_in_a_store_is_retryable(place, tmp_path, s3, videos, web_folder):
+    extractor = ClipExtractor(CONFIG, limits=SandboxLimits())
+    whole = videos[0].read_bytes()
+    folder, web_url = web_folder
+    url = {"s3": s3.url("in/a.avi"), "memory": "memory://grown/a.avi", "web": f"{web_url}/a.avi"}[place]
+
+    def put(data):
+        if place == "web":
+            (folder / "a.avi").write_bytes(data)
+        else:
+            fsspec.open(url, "wb").fs.pipe_file(url, data)
+
+    put(whole[: len(whole) // 2])
+    (tmp_path / "list.csv").write_text(f"url\n{url}\n")
+    (clip,) = read_corpus(str(tmp_path / "list.csv"), allow_private_hosts=True).clips
+    put(whole)
+    assert ended(extractor, clip) == GREW
+    (clip,) = read_corpus(str(tmp_path / "list.csv"), allow_private_hosts=True).clips
+    assert ended(extractor, clip) == DONE
+    extractor.sandbox.close()
 
 
 def test_what_was_missing_when_it_was_listed_is_no_input_that_was_read(tmp_path, videos, extractor):
@@ -159,6 +238,7 @@ def archive(kind, paths):
     return packed.getvalue()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_a_member_of_an_archive_that_was_packed_anew_ends_changed(kind, tmp_path, s3, videos, extractor):
     one, other = archive(kind, videos[:2]), archive(kind, [videos[2], videos[1]])
@@ -247,6 +327,40 @@ def test_clips_overwritten_since_their_listing_are_inputs_of_their_own(place, tm
     now = {clip.path: clip.clip_id for clip in read_corpus(source).clips}
     rows = run.ledger.snapshot().latest("state = 'done'").to_pylist()
     assert {row["path"]: row["clip_id"] for row in rows} == now
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("is_whole_at_last", [True, False])
+def test_a_file_that_grows_during_a_run_is_done_once_it_is_whole(is_whole_at_last, tmp_path, videos, monkeypatch):
+    source, whole = tmp_path / "in", videos[0].read_bytes()
+    source.mkdir()
+    shutil.copy(videos[1], source / "b.avi")
+    (source / "a.avi").write_bytes(whole[:2000])
+    prepare, listings = running.prepare, []
+
+    def prepare_and_write(job, ledger, snapshot, corpus):
+        choice = prepare(job, ledger, snapshot, corpus)
+        listings.append(len(corpus.table))
+        share = 0.3 * len(listings)
+        if len(listings) == 1 and is_whole_at_last:
+            (source / "a.avi").write_bytes(whole)
+        elif not is_whole_at_last:
+            (source / "a.avi").write_bytes(whole[: int(len(whole) * share)])
+        return choice
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "prepare", prepare_and_write)
+        run = preprocess(config_of(source, tmp_path / "out"))
+    assert (run.audit.holds, run.exit_code) == (True, 0)
+    assert run.summary["retryable"] == (not is_whole_at_last)
+    assert ("a.avi", *(DONE if is_whole_at_last else GREW)) in states_of(run)
+    (source / "a.avi").write_bytes(whole)
+    run = preprocess(config_of(source, tmp_path / "out"))
+    assert (run.audit.holds, run.summary["retryable"], run.summary["done"]) == (True, 0, 2)
+    rows = [pq.read_table(path, columns=["path"])["path"].to_pylist() for path in (tmp_path / "out").rglob("*.parquet")]
+    assert sorted(path for each in rows for path in each) == ["a.avi", "b.avi"]
 
 
 @pytest.mark.ray

@@ -267,6 +267,7 @@ def extracted(folder, names, config, **options):
     return [(examples, {**asdict(outcome), "seconds": 0}) for examples, outcome in found]
 
 
+@pytest.mark.lengthy
 def test_a_second_look_finds_small_faces_and_only_where_none_was_found(clips):
     config = ExtractConfig(detector_precision="fp32", frames_per_clip=2)
     names = ("a.mp4", "small.mp4", "empty.mp4")
@@ -284,6 +285,7 @@ def test_a_second_look_finds_small_faces_and_only_where_none_was_found(clips):
     assert again[2][1]["detail"] == "no face in 2 sampled frames, looked at again with upsample 1"
 
 
+@pytest.mark.lengthy
 def test_interpolated_boxes_are_near_the_detected_ones(clips):
     config = {"detector_precision": "fp32", "every_frame": True}
     (full, _), (part, outcome) = (
@@ -297,6 +299,7 @@ def test_interpolated_boxes_are_near_the_detected_ones(clips):
     assert overlaps != [1.0] * 12
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "options", [{"retry_upsample": True}, {"detect_every": 3, "every_frame": True, "faces": "all"}], ids=str
 )
@@ -309,6 +312,7 @@ def test_a_shared_detector_gives_what_each_workers_own_gives(clips, options):
     assert own[1][1]["state"] is State.QUARANTINED
 
 
+@pytest.mark.lengthy
 def test_a_clip_whose_frames_found_no_detector_is_retryable_and_the_next_is_done(clips):
     config = ExtractConfig(detector="dlib-hog", every_frame=True)
     detect = detect_of(config, device="cpu")
@@ -326,6 +330,7 @@ def test_a_clip_whose_frames_found_no_detector_is_retryable_and_the_next_is_done
     assert [example.frame_index for example in examples] == list(range(12))
 
 
+@pytest.mark.lengthy
 def test_what_is_unforeseen_after_decoding_costs_one_clip_as_in_the_sandbox(clips):
     config = ExtractConfig(detector="dlib-hog", frames_per_clip=2)
 
@@ -387,6 +392,7 @@ def test_what_the_sandbox_did_is_told_as_facts(damaged):
     assert {facts["network"], facts["file_writes"]} <= {"none", "allowed"}
 
 
+@pytest.mark.lengthy
 def test_a_clip_that_wants_too_much_memory_is_quarantined_as_such_and_the_next_is_done(damaged, monkeypatch):
     monkeypatch.setattr("pipeline.preprocess.extractor.build_work", hungry_work)
     extractor = ClipExtractor(ExtractConfig(boxes=str(damaged / "boxes.csv")), limits=LIMITS)
@@ -437,6 +443,7 @@ def test_a_child_that_never_pauses_is_watched_too():
 # The detector that actors share
 
 
+@pytest.mark.lengthy
 def test_frames_of_many_senders_are_searched_together_and_a_wrong_one_costs_its_sender():
     image = portrait(105)
     config = ExtractConfig(detector="dlib-hog")
@@ -474,6 +481,7 @@ def test_frames_of_many_senders_are_searched_together_and_a_wrong_one_costs_its_
     assert both_sizes == [expected, alone([image], upsample=1)]
 
 
+@pytest.mark.lengthy
 @pytest.mark.timeout(240)
 def test_a_run_with_shared_detectors_gives_the_rows_that_workers_of_their_own_give(clips, tmp_path):
     """Real Ray: the way of frames on GPUs, with the detector on CPU."""

@@ -195,6 +195,7 @@ def contents_of(top):
     }
 
 
+@pytest.mark.lengthy
 def test_every_file_of_the_zoo_ends_in_a_state_with_a_reason_that_a_person_understands(zoo):
     top, expected, no_files, _ = zoo
     outcomes = {outcome["path"]: outcome for outcome in harness.outcomes_of(top / "out")}
@@ -252,6 +253,7 @@ def mutant_of(sources, rng):
     return kind, bytes(data)
 
 
+@pytest.mark.lengthy
 def test_mutants_of_five_containers_cost_themselves_alone(tmp_path):
     sources = [
         make_clip(tmp_path / f"a.{suffix}", num_frames=20, width=96, height=64, **how).read_bytes()
@@ -386,6 +388,7 @@ def taken_over(config):
     return hostile
 
 
+@pytest.mark.lengthy
 def test_a_decoder_that_was_taken_over_costs_its_clip_and_runs_nothing_in_its_actor(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.preprocess.extractor.build_work", taken_over)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -425,6 +428,7 @@ def black_clip(folder, **limits):
     return found
 
 
+@pytest.mark.lengthy
 def test_what_was_decoded_within_the_budget_is_kept_with_a_reason(tmp_path):
     examples, outcome = black_clip(tmp_path, clip_pixels=96 * 64 * 10)
     assert [example.frame_index for example in examples] == list(range(10))
@@ -440,6 +444,7 @@ def test_what_was_decoded_within_the_budget_is_dropped_below_the_least_integrity
     assert (outcome.num_examples_dropped, outcome.num_frames_over_budget) == (10, 14)
 
 
+@pytest.mark.lengthy
 def test_a_clip_whose_time_is_over_before_its_first_frame_is_quarantined_and_not_tried_again(tmp_path):
     examples, outcome = black_clip(tmp_path, clip_seconds=1e-6)
     assert (examples, outcome.state, outcome.reason) == ([], State.QUARANTINED, "over_budget")
@@ -464,6 +469,7 @@ def deaf(config):
     return work
 
 
+@pytest.mark.lengthy
 def test_a_child_that_does_not_stop_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.preprocess.extractor.build_work", deaf)
     examples, outcome = black_clip(tmp_path, clip_seconds=0.5, timeout_seconds=0.5)

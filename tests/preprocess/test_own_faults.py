@@ -60,6 +60,7 @@ def faulty(tmp_path, monkeypatch):
     return install
 
 
+@pytest.mark.lengthy
 def test_what_works_is_tried_without_a_word():
     assert try_extraction(ExtractConfig(detector="dlib-hog"), limits=SandboxLimits()) == []
     assert try_extraction(ExtractConfig(), limits=SandboxLimits(), only_decode=True) == []
@@ -83,6 +84,7 @@ def pictures(folder, *, num_clips, num_faulty):
 SMALL = ("--detector", "faulty", "--face-px", "16", "--context-px", "16", "--page", "false", "--actors", "1")
 
 
+@pytest.mark.lengthy
 def test_a_detector_that_always_fails_ends_the_job_before_anything_is_planned(tmp_path, faulty):
     faulty("always")
     found = run_job(
@@ -100,6 +102,7 @@ def test_a_detector_that_always_fails_ends_the_job_before_anything_is_planned(tm
     assert not (tmp_path / "out" / "plan").exists()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [

@@ -103,6 +103,7 @@ def keys(examples):
     return [(e.clip_id, e.frame_index, e.pts_seconds, e.face_jpeg, e.context_jpeg) for e in examples]
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("sampling", [{"sample_fps": 2.0}, {"sample_fps": 3.0}, {"every_frame": True}])
 def test_segments_give_the_examples_of_the_whole_clip(films, sampling):
@@ -144,6 +145,7 @@ def test_a_clip_that_is_planned_is_not_opened_again(films, monkeypatch):
     assert opened == [clips[0].path]
 
 
+@pytest.mark.lengthy
 @pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize(
     ("sampling", "edges"),
@@ -181,6 +183,7 @@ def clip_of(**changes):
     return Clip(**{**values, **changes})
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("claimed", [(0.0, 8.0), (0.0, 400.0), (3.0, 31.0)])
 def test_a_header_that_lies_loses_nothing(films, claimed):
     (clip,) = (clip for clip in read_corpus(str(films / "in")).clips if clip.path == "film.mkv")
@@ -214,6 +217,7 @@ def outcome_of(number, state, **facts):
     return Outcome(clip_id=segment_id("a" * 20, number), path="a.mp4", state=state, **facts)
 
 
+@pytest.mark.lengthy
 def test_one_outcome_tells_of_all_segments():
     done = outcome_of(0, State.DONE, num_frames=10, num_examples=8, decode_integrity=1.0)
     no_face = outcome_of(1, State.NO_FACE, reason="no_face_found", num_frames=30, decode_integrity=0.5)
@@ -235,6 +239,7 @@ def test_one_outcome_tells_of_all_segments():
     ]
 
 
+@pytest.mark.lengthy
 def test_the_ledger_counts_whole_clips_and_keeps_the_cut_it_planned(tmp_path):
     ledger = Ledger(str(tmp_path))
     parts = cut(clip_of(), 0.0, 100.0, segment_seconds=30.0, sample_fps=None)
@@ -346,6 +351,7 @@ def whole(films, actor_of, tmp_path_factory):
     return ledger
 
 
+@pytest.mark.lengthy
 def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, checkpoint, actor_of, whole, tmp_path):
     film, *_ = (clip for clip in read_corpus(str(films / "in"), split_fractions=None).clips if clip.path == "film.mp4")
     parts = cut(film, 0.0, 20.3, segment_seconds=7.0, sample_fps=2.0)
@@ -382,6 +388,7 @@ def test_a_clip_that_was_cut_is_labelled_when_its_last_segment_has_ended(films, 
     assert not pending(ledger)
 
 
+@pytest.mark.lengthy
 def test_only_the_segments_that_failed_are_tried_again(tmp_path):
     """Of examples: one segment of a film that is done, and all that failed of one that gave nothing."""
     ledger = Ledger(str(tmp_path))
@@ -417,6 +424,7 @@ def test_only_the_segments_that_failed_are_tried_again(tmp_path):
     assert {outcome.detail for outcome in ledger.snapshot().outcomes()} == {None}
 
 
+@pytest.mark.lengthy
 def test_a_film_that_lost_a_segment_is_labelled_anew_when_that_is_tried_again(
     films, checkpoint, actor_of, whole, tmp_path
 ):

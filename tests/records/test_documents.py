@@ -134,6 +134,7 @@ def test_a_parquet_file_that_grows_is_given_up_half_way():
     assert parquet_table(parquet_bomb(3, 2), "x")["url"].to_pylist() == ["aa"] * 3
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -364,6 +364,7 @@ def large_page():
     return preprocess_page({}, outcomes, [example(n) for n in range(90)], title="Large")
 
 
+@pytest.mark.lengthy
 def test_a_large_run_has_every_clip_in_a_page_of_less_than_20_mb(large_page):
     text = Outline(large_page).text
     assert "60 of 90 of the examples" in text
@@ -372,6 +373,7 @@ def test_a_large_run_has_every_clip_in_a_page_of_less_than_20_mb(large_page):
     assert len(large_page.encode()) < 20_000_000
 
 
+@pytest.mark.lengthy
 def test_a_large_night_shows_some_people_and_every_label_in_less_than_20_mb():
     outcomes = [outcome(n) for n in range(13_201)]
     labels = [clip_row(each.clip_id, each.path) for each in outcomes]
@@ -656,6 +658,7 @@ def draw_all(page):
         page.wait_for_function("node => node.classList.contains('js-plotly-plot')", arg=chart.element_handle())
 
 
+@pytest.mark.lengthy
 @in_browser
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_on_a_phone_by_day_and_night(pages, name, show):
@@ -671,6 +674,7 @@ def test_a_page_on_a_phone_by_day_and_night(pages, name, show):
     assert page.evaluate(background) == "rgb(20, 23, 26)"
 
 
+@pytest.mark.lengthy
 @in_browser
 def test_the_timeline_tells_its_probabilities_under_the_mouse(pages, show):
     page = show(pages["score"])
@@ -689,6 +693,7 @@ def test_the_timeline_tells_its_probabilities_under_the_mouse(pages, show):
     assert all(emotion in text for emotion in EMOTIONS)
 
 
+@pytest.mark.lengthy
 @in_browser
 def test_the_policy_stops_what_a_name_would_smuggle_in(pages, chromium, tmp_path):
     """Were an escape forgotten, the browser would still run, load and style nothing of it."""
@@ -714,6 +719,7 @@ def shown_rows(listing):
     return [row.inner_text().split("\t")[0] for row in listing.locator("tbody tr").all() if row.is_visible()]
 
 
+@pytest.mark.lengthy
 @in_browser
 def test_a_table_is_filtered_by_text_and_state_sorted_and_paged(pages, large_page, show):
     page = show(pages["preprocess"])
@@ -750,6 +756,7 @@ def test_the_style_has_no_network_address(pages):
     assert not re.search(r"@import|url\(", pages["train"].split("</style>")[0])
 
 
+@pytest.mark.lengthy
 @in_browser
 def test_charts_and_tables_are_kept_by_a_button(pages, show):
     page = show(pages["evaluate"])
@@ -769,6 +776,7 @@ def test_charts_and_tables_are_kept_by_a_button(pages, show):
     assert download.value.suggested_filename == "Each-emotion-on-test.csv"
 
 
+@pytest.mark.lengthy
 @in_browser
 def test_a_kept_table_has_all_rows_and_no_formula(show):
     outcomes = [outcome(n, path=f"=HYPERLINK({n}),x") for n in range(150)]

@@ -5,6 +5,7 @@ import pwd
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,31 +41,32 @@ def environment(**changes):
     return {**kept, "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0", **changes}
 
 
-@pytest.fixture(params=[{}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "of the user himself"}], ids=str)
-def owner(request, tmp_path):
-    """A process with a local Ray, whatever its environment says; its address, its session folder, and the process."""
-    home = tmp_path / "home"
-    home.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-c", OWNER],
-        env=environment(HOME=str(home), **request.param),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    address, session = process.stdout.readline().split()
-    yield process, address, Path(session), request.param
-    process.kill()
-    process.wait()
-    assert not list(home.iterdir())  # No token is left in the home folder.
+# What the owner's environment says, whatever it is: nothing, that Ray is open, a token of his own.
+SETTINGS = {"nothing": {}, "open": {"RAY_AUTH_MODE": "disabled"}, "a token": {"RAY_AUTH_TOKEN": "of the user himself"}}
+WAYS = {
+    "a driver": lambda address: (sys.executable, "-c", INTRUDER, address),
+    "a node": lambda address: (str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--block"),
+}
+INTRUDERS = {
+    "without a token": {"RAY_AUTH_MODE": "disabled"},
+    "with a token of his own": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a guess"},
+}
 
 
-def started(*command, **changes):
-    return subprocess.Popen(
-        command, env=environment(**changes), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@dataclass(frozen=True)
+class Owner:
+    """A process with a local Ray, and those that try to join it."""
+
+    process: subprocess.Popen
+    home: Path
+    address: str
+    session: Path
+    attempts: dict[str, subprocess.Popen]
+
+
+def started(*command, stdin=None, **changes):
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment(**changes), stdin=stdin, stdout=pipe, stderr=pipe, text=True)
 
 
 def run(*command, **changes):
@@ -73,42 +75,53 @@ def run(*command, **changes):
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def test_an_intruder_is_refused_and_reads_nothing_and_the_owners_token_opens(owner, tmp_path_factory):
-    process, address, session, given = owner
-    token = session.parents[1] / "token"
+@pytest.fixture(scope="module")
+def owners(tmp_path_factory):
+    """One for each of the settings. Each intruder asks for 20 s: all side by side."""
+    processes = {}
+    for name, settings in SETTINGS.items():
+        home = tmp_path_factory.mktemp("home")
+        processes[name] = home, started(sys.executable, "-c", OWNER, stdin=subprocess.PIPE, HOME=str(home), **settings)
+    found = {}
+    for name, (home, process) in processes.items():
+        address, session = process.stdout.readline().split()
+        attempts = {
+            f"{way} {how}": started(*command(address), RAY_TMPDIR=str(tmp_path_factory.mktemp("node")), **changes)
+            for way, command in WAYS.items()
+            for how, changes in INTRUDERS.items()
+        }
+        found[name] = Owner(process, home, address, Path(session), attempts)
+    yield found
+    for process in [each for owner in found.values() for each in (owner.process, *owner.attempts.values())]:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_intruder_is_refused_and_reads_nothing_and_the_owners_token_opens(owners, setting):
+    owner, given = owners[setting], SETTINGS[setting]
+    folder = owner.session.parents[1]
+    token = folder / "token"
     assert token.exists() == (not given.get("RAY_AUTH_TOKEN"))  # One that the user set is respected.
-    for path in (session.parents[1], *session.parents[1].glob("token")):
+    for path in (folder, *folder.glob("token")):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
     if os.getuid() == 0:
         nobody = pwd.getpwnam("nobody").pw_uid
-        code = f"import os; os.setuid({nobody}); os.listdir({str(session)!r})"
+        code = f"import os; os.setuid({nobody}); os.listdir({str(owner.session)!r})"
         assert "PermissionError" in run(sys.executable, "-c", code).stderr
-    ways = {
-        "a driver": (sys.executable, "-c", INTRUDER, address),
-        "a node": (str(Path(sys.executable).with_name("ray")), "start", f"--address={address}", "--block"),
-    }
-    tokens = {
-        "without a token": {"RAY_AUTH_MODE": "disabled"},
-        "with a token of his own": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a guess"},
-    }
-    # Each of them asks for 20 s: side by side.
-    attempts = {
-        f"{way} {how}": started(*command, RAY_TMPDIR=str(tmp_path_factory.mktemp("node")), **changes)
-        for way, command in ways.items()
-        for how, changes in tokens.items()
-    }
-    for name, attempt in attempts.items():
+    for name, attempt in owner.attempts.items():
         stdout, stderr = attempt.communicate(timeout=120)
         assert attempt.returncode != 0, name
         assert "joined" not in stdout, name
         assert "Failed to connect" in stderr or "RAY_AUTH_TOKEN" in stderr, (name, stderr)
     known = given if given.get("RAY_AUTH_TOKEN") else {"RAY_AUTH_TOKEN_PATH": str(token)}
-    joined = run(*ways["a driver"], **{**known, "RAY_AUTH_MODE": "token"})
+    joined = run(*WAYS["a driver"](owner.address), **{**known, "RAY_AUTH_MODE": "token"})
     assert joined.stdout.split() == ["joined", str(os.getuid())], joined.stderr
-    told, _ = process.communicate("\n", timeout=60)
+    told, _ = owner.process.communicate("\n", timeout=60)
     # One node: the intruder's never came. And the environment is again what it was.
     assert told.splitlines() == ["1", "[]"]
-    assert not session.parents[1].exists()
+    assert not folder.exists()
+    assert not list(owner.home.iterdir())  # No token is left in the home folder.
 
 
 def test_a_folder_of_a_killed_run_is_swept_and_that_of_a_living_one_is_not(tmp_path):

@@ -75,6 +75,7 @@ def test_little_space_is_told(tmp_path, monkeypatch):
     assert check_output(str(tmp_path)).endswith("only 0.2 GiB free")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("kind", "method", "message"),
     [
@@ -91,6 +92,7 @@ def test_a_store_that_refuses_is_one_line_with_the_cure(s3, proxy, kind, method,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.lengthy
 def test_a_store_without_conditional_writes_is_refused(s3, proxy):
     proxy.drop_header = "if-none-match"
     with pytest.raises(UsageError, match="the store ignores If-None-Match, so that two attempts at one unit"):

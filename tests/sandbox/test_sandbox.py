@@ -52,6 +52,7 @@ def test_an_exit_is_a_crash(sandbox):
         sandbox.run({"kind": "exit"})
 
 
+@pytest.mark.lengthy
 def test_a_hang_is_killed_and_names_the_stage(sandbox):
     sandbox.limits = IMPATIENT
     sandbox.start()
@@ -62,11 +63,13 @@ def test_a_hang_is_killed_and_names_the_stage(sandbox):
     assert not child.is_running()
 
 
+@pytest.mark.lengthy
 def test_slow_progress_is_no_hang(sandbox):
     sandbox.limits = IMPATIENT
     assert sandbox.run({"kind": "slow", "seconds": 0.8})[0] == ["still here"] * 4
 
 
+@pytest.mark.lengthy
 def test_a_memory_hog_is_killed(sandbox):
     with pytest.raises(SandboxError, match="more than 500 MiB") as caught:
         sandbox.run({"kind": "memory"})
@@ -97,12 +100,14 @@ def test_a_child_that_keeps_memory_is_recycled_between_tasks_and_no_task_is_lost
     assert sandbox.peak_memory_bytes < 500 * 2**20
 
 
+@pytest.mark.lengthy
 def test_a_child_that_keeps_nothing_is_not_recycled(sandbox):
     for _ in range(5):
         sandbox.run({"kind": "burst", "num_bytes": 300 * 2**20})
     assert (sandbox.num_starts, sandbox.num_recycled) == (1, 0)
 
 
+@pytest.mark.lengthy
 def test_a_child_that_spins_while_nobody_looks_ends_by_itself_as_a_hang(sandbox):
     sandbox.limits = SandboxLimits(timeout_seconds=0.5, start_seconds=60)
     running = sandbox.stream({"kind": "spin"})
@@ -114,6 +119,7 @@ def test_a_child_that_spins_while_nobody_looks_ends_by_itself_as_a_hang(sandbox)
     assert (caught.value.reason, caught.value.stage) == ("hang", "detect")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["spin", "sleep with the GIL"])
 def test_a_spin_and_a_sleep_with_the_gil_held_are_hangs(sandbox, kind):
     sandbox.limits = IMPATIENT
@@ -152,6 +158,7 @@ with Sandbox(build, {}) as sandbox:
 """
 
 
+@pytest.mark.lengthy
 def test_the_child_sees_no_credentials():
     """In a process of its own, because a fork server has the environment of the moment when it starts."""
     environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": "very secret"}
@@ -271,6 +278,7 @@ def test_a_work_that_needs_other_files_is_built_where_all_can_be_read_by_that_ch
         assert (sandbox.confinement["file_reads"], sandbox.num_starts) == ("listed", 3)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("fault", [{"fail": True}, {"sleeps": 60}, {"killed": True}])
 def test_a_child_that_is_slow_or_fails_keeps_its_limits_of_reading(fault):
     limits = SandboxLimits(start_seconds=2 if "sleeps" in fault else 60)
@@ -301,6 +309,7 @@ def test_a_fault_of_the_answer_is_the_callers_and_the_next_task_runs(sandbox):
     assert sandbox.run({"kind": "echo"})[0] == ["hi 0"]
 
 
+@pytest.mark.lengthy
 def test_a_child_that_asks_and_does_not_read_is_a_hang():
     with Sandbox(build, {}, limits=IMPATIENT) as impatient:
         with pytest.raises(SandboxError, match="no progress for 2 s in decode") as caught:
@@ -308,6 +317,7 @@ def test_a_child_that_asks_and_does_not_read_is_a_hang():
         assert caught.value.reason == "hang"
 
 
+@pytest.mark.lengthy
 def test_a_task_ends_when_its_time_is_over_however_often_it_tells(sandbox):
     with pytest.raises(SandboxError, match="its time was over in decode") as caught:
         sandbox.run({"kind": "slow", "seconds": 0.5}, seconds=1)
@@ -335,6 +345,7 @@ def test_the_child_reaches_no_other_process_and_makes_none_but_threads(confined,
     assert confined.run({"kind": "threads"})[1] == b"from a thread"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("name", "reason", "told"),
     [
@@ -377,6 +388,7 @@ def test_an_answer_of_another_form_ends_that_task(sandbox, message):
     assert caught.value.reason == "bad_answer"
 
 
+@pytest.mark.lengthy
 def test_stages_without_end_and_items_beyond_the_memory_are_refused(sandbox):
     with pytest.raises(SandboxError, match="it is not what was asked for"):
         sandbox.run({"kind": "many stages"})
@@ -415,6 +427,7 @@ def test_a_killed_supervisor_leaves_no_file_behind(tmp_path):
     assert not list(tmp_path.rglob("*.log"))
 
 
+@pytest.mark.lengthy
 def test_a_child_dies_with_a_killed_parent():
     script = (
         "import sys; sys.path[:0] = ['.', 'tests/support']\n"
@@ -437,6 +450,7 @@ def test_limits_must_be_positive():
         SandboxLimits(timeout_seconds=0)
 
 
+@pytest.mark.lengthy
 def test_a_fork_server_that_is_killed_while_it_starts_a_child_costs_one_try(sandbox):
     server = getattr(multiprocessing.forkserver, "_forkserver")  # noqa: B009 - no public name for it
     sandbox.run({"kind": "echo"})

@@ -412,6 +412,7 @@ def test_a_failing_store_is_not_the_archives_fault(tmp_path):
 # --- in a corpus -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.lengthy
 def test_archives_of_a_folder_give_clips_and_the_same_ids_elsewhere(tmp_path):
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
@@ -433,6 +434,7 @@ def test_archives_of_a_folder_give_clips_and_the_same_ids_elsewhere(tmp_path):
     assert [clip.clip_id for clip in corpus.clips] == [clip.clip_id for clip in there.clips]
 
 
+@pytest.mark.lengthy
 def test_an_archive_is_labelled_as_if_it_were_unpacked_where_it_lies(tmp_path):
     caer = {"train/Anger/1.avi": b"1", "validation/Happy/2.avi": b"2", "test/Sad/3.avi": b"3"}
     for name, files in {
@@ -482,6 +484,7 @@ def requests_of(s3, work):
     return value, seen
 
 
+@pytest.mark.lengthy
 def test_archives_on_s3_are_read_by_ranges_and_keep_their_local_ids(s3, tmp_path):
     files = {f"{number}.mp4": os.urandom(200_000) for number in range(5)}
     for name in ("a.zip", "b.tar", "c.tar.gz"):

@@ -113,6 +113,7 @@ def end_of(name, data, folder):
     return "read whole" if reasons <= {None} else ", ".join(sorted(reason for reason in reasons if reason))
 
 
+@pytest.mark.lengthy
 def test_mutants_of_archives_cost_themselves_alone(tmp_path):
     known, chance, ends, slowest = sources(), np.random.default_rng(17), Counter(), 0.0
     for name, data in known:

@@ -28,6 +28,7 @@ def test_only_the_first_create_wins(storage):
     assert storage.read("entry") == b"first"
 
 
+@pytest.mark.lengthy
 def test_of_many_creates_at_once_one_wins(storage):
     wins = []
 

@@ -64,6 +64,7 @@ def storage(s3, proxy):  # noqa: ARG001 (the way to it must be there first)
     return Storage(s3.url("out"))
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", TRANSIENT)
 def test_whatever_passes_is_tried_again(storage, proxy, kind):
     for method in ("PUT", "GET", "DELETE"):
@@ -77,6 +78,7 @@ def test_whatever_passes_is_tried_again(storage, proxy, kind):
     assert proxy.met(kind) == 6
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_answer_is_fetched_again(storage, proxy, kind, tmp_path):
     storage.put("clip", CONTENT)
@@ -90,6 +92,7 @@ def test_a_damaged_answer_is_fetched_again(storage, proxy, kind, tmp_path):
     assert proxy.met(kind) == 4
 
 
+@pytest.mark.lengthy
 def test_a_body_that_stops_coming_is_given_up_and_fetched_again(storage, proxy, monkeypatch, tmp_path):
     storage.put("clip", CONTENT)
     monkeypatch.setattr(room, "REQUEST_SECONDS", 0.5)
@@ -108,6 +111,7 @@ def test_a_write_whose_answer_is_lost_is_ones_own(storage, proxy):
     assert storage.read("entry") == b"attempt 1"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("kind", "lost", "message"),
     [
@@ -134,6 +138,7 @@ def test_a_fault_that_lasts_is_one_line_with_a_cure(storage, proxy, kind, lost, 
     assert storage.read("a") == b"1"
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["slow_down", "reset"])
 def test_what_does_not_pass_in_time_is_told_with_the_number_of_tries(s3, proxy, kind):
     proxy.fail(kind)
@@ -167,6 +172,7 @@ def commit(ledger, unit):
     return ledger.commit(unit, tables={"examples": table_of([], EXAMPLE_SCHEMA)}, outcomes=[outcome], facts={})
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["lost_answer", "slow_down", "reset"])
 def test_a_commit_through_faults_stands_once(storage, proxy, kind):
     ledger = Ledger(storage.url)
@@ -180,6 +186,7 @@ def test_a_commit_through_faults_stands_once(storage, proxy, kind):
     assert audited(ledger).holds
 
 
+@pytest.mark.lengthy
 def test_two_runs_at_once_are_one_whatever_the_store_does(storage, proxy):
     ledger = Ledger(storage.url)
     proxy.fail("lost_answer", method="PUT", path="lock.json", times=1)
@@ -205,6 +212,7 @@ def test_a_run_whose_lock_was_taken_while_it_could_not_reach_it_stops(s3, storag
     assert json.loads(storage.read("lock.json"))["token"] == "other"
 
 
+@pytest.mark.lengthy
 def test_a_run_whose_store_is_gone_ends_with_the_store_s_own_line(storage, proxy):
     def run():
         with Ledger(storage.url).lock():
@@ -252,6 +260,7 @@ def test_a_store_that_stays_out_of_reach_ends_the_run(s3, proxy, extractor, monk
         extractor.extract(clip)
 
 
+@pytest.mark.lengthy
 def test_a_full_temporary_folder_is_told(s3, storage, proxy, extractor, monkeypatch):  # noqa: ARG001
     storage.put("a.mp4", CONTENT)
 
@@ -282,6 +291,7 @@ def test_what_an_actor_meets_ends_the_run_without_another_try():
 # --- corpus, checkpoints, shards of training
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("kind", ["slow_down", "reset_body", "bad_gateway"])
 def test_a_corpus_is_read_through_faults(s3, proxy, kind):
     s3.put("in/list.csv", b"url,label\na.mp4,Sad\nb.mp4,Fear\n")
@@ -295,6 +305,7 @@ def test_a_corpus_is_read_through_faults(s3, proxy, kind):
     assert proxy.met(kind) >= 3
 
 
+@pytest.mark.lengthy
 def test_a_checkpoint_is_saved_and_read_through_faults_and_a_lasting_one_is_one_line(storage, proxy):
     model = build_model("caer-net-s")
     values = {"epoch": 1, "step": 1, "model": model, "optimizer_state": {}}
@@ -375,6 +386,7 @@ def job(corpus, output, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+@pytest.mark.lengthy
 @pytest.mark.timeout(600)
 def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(corpus, small_disk):
     folder, mounted = small_disk
@@ -393,6 +405,7 @@ def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(corpus, sma
     assert all(entry in ledger.entries() for entry in kept)
 
 
+@pytest.mark.lengthy
 def test_a_read_only_disk_is_refused_before_any_work(corpus, small_disk):
     folder, mounted = small_disk
     assert mounted("-o", "remount,ro")

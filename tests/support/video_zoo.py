@@ -5,7 +5,11 @@ Every frame of a made clip carries its number in a row of grey blocks, which `re
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,6 +39,20 @@ def read_number(image: np.ndarray) -> int:
     return sum(int(value > 125) << bit for bit, value in enumerate(row))
 
 
+@contextmanager
+def scheduling_kept() -> Iterator[None]:
+    """SVT-AV1 makes whoever opens it as root a real-time process of the highest priority, and what that starts later:
+    nothing else on the machine would run beside them."""
+    if sys.platform != "linux":
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+
+
 def make_clip(
     path: Path,
     *,
@@ -58,7 +76,8 @@ def make_clip(
     ticks: presentation times in milliseconds, for variable rates; otherwise frame i is shown at i / rate s.
     rotation: degrees counterclockwise, and mirror: left to right, that the display matrix asks of a player.
     """
-    with av.open(str(path), "w", format=container, container_options=container_options or {}) as output:
+    opened = av.open(str(path), "w", format=container, container_options=container_options or {})
+    with scheduling_kept(), opened as output:
         stream = output.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         if pixel_aspect is not None:

@@ -63,6 +63,7 @@ def test_counts_that_would_tilt_the_classes_are_refused():
         plan_corpus(clips_per_class=(4, 3, 3))
 
 
+@pytest.mark.lengthy
 def test_every_planned_file_is_written_in_caers_layout(corpus):
     folder, clips = corpus
     written = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -87,6 +88,7 @@ def test_the_broken_file_does_not_open(corpus):
         frames_of(corpus[0] / BROKEN_PATH)
 
 
+@pytest.mark.lengthy
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(corpus, tmp_path):
     folder, clips = corpus
     make_corpus(tmp_path / "again", clips_per_class=(3, 0, 0), seed=1)
@@ -112,6 +114,7 @@ def test_dlibs_cnn_finds_every_expression_as_one_face_of_80_px_or_more(corpus):
         assert min(faces[0].box.width, faces[0].box.height) >= 80
 
 
+@pytest.mark.lengthy
 def test_dlibs_hog_finds_a_face_in_every_clip_with_one(corpus):
     folder, clips = corpus
     detector = build_detector("dlib-hog")
@@ -146,6 +149,7 @@ def test_a_drawn_face_tells_nothing_of_its_scene_and_a_context_nothing_of_its_ex
     assert not np.array_equal(elsewhere.image, first.image)
 
 
+@pytest.mark.lengthy
 def test_drawn_splits_share_no_person_and_no_place():
     splits = {split: list(draw_frames(split, frames_per_pair=1, **DRAWN)) for split in ("train", "test")}
     for frames in splits.values():

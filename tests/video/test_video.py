@@ -217,6 +217,7 @@ def test_every_display_matrix_of_quarter_turns_and_mirrors_is_undone(tmp_path: P
 # Time ranges
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     "how", [H264_OPEN_GROUPS, XVID, XVID_WITH_B_FRAMES, {"options": {"x264-params": "intra-refresh=1:keyint=12"}}]
 )
@@ -242,6 +243,7 @@ def test_a_range_without_frames_is_named(tmp_path: Path):
 # Which decoder
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("name", "how"), [("a.avi", XVID), ("a.mp4", H264_IN_ORDER), ("a.mkv", H264_IN_ORDER)])
 def test_decord_reads_a_long_clip_where_its_seeking_is_exact(tmp_path: Path, name: str, how: dict):
     path = make_clip(tmp_path / name, num_frames=1300, width=96, height=64, **how)
@@ -256,6 +258,7 @@ def test_decord_reads_a_long_clip_where_its_seeking_is_exact(tmp_path: Path, nam
         assert np.abs(frame.image.astype(int) - other.image).max() <= 2
 
 
+@pytest.mark.lengthy
 def test_a_large_file_is_left_to_the_decoder_that_holds_no_more_than_a_packet(tmp_path: Path, monkeypatch):
     path = make_clip(tmp_path / "a.mp4", num_frames=1300, width=96, height=64, **H264_IN_ORDER)
     monkeypatch.setattr(decode, "_MAX_DECORD_BYTES", path.stat().st_size - 1)
@@ -272,6 +275,7 @@ def test_a_short_clip_is_decoded_in_sequence_since_that_sees_damage(tmp_path: Pa
     assert clip.report.decoder_reason.startswith("short enough")
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("name", "how", "reason"),
     [
@@ -363,6 +367,7 @@ def test_flipped_bits_lower_the_integrity(tmp_path: Path):
     assert 0 < report.decode_integrity < 1
 
 
+@pytest.mark.lengthy
 def test_uncoded_and_hidden_frames_are_not_damage(tmp_path: Path):
     # A VOP with vop_coded 0 (time increment 5 of 30), as encoders write for a picture like the one before.
     stub = b"\x00\x00\x01\xb6\x52\xcf"
@@ -560,6 +565,7 @@ def test_no_file_stays_open_after_failures_and_early_exits(tmp_path: Path):
     assert psutil.Process().num_fds() == before
 
 
+@pytest.mark.lengthy
 def test_memory_stays_flat_over_a_film(tmp_path: Path):
     path = make_clip(tmp_path / "a.mp4", num_frames=200, width=640, height=480, options={"preset": "ultrafast"})
     gc.disable()  # a frame that lives until the next collection is a leak too: 200 decoded frames are 92 MB
@@ -651,6 +657,7 @@ def outcomes_of(paths: list[Path]) -> dict[str, tuple[str, list[int] | None]]:
     return {Path(path).name: (word, indices) for path, word, indices in rows}
 
 
+@pytest.mark.lengthy
 def test_mutants_of_six_containers_give_frames_or_a_reason(tmp_path: Path):
     sources = [
         make_clip(tmp_path / "a.mp4", num_frames=24),
@@ -670,6 +677,7 @@ def test_mutants_of_six_containers_give_frames_or_a_reason(tmp_path: Path):
     assert sum(indices is not None for _, indices in outcomes.values()) > len(mutants) / 2
 
 
+@pytest.mark.lengthy
 @needs_real_clips
 def test_sampled_frames_of_real_clips_are_those_of_a_sequential_decode():
     for path in sorted(Path(REAL_CLIPS_DIR).iterdir()):
@@ -700,6 +708,7 @@ def test_real_footage_in_five_codecs_gives_the_same_sampled_frames():
             assert np.abs(frame.image.astype(int) - first.image).mean() < 8
 
 
+@pytest.mark.lengthy
 @needs_real_clips
 def test_hostile_files_give_frames_or_a_reason():
     folder = Path(REAL_CLIPS_DIR).parent / "nasty"

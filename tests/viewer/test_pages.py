@@ -48,6 +48,7 @@ def open_clip(browse, viewer, path, tail="", **options):
     return page
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("path", ["show/one.avi", "show/two.mp4", "show/four.ts", "other/three.mkv"])
 def test_while_it_plays_each_box_lies_on_the_face_of_its_frame(viewer, browse, path):
     page = open_clip(browse, viewer, path)
@@ -59,6 +60,7 @@ def test_while_it_plays_each_box_lies_on_the_face_of_its_frame(viewer, browse, p
     assert np.ptp([each["square"][0] for each in seen]) > 30  # It moved.
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(("path", "seconds"), [("show/one.avi", 1.6), ("show/four.ts", 1.6), ("show/two.mp4", 0.4)])
 def test_a_link_leads_to_a_moment(viewer, browse, path, seconds):
     facts = viewer.get(f"/api/clips/{viewer.ids()[path]}/video").json()
@@ -74,6 +76,7 @@ def test_a_link_leads_to_a_moment(viewer, browse, path, seconds):
     assert "token" not in page.url
 
 
+@pytest.mark.lengthy
 def test_a_click_on_a_strip_seeks_and_a_key_steps_to_a_sampled_frame(viewer, browse):
     page = open_clip(browse, viewer, "show/one.avi")
     strip = page.locator(".strips canvas").first
@@ -88,6 +91,7 @@ def test_a_click_on_a_strip_seeks_and_a_key_steps_to_a_sampled_frame(viewer, bro
     assert page.locator("#person").input_value() == "1"
 
 
+@pytest.mark.lengthy
 def test_a_correction_by_keys_survives_a_reload_and_is_taken_back(own_viewer, browse):
     page = open_clip(browse, own_viewer, "show/one.avi", "&t=1.0")
     page.locator("#annotator").fill("Ada Lovelace")
@@ -108,6 +112,7 @@ def test_a_correction_by_keys_survives_a_reload_and_is_taken_back(own_viewer, br
     assert said["start_pts_seconds"] == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.lengthy
 def test_two_annotators_see_each_other_and_lose_nothing(own_viewer, browse):
     pages = [open_clip(browse, own_viewer, "show/two.mp4") for _ in range(2)]
     for page, name, button in zip(pages, ("Ada", "Ben"), ("Sad", "Cannot tell"), strict=True):
@@ -120,6 +125,7 @@ def test_two_annotators_see_each_other_and_lose_nothing(own_viewer, browse):
     assert pages[1].locator("#corrections button").count() == 1  # Each takes back only what is his own.
 
 
+@pytest.mark.lengthy
 def test_the_collection_filters_counts_and_comes_back(viewer, browse):
     page = browse(viewer.link)
     until(lambda: page.locator("#results tbody tr").count() == 6)
@@ -143,6 +149,7 @@ def test_the_wall_has_a_picture_of_each_clip_that_has_one(viewer, browse):
     assert page.locator(".wall img").count() == 5
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_screen_by_day_and_night(viewer, browse, width, scheme):
@@ -160,6 +167,7 @@ def test_nothing_is_wider_than_the_screen_by_day_and_night(viewer, browse, width
     )
 
 
+@pytest.mark.lengthy
 def test_every_control_has_a_name(viewer, browse):
     page = open_clip(browse, viewer, "show/one.avi")
     nameless = """() => [...document.querySelectorAll("button, input, select, canvas, a")].filter(each =>
@@ -170,6 +178,7 @@ def test_every_control_has_a_name(viewer, browse):
     assert page.locator("#help").is_visible()
 
 
+@pytest.mark.lengthy
 def test_a_path_is_text_whatever_it_says(tmp_path, browse):
     name = "<img src=x onerror=alert(1)>&amp;.mp4"
     make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip(name, codec="libx264")])
@@ -182,6 +191,7 @@ def test_a_path_is_text_whatever_it_says(tmp_path, browse):
         page.goto("about:blank")
 
 
+@pytest.mark.lengthy
 def test_a_video_that_is_gone_leaves_its_strips(tmp_path, browse):
     make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4", codec="libx264")])
     (tmp_path / "videos" / "a.mp4").unlink()

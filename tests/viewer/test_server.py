@@ -17,6 +17,7 @@ from viewing import TOKEN, viewing
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/clips", "/picture/x", "/media/x/whole", "/nothing"])
 def test_nothing_is_said_without_the_token(viewer, path):
     for token in (None, "wrong", TOKEN[:-1]):
@@ -162,6 +163,7 @@ def test_pictures_show_the_frame_of_a_time(viewer):
         assert abs(columns.min() - (20 + 2 * 25 * seconds)) <= 4
 
 
+@pytest.mark.lengthy
 def test_no_face_is_shown_where_faces_are_blurred(drawn):
     with viewing(drawn / "labels", blur_faces=True) as found:
         clip = found.ids()["show/two.mp4"]
@@ -210,6 +212,7 @@ def test_what_no_correction_can_be_is_refused(own_viewer, said, told):
     assert own_viewer.get(path).json() == []
 
 
+@pytest.mark.lengthy
 def test_two_models_stand_side_by_side(tmp_path):
     clips = [MadeClip("a.mp4", codec="libx264"), MadeClip("b.mp4", codec="libx264", num_frames=40)]
     make_labels(tmp_path / "videos", tmp_path / "labels", clips)
@@ -223,6 +226,7 @@ def test_two_models_stand_side_by_side(tmp_path):
         assert {each[0] for each in strips[0]["bins"]} == {2}
 
 
+@pytest.mark.lengthy
 def test_labels_and_videos_in_a_bucket(s3, drawn):
     for folder in ("labels", "videos"):
         for path in (drawn / folder).rglob("*"):
@@ -248,6 +252,7 @@ def started(*arguments, **options):
     )
 
 
+@pytest.mark.lengthy
 def test_the_job_prints_its_address_and_ends_when_it_is_told(drawn, tmp_path):
     with started(drawn / "labels", "--no-browser", cwd=tmp_path) as process:
         address = process.stdout.readline().strip()
@@ -259,6 +264,7 @@ def test_the_job_prints_its_address_and_ends_when_it_is_told(drawn, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,0 +1,178 @@
+"""Clips are counted while their units are at work: actors tell of each that ended, the driver asks what is new.
+
+What is told of a unit is all of it so far, so that a message that is lost or comes twice changes nothing. It is shown
+and never believed: what counts is the unit's entry. By the same way actors hear that the run is being interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from pipeline.ledger.units import Unit
+from pipeline.records.outcomes import Outcome
+from pipeline.runtime.console import log_status
+from pipeline.runtime.progress import ProgressDisplay
+
+ASK_SECONDS = 0.5
+# How often an actor tells, at most: what the counter takes of all of them is some 1,000 messages a second.
+TELL_SECONDS, TELLS_A_SECOND = 0.2, 1000
+# A counter that does not answer is left alone for a while: its node may be gone. The first answer waits for its start.
+FIRST_ANSWER_SECONDS, ANSWER_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 10.0
+# An interrupted run waits so long for the clips that its actors are at; a second interrupt ends it at once.
+GRACE_SECONDS = 10.0
+
+
+class UnitCounter:
+    """One Ray actor of a run, between its actors and its driver."""
+
+    def __init__(self) -> None:
+        self._new: dict[str, dict[str, Any]] = {}
+        self._at_work: set[str] = set()
+        self._is_stopping = False
+
+    def tell(self, unit_id: str, counts: dict[str, Any] | None) -> bool:
+        """Take what a unit has so far, None once it has ended; whether its actor is to stop."""
+        if counts is None:
+            self._at_work.discard(unit_id)
+        else:
+            self._new[unit_id] = counts
+            self._at_work.add(unit_id)
+        return self._is_stopping
+
+    def take(self) -> dict[str, dict[str, Any]]:
+        """What was told since the last time, by unit."""
+        new, self._new = self._new, {}
+        return new
+
+    def stop(self) -> int:
+        """From now on actors are to stop; units that are still at work."""
+        self._is_stopping = True
+        return len(self._at_work)
+
+
+class UnitTeller:
+    """What an actor tells of the unit that it is at."""
+
+    def __init__(self, counter: Any, *, every_seconds: float) -> None:
+        self._counter, self._every_seconds = counter, every_seconds
+        self._next = self._silent_until = 0.0
+        self._answer_seconds = FIRST_ANSWER_SECONDS
+        self._is_stopping = False
+        self._begin("")
+
+    def _begin(self, unit_id: str) -> None:
+        self._unit_id = unit_id
+        self._states: Counter[str] = Counter()
+        self._num_examples, self._seconds = 0, 0.0
+
+    def began(self, unit: Unit) -> bool:
+        """A unit is taken up; False where it is not to be."""
+        self._begin(unit.unit_id)
+        self._tell(self._counts())
+        return not self._is_stopping
+
+    def clip_ended(self, outcome: Outcome) -> bool:
+        """A clip of it has ended; False where those that are left are not to be read."""
+        self._states[str(outcome.state)] += 1
+        self._num_examples += outcome.num_examples
+        self._seconds += outcome.seconds
+        if time.monotonic() >= self._next:
+            self._tell(self._counts())
+        return not self._is_stopping
+
+    def ended(self) -> None:
+        """The unit is committed."""
+        self._tell(None)
+
+    def _counts(self) -> dict[str, Any]:
+        return {"states": dict(self._states), "num_examples": self._num_examples, "seconds": self._seconds}
+
+    def _tell(self, counts: dict[str, Any] | None) -> None:
+        now = time.monotonic()
+        if now < self._silent_until:
+            return
+        self._next = now + self._every_seconds
+        try:
+            told = self._counter.tell.remote(self._unit_id, counts)
+            self._is_stopping |= ray.get(told, timeout=self._answer_seconds)
+        except RayError:
+            self._silent_until = time.monotonic() + PAUSE_SECONDS
+        self._answer_seconds = ANSWER_SECONDS
+
+
+class UnitsAtWork:
+    """The driver's side: brings what actors tell to the display, and stops them where the run is interrupted."""
+
+    def __init__(self, display: ProgressDisplay, *, actors: int) -> None:
+        remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(UnitCounter)
+        self._counter = remote.remote()
+        self._every_seconds = max(TELL_SECONDS, actors / TELLS_A_SECOND)
+        self._display = display
+        self._waiting: Collection[str] = ()
+        self._is_over = threading.Event()
+        self._interrupts = 0
+        self._quiet = contextlib.ExitStack()
+        # Each is over before Ray is: a call of Ray after it would start another, or join one of somebody else's.
+        self._threads = [threading.Thread(target=self._ask, daemon=True)]
+
+    def teller(self) -> UnitTeller:
+        """What each actor gets."""
+        return UnitTeller(self._counter, every_seconds=self._every_seconds)
+
+    def show_of(self, waiting: Collection[str]) -> None:
+        """Show what is told of these units, and of no others: those that are committed are counted by their entries."""
+        self._waiting = waiting
+
+    def _ask(self) -> None:
+        while not self._is_over.wait(ASK_SECONDS):
+            with contextlib.suppress(RayError):
+                self._display.note(ray.get(self._counter.take.remote(), timeout=ANSWER_SECONDS), self._waiting)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Ask for as long as the block runs. An interrupt first lets actors end the clips that they are at."""
+        self._threads[0].start()
+        before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(signal.getsignal(number)):  # `nohup` ignores the one.
+                    before[number] = signal.signal(number, self._interrupted)
+        try:
+            with self._quiet:
+                yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._is_over.set()
+            for thread in self._threads:
+                thread.join()
+
+    def _interrupted(self, *_: object) -> None:
+        """Answers a signal. Raises KeyboardInterrupt once nothing is at work, or at the second one."""
+        self._interrupts += 1
+        self._quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))  # As `started_ray` does.
+        if self._interrupts == 1:
+            log_status(f"interrupted: up to {GRACE_SECONDS:.0f} s for the clips at work (again: none)")
+            # Not in this thread: it may be within a call of Ray that holds its locks.
+            stopping = threading.Thread(target=self._stop, daemon=True)
+            self._threads.append(stopping)
+            stopping.start()
+            until = time.monotonic() + GRACE_SECONDS
+            while stopping.is_alive() and time.monotonic() < until:
+                stopping.join(0.1)  # The second signal is heard between two of these.
+        raise KeyboardInterrupt
+
+    def _stop(self) -> None:
+        with contextlib.suppress(RayError):
+            while ray.get(self._counter.stop.remote(), timeout=ANSWER_SECONDS) and not self._is_over.wait(0.1):
+                pass
