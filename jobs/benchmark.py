@@ -18,6 +18,7 @@ OWN = {
     "ledger": ("LedgerConfig", "ledger", "print_ledger"),
     "listing": ("ListingConfig", "listing", "print_listing"),
     "nights": ("NightsConfig", "nights", "print_nights"),
+    "peers": ("PeersConfig", "peers", "print_peers"),
     "plan": ("PlanConfig", "plan", "print_plan"),
     "scaling": ("ScalingConfig", "scaling", "print_scaling"),
 }
@@ -48,9 +49,9 @@ run = partial(
     main,
     description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
     " networks learn, on made scenes and on real faces, how fast training reads, what a ledger and a listing cost at a"
-    " size, what a long run leaves in its driver, what nights and films cost, what a cluster costs and how actors are"
-    " kept at work have flags of their own: learn, fer2013, ingest, ledger, listing, driver, nights, plan or scaling,"
-    " and --help.",
+    " size, what a long run leaves in its driver, what nights and films cost, what Daft and Ray Data alone take, what a"
+    " cluster costs and how actors are kept at work have flags of their own: learn, fer2013, ingest, ledger, listing,"
+    " driver, nights, peers, plan or scaling, and --help.",
     positional=("study",),
 )
 
