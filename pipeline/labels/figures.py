@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.over_time import by_person, file_name, moments_of
+from pipeline.labels.over_time import by_person, file_name, from_first_frame, moments_of
 from pipeline.labels.source import Labels
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.report.charts import COLOURS
@@ -126,7 +126,7 @@ def _clip(faces: pa.Table, kind: str, *, every: float) -> bytes:
     figure = Figure(figsize=(7.0, 1.0 + 1.5 * len(persons)), layout="constrained")
     all_axes = figure.subplots(len(persons), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (person, own) in zip(all_axes, persons.items(), strict=True):
-        moments = moments_of(own, every=every)
+        moments = moments_of(from_first_frame(own), every=every)
         for number, emotion in enumerate(EMOTIONS):
             seconds, values = [], []
             for moment in moments:

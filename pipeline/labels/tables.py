@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pipeline.labels.over_time import by_person, moments_of
+from pipeline.labels.over_time import by_person, from_first_frame, moments_of
 from pipeline.labels.source import Labels
 from pipeline.records.columns import FLAT_COLUMNS
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, TRACK_SCHEMA
@@ -87,7 +87,7 @@ def moment_rows(labels: Labels, chosen: dict[str, Any], *, every: float) -> Iter
     abstain_below = labels.abstain_below
     for clip, faces, _ in labels.labelled(**chosen):
         for person, own in by_person(faces).items():
-            for moment in moments_of(own, every=every, abstain_below=abstain_below):
+            for moment in moments_of(from_first_frame(own), every=every, abstain_below=abstain_below):
                 seven = [round(value, 6) for value in moment.probabilities]
                 where = [clip["path"], clip["clip_id"], person + 1, moment.second]
                 two = [moment.valence, moment.arousal]

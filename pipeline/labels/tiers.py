@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pympi.Elan import Eaf
 
-from pipeline.labels.over_time import by_person, moments_of, spans_of
+from pipeline.labels.over_time import by_person, from_first_frame, moments_of, spans_of
 from pipeline.records.vocabulary import EMOTIONS
 
 MIME_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mpg": "video/mpeg", "mpeg": "video/mpeg"}
@@ -19,7 +19,7 @@ def webvtt(faces: pa.Table, *, every: float, abstain_below: float) -> bytes:
     """A WebVTT file with a cue for each stretch of one emotion, spoken by its person."""
     cues = []
     for person, own in by_person(faces).items():
-        moments = moments_of(own, every=every, abstain_below=abstain_below)
+        moments = moments_of(from_first_frame(own), every=every, abstain_below=abstain_below)
         for span in spans_of(moments, every=every):
             cues.append((span.start, person, span))
     lines = ["WEBVTT", "", "NOTE A model's guess from pixels, not what a person feels", ""]
@@ -53,7 +53,7 @@ def elan(clip: dict[str, Any], faces: pa.Table, *, every: float, abstain_below: 
     for person, own in by_person(faces).items():
         tier = f"Person {person + 1}"
         eaf.add_tier(tier, ling="emotion", part=f"P{person + 1}")
-        for span in spans_of(moments_of(own, every=every, abstain_below=abstain_below), every=every):
+        for span in spans_of(moments_of(from_first_frame(own), every=every, abstain_below=abstain_below), every=every):
             eaf.add_annotation(tier, round(span.start * 1000), round(span.end * 1000), span.emotion)
     if "default" in eaf.tiers:
         eaf.remove_tier("default")

@@ -20,6 +20,9 @@ from pipeline.video.frames import DecodeReport, Frame
 from pipeline.video.image import read_image
 from pipeline.video.open import open_clip
 
+# A frame without a face is looked at once more at twice its size, where that costs no more than some of the others did.
+MAX_CANDIDATE_PX = 2**20
+
 IMAGE_SUFFIXES = tuple(f".{name}" for name in sorted(IMAGE_NAMES))
 
 
@@ -73,7 +76,8 @@ def extracted(
     frames are gathered for one call of `detect` until they have this many pixels in all.
     """
     encode = encode or functools.partial(encode_image, image_format=config.image_format)
-    look = functools.partial(_look, task, config, stage=stage, batch_px=batch_px, encode=encode)
+    spare: list[np.ndarray] = []
+    look = functools.partial(_look, task, config, stage=stage, batch_px=batch_px, encode=encode, spare=spare)
     facts = yield from look(decode(), detect=functools.partial(detect, upsample=config.upsample))
     if (
         config.retry_upsample
@@ -83,7 +87,24 @@ def extracted(
     ):
         facts = yield from look(decode(), detect=functools.partial(detect, upsample=1))
         facts["detail"] = join_words("looked at again with upsample 1", facts["detail"])
+    elif not facts["num_examples"] and config.boxes is None and not config.upsample and spare:
+        stage("detect")
+        facts["detail"] = join_words(largest_candidate(spare[0], detect), facts["detail"])
     return facts
+
+
+def _is_past_middle(number: int) -> bool:
+    """Of growing numbers the last for which this is true is in the second half, or the only one: 1, 3, 6, 12, ..."""
+    third, rest = divmod(number, 3)
+    return number == 1 or (not rest and not third & (third - 1))
+
+
+def largest_candidate(image: np.ndarray, detect: Detect) -> str:
+    """What a frame without a face holds at twice its size, in words: whether a second look at the clip is worth it."""
+    height, width = image.shape[:2]
+    inside, _ = select_faces(detect([image], upsample=1)[0], faces_kept="all", width=width, height=height)
+    sides = [min(face.box.width, face.box.height) for face in inside]
+    return f"largest candidate {max(sides)} px" if sides else "no smaller candidate in one of them"
 
 
 def _look(
@@ -95,8 +116,9 @@ def _look(
     stage: Callable[[str], None],
     batch_px: int,
     encode: Callable[[np.ndarray], Any],
+    spare: list[np.ndarray],
 ) -> Generator[Example, None, dict[str, Any]]:
-    """One pass over the clip: its examples and facts."""
+    """One pass over the clip: its examples and facts. spare: gets one frame, of its second half, unless it is large."""
     clip: Clip = task["clip"]
     given = [Face(box, 0.0) for box in task["boxes"]] if config.boxes is not None else None
 
@@ -115,6 +137,8 @@ def _look(
             large = [face for face in inside if min(face.box.width, face.box.height) >= config.min_face_px]
             kept = large[:1] if config.faces == "largest" else large
             num_frames += 1
+            if _is_past_middle(num_frames) and width * height <= MAX_CANDIDATE_PX:
+                spare[:] = [frame.image]
             num_small += len(inside) - len(large)
             num_clamped += clamped
             num_faceless += not kept

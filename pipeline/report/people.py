@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -77,6 +78,8 @@ def shown_clips(labels: pa.Table, pictured: Collection[str]) -> list[Row]:
 def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequence[Thumbnail]) -> ShownClip:
     """What the page shows of one clip. frames, tracks: its rows of FRAME_SCHEMA and TRACK_SCHEMA. pictures: all that
     there are of it."""
+    frames, zero = _from_first_frame(frames)
+    pictures = [replace(each, pts_seconds=each.pts_seconds - zero) for each in pictures]
     pictures = spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MAX_THUMBNAILS)
     most = tracks.sort_by([("num_faces", "descending"), ("track_index", "ascending")])[:MAX_TRACKS].to_pylist()
     faces = {}
@@ -97,6 +100,16 @@ def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequenc
         pictures=pictures,
         boxes=boxes,
     )
+
+
+def _from_first_frame(frames: pa.Table) -> tuple[pa.Table, float]:
+    """A clip's faces with times from its first frame, as players count, and when that is on the file's clock; labels
+    that are older than these times keep the file's."""
+    if "seconds" not in frames.column_names or not frames.num_rows or not frames["seconds"][0].is_valid:
+        return frames, 0.0
+    zero = frames["pts_seconds"][0].as_py() - frames["seconds"][0].as_py()
+    times = pc.coalesce(frames["seconds"], frames["pts_seconds"])
+    return frames.set_column(frames.column_names.index("pts_seconds"), "pts_seconds", times), zero
 
 
 def _spread_rows(rows: pa.Table, most: int) -> pa.Table:
@@ -130,6 +143,15 @@ def clip_view(clip: ShownClip, *, most_points: int, blur_faces: bool) -> dict[st
         "start": f"{start:.2f} s",
         "end": f"{end:.2f} s",
     }
+
+
+def view_command(clip: ShownClip, labels_url: str) -> str:
+    """What shows the clip's video with its boxes in a browser, from the second of the picture that stands for it, or
+    from where its persons are first seen."""
+    times = [faces[0]["pts_seconds"] for faces in clip.faces.values() if faces]
+    at = clip.pictures[len(clip.pictures) // 2].pts_seconds if clip.pictures else min(times, default=0.0)
+    where = f" --clip {shlex.quote(clip.label['path'])} --at {at:.1f}"
+    return f"python jobs/view.py {shlex.quote(labels_url)}{where}"
 
 
 def _alt(picture: Thumbnail, boxes: Sequence[tuple[int, Box]]) -> str:

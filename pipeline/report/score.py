@@ -12,7 +12,15 @@ from pipeline.records.arrow import pc
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS, MARK, Chart
 from pipeline.report.parts import MAX_LISTED, Listing, Table
-from pipeline.report.people import BY_PATH, MAX_POINTS, MAX_POINTS_OF_PAGE, UNDECIDED, ShownClip, clip_view
+from pipeline.report.people import (
+    BY_PATH,
+    MAX_POINTS,
+    MAX_POINTS_OF_PAGE,
+    UNDECIDED,
+    ShownClip,
+    clip_view,
+    view_command,
+)
 from pipeline.report.run import counts_of, ended_of, run_parts
 from pipeline.report.templates import render
 from pipeline.report.values import NONE, counted, interval, said, short
@@ -33,13 +41,14 @@ def score_page(
     shown: Sequence[ShownClip],
     *,
     title: str,
+    labels_url: str = "",
     no_thumbnails: bool = False,
     blur_faces: bool = False,
 ) -> str:
     """A night of a collection: states, totals, drift, labels, and some clips' people and their probabilities.
 
     outcomes: rows of OUTCOME_SCHEMA; where the summary counts all, those to list. labels: of `labels_of`. shown: of
-    `shown_clips`, each by `shown_clip`.
+    `shown_clips`, each by `shown_clip`. labels_url: where the labels lie, for the commands that show a clip's video.
     """
     num_charts = sum(len(clip.persons) for clip in shown)
     most_points = max(2, min(MAX_POINTS, MAX_POINTS_OF_PAGE // max(1, num_charts)))
@@ -59,7 +68,11 @@ def score_page(
         labels=_listing(labels),
         num_labelled=num_labelled,
         no_thumbnails=no_thumbnails,
-        clips=[clip_view(clip, most_points=most_points, blur_faces=blur_faces) for clip in shown],
+        clips=[
+            clip_view(clip, most_points=most_points, blur_faces=blur_faces)
+            | {"command": view_command(clip, labels_url) if labels_url else None}
+            for clip in shown
+        ],
         provenance={
             "The model": {name: short(each) for name, each in model.items() if not isinstance(each, list | dict)}
         },

@@ -24,13 +24,14 @@ from pipeline.runtime.console import log_status
 from pipeline.runtime.run import Run
 from pipeline.score.actor import thumbnails_folder
 from pipeline.score.config import ScoreConfig
+from pipeline.storage.redaction import without_secrets
 from pipeline.storage.store import Storage
 
 # Of a night's rows, what its page reads.
 PAGE_CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("content_id", "state", "emotion_shares")]
 
 
-PAGE_FRAME_COLUMNS = ["frame_index", "pts_seconds", "track_index", "box", "probabilities", "emotion", "stray"]
+PAGE_FRAME_COLUMNS = "frame_index pts_seconds seconds track_index box probabilities emotion stray".split()  # noqa: SIM905
 
 
 SHARDS_AT_ONCE = 256
@@ -88,6 +89,7 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
         labels,
         shown,
         title=f"Labels of {day}",
+        labels_url=without_secrets(storage.url),
         no_thumbnails=config.no_thumbnails,
         blur_faces=config.blur_faces,
     )

@@ -20,6 +20,10 @@ class ViewConfig:
     model: Annotated[str | None, Setting("input", common=True)] = None
     """Which model's labels: the beginning of its sha256, or of two, separated by a comma, which are shown side by side.
     Needed where the output holds more than two."""
+    clip: Annotated[str | None, Setting("input", common=True)] = None
+    """Open at this clip: its path or clip_id; default: at the list of all."""
+    at: Annotated[float, Setting("input", common=True)] = 0.0
+    """With --clip: the second from its first frame at which its video begins."""
     blur_faces: Annotated[bool, Setting("pages", common=True)] = False
     """Show no face: pictures and videos are sent without them."""
     port: Annotated[int, Setting("machine", common=True)] = 0
@@ -32,6 +36,10 @@ class ViewConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; give 0 to 65535")
+        if not (math.isfinite(self.at) and self.at >= 0):
+            raise ValueError(f"--at is {self.at}; give seconds from the clip's first frame, 0 or more")
+        if self.at and self.clip is None:
+            raise ValueError(f"--at is {self.at} without --clip; say which clip")
         if not (math.isfinite(self.cache_gib) and self.cache_gib > 0):
             raise ValueError(f"--cache-gib is {self.cache_gib}; give a size above 0, in GiB")
         if self.model is not None and len(self.model.split(",")) > 2:

@@ -7,6 +7,7 @@ import secrets
 import socket
 import sys
 import webbrowser
+from urllib.parse import urlencode
 
 import uvicorn
 
@@ -25,6 +26,7 @@ HOST = "127.0.0.1"
 def view(config: ViewConfig) -> int:
     """Serve until interrupted; the exit code. Raises UsageError, StorageError."""
     models = opened_models(config)
+    place = "" if config.clip is None else place_of(models[0], config.clip, seconds=config.at)
     listening = listen(config.port)
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(32)
@@ -34,7 +36,7 @@ def view(config: ViewConfig) -> int:
             app = build_app(models, media, token=token, cookie=f"viewer-{port}", blur_faces=config.blur_faces)
             options = {"access_log": False, "server_header": False, "timeout_graceful_shutdown": 2}
             server = uvicorn.Server(uvicorn.Config(app, log_level="error", **options))
-            _say_where(config, models, f"http://{HOST}:{port}/?token={token}")
+            _say_where(config, models, f"http://{HOST}:{port}/?token={token}{place}")
             server.run(sockets=[listening])
     except KeyboardInterrupt:
         log_status("the viewer has ended")
@@ -58,6 +60,20 @@ def opened_models(config: ViewConfig) -> list[Labels]:
         names = ", ".join(each.rpartition("model=")[2] for each in found)
         raise UsageError(f"--model is not given; {config.labels} holds the labels of {names}: give one or two of them")
     return [Labels(url) for url in found]
+
+
+def place_of(labels: Labels, clip: str, *, seconds: float) -> str:
+    """What an address of the viewer goes on with to open a clip, by its path or id, so many seconds after its first
+    frame. Raises UsageError for a clip that has no label."""
+    rows = list(labels.database.rows("select * from clips where path = $clip or clip_id = $clip limit 1", clip=clip))
+    if not rows:
+        raise UsageError(
+            f"--clip {clip!r} is no path or clip_id of a labelled clip; leave it out to see the list of all"
+        )
+    faces = labels.faces(rows[0]).slice(0, 1).to_pylist()
+    # The viewer's times are on the file's clock, on which a broadcast may begin at 54,321 s.
+    zero = faces[0]["pts_seconds"] - faces[0]["seconds"] if faces and faces[0]["seconds"] is not None else 0.0
+    return "&" + urlencode({"clip": rows[0]["clip_id"], "t": f"{zero + seconds:.3f}"})
 
 
 def listen(port: int) -> socket.socket:

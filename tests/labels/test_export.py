@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import webvtt
 from made_labels import CLIPS, MadeClip, make_labels
 from pympi.Elan import Eaf
 
+from pipeline.labels import tiers
 from pipeline.labels.config import ExportConfig
 from pipeline.labels.export import export
+from pipeline.labels.source import open_labels
 from pipeline.labels.tables import csv_parts
+from pipeline.records.arrow import pc
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -188,3 +192,21 @@ def test_wrong_use_is_one_line_and_exit_code_2(made, tmp_path, arguments, told):
     assert found.returncode == 2
     assert told in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_times_count_from_the_first_frame_where_the_file_has_a_clock_of_its_own(made):
+    labels = open_labels(str(made.labels))
+    clip = next(labels.database.rows("select * from clips where path = 'show/two.mp4'"))
+    faces = labels.faces(clip)
+    own = pc.subtract(faces["pts_seconds"], faces["pts_seconds"][0])
+    options = {"every": 0.5, "abstain_below": 0.0}
+
+    def at(clock, *, seconds):
+        table = faces.set_column(faces.column_names.index("pts_seconds"), "pts_seconds", pc.add(own, clock))
+        return table.set_column(faces.column_names.index("seconds"), "seconds", seconds)
+
+    plain = tiers.webvtt(at(0.0, seconds=own), **options)
+    assert b"00:00:00.000 --> " in plain
+    assert tiers.webvtt(at(54321.0, seconds=own), **options) == plain
+    older = pa.nulls(faces.num_rows, pa.float64())  # Labels of before this column keep what they said.
+    assert b"15:05:21.000 --> " in tiers.webvtt(at(54321.0, seconds=older), **options)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from dataclasses import asdict
 from functools import partial
@@ -273,6 +274,12 @@ def test_a_second_look_finds_small_faces_and_only_where_none_was_found(clips):
     names = ("a.mp4", "small.mp4", "empty.mp4")
     once = extracted(clips, names, config)
     assert [outcome["state"] for _, outcome in once] == [State.DONE, State.NO_FACE, State.NO_FACE]
+    size, cure = re.fullmatch(
+        r"no face in 2 sampled frames, largest candidate (\d+) px; dlib-cnn looked for faces of .*: (--\S+) finds .*",
+        once[1][1]["detail"],
+    ).groups()
+    assert (35 < int(size) < 70, cure) == (True, "--retry-upsample")
+    assert "no smaller candidate in one of them; " in once[2][1]["detail"]
     again = extracted(clips, names, ExtractConfig(**{**asdict(config), "retry_upsample": True}))
     assert again[0] == once[0]
     examples, outcome = again[1]

@@ -487,6 +487,19 @@ def test_where_a_person_was_not_seen_its_strip_and_its_lines_are_open():
     assert [value is None for value in person["chart"].traces[0]["y"]] == [False] * 3 + [True] + [False] * 2
 
 
+def test_the_page_counts_from_the_first_frame_and_says_how_to_play_a_clip_there():
+    pages = []
+    for clock in (0.0, 54321.0):
+        rows = [face_row("a", t) | {"pts_seconds": t + clock, "seconds": t} for t in (1.0, 1.2, 1.4)]
+        clips = [clip_row("a", "it's a.ts")]
+        options = {"title": "Labels", "labels_url": "/out/my labels/model=0123456789ab"}
+        pages.append(score_page({}, [outcome(1)], rows, [track_row("a")], clips, **options))
+    assert pages[0] == pages[1]
+    assert "54321" not in pages[1]
+    command = """python jobs/view.py '/out/my labels/model=0123456789ab' --clip 'it'"'"'s a.ts' --at 1.0"""
+    assert command in Outline(pages[1]).text
+
+
 def test_the_edges_of_a_histogram_are_round():
     names = histogram([12.1, 47.3, 88.8, 61.0], title="", unit="px").traces[0]["x"]
     assert names[0] == "0 to 20"

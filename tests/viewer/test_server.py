@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import av
 import numpy as np
@@ -13,6 +14,10 @@ import pytest
 from made_labels import MadeClip, make_labels
 from PIL import Image
 from viewing import TOKEN, viewing
+
+from pipeline.records.vocabulary import UsageError
+from pipeline.viewer.config import ViewConfig
+from pipeline.viewer.serve import opened_models, place_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -250,6 +255,20 @@ def started(*arguments, **options):
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         **options,
     )
+
+
+def test_an_address_opens_a_clip_at_its_second(drawn):
+    (labels,) = opened_models(ViewConfig(labels=str(drawn / "labels")))
+    clip = next(labels.database.rows("select * from clips where path = 'show/four.ts'"))
+    first = labels.faces(clip).slice(0, 1).to_pylist()[0]
+    zero = 0.0 if first["seconds"] is None else first["pts_seconds"] - first["seconds"]
+    for name in (clip["path"], clip["clip_id"]):
+        asked = parse_qs(place_of(labels, name, seconds=1.5).removeprefix("&"))
+        assert asked == {"clip": [clip["clip_id"]], "t": [f"{zero + 1.5:.3f}"]}
+    with pytest.raises(UsageError, match="--clip 'nothing' is no path or clip_id"):
+        place_of(labels, "nothing", seconds=0.0)
+    with pytest.raises(ValueError, match=r"--at is 3\.0 without --clip"):
+        ViewConfig(labels="labels", at=3.0)
 
 
 @pytest.mark.lengthy
