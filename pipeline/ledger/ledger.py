@@ -168,7 +168,12 @@ class Ledger:
         """
         if [outcome.clip_id for outcome in outcomes] != [clip.clip_id for clip in unit.clips]:
             raise AssertionError(f"unit {unit.unit_id}: the outcomes are not those of its clips, one each")
-        shards = [self._put_shard(unit, name, table, partition) for name, table in tables.items()]
+        where = partition or unit.split or "unsplit"
+        shards = [
+            {"table": name, "split": unit.split, "unit": unit.unit_id}
+            | self.put_shard(f"{name}/{where}", unit.unit_id, table)
+            for name, table in tables.items()
+        ]
         entry = {
             "unit": unit.unit_id,
             "attempt": secrets.token_hex(6),
@@ -185,13 +190,13 @@ class Ledger:
                 self.storage.delete(shard["path"])
         return standing
 
-    def _put_shard(self, unit: Unit, name: str, table: pa.Table, partition: str | None) -> dict[str, Any]:
+    def put_shard(self, folder: str, unit_id: str, table: pa.Table) -> dict[str, Any]:
+        """Write a shard of a unit; its path, rows, bytes and sha256."""
         data = parquet_bytes(table)
         sha256 = hashlib.sha256(data).hexdigest()
-        path = f"{name}/{partition or unit.split or 'unsplit'}/{unit.unit_id}-{sha256[:12]}.parquet"
+        path = f"{folder}/{unit_id}-{sha256[:12]}.parquet"
         self.storage.put(path, data)
-        facts = {"path": path, "table": name, "split": unit.split, "unit": unit.unit_id}
-        return {**facts, "rows": table.num_rows, "bytes": len(data), "sha256": sha256}
+        return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256}
 
     def entries(self, unit_ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """The entries of committed units, sorted by unit. Raises LedgerError for one that cannot be read."""

@@ -6,14 +6,13 @@ between any two of these, the same call goes on: what no entry names is swept.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ledger.files import json_bytes, parquet_bytes
+from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
@@ -22,34 +21,25 @@ from pipeline.records.outcomes import COUNTED, State
 
 
 def remove_replaced(ledger: Ledger, snapshot: Snapshot) -> int:
-    """Take out the rows of planned clips whose paths hold other bytes now; returns how many clips had some.
+    """Take the rows of planned clips whose paths hold other bytes now out of all shards, and end them as changed;
+    returns how many had some.
 
     Only the holder of the lock may.
     """
-    replaced = snapshot.database.rows("replaced_with_rows")
-    ids = sorted({whole_id(row["clip_id"]) for row in replaced})
-    remove_clips(ledger, snapshot, ids, state=State.CHANGED, reason="replaced")
-    return len(ids)
-
-
-def remove_clips(ledger: Ledger, snapshot: Snapshot, clip_ids: Sequence[str], *, state: State, reason: str) -> None:
-    """Take the rows of whole clips out of all shards, and end the clips in this state.
-
-    Args:
-        clip_ids: of whole clips; those of their segments follow.
-    """
-    if not clip_ids:
-        return
+    ids = sorted({whole_id(row["clip_id"]) for row in snapshot.database.rows("replaced_with_rows")})
+    if not ids:
+        return 0
     sql = "select distinct unit from outcomes where split_part(clip_id, '.', 1) in (select unnest($ids)) order by unit"
-    units = [row["unit"] for row in snapshot.database.rows(sql, ids=list(clip_ids))]
+    units = [row["unit"] for row in snapshot.database.rows(sql, ids=ids)]
     ledger.reopen()  # First: _SUCCESS must never stand beside shards that change.
     ledger.drop_compacted()
-    ended = {"state": str(state), "reason": reason, **dict.fromkeys(COUNTED.values(), 0)}
+    ended = {"state": str(State.CHANGED), "reason": "replaced", **dict.fromkeys(COUNTED.values(), 0)}
     for unit_id in units:
-        for path in rewrite(ledger, unit_id, clip_ids, lambda row: {**row, **ended}).old_shards:
+        for path in rewrite(ledger, unit_id, ids, lambda row: {**row, **ended}).old_shards:
             ledger.storage.delete(path)
     snapshot.forget_entries(units)
     ledger.refresh(snapshot)
+    return len(ids)
 
 
 class Rewritten(NamedTuple):
@@ -78,19 +68,11 @@ def rewrite(
         if own.num_rows == 0:
             shards.append(shard)
             continue
-        shards.append(_put_again(ledger, shard, table.filter(pc.invert(is_own))))
+        folder = shard["path"].rpartition("/")[0]
+        shards.append({**shard, **ledger.put_shard(folder, unit_id, table.filter(pc.invert(is_own)))})
         found.removed.append(own)
         found.old_shards.append(shard["path"])
     outcomes = [ended(row) if {row["clip_id"], whole_id(row["clip_id"])} & ids else row for row in entry["outcomes"]]
     if shards != entry["shards"] or outcomes != entry["outcomes"]:
         ledger.storage.put(f"ledger/{unit_id}.json", json_bytes({**entry, "shards": shards, "outcomes": outcomes}))
     return found
-
-
-def _put_again(ledger: Ledger, shard: dict[str, Any], table: pa.Table) -> dict[str, Any]:
-    """Write other rows of a shard beside it; as an entry names them."""
-    data = parquet_bytes(table)
-    sha256 = hashlib.sha256(data).hexdigest()
-    path = f"{shard['path'].rpartition('/')[0]}/{shard['unit']}-{sha256[:12]}.parquet"
-    ledger.storage.put(path, data)
-    return {**shard, "path": path, "rows": table.num_rows, "bytes": len(data), "sha256": sha256}
