@@ -78,7 +78,7 @@ def with_daft(paths: list[str], output: str, num_frames: int) -> None:
         def rows(self, path: str) -> list[dict[str, Any]]:
             return self._faces.rows(path)
 
-    faces = OfDaft(num_frames)
+    faces: Any = OfDaft(num_frames)  # Whose methods make expressions of columns.
     table = daft.from_pydict({"path": paths}).select(faces.rows(daft.col("path")).alias("face")).explode("face")
     table.select(*(daft.col("face").get(name).alias(name) for name in (*row, *images))).write_parquet(output)
 
