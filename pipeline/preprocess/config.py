@@ -57,6 +57,9 @@ class ExtractConfig:
     steady clips and 0.87 in clips with cuts, and a face that is in one of two key frames only is lost between them."""
     min_face_px: Annotated[int, Setting("faces", common=True)] = 0
     """Faces whose box is narrower or lower than this in the full frame are left out, and counted (pixels); 0: none."""
+    min_sharpness: Annotated[float, Setting("faces")] = 0.0
+    """Faces that are less sharp than this are left out, and counted (column sharpness: 0.2 is usual, under 0.05
+    blurred); 0: none."""
     boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     box_margin: Annotated[float, Setting("faces")] = 0.0
@@ -88,6 +91,7 @@ class ExtractConfig:
         # The frames between two key frames are held in memory until the second is known.
         _one_of("--detect-every", self.detect_every, tuple(range(1, MAX_DETECT_EVERY + 1)))
         _within("--min-face-px", self.min_face_px, 0, 2**16)
+        _within("--min-sharpness", self.min_sharpness, 0, 100)
         _within("--face-px", self.face_px, 8, MAX_PX)
         _within("--context-px", self.context_px, 8, MAX_PX)
         _within("--box-margin", self.box_margin, 0, MAX_MARGIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from pipeline.faces.between import faces_between
 from pipeline.faces.crops import crop_face, encode_image, make_context, select_faces
 from pipeline.faces.detector import Detect
+from pipeline.faces.quality import sharpness_of
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.faces import Example, Face
@@ -126,7 +128,7 @@ def _look(
         stage("detect")
         return detect(images) if given is None else [given for _ in images]
 
-    num_frames = num_faceless = num_clamped = num_small = num_examples = 0
+    num_frames = num_faceless = num_clamped = num_small = num_blurred = num_examples = 0
     decoding = WithResult(frames)
     with contextlib.closing(frames):
         every = config.detect_every if given is None else 1
@@ -134,32 +136,45 @@ def _look(
             stage("crop")
             height, width = frame.image.shape[:2]
             inside, clamped = select_faces(found, faces_kept="all", width=width, height=height)
-            large = [face for face in inside if min(face.box.width, face.box.height) >= config.min_face_px]
-            kept = large[:1] if config.faces == "largest" else large
+            large = [face for face in inside if face.box.short_side >= config.min_face_px]
+            judged = [(face, sharpness_of(frame.image, face.box)) for face in large]
+            sharp = [each for each in judged if each[1] >= config.min_sharpness]
+            kept = sharp[:1] if config.faces == "largest" else sharp
             num_frames += 1
             if _is_past_middle(num_frames) and width * height <= MAX_CANDIDATE_PX:
                 spare[:] = [frame.image]
             num_small += len(inside) - len(large)
+            num_blurred += len(large) - len(sharp)
             num_clamped += clamped
             num_faceless += not kept
             num_examples += len(kept)
-            for face_index, face in enumerate(kept):
-                yield _example(frame, face, face_index=face_index, clip=clip, config=config, encode=encode)
+            for face_index, (face, sharpness) in enumerate(kept):
+                example = _example(frame, face, face_index=face_index, clip=clip, config=config, encode=encode)
+                yield replace(example, sharpness=sharpness)
     report = decoding.result
-    too_small = f"{num_small} faces are smaller than --min-face-px {config.min_face_px}" if num_small else None
+    left_out = None if num_examples else _left_out(config, num_small=num_small, num_blurred=num_blurred)
     return {
         "num_frames": num_frames,
         "num_faceless_frames": num_faceless,
         "num_boxes_clamped": num_clamped,
         "num_faces_small": num_small,
+        "num_faces_blurred": num_blurred,
         "num_examples": num_examples,
         "num_frames_over_budget": report.num_over_budget,
         "decoder": report.decoder,
         "decoder_reason": report.decoder_reason,
         "decode_integrity": report.decode_integrity,
         "cuts": report.cuts,
-        "detail": join_words(None if num_examples else too_small, _damage(report)),
+        "detail": join_words(left_out, _damage(report)),
     }
+
+
+def _left_out(config: ExtractConfig, *, num_small: int, num_blurred: int) -> str | None:
+    """Which faces were left out and why, in words; None where none was."""
+    return join_words(
+        f"{num_small} faces are smaller than --min-face-px {config.min_face_px}" if num_small else None,
+        f"{num_blurred} faces are less sharp than --min-sharpness {config.min_sharpness:g}" if num_blurred else None,
+    )
 
 
 def _example(
@@ -185,6 +200,7 @@ def _example(
         face_index=face_index,
         box=face.box,
         face_score=face.score,
+        face_px=face.box.short_side,
         frame_width=width,
         frame_height=height,
         face_jpeg=encode(crop),

@@ -133,6 +133,7 @@ def example_of(plain: Any, clip: Clip, config: ExtractConfig) -> Example:
         if image.dtype != np.uint8 or image.shape != (side_px, side_px, 3):
             raise ValueError(f"{name} is {image.dtype} of shape {image.shape}, and not {side_px} pixels square")
         given[name] = encode_image(image, image_format=config.image_format)
+    given["face_px"] = box.short_side
     known = {each.name: getattr(clip, each.name) for each in fields(Example) if each.name in _OF_CLIP}
     return Example(**{**known, "clip_id": whole_id(clip.clip_id)}, box=box, **given)
 

@@ -46,6 +46,11 @@ class Box:
         return self.y_max - self.y_min
 
     @property
+    def short_side(self) -> int:
+        """The smaller of width and height in pixels."""
+        return min(self.width, self.height)
+
+    @property
     def area(self) -> int:
         """Area in square pixels."""
         return self.width * self.height
@@ -85,6 +90,14 @@ class FaceRow:
     seconds: float | None = column("time of the frame after the clip's first one, seconds, or null", default=None)
     sample_aspect_ratio: float = column(
         "width of a pixel by its height as stored; boxes and crops are in square pixels", default=1.0
+    )
+    face_px: int | None = column(
+        "the shorter side of the box, pixels; null in a table that is older", default=None, arrow=pa.int32()
+    )
+    sharpness: float | None = column(
+        "variance of the Laplacian by that of the luma at 48 px: 0.2 is usual, under 0.05 blurred; null if older",
+        default=None,
+        arrow=pa.float32(),
     )
 
 

@@ -51,6 +51,7 @@ class Outcome:
     num_examples_dropped: int = column("examples made and then dropped with their clip", default=0, segments="sum")
     num_boxes_clamped: int = column("boxes that passed the frame's edge", default=0, segments="sum", from_child=True)
     num_faces_small: int = column("faces left out as too small", default=0, segments="sum", from_child=True)
+    num_faces_blurred: int = column("faces left out as too blurred", default=0, segments="sum", from_child=True)
     num_frames_over_budget: int = column(
         "sampled frames left out, as the clip's time or pixels were used up", default=0, segments="sum", from_child=True
     )

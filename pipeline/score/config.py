@@ -53,6 +53,10 @@ class ScoreConfig(PoolConfig):
     """Look again with --upsample 1 at clips in which no face was found; default: as the model's own data."""
     detect_every: Annotated[int | None, Setting("faces")] = None
     """Detect on every K-th sampled frame (count, 1 to 32), interpolate between; default: as the model's own data."""
+    min_face_px: Annotated[int | None, Setting("faces")] = None
+    """Leave out, and count, faces whose box is narrower or lower (pixels); default: as the model's own data."""
+    min_sharpness: Annotated[float | None, Setting("faces")] = None
+    """Leave out, and count, faces that are less sharp (0.05: blurred ones); default: as the model's own data."""
     abstain_below: Annotated[float | None, Setting("labels", common=True)] = None
     """A face, person or clip whose highest probability is below this (0 to 1) is undecided and gets no emotion.
 

@@ -15,8 +15,8 @@ from pipeline.score.config import ScoreConfig
 MIN_SAMPLE_FPS = 2.0
 
 
-# Settings that decide which frames are looked at and how hard; none changes the crop that a model gets.
-EFFORT = ("upsample", "retry_upsample", "detect_every")
+# Settings that decide how hard is looked and which faces are kept; none changes the crop that a model gets.
+EFFORT = ("upsample", "retry_upsample", "detect_every", "min_face_px", "min_sharpness")
 
 
 def reading_config(config: ScoreConfig, info: Mapping[str, Any]) -> ExtractConfig:

@@ -1,8 +1,8 @@
-"""Faces that are too small are left out and counted."""
+"""Faces that are too small or too blurred are left out and counted."""
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from pipeline.preprocess.config import ExtractConfig, plan_config_of, plan_defaults
 from pipeline.preprocess.extractor import ClipExtractor
@@ -13,9 +13,12 @@ from pipeline.sandbox.limits import SandboxLimits
 BOXES = "a.png,Happy,0,0,40,40\na.png,Happy,50,0,89,60\na.png,Happy,0,50,30,90\na.png,Happy,85,60,130,99\n"
 
 
-def extracted(folder, **options):
-    Image.fromarray(np.full((100, 100, 3), 90, np.uint8)).save(folder / "a.png")
-    (folder / "boxes.csv").write_text(BOXES)
+FLAT = np.full((100, 100, 3), 90, np.uint8)
+
+
+def extracted(folder, *, boxes=BOXES, image=FLAT, **options):
+    Image.fromarray(image).save(folder / "a.png")
+    (folder / "boxes.csv").write_text(boxes)
     config = ExtractConfig(boxes=str(folder / "boxes.csv"), face_px=16, context_px=16, **options)
     extractor = ClipExtractor(config, limits=SandboxLimits())
     clip = Clip(clip_id="0" * 20, path="a.png", url=str(folder / "a.png"), size_bytes=1, content_id="x")
@@ -55,9 +58,45 @@ def test_a_clip_whose_faces_are_all_too_small_has_none_and_says_so(tmp_path):
     assert outcome.detail == "no face in 1 sampled frames, 4 faces are smaller than --min-face-px 41"
 
 
+def textured():
+    """Left half sharp squares, right half the same, blurred."""
+    cells = np.random.default_rng(3).integers(40, 216, (25, 25), np.uint8)
+    image = np.kron(cells, np.ones((4, 4), np.uint8))[:, :, None].repeat(3, 2)
+    soft = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(4)))
+    return np.concatenate([image[:, :50], soft[:, 50:]], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "left_sides", "num_blurred"),
+    [
+        ({}, [1, 55, 0, 60], 0),
+        ({"min_sharpness": 0.05}, [1, 0], 2),
+        ({"min_sharpness": 0.05, "faces": "largest"}, [1], 2),  # Of those that are left.
+        ({"min_sharpness": 0.05, "min_face_px": 40}, [1], 1),  # What is too small is not counted twice.
+        ({"min_sharpness": 99.0}, [], 4),
+    ],
+)
+def test_a_blurred_face_is_left_out_counted_and_said(tmp_path, options, left_sides, num_blurred):
+    boxes = "a.png,Happy,1,0,47,50\na.png,Happy,55,0,100,45\na.png,Happy,0,60,39,99\na.png,Happy,60,60,98,98\n"
+    examples, outcome = extracted(tmp_path, boxes=boxes, image=textured(), **{"faces": "all", **options})
+    assert [each.box.x_min for each in examples] == left_sides
+    assert outcome.num_faces_blurred == num_blurred
+    assert all(each.face_px == each.box.short_side for each in examples)
+    assert all(each.sharpness > (0.05 if each.box.x_min < 50 else 0) for each in examples)
+    if not left_sides:
+        assert outcome.state is State.NO_FACE
+        assert outcome.detail == "no face in 1 sampled frames, 4 faces are less sharp than --min-sharpness 99"
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_a_sharpness_that_is_none_is_refused(value):
+    with pytest.raises(ValueError, match=r"--min-sharpness is .*; give 0 or more"):
+        ExtractConfig(min_sharpness=value)
+
+
 def test_it_is_off_by_default_and_an_older_output_counts_as_made_without_it():
     assert plan_config_of(ExtractConfig(detector="dlib-hog"))["min_face_px"] == 0
-    assert plan_defaults()["min_face_px"] == 0
+    assert plan_defaults()["min_face_px"] == plan_defaults()["min_sharpness"] == 0
     assert COUNTED["faces_small"] == "num_faces_small"
     with pytest.raises(ValueError, match="--min-face-px is -1; give 0 or more"):
         ExtractConfig(min_face_px=-1)

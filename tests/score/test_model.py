@@ -146,6 +146,11 @@ def test_how_hard_is_looked_may_differ_and_the_crop_may_not():
     assert reading({**READING, "retry_upsample": True}).retry_upsample
     with pytest.raises(UsageError, match="--retry-upsample is for a CNN"):
         reading({**READING, "detector": "dlib-hog"}, retry_upsample=True)
+    assert reading({**READING, "min_face_px": 30}).min_face_px == 30
+    found = reading({**READING, "min_face_px": 30}, min_face_px=0, min_sharpness=0.05)
+    assert (found.min_face_px, found.min_sharpness) == (0, 0.05)
+    with pytest.raises(UsageError, match="--min-sharpness is -1"):
+        reading(min_sharpness=-1.0)
     with pytest.raises(UsageError, match="--detect-every is 99"):
         reading(detect_every=99)
 
