@@ -80,12 +80,15 @@ class PeersConfig:
             raise ValueError("--rounds, --frames-per-clip, --sizes: give 1 or more")
         if not 0 <= self.broken_share < 1:
             raise ValueError(f"--broken-share is {self.broken_share}; give a share from 0 to below 1")
-        if importlib.util.find_spec("daft") is None:
-            raise UsageError("peers needs daft, which is not installed: pip install 'emotion-pipeline[peers]'")
 
 
 def peers(config: PeersConfig) -> dict[str, Any]:
-    """Run every contender at every size in turn, and once with each kind of bad file; writes peers.json."""
+    """Run every contender at every size in turn, and once with each kind of bad file; writes peers.json.
+
+    Raises UsageError without the extra [peers].
+    """
+    if importlib.util.find_spec("daft") is None:
+        raise UsageError("peers needs daft, which is not installed: pip install 'emotion-pipeline[peers]'")
     storage = Storage(config.output)
     with tempfile.TemporaryDirectory(prefix="peers-") as name:
         folder = Path(name)
