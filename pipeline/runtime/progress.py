@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,22 +19,31 @@ from pipeline.runtime.describe import clips_per_second
 
 # Where there is no terminal: the first line comes soon, and the gaps double up to this.
 FIRST_LINE_SECONDS, LINE_SECONDS = 3.0, 30.0
+WAVES_COUNTED = 4
 
 
 class TimeLeft:
-    """How long the rest of the clips takes, by those that have ended since the first did: actors start before it."""
+    """How long the rest of the clips takes, by the second half of those that have ended: before the first one actors
+    start, and what the machine did long ago says little."""
 
     def __init__(self, num_clips: int, *, actors: int) -> None:
         self._num_clips, self._actors = num_clips, actors
-        self._first: tuple[int, float, float] | None = None
+        self._marks: deque[tuple[int, float]] = deque()
         self._ends_at: float | None = None
 
     def update(self, num_ended: int, *, now: float, seconds_of_clips: float) -> None:
         """So many clips have ended, which took their actors so many seconds in all."""
         if not num_ended:
             return
-        first, at, of_first = self._first = self._first or (num_ended, now, seconds_of_clips / num_ended)
-        per_clip = (now - at) / (num_ended - first) if num_ended > first else of_first / self._actors
+        self._marks.append((num_ended, now))
+        # Actors that began together end together: fewer than some of these waves would swing.
+        num_counted = max(num_ended / 2, WAVES_COUNTED * self._actors)
+        while len(self._marks) > 2 and self._marks[1][0] <= num_ended - num_counted:
+            self._marks.popleft()
+        ended, at = self._marks[0]
+        per_clip = seconds_of_clips / num_ended / self._actors
+        if num_ended > ended:
+            per_clip = (now - at) / (num_ended - ended)
         self._ends_at = now + per_clip * max(0, self._num_clips - num_ended)
 
     def seconds(self, now: float) -> float | None:

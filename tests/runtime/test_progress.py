@@ -72,6 +72,14 @@ def test_the_time_left_is_within_a_third_from_a_quarter_on_and_there_after_the_f
     assert left.seconds(ends[-1] + 5) == 0
 
 
+def test_the_time_left_follows_a_machine_that_is_free_again():
+    left, now = TimeLeft(100, actors=2), 0.0
+    for done in range(1, 81):
+        now += 10.0 if done <= 30 else 1.0
+        left.update(done, now=now, seconds_of_clips=now)
+    assert left.seconds(now) == pytest.approx(20, rel=1 / 3)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
