@@ -6,6 +6,8 @@ from functools import partial
 from command_line import run_job
 
 from pipeline.models.config import ModelsConfig
+from pipeline.runtime.console import print_line
+from pipeline.storage.redaction import redacted_values
 
 
 def main(config: ModelsConfig) -> int:
@@ -18,13 +20,15 @@ def main(config: ModelsConfig) -> int:
         from pipeline.models.export_onnx import export_onnx
 
         for path in export_onnx(config.names[0], config.output):
-            print(path)
+            print_line(path)
         return 0
     for name in SHIPPED if config.action == "list" else config.names:
         info = read_checkpoint_info(name)
-        print(f"{name}: {describe_model(model_record(info))}")
+        print_line(f"{name}: {describe_model(model_record(info))}")
         if config.action == "card":
-            print(f"\n{card_of(name) or json.dumps(info['config'], indent=1)}")
+            card = card_of(name) or json.dumps(redacted_values(info["config"]), indent=1)
+            for line in ("", *card.splitlines()):
+                print_line(line)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 
 from pipeline.evaluate.metrics import balanced_accuracy, confusion_matrix, top1_accuracy
 from pipeline.evaluate.persons import ClipPredictions
+from pipeline.records.documents import shown_value
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.remote import absolute_url, read_url
 
 KEYS = ("path", "url", "clip_id")
 NUM_DRAWS = 200
 MAX_GROUPS = 50
+MAX_BYTES = 2**28
 NOT_GIVEN = "not given"
 
 
@@ -28,7 +31,7 @@ def read_groups(url: str) -> dict[str, dict[str, str]]:
     Raises UsageError where it can't be read, has no such column or no other, or names a clip twice.
     """
     try:
-        text = read_url(absolute_url(url)).decode("utf-8-sig")
+        text = read_url(absolute_url(url), max_bytes=MAX_BYTES, what=f"--groups {url}").decode("utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"--groups {url}: it can't be read ({error}); give a CSV with a header") from None
@@ -36,21 +39,28 @@ def read_groups(url: str) -> dict[str, dict[str, str]]:
     key = next((name for name in KEYS if name in names), None)
     if key is None or not set(names) - set(KEYS):
         raise UsageError(
-            f"--groups {url}: its columns are {', '.join(names) or 'none'}; give path (or clip_id) and at least"
-            " one column of groups"
+            f"--groups {url}: its columns are {_named(names)}; give path (or clip_id) and at least one column of groups"
         )
     found: dict[str, dict[str, str]] = {}
-    for row in rows:
+    for number, row in enumerate(rows, start=2):
         if row[key] in found:
-            raise UsageError(f"--groups {url}: {key} {row[key]!r} is there twice; remove one")
+            raise UsageError(f"--groups {url}, row {number}: {key} {shown_value(row[key])} is there twice; remove one")
         found[row[key]] = {name: (row[name] or "").strip() for name in names if name not in KEYS}
     for name in set(names) - set(KEYS):
         if (count := len({row[name] for row in found.values()})) > MAX_GROUPS:
             raise UsageError(
-                f"--groups {url}: column {name!r} has {count} values, and a table has {MAX_GROUPS} groups at most;"
-                " write ranges or kinds, such as 20-29 for an age"
+                f"--groups {url}: column {shown_value(name)} has {count} values, and a table has {MAX_GROUPS} groups at"
+                " most; write ranges or kinds, such as 20-29 for an age"
             )
     return found
+
+
+def _named(columns: Sequence[str]) -> str:
+    """The columns of a table; of a file that may be no table, how many."""
+    is_plain = all(re.fullmatch(r"\w{1,24}", name) for name in columns)
+    if not columns or (is_plain and (len(columns) > 1 or columns[0] in KEYS)):
+        return ", ".join(columns) or "none"
+    return f"{len(columns)} others"
 
 
 def metrics_by_group(

@@ -22,6 +22,7 @@ from pipeline.dataset.batches import EvaluationBatches, load_batches, num_loader
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.description import read_description
 from pipeline.evaluate.calibration import calibration_of
+from pipeline.evaluate.card import evaluation_card
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.coverage import Coverage, coverage_of
 from pipeline.evaluate.groups import metrics_by_group, read_groups
@@ -186,7 +187,7 @@ def clips_of_examples(
 
 
 def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate --checkpoint, write evaluation.md, report.html, config.yaml and last evaluation.json, print the tables.
+    """Evaluate --checkpoint; write evaluation.md, a card, report.html, config.yaml, last evaluation.json; print tables.
 
     Gives what `evaluate` gives, and raises what it raises.
     """
@@ -205,6 +206,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     title = f"Evaluation of {evaluation['model']['name']}"
     output = Storage(config.output)
     output.put("evaluation.md", markdown_of(evaluation).encode())
+    output.put("README.md", evaluation_card(evaluation))
     output.put("report.html", report.evaluation_page(evaluation, title=title).encode())
     output.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
     output.put("evaluation.json", json.dumps(evaluation, indent=1, allow_nan=False).encode())

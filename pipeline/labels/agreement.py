@@ -17,7 +17,7 @@ from pipeline.labels.over_time import by_person, moments_of
 from pipeline.labels.source import Labels, models_of
 from pipeline.records.corrections import Correction, Said
 from pipeline.records.vocabulary import EMOTIONS, UsageError
-from pipeline.runtime.console import log_status
+from pipeline.runtime.console import log_status, print_line
 from pipeline.storage.remote import absolute_url
 from pipeline.storage.store import Storage
 
@@ -115,7 +115,8 @@ def evaluate_corrections(config: EvaluateConfig) -> None:
     storage.put("corrections.json", (json.dumps(found, indent=1) + "\n").encode())
     text = "\n".join(_lines(found)) + "\n"
     storage.put("corrections.md", text.encode())
-    print(text)
+    for line in text.splitlines():
+        print_line(line)
     log_status(f"output: {storage.url}")
 
 

@@ -22,6 +22,7 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outputs import model_folders
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
+from pipeline.records.documents import DocumentError, parquet_table
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
@@ -147,8 +148,8 @@ class Labels:
     def _open_index(self) -> None:
         name = f"view/clips-v{INDEX_VERSION}-{self.digest}.parquet"
         try:
-            table = pq.read_table(io.BytesIO(self.storage.read(name)))
-        except (FileNotFoundError, pa.ArrowInvalid):
+            table = parquet_table(self.storage.read(name), name)
+        except (FileNotFoundError, DocumentError):
             table = self._made_index()
             self._keep_index(name, table)
         self.database.create("clips", table.schema)

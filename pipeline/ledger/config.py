@@ -40,6 +40,9 @@ class ForgetConfig:
     """Ids of clips to forget."""
     path: Annotated[str | None, Setting("input", common=True)] = None
     """Pattern of paths to forget, like 'uploads/anna/*' (`*` passes slashes, in every case of letters as written)."""
+    person: Annotated[tuple[str, ...], Setting("input", common=True)] = ()
+    """Persons of labels to forget: CLIP:N, the id or path of a clip and the number of the person as pages and tables
+    show it, from 1."""
     older_than: Annotated[str | None, Setting("input", common=True)] = None
     """Forget what was planned longer ago than this: days, like 90d, by the clock of the output's store."""
     checkpoints: Annotated[tuple[str, ...], Setting("input", common=True)] = ()
@@ -48,8 +51,11 @@ class ForgetConfig:
     """Say what would be forgotten; change nothing."""
 
     def __post_init__(self) -> None:
-        if not (self.clip or self.path or self.older_than):
-            raise ValueError("nothing is named; give --clip, --path or --older-than")
+        if not (self.clip or self.path or self.older_than or self.person):
+            raise ValueError("nothing is named; give --clip, --path or --older-than, or --person for one of a clip")
+        for name in self.person:
+            if not re.fullmatch(r".+:[1-9]\d{0,8}", name, re.DOTALL):
+                raise ValueError(f"--person is {name!r}; give CLIP:N, as 0123456789abcdef0123:2; persons count from 1")
         if self.older_than is not None and not re.fullmatch(r"\d{1,5}d", self.older_than):
             raise ValueError(f"--older-than is {self.older_than!r}; give days, like 90d")
 
@@ -57,3 +63,8 @@ class ForgetConfig:
     def max_age_seconds(self) -> float:
         """--older-than in seconds."""
         return 86400.0 * int((self.older_than or "0d")[:-1])
+
+    @property
+    def persons(self) -> tuple[tuple[str, int], ...]:
+        """--person as clip (id or path) and number."""
+        return tuple((clip, int(number)) for clip, _, number in (name.rpartition(":") for name in self.person))

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.ledger.files import arrow_bytes
 from pipeline.records.columns import columns_of
+from pipeline.records.documents import DocumentError, arrow_table, parse_json
 from pipeline.records.outcomes import Outcome
 
 UNIT = pa.field("unit", pa.string())
@@ -20,6 +21,8 @@ UNIT = pa.field("unit", pa.string())
 ENTRY_TEXTS = pa.schema([UNIT, ("num_bytes", pa.int64()), ("entry", pa.large_binary())])
 # What an entry that is older than a column counts as.
 _DEFAULTS = {each.name: each.default for each in columns_of(Outcome) if each.default is not MISSING}
+# A clip's outcome takes half a kilobyte.
+MAX_ENTRY_BYTES = 2**28
 _KEYS = {"unit", "facts", "shards", "outcomes"}
 _SEALED = re.compile(r"compact/([0-9a-f]{16})\.arrow")
 _SURROGATE = re.compile(r"(\\\\|\\ud[89ab]..\\ud[c-f]..)|(\\ud[89a-f]..)")
@@ -27,7 +30,7 @@ _SURROGATE = re.compile(r"(\\\\|\\ud[89ab]..\\ud[c-f]..)|(\\ud[89a-f]..)")
 
 def entry_of(data: bytes) -> dict[str, Any]:
     """An entry, its values unchecked. Raises ValueError, in words, where the bytes are none."""
-    entry = json.loads(data)
+    entry = parse_json(data, "it", max_bytes=MAX_ENTRY_BYTES)
     if not isinstance(entry, dict) or not entry.keys() >= _KEYS:
         raise ValueError("it is no entry of a unit")
     return entry
@@ -60,6 +63,9 @@ def uncompacted(name: str, data: bytes) -> pa.Table | None:
     """Rows of ENTRY_TEXTS of such an object; None where it is damaged, or of an older version: they are only copies."""
     sealed = _SEALED.fullmatch(name)
     if sealed and hashlib.sha256(data).hexdigest()[:16] == sealed[1]:
-        table = pa.ipc.open_file(data).read_all()
+        try:
+            table = arrow_table(data, name)
+        except DocumentError:
+            return None
         return table if table.schema.equals(ENTRY_TEXTS) else None
     return None

@@ -7,33 +7,41 @@ so that a kill at any moment leaves a ledger that holds; the same command then g
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.corpus.listing import remote_modified
 from pipeline.ledger.audit import audit
 from pipeline.ledger.config import ForgetConfig
-from pipeline.ledger.files import arrow_bytes, json_bytes
+from pipeline.ledger.entries import entry_of
+from pipeline.ledger.files import arrow_bytes
+from pipeline.ledger.forgotten import ForgottenRecord, contents_of, read_record, store_record
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
 from pipeline.ledger.removal import rewrite
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
-from pipeline.records.clips import whole_id
-from pipeline.records.outcomes import Outcome, State
+from pipeline.records.clips import CLIP_SCHEMA, clip_of, whole_id
+from pipeline.records.documents import DocumentError, arrow_table, parquet_table, parse_json
+from pipeline.records.outcomes import State, forgotten_outcome
 from pipeline.storage.store import Storage
 
-RECORD = "forgotten.json"
 EXPORT = "export.json"
+# It names each shard.
+MAX_MANIFEST_BYTES = 2**28
 # What holds the ids, and no more of a clip than its path: that it is forgotten must be known.
+# Figures and pictures of all clips, which the next run makes again.
+_DERIVED = re.compile(r".*\.html|summary\.json|view/.*")
 _KEEPS_IDS = re.compile(r"(plan|ledger|compact)/.*|outcomes\.jsonl|forgotten\.json|lock\.json")
 
 
@@ -87,32 +95,18 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
     Raises LedgerError where a unit with one of them is not finished, and where the ledger does not hold afterwards.
     """
     ids = frozenset(clip_ids)
-    waiting = snapshot.database.value(
-        "select count(distinct unit) from waiting where clip_id in (select unnest($ids))", ids=sorted(ids)
-    )
-    if waiting:
-        raise UnfinishedError(
-            f"{ledger.storage.url}: {waiting} units with these clips are not finished; run the job to its end first"
-        )
-    manifests = _remember(ledger.storage, ids)
+    check_finished(ledger, snapshot, ids)
+    clips = map(clip_of, snapshot.kin_of(ids).select(CLIP_SCHEMA.names).to_pylist())
+    noted = remember(ledger.storage, ForgottenRecord(clip_ids=ids, contents=contents_of(clips)))
     ledger.reopen()
     ledger.drop_compacted()  # They are copies of the old entries.
-    units = snapshot.database.table(
-        "select distinct unit from plan where clip_id in (select unnest($ids)) order by unit", ids=sorted(ids)
-    )["unit"].to_pylist()
+    units = units_with(snapshot, ids)
     num_rows, faces = 0, set[bytes]()
     for unit in units:
-        for table in rewrite(ledger, unit, ids, lambda row: asdict(_forgotten(row["clip_id"], row["path"]))).removed:
+        for table in rewrite(ledger, unit, ids, _forgotten).removed:
             num_rows += table.num_rows
             faces |= _images(table)
-    fresh = ledger.snapshot()
-    committed = {shard["path"] for shard in fresh.shards()}
-    names = list(ledger.storage.sizes(""))
-    # What an export says of a clip may name neither its id nor be told apart from the others': it is made again.
-    exports = tuple(name.removesuffix(EXPORT) for name in names if name.endswith(f"/{EXPORT}"))
-    num_deleted = sum(_clear(ledger.storage, name, ids, keep=committed, exports=exports) for name in names)
-    _finish(ledger, fresh)
-    names = list(ledger.storage.sizes(""))
+    names, num_deleted = clear(ledger, units, partial(_clear, ledger.storage, ids=ids))
     left = tuple(name for name in names if _holds(ledger.storage, name, ids))
     alike = tuple(name for name in names if _shows(ledger.storage, name, faces))
     return Forgotten(
@@ -123,8 +117,61 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
         num_read=len(names),
         left=left,
         alike=alike,
-        manifests=manifests,
+        manifests=tuple(sorted(noted.manifests)),
     )
+
+
+def check_finished(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> None:
+    """Raise UnfinishedError where a unit with one of these clips is not committed."""
+    waiting = snapshot.database.value(
+        "select count(distinct unit) from waiting where split_part(clip_id, '.', 1) in (select unnest($ids))",
+        ids=sorted(clip_ids),
+    )
+    if waiting:
+        raise UnfinishedError(
+            f"{ledger.storage.url}: {waiting} units with these clips are not finished; run the job to its end first"
+        )
+
+
+def units_with(snapshot: Snapshot, clip_ids: Collection[str]) -> list[str]:
+    """The units with one of these clips or with a segment of one; those of segments first."""
+    sql = (
+        "select unit, bool_and(contains(clip_id, '.')) as is_part from plan "
+        "where split_part(clip_id, '.', 1) in (select unnest($ids)) group by unit order by is_part desc, unit"
+    )
+    return snapshot.database.table(sql, ids=sorted(clip_ids))["unit"].to_pylist()
+
+
+def clear(ledger: Ledger, units: Sequence[str], clear_one: Callable[[str], bool]) -> tuple[list[str], int]:
+    """Delete what follows from results that changed, and make again what every run makes.
+
+    Args:
+        units: those whose results changed.
+        clear_one: deletes an object, or rewrites it, where it holds of what is forgotten; whether it did.
+
+    Returns:
+        The names of all objects that are left, and how many were deleted or rewritten.
+    """
+    ledger.storage.delete_temporary()
+    fresh = ledger.snapshot()
+    ledger.store_listing(fresh)
+    num_deleted = len(ledger.sweep(fresh))
+    keep = {shard["path"] for shard in fresh.shards()}
+    sql = "select distinct facts::json ->> 'day' as day from entries where unit in (select unnest($units))"
+    nights = {f"nights/{row['day']}.json" for row in fresh.database.rows(sql, units=list(units))}
+    names = list(ledger.storage.sizes(""))
+    # What an export says of a clip may name neither its id nor be told apart from the others': it is made again.
+    exports = tuple(name.removesuffix(EXPORT) for name in names if name.endswith(f"/{EXPORT}"))
+    for name in sorted(names, key=lambda name: name.endswith(f"/{EXPORT}")):  # These last: they tell what is an export.
+        if name in keep or _KEEPS_IDS.fullmatch(name):
+            continue
+        if name.startswith(exports) or name in nights or _DERIVED.fullmatch(name):
+            ledger.storage.delete(name)
+            num_deleted += 1
+        else:
+            num_deleted += clear_one(name)
+    _finish(ledger, fresh)
+    return list(ledger.storage.sizes("")), num_deleted
 
 
 def checkpoints_of(urls: Collection[str], manifests: Collection[str], *, data: str = "") -> Iterator[str]:
@@ -140,30 +187,20 @@ def checkpoints_of(urls: Collection[str], manifests: Collection[str], *, data: s
                     yield f"{storage.url}/{name}"
 
 
-def _remember(storage: Storage, ids: frozenset[str]) -> tuple[str, ...]:
-    """Note, before anything changes, what is forgotten and of which manifests it was a part."""
-    try:
-        saved = json.loads(storage.read(RECORD))
-    except (FileNotFoundError, ValueError):
-        saved = {"clip_ids": [], "manifests": []}
-    manifests = set(saved["manifests"])
-    if ids - set(saved["clip_ids"]):
+def remember(storage: Storage, more: ForgottenRecord) -> ForgottenRecord:
+    """Note, before anything changes, what is forgotten and of which manifests it was a part; all that is noted."""
+    saved = read_record(storage)
+    if more.clip_ids - saved.clip_ids or set(more.persons) - set(saved.persons):
         with contextlib.suppress(FileNotFoundError):
-            manifests.add(hashlib.sha256(storage.read("manifest.json")).hexdigest())
-    storage.put(RECORD, json_bytes({"clip_ids": sorted(ids | set(saved["clip_ids"])), "manifests": sorted(manifests)}))
-    return tuple(sorted(manifests))
+            sha256 = hashlib.sha256(storage.read("manifest.json")).hexdigest()
+            more = dataclasses.replace(more, manifests=more.manifests | {sha256})
+    found = saved.joined(more)
+    store_record(storage, found)
+    return found
 
 
-def _forgotten(clip_id: str, path: str) -> Outcome:
-    return Outcome(
-        clip_id=clip_id,
-        path=path,
-        state=State.FORGOTTEN,
-        reason="forgotten",
-        stage="forget",
-        detail="deleted on request",
-        attempts=0,
-    )
+def _forgotten(row: Mapping[str, Any]) -> dict[str, Any]:
+    return asdict(forgotten_outcome(row["clip_id"], row["path"]))
 
 
 def _images(table: pa.Table) -> set[bytes]:
@@ -171,29 +208,30 @@ def _images(table: pa.Table) -> set[bytes]:
     return {hashlib.sha256(value).digest() for name in names for value in table[name].to_pylist() if value is not None}
 
 
-def _clear(
-    storage: Storage, name: str, ids: frozenset[str], *, keep: Collection[str], exports: tuple[str, ...]
-) -> bool:
-    """Delete an object that follows from the clips' results (or rewrite it, where others are in it); whether it was."""
-    if name in keep or _KEEPS_IDS.fullmatch(name):
+def _clear(storage: Storage, name: str, *, ids: frozenset[str]) -> bool:
+    """Delete an object that has something of the clips (or rewrite it, where others are in it); whether it was."""
+    if not _holds(storage, name, ids):
         return False
-    if not name.startswith(exports) and not name.endswith(".html") and not _holds(storage, name, ids):
-        return False
-    table = _table(name, storage.read(name)) if name.endswith(".arrow") and not name.startswith(exports) else None
+    without_rows(storage, name, ids)
+    return True
+
+
+def without_rows(storage: Storage, name: str, clip_ids: Collection[str]) -> None:
+    """Delete an object, or write it without the rows of these clips where it is an Arrow table that has others."""
+    table = table_in(name, storage.read(name)) if name.endswith(".arrow") else None
     if table is not None and "clip_id" in table.schema.names:
-        own = pc.is_in(table["clip_id"], value_set=pa.array(sorted(ids), table["clip_id"].type))
+        own = pc.is_in(table["clip_id"], value_set=pa.array(sorted(clip_ids), table["clip_id"].type))
         if (others := table.filter(pc.invert(own))).num_rows:
             storage.put(name, arrow_bytes(others))
-            return True
+            return
     storage.delete(name)
-    return True
 
 
 def _holds(storage: Storage, name: str, ids: frozenset[str]) -> bool:
     """Whether an object has more of these clips than may stay of them."""
     data = storage.read(name)
     if name.startswith("ledger/") and name.endswith(".json"):
-        entry = json.loads(data)
+        entry = entry_of(data)
         rows = entry.pop("outcomes")
         if any(row["clip_id"] in ids and row["state"] != State.FORGOTTEN for row in rows):
             return True
@@ -204,7 +242,7 @@ def _holds(storage: Storage, name: str, ids: frozenset[str]) -> bool:
     text = json.dumps(entry).encode() if entry is not None else data
     if any(each in name or each.encode() in text for each in ids):
         return True
-    table = _table(name, data)
+    table = table_in(name, data)
     if table is None:
         return False
     strings = (table[field.name] for field in table.schema if pa.types.is_string(field.type))
@@ -213,23 +251,25 @@ def _holds(storage: Storage, name: str, ids: frozenset[str]) -> bool:
 
 
 def _shows(storage: Storage, name: str, faces: Collection[bytes]) -> bool:
-    table = _table(name, storage.read(name)) if faces and name.endswith((".parquet", ".arrow")) else None
+    table = table_in(name, storage.read(name)) if faces and name.endswith((".parquet", ".arrow")) else None
     return table is not None and bool(_images(table) & set(faces))
 
 
-def _table(name: str, data: bytes) -> pa.Table | None:
+def table_in(name: str, data: bytes) -> pa.Table | None:
+    """The table of a Parquet or Arrow object; None where it is none."""
     try:
         if name.endswith(".parquet"):
-            return pq.read_table(pa.BufferReader(data))
-        return pa.ipc.open_file(data).read_all() if name.endswith(".arrow") else None
-    except (pa.ArrowException, OSError, ValueError):
+            return parquet_table(data, name)
+        return arrow_table(data, name) if name.endswith(".arrow") else None
+    except DocumentError:
         return None
 
 
 def _finish(ledger: Ledger, snapshot: Snapshot) -> None:
     """Make outcomes, manifest and _SUCCESS again. Raises LedgerError where the ledger does not hold."""
     try:
-        description = str(json.loads(ledger.storage.read("manifest.json")).get("input", ""))
+        manifest = parse_json(ledger.storage.read("manifest.json"), "it", max_bytes=MAX_MANIFEST_BYTES)
+        description = str(manifest.get("input", ""))
     except (FileNotFoundError, ValueError, AttributeError):
         description = ""
     ledger.store_listing(snapshot)

@@ -13,7 +13,6 @@ A worker writes its shards and then creates the unit's entry; the first entry wi
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from pipeline.ledger.lock import LedgerError, RunLock
 from pipeline.ledger.snapshot import STORED_ROWS, Snapshot
 from pipeline.ledger.units import Unit
 from pipeline.records.arrow import pc
+from pipeline.records.documents import arrow_table, parse_json
 from pipeline.records.evolution import fixed
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome
 from pipeline.storage.redaction import without_secrets
@@ -62,7 +62,7 @@ class Ledger:
     def run_info(self) -> dict[str, Any]:
         """kind, config and versions of the saved plan. Raises LedgerError if there is none, or if it is damaged."""
         try:
-            info = json.loads(self.storage.read(RUN_INFO))
+            info = parse_json(self.storage.read(RUN_INFO), "it")
             if not all(isinstance(info[name], kind) for name, kind in _INFO.items()):
                 raise ValueError("it is not whole")
         except FileNotFoundError:
@@ -221,8 +221,8 @@ class Ledger:
             cure = "put it back, or give another output"
             data = self.storage.read(name)
             try:
-                table = pa.ipc.open_file(data).read_all()
-            except (pa.ArrowInvalid, OSError, ValueError) as error:
+                table = arrow_table(data, "it")
+            except ValueError as error:
                 raise self._unreadable(f"{name} ({len(data)} of {size_bytes} bytes)", error, cure) from None
             snapshot.add_plan(table, generation=number)
         self.refresh(snapshot, compacts=compacts)
@@ -358,7 +358,8 @@ class Ledger:
             raise self._unreadable(name, error, ENTRY_CURE) from None
 
     def _unreadable(self, name: str, error: Exception, cure: str) -> LedgerError:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        # What DuckDB quotes of it may be of anything.
+        reason = re.sub(r'".*?("|$)', "...", " ".join(str(error).split()))[:120] or type(error).__name__
         return LedgerError(f"{self.storage.url}/{name} cannot be read: {reason}; {cure}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -22,5 +24,6 @@ def read_tensors(content: bytes, what: str, *, cure: str) -> dict[str, Tensor]:
         check_tensor_header(content, what)
         return safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-        told = str(error) if isinstance(error, UsageError) else f"{what} is not safetensors ({str(error)[:120]})"
+        reason = re.sub("([`'\"]).*?(\\1|$)", "...", str(error))[:120]  # It may quote the file.
+        told = str(error) if isinstance(error, UsageError) else f"{what} is not safetensors ({reason})"
         raise UsageError(f"{told}; {cure}") from None

@@ -23,6 +23,7 @@ from pipeline.dataset.description import NAME as DESCRIPTION
 from pipeline.dataset.description import description_bytes, read_description
 from pipeline.faces.detector import Detect
 from pipeline.faces.spec import detector_spec
+from pipeline.ledger.forgotten import read_records
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.removal import remove_replaced
 from pipeline.ledger.snapshot import Snapshot
@@ -48,7 +49,7 @@ from pipeline.records.clips import is_segment
 from pipeline.records.columns import table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
-from pipeline.records.outcomes import State, interrupted_outcome, replaced_outcome
+from pipeline.records.outcomes import State, forgotten_outcome, interrupted_outcome, replaced_outcome
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.job import ActorSpec, Choice, Job, go_on
@@ -77,6 +78,7 @@ class PreprocessActor:
     ) -> None:
         self._corrected = corrected
         self._ledger = Ledger(ledger_url)
+        self._forgotten = read_records(self._ledger.storage)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
         self.clip_ended = go_on
 
@@ -87,6 +89,9 @@ class PreprocessActor:
         for clip in unit.clips:
             if clip.clip_id in unit.replaced or not goes_on:
                 outcomes.append(replaced_outcome(clip) if clip.clip_id in unit.replaced else interrupted_outcome(clip))
+                continue
+            if self._forgotten.holds(clip):
+                outcomes.append(forgotten_outcome(clip.clip_id, clip.path))
                 continue
             found, outcome = self._extractor.extract(clip)
             if self._corrected is not None:

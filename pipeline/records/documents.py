@@ -169,13 +169,21 @@ def shown_value(value: Any, *, max_letters: int = 40) -> str:
     return {"list": "a list", "tuple": "a list", "dict": "an object"}.get(type(value).__name__, "no plain value")
 
 
-def parquet_table(content: bytes, what: str, *, num_rows: int | None = None, max_bytes: int = MAX_TABLE_BYTES) -> Any:
+def parquet_table(
+    content: bytes,
+    what: str,
+    *,
+    num_rows: int | None = None,
+    columns: Collection[str] | None = None,
+    max_bytes: int = MAX_TABLE_BYTES,
+) -> Any:
     """The table of a Parquet file.
 
     A few bytes of Parquet can stand for any number of long values, so it is read a few rows at a time.
 
     Args:
         num_rows: that it must have; its footer is asked first.
+        columns: those of these names that it has; by default all.
         max_bytes: of the decoded rows.
 
     Raises:
@@ -189,14 +197,34 @@ def parquet_table(content: bytes, what: str, *, num_rows: int | None = None, max
         file = pq.ParquetFile(pa.BufferReader(content))
         if num_rows is not None and file.metadata.num_rows != num_rows:
             raise DocumentError(f"{what} has {file.metadata.num_rows} rows, not {num_rows}")
-        for batch in file.iter_batches(ROWS_AT_ONCE):
+        schema = file.schema_arrow
+        if columns is not None:
+            schema = pa.schema([each for each in schema if each.name in columns], metadata=schema.metadata)
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=schema.names):
             num_bytes += batch.nbytes
             if num_bytes > max_bytes:
                 raise DocumentError(f"{what} decodes to more than {max_bytes / 2**20:.0f} MiB")
             batches.append(batch)
-        return pa.Table.from_batches(batches, schema=file.schema_arrow)
+        return pa.Table.from_batches(batches, schema=schema)
     except (pa.ArrowException, OSError) as error:
         raise DocumentError(f"{what} is not Parquet ({type(error).__name__})") from None
+
+
+def arrow_table(content: bytes, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> Any:
+    """The table of an Arrow file. Raises DocumentError where it is none, or decodes to more than `max_bytes`."""
+    import pyarrow as pa
+
+    batches, num_bytes = [], 0
+    try:
+        with pa.ipc.open_file(pa.BufferReader(content)) as reader:
+            for number in range(reader.num_record_batches):
+                batches.append(reader.get_batch(number))
+                num_bytes += batches[-1].nbytes
+                if num_bytes > max_bytes:
+                    raise DocumentError(f"{what} decodes to more than {max_bytes / 2**20:.0f} MiB")
+            return pa.Table.from_batches(batches, schema=reader.schema)
+    except (pa.ArrowException, OSError) as error:
+        raise DocumentError(f"{what} is not Arrow ({type(error).__name__})") from None
 
 
 def check_tensor_header(content: bytes, what: str, *, size_bytes: int | None = None) -> None:

@@ -11,10 +11,10 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.records.arrow import pc
 from pipeline.records.columns import FLAT_COLUMNS, columns_of
+from pipeline.records.documents import parquet_table
 
 # Setting -> what every version did that did not have it yet, where that is not today's default.
 BEFORE: dict[str, Any] = {}
@@ -92,11 +92,14 @@ def read_shard(
         record: dataclass that declares the columns.
         schema: of the whole table today.
         columns: those wanted; by default all.
-        filters: an Arrow expression over columns that every version has.
+        filters: an Arrow expression over clip_id or same_as.
+
+    Raises:
+        DocumentError: where it is no Parquet, or decodes to more than a shard may have.
     """
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    file = pq.ParquetFile(pa.BufferReader(data))
-    needed = [*wanted.names, *(["probabilities"] if set(wanted.names) & FLAT_COLUMNS.keys() else [])]
-    stored = [name for name in dict.fromkeys(needed) if name in file.schema_arrow.names]
-    table = pq.read_table(pa.BufferReader(data), columns=stored, filters=filters)
-    return with_columns(table, record, wanted)
+    needed = {*wanted.names, *(["probabilities"] if set(wanted.names) & FLAT_COLUMNS.keys() else [])}
+    if filters is not None:
+        needed |= {"clip_id", "same_as"}
+    table = parquet_table(data, "a shard", columns=needed)
+    return with_columns(table if filters is None else table.filter(filters), record, wanted)

@@ -100,3 +100,16 @@ def interrupted_outcome(clip: Clip) -> Outcome:
         detail="the run was interrupted before it was read",
         attempts=0,
     )
+
+
+def forgotten_outcome(clip_id: str, path: str) -> Outcome:
+    """The outcome of a clip that was deleted on request."""
+    return Outcome(
+        clip_id=clip_id,
+        path=path,
+        state=State.FORGOTTEN,
+        reason="forgotten",
+        stage="forget",
+        detail="deleted on request",
+        attempts=0,
+    )

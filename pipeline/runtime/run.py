@@ -17,6 +17,7 @@ import yaml
 from pipeline.corpus.types import Corpus
 from pipeline.ledger.audit import Audit, audit
 from pipeline.ledger.files import json_list
+from pipeline.ledger.forgotten import read_records
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import RunLock
 from pipeline.ledger.planning import plan
@@ -67,6 +68,7 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     corpus = read()
     _log_corpus(corpus)
     with RunLock(ledger.storage, say_waiting=_log_waiting) as lock:
+        read_records(ledger.storage)  # One that cannot be read ends the run here, not in each actor.
         snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, compacts=True)
         if config.retention_days is not None and forget_old(ledger, snapshot, days=config.retention_days):
             snapshot = ledger.snapshot(memory_bytes=config.driver_memory * 2**20, compacts=True)

@@ -12,29 +12,38 @@ import numpy as np
 from pipeline import report
 from pipeline.faces.detector import Detect
 from pipeline.ledger.files import arrow_bytes, json_bytes
+from pipeline.ledger.forgotten import ForgottenRecord, read_records
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.extractor import ClipExtractor
-from pipeline.records.clips import whole_id
-from pipeline.records.columns import FLAT_COLUMNS, table_of
+from pipeline.records.clips import Clip, whole_id
+from pipeline.records.columns import table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
     FRAME_SCHEMA,
     SHOT_SCHEMA,
     THUMBNAIL_SCHEMA,
-    Box,
     Prediction,
     Shot,
     Thumbnail,
 )
-from pipeline.records.outcomes import Outcome, State, interrupted_outcome, outcome_of, replaced_outcome
+from pipeline.records.outcomes import (
+    Outcome,
+    State,
+    forgotten_outcome,
+    interrupted_outcome,
+    outcome_of,
+    replaced_outcome,
+)
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.runtime.job import go_on
 from pipeline.sandbox.limits import SandboxLimits
-from pipeline.score.labels import UnitLabels
+from pipeline.score.forgotten import Seen, without_persons
+from pipeline.score.labels import UnitLabels, predictions_in
 from pipeline.score.shots import joined_cuts
+from pipeline.video.frames import Cuts
 
 # The frames of segments, before their clip is joined.
 PARTS = "segments"
@@ -69,6 +78,7 @@ class ScoreActor:
 
         torch.set_num_threads(1)
         self._ledger = Ledger(ledger_url)
+        self._forgotten = read_records(self._ledger.storage)
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect, finds_cuts=shots)
         self._predictor = Predictor(checkpoint, which=which, device=device, batch_size=batch_size)
         self._abstain_below = abstain_below
@@ -91,9 +101,12 @@ class ScoreActor:
                 examples, outcome, cuts = [], replaced_outcome(clip), None
             elif not goes_on:
                 examples, outcome, cuts = [], interrupted_outcome(clip), None
+            elif self._forgotten.holds(clip):
+                examples, outcome, cuts = [], forgotten_outcome(clip.clip_id, clip.path), None
             else:
                 examples, outcome = self._extractor.extract(clip)
                 cuts = self._extractor.cuts
+                examples, outcome = _without_forgotten(clip, examples, outcome, self._forgotten, cuts)
             labels.add(clip, outcome, examples, self._predictor.predict(examples), cuts=cuts)
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
             goes_on = goes_on and self.clip_ended(outcomes[-1])
@@ -129,7 +142,7 @@ def join_segments(
     """
     units = {unit.clips[0].clip_id: unit for unit in snapshot.pending().of("joins")}
     shards, shots = (_paths_of(snapshot, name) if units else {} for name in (PARTS, PART_SHOTS))
-    entries = []
+    entries, forgotten = [], read_records(ledger.storage)
     # A film at a time: its rows lie beside one another.
     for row in snapshot.joined_segments(list(units)):
         outcome = outcome_of(row)
@@ -137,12 +150,14 @@ def join_segments(
             continue  # It waits for the next run.
         unit, parts = units[outcome.clip_id], list(snapshot.segments_of([outcome.clip_id]))
         faces = [face for part in parts if part["num_examples"] for face in _faces_of(ledger, shards[part["unit"]])]
-        probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
-        labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day)
         parts_shots = [
             shot for part in parts if part["unit"] in shots for shot in _shots_of(ledger, shots[part["unit"]])
         ]
-        labels.add(unit.clips[0], outcome, faces, probabilities, cuts=joined_cuts(parts_shots))
+        cuts = joined_cuts(parts_shots)
+        faces, outcome = _without_forgotten(unit.clips[0], faces, outcome, forgotten, cuts)
+        probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
+        labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day)
+        labels.add(unit.clips[0], outcome, faces, probabilities, cuts=cuts)
         facts = labels.night_facts()
         entries.append(
             ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
@@ -161,11 +176,19 @@ def _shots_of(ledger: Ledger, path: str) -> Iterator[Shot]:
         yield Shot(**row)
 
 
+def _without_forgotten(
+    clip: Clip, faces: Sequence[Seen], outcome: Outcome, forgotten: ForgottenRecord, cuts: Cuts | None
+) -> tuple[list[Seen], Outcome]:
+    """The faces of a clip and its outcome without the persons who were deleted on request."""
+    kept = without_persons(faces, forgotten.persons_of(clip), cuts=cuts.frames if cuts else ())
+    if faces and not kept:
+        return [], forgotten_outcome(clip.clip_id, clip.path)
+    return kept, replace(outcome, num_examples=outcome.num_examples - len(faces) + len(kept))
+
+
 def _faces_of(ledger: Ledger, path: str) -> Iterator[Prediction]:
     """The faces of one segment, in order of time."""
-    table = read_shard(ledger.storage.read(path), Prediction, FRAME_SCHEMA).drop_columns(list(FLAT_COLUMNS))
-    for row in table.to_pylist():
-        yield Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
+    return predictions_in(read_shard(ledger.storage.read(path), Prediction, FRAME_SCHEMA))
 
 
 def thumbnails_folder(day: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from pipeline.faces.persons import linked, numbered
 from pipeline.records.clips import Clip, whole_id
-from pipeline.records.columns import columns_of, table_of
+from pipeline.records.columns import FLAT_COLUMNS, columns_of, table_of
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
     FRAME_SCHEMA,
     SHOT_SCHEMA,
     TRACK_SCHEMA,
+    Box,
     ClipLabel,
     Example,
     FaceRow,
@@ -144,6 +145,19 @@ def predictions_of(
             )
         )
     return found
+
+
+def predictions_in(table: pa.Table) -> Iterator[Prediction]:
+    """The records of rows of FRAME_SCHEMA, in their order."""
+    for row in table.drop_columns(list(FLAT_COLUMNS)).to_pylist():
+        yield Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
+
+
+def track_labels_in(table: pa.Table) -> Iterator[TrackLabel]:
+    """The records of rows of TRACK_SCHEMA, in their order."""
+    for row in table.drop_columns(list(FLAT_COLUMNS)).to_pylist():
+        means = {name: tuple(row[name].values()) for name in ("probabilities", "emotion_shares")}
+        yield TrackLabel(**{**row, **means})
 
 
 def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> list[TrackLabel]:

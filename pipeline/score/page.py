@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline import report
 from pipeline.records.arrow import pc
+from pipeline.records.documents import DocumentError, arrow_table
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
@@ -37,6 +38,8 @@ PAGE_FRAME_COLUMNS = "frame_index pts_seconds seconds track_index box probabilit
 SHARDS_AT_ONCE = 256
 
 
+# Of one unit; a frame has 20 KB.
+MAX_THUMBNAIL_BYTES = 2**30
 _THUMBNAILS = re.compile(r"/g\d{3,}-u\d{6,}\.arrow$")
 
 
@@ -118,8 +121,8 @@ def _thumbnails_of(storage: Storage, *, day: str) -> Iterator[Thumbnail]:
     names = [name for name in storage.sizes(thumbnails_folder(day)) if _THUMBNAILS.search(name)]
     few = names[:: -(-len(names) // MAX_PICTURED_UNITS) or 1]
     for data in storage.read_many(few).values():
-        with contextlib.suppress(pa.ArrowInvalid, OSError):
-            rows = pa.ipc.open_file(data).read_all().to_pylist()
+        with contextlib.suppress(DocumentError):
+            rows = arrow_table(data, "it", max_bytes=MAX_THUMBNAIL_BYTES).to_pylist()
             yield from (Thumbnail(**row) for row in rows)
 
 

@@ -31,8 +31,8 @@ _MEMBERS_START = "archive://?"
 
 _SECRET_NAMES = (
     r"x-(?:amz|goog)-(?:signature|credential|security-token)|sig|signature|[\w-]*token|[\w-]*password|[\w-]*passwd|pwd|"
-    r"[\w-]*passphrase|[\w-]*secret[\w-]*|aws_?access_?key_?id|[\w-]*api_?-?key|[\w-]*(?:account|access|private|shared)_?-?"
-    r"key|SharedAccessSignature|[\w-]*credentials?|jsessionid|phpsessid|session_?id"
+    r"pass|auth|[\w-]*passphrase|[\w-]*secret[\w-]*|aws_?access_?key_?id|[\w-]*api[_ -]?key|"
+    r"[\w-]*(?:account|access|private|shared)_?-?key|SharedAccessSignature|[\w-]*credentials?|jsessionid|phpsessid|session_?id"
 )
 
 
@@ -52,9 +52,16 @@ _BEARER = re.compile(r"(?i)\b(bearer|basic)(\s+)(?=[\w.~+/-]*[\d=])[\w.~+/-]{8,}
 
 _SHAPES = re.compile(
     r"\b(?:(AKIA|ASIA)[A-Z0-9]{12,}|(hf_)(?=[A-Za-z0-9]*[A-Z0-9]|[a-z]{16})[A-Za-z0-9]{6,}"
-    r"|(gh[pousr]_)[A-Za-z0-9]{6,}|(github_pat_)\w{6,}|(glpat-)[\w-]{6,}|(xox[abeprs]-)[\w-]{6,}"
+    r"|(gh[pousr]_)[A-Za-z0-9]{6,}|(github_pat_)\w{6,}|(gl(?:pat|rt|dt|ft)-)[\w-]{6,}"
+    r"|(npm_|dckr_pat_|shp(?:at|ss|ca|pa)_|[rs]k_(?:live|test)_)\w{8,}|(pypi-|AGE-SECRET-KEY-)[\w-]{8,}"
+    r"|(SG\.)[\w-]{8,}\.[\w-]{6,}|(xox[abeprs]-)[\w-]{6,}"
     r"|(sk-)[\w-]{16,}|(AIza)[\w-]{16,}|(ya29\.)[\w-]{8,}|(eyJ)[\w-]{6,}\.[\w-]{4,}\.[\w-]*)"
 )
+
+
+# The query of a URL in whose path there is a blank, and what is given to a flag.
+_AFTER_BLANK = re.compile(rf"(://[^\n? ]*+ [^\n?]*+\?[\w.~%-]+=)(?!{HIDDEN})[^\s&'\"<>]+")
+_FLAG = re.compile(rf"(?i)(--?[\w-]*(?:password|passwd|passphrase|secret|token|api-?key)\s+)(?!{HIDDEN})[^\s'\"]+")
 
 
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:(?=-----END)|$)", re.DOTALL)
@@ -67,6 +74,8 @@ def redacted(text: str) -> str:
     # The address of an archive's member, which holds a URL in percent codes, may have been cut.
     text = re.sub(r"(?i)(%3A%2F%2F)[^\s&'\"]*%40", rf"\1{HIDDEN}%40", text)
     text = re.sub(r"(?i)([a-z]%3A%2F%2F[^\s&'\"]*?)%3F[^\s&'\"]*", rf"\1%3F{HIDDEN}", text)
+    text = _AFTER_BLANK.sub(rf"\1{HIDDEN}", text)
+    text = _FLAG.sub(rf"\1{HIDDEN}", text)
     text = _HEADER.sub(rf"\1\2\3{HIDDEN}", text)
     text = _BEARER.sub(rf"\1\2{HIDDEN}", text)
     text = _NAMED.sub(rf"\1\2\3{HIDDEN}", text)

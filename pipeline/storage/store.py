@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +117,7 @@ class Storage:
             name,
             "read",
             "cat_file",
-            local=lambda: whole(Path(self.path(name)).read_bytes()),
+            local=lambda: whole(_read_regular(self.path(name))),
             then=whole,
             size_bytes=size_bytes or 0,
         )
@@ -167,6 +168,13 @@ class Storage:
             self._do(name, "deleted", "rm_file", local=lambda: os.unlink(self.path(name)))
         except FileNotFoundError:
             return
+
+    def delete_temporary(self) -> None:
+        """Remove what a killed process left of files that it was writing. Only the holder of a lock on all may."""
+        if self.is_local:
+            for path, _ in self._local_listing(""):
+                if Path(path).name.startswith(TEMPORARY):
+                    Path(path).unlink(missing_ok=True)
 
     def _do(
         self,
@@ -228,6 +236,15 @@ class Storage:
             temporary.unlink(missing_ok=True)
             raise
         return str(temporary)
+
+
+def _read_regular(path: str) -> bytes:
+    """All bytes of a regular file. What else somebody put there may block for ever, or have no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read()
 
 
 def _local_sizes(folder: str) -> Iterator[tuple[str, int]]:

@@ -61,7 +61,8 @@ def run_card(summary: Mapping[str, Any], info: Mapping[str, Any], best: Mapping[
         "|---|---|---|",
         *rows,
         "",
-        "By groups of people: not known. `jobs/evaluate.py` measures groups where the data names them.",
+        "By groups of people: not known here. `jobs/evaluate.py --groups` measures them; the card beside an evaluation",
+        "has them.",
         *lines_on_use(),
     ]
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n{chr(10).join(lines)}\n".encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,13 +42,29 @@ def open_file(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
         yield file
 
 
+class _Source:
+    """A file for FFmpeg: PyAV raises whatever a seek raises, and FFmpeg takes -1 for a place that there is none of."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise  # A failing disk is not the clip's fault.
+            return -1
+
+
 @contextmanager
 def open_streams(file: BinaryIO, demuxer: str, max_pixels: int) -> Iterator[Any]:
     """The container, of which nothing is decoded yet. Raises VideoError."""
     file.seek(0)
     options = {"max_pixels": str(max_pixels), "protocol_whitelist": "none"}
     try:
-        container = av.open(file, "r", format=demuxer, options=options, metadata_errors="replace")
+        container = av.open(_Source(file), "r", format=demuxer, options=options, metadata_errors="replace")
     except FFmpegError as error:
         raise VideoError(
             "undecodable",

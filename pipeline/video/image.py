@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 from collections.abc import Generator
@@ -50,9 +51,10 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise VideoError("too_many_pixels", f"{error}; scale the image down") from error
         except _FAULTS as error:
-            raise VideoError(
-                "undecodable", f"the file is no whole PNG or JPEG image: {error}; copy it again"
-            ) from error
+            # What Pillow says may quote the file, or name an object in memory.
+            known = re.search(r"truncated(?: \(\d+ bytes not processed\))?", str(error), re.IGNORECASE)
+            told = "it is truncated" if known else "it cannot be decoded"
+            raise VideoError("undecodable", f"the file is no whole PNG or JPEG image: {told}; copy it again") from error
     return DecodedClip(_one_frame(pixels, kind))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from example_shards import drawn_example, write_shards
 
 from pipeline.dataset.dataset import ExampleDataset
@@ -242,6 +243,14 @@ def test_an_evaluation_says_how_sure_it_is_what_it_leaves_out_and_of_whom(tmp_pa
     for told in (capsys.readouterr().out.replace("\n", " "), markdown, page):
         assert "Clips of test by room" in told
         assert "made data demo; 32 px (paper 224)" in told
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Clips of test by room" in card
+    assert "| \\<b>den\\</b> |" in card.replace("\\>", ">")
+    assert evaluation["manifest_sha256"] in card
+    assert "## Forbidden use" in card
+    head = yaml.safe_load(card.split("---")[1])
+    (result,) = (each for each in head["model-index"][0]["results"] if each["dataset"]["split"] == "test")
+    assert result["metrics"][0] == {"type": "accuracy", "value": test["top1_accuracy"]}
     table_2 = markdown[markdown.index("## Table 2") : markdown.index("## Table 3")]
     assert "| CAER-Net-S | 73.51 | – |" in table_2
     assert "| se-af | – |" in table_2

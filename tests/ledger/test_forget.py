@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from ledgers import audited, finish, pending, planned
 from pipeline.ledger.config import ForgetConfig
 from pipeline.ledger.files import arrow_bytes, json_bytes
 from pipeline.ledger.forget import checkpoints_of, clips_to_forget, forget
+from pipeline.ledger.forgotten import read_record
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
 from pipeline.records.clips import Clip
@@ -21,7 +23,7 @@ from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.outcomes import Outcome, State
 from pipeline.runtime.retention import forget_old
-from pipeline.storage.store import Storage
+from pipeline.storage.store import TEMPORARY, Storage
 
 PLAN = {"kind": "examples", "config": {}, "versions": {}, "clips_per_shard": 2}
 
@@ -224,6 +226,40 @@ def test_checkpoints_that_were_trained_on_it_are_named(tmp_path):
     run.put("checkpoints/e1/checkpoint.json", json_bytes({"manifest_sha256": "ab" * 32}))
     run.put("checkpoints/e2/checkpoint.json", json_bytes({"manifest_sha256": "cd" * 32}))
     assert list(checkpoints_of([run.url], ["ab" * 32])) == [f"{run.url}/checkpoints/e1/checkpoint.json"]
+
+
+def test_what_a_killed_writer_left_is_deleted(tmp_path):
+    ledger = made(str(tmp_path / "out"))
+    left = tmp_path / "out" / "examples" / "train" / f"{TEMPORARY}0123456789abcdef"
+    left.write_bytes(b"face of up/a")
+    assert forgotten(ledger, clip=(CLIPS[0].clip_id,)).left == ()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [("same", "0" * 32), ("same", "0" * 32 + "-3"), ("other", "x")])
+def test_other_files_with_the_bytes_of_a_forgotten_clip_are_known(name, content, tmp_path):
+    ledger = Ledger(str(tmp_path))
+    clip = clip_named("up/first", content_id=content, size_bytes=9)
+    planned(ledger, [clip], **PLAN)
+    commit(ledger, *pending(ledger, [clip]))
+    finish(ledger)
+    forgotten(ledger, path="up/first")
+    record = read_record(ledger.storage)
+    again = clip_named("up/again", content_id=content, size_bytes=9)
+    assert record.holds(clip)
+    assert record.holds(replace(clip, clip_id=f"{clip.clip_id}.0003", start_pts_seconds=3.0))
+    assert record.holds(again) == (name == "same")
+    assert record.holds(replace(again, clip_id="ab.0003", start_pts_seconds=3.0)) == (name == "same")
+    assert not record.holds(replace(again, start_pts_seconds=3.0))
+    assert not record.holds(replace(again, size_bytes=8))
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"clip_ids": 3, "manifests": []}', b"[" * 100_000])
+def test_a_record_that_cannot_be_read_is_refused(damage, tmp_path):
+    ledger = made(str(tmp_path / "out"))
+    ledger.storage.put("forgotten.json", damage)
+    with pytest.raises(LedgerError, match=r"forgotten.json .*; put it back, or move it away"):
+        forgotten(ledger, path="up/a")
 
 
 @pytest.mark.parametrize("config", [{}, {"older_than": "90"}, {"older_than": "-1d"}])

@@ -27,8 +27,8 @@ def killed_and_ended(ledger, point):
     again = [sys.executable, REPOSITORY / "jobs" / "forget.py", ledger.storage.url, *FLAGS]
     ended = subprocess.run(again, check=False, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
     assert ended.returncode == 0, ended.stderr
-    assert "0 of them hold something of these clips" in ended.stdout + ended.stderr
-    assert "trained on data that held them" in ended.stdout + ended.stderr
+    assert "0 of them hold something of it" in ended.stdout + ended.stderr
+    assert "trained on data that held it" in ended.stdout + ended.stderr
     check_forgotten(ledger, [CLIPS[0], CLIPS[3]], [CLIPS[1], CLIPS[2], CLIPS[4]])
     return True
 

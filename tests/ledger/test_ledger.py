@@ -949,3 +949,27 @@ def test_the_runs_of_an_output_are_its_own_or_those_of_each_model(tmp_path):
 def test_a_list_written_a_part_at_a_time_is_the_json_of_all_of_it(values):
     assert b"".join(json_list(values)) + b"\n" == json_bytes(values)
     assert b"".join(json_with_list({"of": 2}, "values", values)) == json_bytes({"of": 2, "values": values})
+
+
+DEEP = b"[" * 100_000
+ENTRY = b'{"unit": "g000-u000000", "facts": %s, "shards": %s, "outcomes": []}'
+
+
+@pytest.mark.parametrize(
+    "data", [DEEP, ENTRY % (DEEP, b"[]"), b"SECRETSAUCE:x:0:0", ENTRY % (b"{}", b'"SECRETSAUCE"'), b"\xff\xfe"]
+)
+def test_an_entry_that_a_stranger_wrote_is_one_line_that_quotes_nothing(data, local):
+    planned(local, CLIPS, **PLAN)
+    local.storage.put("ledger/g000-u000000.json", data)
+    with pytest.raises(LedgerError, match=r"ledger/g000-u000000.json cannot be read: .*; delete it") as raised:
+        local.snapshot()
+    assert "SECRET" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize("data", [DEEP, b'{"kind": "examples"}', b"3", b"SECRETSAUCE"])
+def test_a_plan_that_a_stranger_wrote_is_one_line(data, local):
+    local.storage.put("plan/run.json", data)
+    with pytest.raises(LedgerError, match=r"plan/run.json cannot be read: ") as raised:
+        local.run_info()
+    assert "SECRET" not in str(raised.value)

@@ -20,6 +20,7 @@ from pipeline.preprocess.config import extract_config_of
 from pipeline.records.documents import (
     MAX_DEPTH,
     DocumentError,
+    arrow_table,
     mapping_of,
     parquet_table,
     parse_json,
@@ -313,3 +314,26 @@ def test_a_shard_that_leads_out_of_its_data_is_refused(change, tmp_path):
     assert manifest().shards == (shard,)
     with pytest.raises(UsageError, match="a shard in it is not one of ours"):
         manifest(**change)
+
+
+def test_a_table_of_few_bytes_that_decodes_to_many_is_refused():
+    schema = pa.schema([("text", pa.string())])
+    row = pa.record_batch([["a" * 2**20]], schema=schema)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for _ in range(64):
+            writer.write_batch(row)
+    assert len(sink.getvalue()) < 2**16
+    assert arrow_table(sink.getvalue(), "it").num_rows == 64
+    with pytest.raises(DocumentError, match="decodes to more than 8 MiB"):
+        arrow_table(sink.getvalue(), "it", max_bytes=2**23)
+    with pytest.raises(DocumentError, match="it is not Arrow"):
+        arrow_table(b"SECRETSAUCE" * 9, "it")
+
+
+def test_of_a_parquet_file_only_the_columns_that_are_asked_for_are_decoded():
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": [1, 2], "b": ["x", "y"]}).replace_schema_metadata({"k": "v"}), sink)
+    table = parquet_table(sink.getvalue(), "it", columns=("b", "c"))
+    assert table.to_pydict() == {"b": ["x", "y"]}
+    assert table.schema.metadata[b"k"] == b"v"

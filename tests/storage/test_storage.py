@@ -86,3 +86,14 @@ def test_a_temporary_file_of_a_killed_write_is_no_object(tmp_path):
     storage.put("a", b"1")
     (tmp_path / f"{TEMPORARY}0123").write_bytes(b"half")
     assert storage.sizes("") == {"a": 1}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_what_is_no_file_is_refused_and_not_waited_for(kind, tmp_path):
+    path = tmp_path / "entry.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "/dev/null")
+    with pytest.raises(OSError, match=r"entry.json cannot be read: it is no regular file"):
+        Storage(str(tmp_path)).read("entry.json")

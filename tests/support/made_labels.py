@@ -148,9 +148,8 @@ def make_labels(
                     cuts = Cuts(start_frame=0, start_seconds=start, end_seconds=end, frames=frames, times=places)
             state = State.DONE if faces else State.NO_FACE if clip.codec else State.QUARANTINED
             reason = {State.NO_FACE: "no_face_found", State.QUARANTINED: "not_a_video"}.get(state)
-            outcome = Outcome(
-                clip_id=each.clip_id, path=each.path, state=state, reason=reason, num_frames=len(faces), stage="x"
-            )
+            counts = {"num_frames": len(faces), "num_examples": len(faces)}
+            outcome = Outcome(clip_id=each.clip_id, path=each.path, state=state, reason=reason, stage="x", **counts)
             rows.add(each, outcome, faces, probabilities, cuts=cuts)
             outcomes.append(outcome)
         ledger.commit(unit, tables=rows.tables(), outcomes=outcomes, facts=rows.night_facts(), partition=f"day={day}")

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 from video_zoo import numbered_image, read_number
 
+from pipeline.video.frames import Sampling, VideoError
 from pipeline.video.image import read_image
+from pipeline.video.open import open_clip
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -112,3 +114,41 @@ def test_a_png_is_turned_by_its_exif_chunk(tmp_path: Path):
     turned[0x0112] = 6
     Image.fromarray(np.rot90(numbered_image(9), 1)).save(tmp_path / "a.png", exif=turned)
     assert np.array_equal(pixels_of(tmp_path / "a.png"), numbered_image(9))
+
+
+SECRET = b"SECRETSAUCE"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+HEADS = {
+    "text": b"",
+    "pem": b"-----BEGIN " + SECRET + b" PRIVATE KEY-----\n",
+    "link": b"http://" + SECRET,
+    "playlist": b"#EXTM3U\n",
+    "png": SIGNATURE,
+    "png_size": SIGNATURE + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 8, 8, 8, 2, 0, 0, 0) + bytes(4),
+    "jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+    "gif": b"GIF89a",
+    "mp4": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
+    "matroska": bytes.fromhex("1a45dfa3"),
+    "avi": b"RIFF\xff\0\0\0AVI LIST",
+    "flv": b"FLV\x01\x05\0\0\0\x09\0\0\0\0",
+    "ogg": b"OggS\0\x02",
+    "y4m": b"YUV4MPEG2 ",
+    "ivf": b"DKIF\0\0\x20\0",
+    "mpeg": bytes.fromhex("000001ba"),
+    "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
+    "rm": b".RMF",
+    "mxf": bytes.fromhex("060e2b34020501010d0102"),
+    "dv": bytes.fromhex("1f07003f"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_file_that_is_something_else_costs_its_clip_and_is_not_quoted(head, tmp_path):
+    path = tmp_path / "clip"
+    path.write_bytes(HEADS[head] + SECRET * 80)
+    for read in (read_image, lambda path: open_clip(path, Sampling(frames_per_clip=2))):
+        with pytest.raises(VideoError) as raised:
+            list(read(path))
+        told = str(raised.value).lower()
+        for part in (SECRET.decode(), SECRET.hex(), SECRET.hex(" "), "0x", "begin"):
+            assert not any(part[start : start + 4].lower() in told for start in range(len(part) - 3)), told

@@ -36,7 +36,7 @@ from pipeline.storage.archives.parts import (
     StoreFaultError,
     decompressed,
 )
-from pipeline.storage.archives.reading import STREAM_BLOCK_BYTES, cut_error, fault_in_words, is_hashed
+from pipeline.storage.archives.reading import STREAM_BLOCK_BYTES, cut_error, fault_in_words, is_hashed, without_quotes
 from pipeline.storage.archives.zips import check_overlaps, refuse_last_part
 
 REASONS = (
@@ -188,7 +188,7 @@ def _listed(
     except StoreFaultError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a hostile archive makes a reader do
-        detail = f"the archive cannot be read ({type(error).__name__}: {error})"[:300]
+        detail = f"the archive cannot be read ({without_quotes(error)})"
         yield Member(
             name=name, size_bytes=part.num_bytes or 0, content_id=content_id, steps=steps, reason="damaged_archive",
             detail=detail,

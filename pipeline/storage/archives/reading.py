@@ -142,13 +142,19 @@ def _changed() -> ArchiveError:
     return ArchiveError("damaged_archive", "the archive is damaged here, or is not the one that was listed; run again")
 
 
+def without_quotes(error: BaseException) -> str:
+    """What a library says of an archive, without what it quotes of it: the first bytes of any file may be that."""
+    text = re.sub(r"""b?(['"]).*?(\1|$)""", "...", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}"[:200]
+
+
 @contextlib.contextmanager
 def fault_in_words() -> Iterator[None]:
     """Turns what readers of archives raise within into an ArchiveError with its reason and cure."""
     try:
         yield
     except _FAULTS as error:
-        text = f"{type(error).__name__}: {error}"[:300]
+        text = without_quotes(error)
         if isinstance(error, EOFError) or re.search(
             "truncated|unexpected end|empty file|not a zip file", text, re.IGNORECASE
         ):
