@@ -185,10 +185,9 @@ def test_nothing_is_ever_unpickled_from_storage():
         assert "yaml.load(" not in path.read_text(), path.name
 
 
-# What parses JSON that this process, or the ledger that it opened, wrote itself; all else goes through one reader.
+# What parses JSON that this process wrote itself; all else goes through one reader.
 OWN_JSON = {
-    *("corpus/parquet_rows.py", "ledger/entries.py", "ledger/forget.py", "ledger/ledger.py"),
-    *("runtime/pool.py", "train/worker.py", "records/documents.py"),
+    *("corpus/parquet_rows.py", "runtime/pool.py", "train/worker.py", "records/documents.py"),
 }
 
 
