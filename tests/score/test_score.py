@@ -270,7 +270,7 @@ def commit_all(ledger, units=None, *, state=State.DONE, stage=None, seconds=2.0)
     for unit in pending(ledger, kinds=("compute",)) if units is None else units:
         labels = [
             {"clip_id": clip.clip_id, "path": clip.path, "content_id": clip.content_id, "state": str(state)}
-            | {"num_frames": 2, "num_faces": 0, "num_tracks": 0}
+            | {"num_frames": 2, "num_faces": 0, "num_tracks": 0, "num_shots": 0}
             for clip in unit.clips
         ]
         ledger.commit(
