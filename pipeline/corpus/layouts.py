@@ -93,9 +93,18 @@ def read_files(
 
 
 def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:
-    """Raise CorpusError where the images of a CAER-S tree would be left out for a few videos among them."""
+    """Raise CorpusError where the images of a CAER-S tree, or of folders named after classes, would be left out for a
+    few videos among them."""
     num_images = len(found.images)
-    if num_images > len(found.videos) and _caer_move("", found.images.tree_paths()) is not None:
+    if num_images <= len(found.videos):
+        return
+    if _are_labels(found.images.tree_paths()):
+        raise CorpusError(
+            f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in folders named after classes,"
+            " and images are read in CAER-S's layout only; put the folders into train/, or set the layout to folder"
+            " (the videos)"
+        )
+    if _caer_move("", found.images.tree_paths()) is not None:
         raise CorpusError(
             f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in CAER's layout, and one run "
             "reads one kind; set the layout to caer-s (the images) or to caer or folder (the videos)"

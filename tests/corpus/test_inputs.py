@@ -222,3 +222,16 @@ def test_a_few_pictures_among_videos_are_left_out_as_before(tmp_path: Path):
     for name in ("1.mp4", "2.mp4", "poster.png"):
         (tmp_path / "train" / "Happy" / name).write_bytes(b"\0\0\0\x18ftypmp42")
     assert len(read_corpus(str(tmp_path)).clips) == 2
+
+
+def test_a_stray_video_does_not_hide_folders_of_images_named_after_classes(tmp_path: Path):
+    for name in ("Happy/1.png", "Happy/2.jpg", "Sad/1.png", "Sad/stray.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"GIF89a" if name.endswith("gif") else b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(CorpusError, match=r"1 videos and 3 images in folders named after classes.*put the folders"):
+        read_corpus(str(tmp_path))
+    assert [clip.path for clip in read_corpus(str(tmp_path), layout="folder").clips] == ["Sad/stray.gif"]
+    (tmp_path / "train").mkdir()
+    for name in ("Happy", "Sad"):
+        (tmp_path / name).rename(tmp_path / "train" / name)
+    assert len(read_corpus(str(tmp_path), layout="caer-s").clips) == 3
