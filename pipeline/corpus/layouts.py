@@ -100,9 +100,9 @@ def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:
         return
     if _are_labels(found.images.tree_paths()):
         raise CorpusError(
-            f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in folders named after classes,"
-            " and images are read in CAER-S's layout only; put the folders into train/, or set the layout to folder"
-            " (the videos)"
+            f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in folders named after"
+            " classes, and images are read in CAER-S's layout only; put the folders into train/, or"
+            " set the layout to folder (the videos)"
         )
     if _caer_move("", found.images.tree_paths()) is not None:
         raise CorpusError(
@@ -159,7 +159,7 @@ def _check_caer(files: ListedFiles, move: tuple[str, str], *, moves_root: bool, 
         raise CorpusError(
             f"input {shown} is in CAER's layout, but {num_strays:,} of its {len(files):,} files are in no "
             f"{{train,validation,test}}/<Class>/, the first {first!r}; the classes are {', '.join(EMOTIONS)}; "
-            "rename or move them, or set the layout to folder"
+            "rename or move them, or"
         )
 
 
