@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.models.sidecar import AFFECT
 from pipeline.records.arrow import pc
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.tracks import emotion_of
@@ -67,6 +69,7 @@ def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> 
     seconds = faces["pts_seconds"].to_numpy()
     numbers = np.floor(seconds / every + 1e-9).astype(np.int64)
     rows = probabilities_of(faces)
+    affect = {name: faces[name].to_numpy().astype(np.float64) for name in AFFECT}
     found = []
     for number in np.unique(numbers):
         own = rows[numbers == number]
@@ -77,9 +80,15 @@ def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> 
                 num_faces=len(own),
                 probabilities=tuple(mean.tolist()),
                 emotion=emotion_of(mean, abstain_below=abstain_below)[0],
+                **{name: _mean(values[numbers == number]) for name, values in affect.items()},
             )
         )
     return found
+
+
+def _mean(values: np.ndarray) -> float | None:
+    mean = float(values.mean())
+    return None if math.isnan(mean) else round(mean, 6)
 
 
 def spans_of(moments: Sequence[Moment], *, every: float) -> list[Span]:

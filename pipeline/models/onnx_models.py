@@ -44,7 +44,16 @@ class OnnxNetwork(nn.Module):
                 f" {', '.join(self._sidecar.inputs)}"
             )
 
+    @property
+    def gives_affect(self) -> bool:
+        """Whether its output has valence or arousal."""
+        return self._sidecar.affect_columns != (None, None)
+
     def forward(self, face: Tensor, context: Tensor) -> Tensor:
+        return self.with_affect(face, context)[:, :-2]
+
+    def with_affect(self, face: Tensor, context: Tensor) -> Tensor:
+        """`forward`, and behind the logits valence and arousal, -1 to 1, NaN where it gives none: (B, 9)."""
         images = {"face": face, "context": context}
         given = {
             name: self._pixels(images[image]) for name, image in zip(self._names, self._sidecar.inputs, strict=True)
@@ -58,10 +67,13 @@ class OnnxNetwork(nn.Module):
                 f"checkpoint {self._where}: it gives {output.shape}, its sidecar names {len(self._sidecar.outputs)}"
                 f" outputs of {len(face)} faces"
             )
-        chosen = torch.from_numpy(output.astype(np.float32))[:, list(self._sidecar.columns)]
+        values = torch.from_numpy(output.astype(np.float32))
+        chosen = values[:, list(self._sidecar.columns)]
         if self._sidecar.gives == "probabilities":
             chosen = chosen.clamp(min=1e-12).log()
-        return chosen.to(face.device)
+        unknown = torch.full((len(face),), torch.nan)
+        affect = [unknown if at is None else values[:, at].clamp(-1, 1) for at in self._sidecar.affect_columns]
+        return torch.cat([chosen, torch.stack(affect, dim=1)], dim=1).to(face.device)
 
     def _pixels(self, images: Tensor) -> np.ndarray:
         """(B, C, H, W) float32 as the sidecar wants them."""

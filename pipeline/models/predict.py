@@ -73,7 +73,9 @@ class Predictor:
         self.sha256: str = loaded.info["checkpoint_sha256"]
         self._temperature = temperature_of(loaded.info)
         self._device = device
-        self._model = loaded.model.to(self._device)
+        model = loaded.model.to(self._device)
+        self._gives_affect: bool = getattr(model, "gives_affect", False)
+        self._model = _WithAffect(model) if self._gives_affect else model
         described = loaded.config["model"]
         self._reads = reads_of(described)
         self._flip: bool = described.get("flip_at_test", False)
@@ -81,11 +83,30 @@ class Predictor:
 
     def predict(self, examples: Sequence[Example]) -> np.ndarray:
         """Softmax of the logits over the temperature: (len(examples), 7) float32 in the order of EMOTIONS."""
+        return self.predict_with_affect(examples)[0]
+
+    def predict_with_affect(self, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray | None]:
+        """`predict`, and valence and arousal (len(examples), 2) float32, -1 to 1, NaN for one that the model does not
+        give; None where it gives neither."""
         starts = range(0, len(examples), self._batch_size)
         batches = (batch_of(examples[start : start + self._batch_size], **self._reads) for start in starts)
-        found = [np.empty((0, len(EMOTIONS)), np.float32)]
-        found += [logits for _, logits in predict(self._model, batches, device=self._device, flip=self._flip)]
-        return softmax(np.concatenate(found), temperature=self._temperature).astype(np.float32)
+        found = [np.empty((0, len(EMOTIONS) + 2 * self._gives_affect), np.float32)]
+        found += [given for _, given in predict(self._model, batches, device=self._device, flip=self._flip)]
+        given = np.concatenate(found)
+        logits, affect = given[:, : len(EMOTIONS)], given[:, len(EMOTIONS) :]
+        probabilities = softmax(logits, temperature=self._temperature).astype(np.float32)
+        return probabilities, affect if self._gives_affect else None
+
+
+class _WithAffect(nn.Module):
+    """A network whose output has valence and arousal behind its logits: (B, 9)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model: Any = model
+
+    def forward(self, face: Tensor, context: Tensor) -> Tensor:
+        return self._model.with_affect(face, context)
 
 
 def reads_of(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,10 @@ SYNONYMS = {
 }
 
 
+# How pleasant and how excited a face looks, -1 to 1.
+AFFECT = ("valence", "arousal")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sidecar:
     """One model.
@@ -41,9 +45,10 @@ class Sidecar:
         margin: share of Dlib's box added on each side of the face.
         colour: order of its channels; grey is one channel.
         scale: pixels (0 to 255) are divided by this, then `mean` is taken away, then it is divided by `std`.
-        outputs: what the columns of its first output are: emotions, by any of SYNONYMS, or names in `left_out`.
-        gives: what they hold.
-        left_out: columns that are no emotion of ours; the probabilities are shared among the others.
+        outputs: what the columns of its first output are: emotions, by any of SYNONYMS, `valence` and `arousal` (as
+            they are, -1 to 1), or names in `left_out`.
+        gives: what the emotions' columns hold.
+        left_out: columns that are none of these; the probabilities are shared among the others.
         temperature: logits are divided by it.
         preprocessing: how clips are read, as a checkpoint says it, beside `margin`.
         metrics, data, trained_at: as a checkpoint says them.
@@ -77,6 +82,12 @@ class Sidecar:
         """The column of its output that is each of EMOTIONS."""
         named = [None if name in self.left_out else SYNONYMS.get(name.lower()) for name in self.outputs]
         return tuple(named.index(emotion) for emotion in EMOTIONS)
+
+    @property
+    def affect_columns(self) -> tuple[int | None, ...]:
+        """The columns of its output that are valence and arousal, None for what it does not give."""
+        named = ["" if name in self.left_out else name.lower() for name in self.outputs]
+        return tuple(named.index(name) if name in named else None for name in AFFECT)
 
 
 def read_sidecar(content: bytes, *, where: str) -> Sidecar:
@@ -138,9 +149,14 @@ def _check_outputs(sidecar: Sidecar, *, where: str) -> None:
     if not all(isinstance(name, str) for name in (*sidecar.outputs, *sidecar.left_out)):
         raise UsageError(f"{where}: outputs is {list(sidecar.outputs)}; give names")
     asked = [name for name in sidecar.outputs if name not in sidecar.left_out]
+    affect = [name.lower() for name in asked if name.lower() in AFFECT]
+    if len(affect) != len(set(affect)):
+        raise UsageError(f"{where}: outputs has {' or '.join(AFFECT)} twice; give each once, or name one in left_out")
+    asked = [name for name in asked if name.lower() not in AFFECT]
     if unknown := [name for name in asked if name.lower() not in SYNONYMS]:
         raise UsageError(
-            f"{where}: outputs has {', '.join(unknown)}, which is none of {', '.join(EMOTIONS)}; or name it in left_out"
+            f"{where}: outputs has {', '.join(unknown)}, which is none of {', '.join((*EMOTIONS, *AFFECT))}; or name it"
+            " in left_out"
         )
     named = [SYNONYMS[name.lower()] for name in asked]
     if missing := [emotion for emotion in EMOTIONS if named.count(emotion) != 1]:

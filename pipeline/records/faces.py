@@ -19,6 +19,8 @@ ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 
 FIRST_SEEN = "time of the first face after the clip's first frame, seconds, or null"
 PATH = "path of the clip relative to the input root; empty in a table that is older than this column"
 MODEL = "first 12 letters of the checkpoint's sha256, as in the folder; null in a table that is older than this column"
+VALENCE = "how pleasant it looks to the model, -1 to 1{}; null where the model gives none"
+AROUSAL = "how excited it looks to the model, -1 to 1{}; null where the model gives none"
 AGREEMENT = "share of the faces whose most probable emotion is the most probable of the mean"
 
 
@@ -130,6 +132,8 @@ class Prediction(FaceRow):
     stray: bool = column("whether the face was seen once among many frames, and so counts as no person", default=False)
     person: int | None = column("track_index + 1, as people count; null for a stray", default=None, arrow=pa.int32())
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
+    valence: float | None = column(VALENCE.format(""), default=None, arrow=pa.float32())
+    arousal: float | None = column(AROUSAL.format(""), default=None, arrow=pa.float32())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +157,8 @@ class TrackLabel:
     seconds: float | None = column(FIRST_SEEN, default=None)
     last_seconds: float | None = column("time of the last face after the clip's first frame, or null", default=None)
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
+    valence: float | None = column(VALENCE.format(", mean of the faces"), default=None, arrow=pa.float32())
+    arousal: float | None = column(AROUSAL.format(", mean of the faces"), default=None, arrow=pa.float32())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +189,8 @@ class ClipLabel:
     seconds: float | None = column(FIRST_SEEN, default=None)
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
     num_shots: int = column("shots of the clip, 0 where nobody looked for them", default=0)
+    valence: float | None = column(VALENCE.format(", mean of the faces"), default=None, arrow=pa.float32())
+    arousal: float | None = column(AROUSAL.format(", mean of the faces"), default=None, arrow=pa.float32())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

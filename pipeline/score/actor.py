@@ -107,7 +107,8 @@ class ScoreActor:
                 examples, outcome = self._extractor.extract(clip)
                 cuts = self._extractor.cuts
                 examples, outcome = _without_forgotten(clip, examples, outcome, self._forgotten, cuts)
-            labels.add(clip, outcome, examples, self._predictor.predict(examples), cuts=cuts)
+            probabilities, affect = self._predictor.predict_with_affect(examples)
+            labels.add(clip, outcome, examples, probabilities, affect=affect, cuts=cuts)
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
             goes_on = goes_on and self.clip_ended(outcomes[-1])
             if examples and len(pictured) < num_pictured:
@@ -157,7 +158,8 @@ def join_segments(
         faces, outcome = _without_forgotten(unit.clips[0], faces, outcome, forgotten, cuts)
         probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
         labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day)
-        labels.add(unit.clips[0], outcome, faces, probabilities, cuts=cuts)
+        affect = np.array([(face.valence, face.arousal) for face in faces], np.float32).reshape(-1, 2)
+        labels.add(unit.clips[0], outcome, faces, probabilities, affect=affect, cuts=cuts)
         facts = labels.night_facts()
         entries.append(
             ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")

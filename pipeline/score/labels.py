@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.faces.persons import linked, numbered
+from pipeline.models.sidecar import AFFECT
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.columns import FLAT_COLUMNS, columns_of, table_of
 from pipeline.records.faces import (
@@ -53,6 +54,7 @@ class UnitLabels:
         faces: Sequence[Example | Prediction],
         probabilities: np.ndarray,
         *,
+        affect: np.ndarray | None = None,
         cuts: Cuts | None = None,
     ) -> None:
         """Label one clip.
@@ -60,6 +62,7 @@ class UnitLabels:
         Args:
             faces: all of it, in order of time.
             probabilities: (len(faces), 7).
+            affect: valence and arousal (len(faces), 2), NaN for what the model does not give; None: it gives neither.
             cuts: where its shots begin, None where that is not known.
         """
         found = predictions_of(
@@ -70,6 +73,7 @@ class UnitLabels:
             path=clip.path,
             model=self._model,
             cuts=cuts.frames if cuts else (),
+            affect=affect,
         )
         persons = track_labels_of(found, abstain_below=self._abstain_below)
         clip_id = whole_id(clip.clip_id)
@@ -112,6 +116,7 @@ def predictions_of(
     path: str = "",
     model: str | None = None,
     cuts: Sequence[int] = (),
+    affect: np.ndarray | None = None,
 ) -> list[Prediction]:
     """The rows of one clip's faces.
 
@@ -121,12 +126,14 @@ def predictions_of(
         num_frames: sampled frames of the clip; where they are many, a face that is in one of them is a stray.
         path, model: as they stand in the rows.
         cuts: numbers of the frames that begin a shot.
+        affect: valence and arousal (len(examples), 2), NaN or None for what is not known.
     """
     found = []
     shared = [each.name for each in columns_of(FaceRow) if each.name != "path"]
     tracks, num_persons = numbered(linked(examples, cuts=cuts), num_frames=num_frames)
-    for example, row, track_index, entropy in zip(
-        examples, probabilities, tracks, entropies(probabilities), strict=True
+    two = np.full((len(examples), 2), np.nan) if affect is None else affect
+    for example, row, felt, track_index, entropy in zip(
+        examples, probabilities, two, tracks, entropies(probabilities), strict=True
     ):
         is_stray = track_index >= num_persons
         emotion, reason = emotion_of(row, abstain_below=abstain_below)
@@ -142,6 +149,7 @@ def predictions_of(
                 stray=is_stray,
                 person=None if is_stray else track_index + 1,
                 model=model,
+                **known_affect(felt),
             )
         )
     return found
@@ -187,6 +195,7 @@ def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> lis
                 num_changes=num_changes([face.emotion for face in own]),
                 mean_entropy=summary.mean_entropy,
                 agreement=summary.agreement,
+                **mean_affect(own),
             )
         )
     return tracks
@@ -225,4 +234,15 @@ def clip_label_of(
         mean_entropy=summary.mean_entropy,
         agreement=summary.agreement,
         seconds=(counted or faces)[0].seconds,
+        **mean_affect(counted or faces),
     )
+
+
+def known_affect(two: np.ndarray) -> dict[str, float | None]:
+    """Valence and arousal (2,) by name, None for NaN."""
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(AFFECT, two, strict=True)}
+
+
+def mean_affect(faces: Sequence[Prediction]) -> dict[str, float | None]:
+    """The mean valence and arousal of some faces by name, None where one of them has none."""
+    return known_affect(np.array([[face.valence, face.arousal] for face in faces], np.float64).mean(axis=0))

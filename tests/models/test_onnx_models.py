@@ -140,8 +140,44 @@ def test_columns_are_found_by_name_and_what_is_no_emotion_is_left_out(tmp_path: 
     path = passing_through(tmp_path, columns=9, outputs=outputs, left_out=["Contempt", "valence"])
     found = logits_of(path, (0.2, 0.4, 0.8))  # columns 0.2 0.4 0.8 0.2 0.4 0.8 0.2 0.4 0.8
     np.testing.assert_allclose(found, [0.2, 0.8, 0.2, 0.4, 0.8, 0.2, 0.4], atol=1e-5)
+    assert not load_checkpoint(path).model.gives_affect
     as_shares = logits_of(passing_through(tmp_path, gives="probabilities"), (0.2, 0.4, 0.8))
     np.testing.assert_allclose(np.exp(as_shares[:3]), [0.2, 0.4, 0.8], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["valence", "arousal"], [0.4, 0.8]),
+        (["Arousal", "Valence"], [0.8, 0.4]),
+        (["Valence", "other"], [0.4, np.nan]),
+        (["other", "arousal"], [np.nan, 0.8]),
+    ],
+)
+def test_valence_and_arousal_are_given_as_they_are_beside_the_same_probabilities(tmp_path: Path, names, expected):
+    path = passing_through(tmp_path, columns=9, outputs=[*EMOTIONS, *names], left_out=["other"])
+    plain = passing_through(tmp_path / "plain")
+    examples = [drawn_example(number, label=None, split=None, px=16) for number in range(3)]
+    predictor = Predictor(path, which="best", device="cpu", batch_size=2)
+    probabilities, affect = predictor.predict_with_affect(examples)
+    own = Predictor(plain, which="best", device="cpu", batch_size=2)
+    np.testing.assert_array_equal(probabilities, own.predict(examples))
+    assert own.predict_with_affect(examples)[1] is None
+    assert affect is not None
+    assert affect.shape == (3, 2)
+    np.testing.assert_array_equal(np.isnan(affect), np.isnan([expected] * 3))
+    assert predictor.predict_with_affect([])[1].shape == (0, 2)
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    image = ((torch.tensor((0.2, 0.4, 0.8)) - mean) / std).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    given = load_checkpoint(path).model.with_affect(image, image).numpy()[0]
+    # Columns 7 and 8 hold the second and the third channel.
+    np.testing.assert_allclose(given[7:], expected, atol=1e-5)
+
+
+def test_what_is_beyond_one_is_one(tmp_path: Path):
+    path = passing_through(tmp_path, columns=9, scale=1, outputs=[*EMOTIONS, "valence", "arousal"])
+    image = torch.zeros(1, 3, 16, 16)
+    assert load_checkpoint(path).model.with_affect(image, image)[0, 7:].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +187,7 @@ def test_columns_are_found_by_name_and_what_is_no_emotion_is_left_out(tmp_path: 
         ({"outputs": [*EMOTIONS[:6], "bored"]}, "bored"),
         ({"outputs": list(EMOTIONS[:6])}, "Surprise"),
         ({"outputs": [*EMOTIONS, "happiness"]}, "Happy"),
+        ({"outputs": [*EMOTIONS, "valence", "Valence"]}, "valence or arousal twice"),
         ({"gives": "scores"}, "scores.*logits"),
         ({"colour": "hsv"}, "hsv.*rgb"),
         ({"colour": "grey"}, "mean"),

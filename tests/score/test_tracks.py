@@ -189,6 +189,31 @@ def test_changes_are_counted_along_a_track_and_abstaining_is_none():
     assert num_changes(["Sad", None, "Happy"]) == 1
 
 
+def test_valence_and_arousal_are_means_of_persons_and_clips_and_null_where_none_are_given():
+    faces = faces_of([(100, 100), (600, 100)], [(100, 100), (600, 100)])
+    affect = np.array([[0.5, 0.1], [-1, 0.3], [0.1, 0.3], [0, 0.5]], np.float32)
+    clip = Clip(clip_id="a", path="a.mp4", url="/a.mp4", size_bytes=1, content_id="x")
+    outcome = Outcome(clip_id="a", path="a.mp4", state=State.DONE, num_frames=2)
+
+    def tables(given):
+        labels = UnitLabels("ab" * 32, abstain_below=0.0, day="2026-11-22")
+        labels.add(clip, outcome, faces, np.full((4, 7), 1 / 7, np.float32), affect=given)
+        found = labels.tables()
+        return {
+            name: [(row["valence"], row["arousal"]) for row in found[name].to_pylist()]
+            for name in ("frames", "tracks", "clips")
+        }
+
+    found = tables(affect)
+    np.testing.assert_allclose(found["frames"], affect)
+    np.testing.assert_allclose(found["tracks"], [[0.3, 0.2], [-0.5, 0.4]], atol=1e-6)
+    np.testing.assert_allclose(found["clips"], [[-0.1, 0.3]], atol=1e-6)
+    nothing = (None, None)
+    assert tables(None) == {"frames": [nothing] * 4, "tracks": [nothing] * 2, "clips": [nothing]}
+    affect[:, 1] = np.nan
+    assert tables(affect)["clips"] == [(pytest.approx(-0.1), None)]
+
+
 def test_two_persons_of_a_clip_have_a_row_each():
     examples = faces_of([(100, 100), (600, 100)], [(600, 100), (100, 100)], [(100, 100)])
     faces = predictions_of(examples, np.array([CALM, GLAD, GLAD, GLAD, CALM]), abstain_below=0.0)
