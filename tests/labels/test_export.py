@@ -9,20 +9,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 import webvtt
-from made_labels import CLIPS, MadeClip, make_labels
+from made_labels import CLIPS, MadeClip, make_labels, predicted
 from pympi.Elan import Eaf
 
 from pipeline.labels import tiers
 from pipeline.labels.config import ExportConfig
 from pipeline.labels.export import export
+from pipeline.labels.over_time import moments_of
 from pipeline.labels.source import open_labels
 from pipeline.labels.tables import csv_parts
 from pipeline.records.arrow import pc
+from pipeline.records.columns import table_of
+from pipeline.records.faces import FRAME_SCHEMA
 from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.score.labels import predictions_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT = REPOSITORY / "tests" / "kept" / "0.1.0" / "labels"
@@ -210,3 +215,13 @@ def test_times_count_from_the_first_frame_where_the_file_has_a_clock_of_its_own(
     assert tiers.webvtt(at(54321.0, seconds=own), **options) == plain
     older = pa.nulls(faces.num_rows, pa.float64())  # Labels of before this column keep what they said.
     assert b"15:05:21.000 --> " in tiers.webvtt(at(54321.0, seconds=older), **options)
+
+
+def test_moments_have_the_mean_valence_and_arousal_of_their_faces():
+    faces, probabilities = predicted(MadeClip("a.avi", num_frames=20), "a", np.arange(20) / 25)
+    affect = np.array([[0.5, np.nan], [0.1, np.nan], [-0.2, np.nan], [-0.4, np.nan]], np.float32)
+    rows = predictions_of(faces, probabilities, abstain_below=0.0, affect=affect)
+    found = moments_of(table_of(rows, FRAME_SCHEMA), every=0.4)
+    assert [moment.num_faces for moment in found] == [2, 2]
+    assert [moment.valence for moment in found] == pytest.approx([0.3, -0.3])
+    assert [moment.arousal for moment in found] == [None, None]
