@@ -238,11 +238,11 @@ def clip_label_of(
     )
 
 
-def known_affect(two: np.ndarray) -> dict[str, float | None]:
+def known_affect(two: np.ndarray) -> dict[str, Any]:
     """Valence and arousal (2,) by name, None for NaN."""
     return {name: None if np.isnan(value) else float(value) for name, value in zip(AFFECT, two, strict=True)}
 
 
-def mean_affect(faces: Sequence[Prediction]) -> dict[str, float | None]:
+def mean_affect(faces: Sequence[Prediction]) -> dict[str, Any]:
     """The mean valence and arousal of some faces by name, None where one of them has none."""
     return known_affect(np.array([[face.valence, face.arousal] for face in faces], np.float64).mean(axis=0))
