@@ -60,7 +60,7 @@ def _named(columns: Sequence[str]) -> str:
     is_plain = all(re.fullmatch(r"\w{1,24}", name) for name in columns)
     if not columns or (is_plain and (len(columns) > 1 or columns[0] in KEYS)):
         return ", ".join(columns) or "none"
-    return f"{len(columns)} others"
+    return f"others ({len(columns)} of them)"
 
 
 def metrics_by_group(
