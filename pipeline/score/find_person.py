@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.ledger.forget import UnfinishedError
 from pipeline.ledger.forgotten import ForgottenPerson, contents_of, read_record
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
@@ -15,7 +16,7 @@ from pipeline.records.arrow import pc
 from pipeline.records.clips import CLIP_SCHEMA, Clip, clip_of, whole_id
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import FRAME_SCHEMA, TRACK_SCHEMA, Prediction, TrackLabel
-from pipeline.records.outcomes import Outcome, outcome_of
+from pipeline.records.outcomes import Outcome, State, outcome_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.score.forgotten import tracks_of
 from pipeline.score.labels import predictions_in, track_labels_in
@@ -71,6 +72,7 @@ def find_person(
         number: of the person, from 1, in the labels of any of the models; in those of others it may have another.
 
     Raises:
+        UnfinishedError: where its clip is not finished.
         UsageError: for what is not there, where models give the number to two persons, and where there are no labels.
     """
     for ledger, _ in ledgers:
@@ -93,6 +95,11 @@ def _one_person(views: Sequence[LabelledClip], number: int) -> ForgottenPerson:
             if number in each.numbers:
                 return each
     people = [(view, person) for view in views if (person := view.person(number)) is not None]
+    if not people and views[0].outcome.state is State.RETRYABLE:
+        raise UnfinishedError(
+            f"{views[0].clip.path} in {views[0].url} is not finished, so its persons have no numbers yet; run the job "
+            "to its end first"
+        )
     if not people:
         numbers = ", ".join(str(track.track_index + 1) for track in views[0].tracks) or "none"
         raise UsageError(f"{views[0].clip.path} has no person {number} in {views[0].url}; its persons: {numbers}")

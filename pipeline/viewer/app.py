@@ -114,7 +114,9 @@ class Application:
         number = _model_of(request, self._models)
         clip = self._clip(number, request.path_params["clip_id"])
         values = _said(said)
-        if (track := values.get("track_index")) is not None and not 0 <= track < clip["num_tracks"]:
+        track = values.get("track_index")
+        # Of persons who were forgotten the numbers are not given again.
+        if track is not None and track not in self._models[number].persons(clip)["track_index"].to_pylist():
             raise BadQuestionError(f"track_index is {track}; the clip has {clip['num_tracks']} persons")
         try:
             self._logs[number].add(

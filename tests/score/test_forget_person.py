@@ -20,6 +20,7 @@ from pipeline.ledger.config import ForgetConfig
 from pipeline.ledger.files import arrow_bytes, json_bytes
 from pipeline.ledger.forgotten import ForgottenPerson, read_records
 from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.lock import LedgerError
 from pipeline.ledger.outputs import runs_in
 from pipeline.ledger.retry import quarantined, retry
 from pipeline.records.clips import Clip, segment_id
@@ -313,6 +314,8 @@ def test_a_person_of_a_film_leaves_its_segments_and_comes_back_with_none_of_them
     planned(ledger, [*parts, replace(film, same_as=film.clip_id), copy], kind="labels", config={}, versions={},
             clips_per_shard=32)  # fmt: skip
     options = {"checkpoint_sha256": SHA256, "abstain_below": 0.0, "day": DAY}
+    with pytest.raises(LedgerError, match=r"film.mp4 in .* is not finished, so its persons have no numbers yet"):
+        forgotten(str(tmp_path), "film.mp4:1")
     spans = [range(0, 20, 2), range(20, 30, 2), range(30, 50, 2)]
     for unit, persons, frames in zip(pending(ledger, kinds=("compute",)), [(0, 1), (), (0, 1)], spans, strict=True):
         segment_labels(ledger, unit, persons, frames)
