@@ -245,7 +245,8 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
         (row["clip_id"], row["track_index"]) for row in frames
     }
     everything = f"from read_parquet('{tmp_path}/labels/**/*.parquet', hive_partitioning=true, union_by_name=true)"
-    assert len(duckdb.sql(everything)) == len(rows) + len(tracks) + len(frames)
+    shots = rows_of(tmp_path / "labels", "shots")
+    assert len(duckdb.sql(everything)) == len(rows) + len(tracks) + len(frames) + len(shots)
 
 
 def test_a_dry_run_counts_and_writes_nothing(made, models, tmp_path, without_ray):
