@@ -193,7 +193,7 @@ def test_other_models_know_who_it_is_by_where_it_was(tmp_path):
     assert pa.ipc.open_file(other.storage.read(small)).read_all().num_rows == 1
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1200)
 def test_a_kill_at_any_moment_leaves_what_the_same_command_ends(step, monkeypatch, tmp_path):
     class Killed(BaseException):
