@@ -33,7 +33,7 @@ fast: lint # What starts neither Ray nor a job, and takes a moment.
 	$(BIN)/python -m pytest -q -m "not slow and not ray and not lengthy" --numprocesses 2 --dist loadfile
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 20
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -159,7 +159,7 @@ def _check_caer(files: ListedFiles, move: tuple[str, str], *, moves_root: bool, 
         raise CorpusError(
             f"input {shown} is in CAER's layout, but {num_strays:,} of its {len(files):,} files are in no "
             f"{{train,validation,test}}/<Class>/, the first {first!r}; the classes are {', '.join(EMOTIONS)}; "
-            "rename or move them, or"
+            "rename or move them, or set the layout to folder"
         )
 
 
