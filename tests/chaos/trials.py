@@ -396,6 +396,8 @@ def _disturb(
                 process = start()
             else:
                 cluster.restore()
+                # A worker outlives its node for a moment, and may begin a unit that then is begun again.
+                in_flight = max(in_flight, job.num_in_flight(output, log=log))
             trial.in_flight += in_flight
         _require(0, _wait(process), trial)
     return kills
