@@ -273,6 +273,7 @@ def test_poison_lies_evenly_among_the_good_clips(tmp_path):
                                                             "000039-undecodable"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_poison_costs_no_good_clip_and_each_kind_is_named(clip, tmp_path):
     config = BenchmarkConfig(
         study="poison",
@@ -310,6 +311,7 @@ def test_growth_is_the_slope_after_the_warm_up():
     assert growth(samples, "actor", num_clips=1000) is None
 
 
+@pytest.mark.slow
 def test_soak_sees_driver_actors_and_sandboxed_children_and_draws_them(clip, tmp_path):
     config = BenchmarkConfig(
         study="soak",

@@ -122,6 +122,7 @@ def test_a_result_of_another_budget_is_not_taken_for_this_one(config: LearnConfi
     assert row["top1_accuracies"] == [run["top1_accuracy"]]
 
 
+@pytest.mark.slow
 def test_reading_is_measured_beside_a_cached_batch_and_the_plain_script(tmp_path: Path, capsys):
     config = IngestConfig(
         study="ingest", output=str(tmp_path), model="se-af", px=16, examples=42, batch_size=16, rounds=2, device="cpu"

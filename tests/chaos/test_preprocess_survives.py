@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.synthetic.corpus import make_corpus
 
-KILLS = harness.num_kills_asked(2)
+KILLS = harness.num_kills_asked(1)
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 # HOG at twice the size keeps an actor about a second at each clip, which leaves moments to be killed in.
 FLAGS = (

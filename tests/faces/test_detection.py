@@ -137,7 +137,7 @@ def test_boxes_are_dlibs_and_scores_within_1e_4(astronaut, port, reference, size
     assert_same_faces(port[upsample].detect_faces([frame])[0], expected)
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 def test_a_frame_of_1920x1080_has_dlibs_boxes(astronaut, port, reference):
     frame = with_heads(astronaut, 1080, 1920)
     (expected,) = reference[0].detect_faces([frame])

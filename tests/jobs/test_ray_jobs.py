@@ -224,6 +224,7 @@ def test_a_wrong_flag_reaches_the_submitter_as_one_line_and_a_failed_job(cluster
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_stopped_job_keeps_what_it_committed_and_goes_on(cluster, corpus, submitted, tmp_path):
     top, _ = submitted
     command = ("jobs/preprocess.py", "--input", corpus, "--output", tmp_path / "out", *DETECT)

@@ -111,6 +111,7 @@ def test_what_ray_says_while_it_starts_is_told_where_it_fails(how, told):
     assert found.stderr == told
 
 
+@pytest.mark.slow
 def test_a_ray_that_cannot_start_says_why(tmp_path):
     """The limit of open files is too low for it, of which its library warns and its core does not."""
     found = subprocess.run(
