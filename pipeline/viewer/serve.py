@@ -7,6 +7,8 @@ import secrets
 import socket
 import sys
 import webbrowser
+from collections.abc import Callable
+from functools import partial
 from urllib.parse import urlencode
 
 import uvicorn
@@ -35,12 +37,23 @@ def view(config: ViewConfig) -> int:
             media = Media(videos, models[0], blur_faces=config.blur_faces)
             app = build_app(models, media, token=token, cookie=f"viewer-{port}", blur_faces=config.blur_faces)
             options = {"access_log": False, "server_header": False, "timeout_graceful_shutdown": 2}
-            server = uvicorn.Server(uvicorn.Config(app, log_level="error", **options))
-            _say_where(config, models, f"http://{HOST}:{port}/?token={token}{place}")
+            address = f"http://{HOST}:{port}/?token={token}{place}"
+            server = _Server(uvicorn.Config(app, log_level="error", **options))
+            server.say = partial(_say_where, config, models, address)
             server.run(sockets=[listening])
     except KeyboardInterrupt:
         log_status("the viewer has ended")
     return 0
+
+
+class _Server(uvicorn.Server):
+    """Says where it is once it answers and hears signals: a Ctrl-C before that would break into the loop's start."""
+
+    say: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.say()
 
 
 def _say_where(config: ViewConfig, models: list[Labels], address: str) -> None:
