@@ -49,10 +49,10 @@ from pipeline.records.clips import is_segment
 from pipeline.records.columns import table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
-from pipeline.records.outcomes import State, forgotten_outcome, interrupted_outcome, replaced_outcome
+from pipeline.records.outcomes import State
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_as_json, log_status
-from pipeline.runtime.job import ActorSpec, Choice, Job, go_on
+from pipeline.runtime.job import ActorSpec, Choice, Job, go_on, unread
 from pipeline.runtime.preflight import check_clips, preflight
 from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
@@ -87,11 +87,8 @@ class PreprocessActor:
         outcomes = []
         goes_on = True
         for clip in unit.clips:
-            if clip.clip_id in unit.replaced or not goes_on:
-                outcomes.append(replaced_outcome(clip) if clip.clip_id in unit.replaced else interrupted_outcome(clip))
-                continue
-            if self._forgotten.holds(clip):
-                outcomes.append(forgotten_outcome(clip.clip_id, clip.path))
+            if (ended := unread(clip, unit, self._forgotten, goes_on=goes_on)) is not None:
+                outcomes.append(ended)
                 continue
             found, outcome = self._extractor.extract(clip)
             if self._corrected is not None:

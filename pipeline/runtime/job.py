@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.ledger.forgotten import ForgottenRecord
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
-from pipeline.records.outcomes import Outcome
+from pipeline.records.clips import Clip
+from pipeline.records.outcomes import Outcome, forgotten_outcome, interrupted_outcome, replaced_outcome
 
 
 class SystematicFault(Exception):
@@ -23,6 +25,18 @@ def go_on(outcome: Outcome) -> bool:
     """Tell nobody that a clip has ended, and do the next."""
     del outcome
     return True
+
+
+def unread(clip: Clip, unit: Unit, forgotten: ForgottenRecord, *, goes_on: bool) -> Outcome | None:
+    """How a clip of a unit ends that an actor is not to read; None for one that it is to read.
+
+    goes_on: whether the run has not been interrupted.
+    """
+    if clip.clip_id in unit.replaced:
+        return replaced_outcome(clip)
+    if not goes_on:
+        return interrupted_outcome(clip)
+    return forgotten_outcome(clip.clip_id, clip.path) if forgotten.holds(clip) else None
 
 
 class Actor(Protocol):

@@ -29,16 +29,9 @@ from pipeline.records.faces import (
     Shot,
     Thumbnail,
 )
-from pipeline.records.outcomes import (
-    Outcome,
-    State,
-    forgotten_outcome,
-    interrupted_outcome,
-    outcome_of,
-    replaced_outcome,
-)
+from pipeline.records.outcomes import Outcome, State, forgotten_outcome, outcome_of
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.runtime.job import go_on
+from pipeline.runtime.job import go_on, unread
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.forgotten import Seen, without_persons
 from pipeline.score.labels import UnitLabels, predictions_in
@@ -97,13 +90,9 @@ class ScoreActor:
         goes_on = True
         for clip in unit.clips:
             started = time.monotonic()
-            if clip.clip_id in unit.replaced:
-                examples, outcome, cuts = [], replaced_outcome(clip), None
-            elif not goes_on:
-                examples, outcome, cuts = [], interrupted_outcome(clip), None
-            elif self._forgotten.holds(clip):
-                examples, outcome, cuts = [], forgotten_outcome(clip.clip_id, clip.path), None
-            else:
+            examples, cuts = [], None
+            outcome = unread(clip, unit, self._forgotten, goes_on=goes_on)
+            if outcome is None:
                 examples, outcome = self._extractor.extract(clip)
                 cuts = self._extractor.cuts
                 examples, outcome = _without_forgotten(clip, examples, outcome, self._forgotten, cuts)
@@ -142,7 +131,9 @@ def join_segments(
     Their faces are those of their segments, linked to persons over the whole clip.
     """
     units = {unit.clips[0].clip_id: unit for unit in snapshot.pending().of("joins")}
-    shards, shots = (_paths_of(snapshot, name) if units else {} for name in (PARTS, PART_SHOTS))
+    if not units:
+        return
+    shards, shots = (_paths_of(snapshot, name) for name in (PARTS, PART_SHOTS))
     entries, forgotten = [], read_records(ledger.storage)
     # A film at a time: its rows lie beside one another.
     for row in snapshot.joined_segments(list(units)):
