@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.over_time import by_person, file_name, from_first_frame, moments_of
+from pipeline.labels.over_time import by_person, file_name, moments_of
 from pipeline.labels.source import Labels
+from pipeline.records.evolution import from_first_frame
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.report.charts import COLOURS
 

@@ -49,13 +49,6 @@ def probabilities_of(faces: pa.Table) -> np.ndarray:
     )
 
 
-def from_first_frame(faces: pa.Table) -> pa.Table:
-    """The faces with their times counted from the clip's first frame, as players and annotation tools count, in place
-    of the file's clock; labels that are older than these times keep the file's. faces: rows of FRAME_SCHEMA."""
-    times = pc.coalesce(faces["seconds"], faces["pts_seconds"])
-    return faces.set_column(faces.column_names.index("pts_seconds"), faces.schema.field("pts_seconds"), times)
-
-
 def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> list[Moment]:
     """The moments of one person, where it has faces, in order of time.
 

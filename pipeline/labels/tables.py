@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pipeline.labels.over_time import by_person, from_first_frame, moments_of
+from pipeline.labels.over_time import by_person, moments_of
 from pipeline.labels.source import Labels
 from pipeline.records.columns import FLAT_COLUMNS
+from pipeline.records.evolution import from_first_frame
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, TRACK_SCHEMA
 from pipeline.records.vocabulary import EMOTIONS
 

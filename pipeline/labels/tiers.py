@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 from pympi.Elan import Eaf
 
-from pipeline.labels.over_time import by_person, from_first_frame, moments_of, spans_of
+from pipeline.labels.over_time import by_person, moments_of, spans_of
+from pipeline.records.evolution import from_first_frame
 from pipeline.records.vocabulary import EMOTIONS
 
 MIME_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mpg": "video/mpeg", "mpeg": "video/mpeg"}

@@ -103,3 +103,13 @@ def read_shard(
         needed |= {"clip_id", "same_as"}
     table = parquet_table(data, "a shard", columns=needed)
     return with_columns(table if filters is None else table.filter(filters), record, wanted)
+
+
+def from_first_frame(faces: pa.Table) -> pa.Table:
+    """The faces with their times counted from the clip's first frame, as players and annotation tools count, in place
+    of the file's clock; labels that are older than these times keep the file's. faces: rows of FRAME_SCHEMA, or some of
+    its columns."""
+    if "seconds" not in faces.column_names:
+        return faces
+    times = pc.coalesce(faces["seconds"], faces["pts_seconds"])
+    return faces.set_column(faces.column_names.index("pts_seconds"), faces.schema.field("pts_seconds"), times)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.records.arrow import pc
+from pipeline.records.evolution import from_first_frame
 from pipeline.records.faces import Box, Thumbnail
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS, DASHES, Chart, across, line
@@ -78,7 +79,9 @@ def shown_clips(labels: pa.Table, pictured: Collection[str]) -> list[Row]:
 def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequence[Thumbnail]) -> ShownClip:
     """What the page shows of one clip. frames, tracks: its rows of FRAME_SCHEMA and TRACK_SCHEMA. pictures: all that
     there are of it."""
-    frames, zero = _from_first_frame(frames)
+    on_file, frames = frames, from_first_frame(frames)
+    # When the clip's first frame is on the file's clock.
+    zero = on_file["pts_seconds"][0].as_py() - frames["pts_seconds"][0].as_py() if frames.num_rows else 0.0
     pictures = [replace(each, pts_seconds=each.pts_seconds - zero) for each in pictures]
     pictures = spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MAX_THUMBNAILS)
     most = tracks.sort_by([("num_faces", "descending"), ("track_index", "ascending")])[:MAX_TRACKS].to_pylist()
@@ -100,16 +103,6 @@ def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequenc
         pictures=pictures,
         boxes=boxes,
     )
-
-
-def _from_first_frame(frames: pa.Table) -> tuple[pa.Table, float]:
-    """A clip's faces with times from its first frame, as players count, and when that is on the file's clock; labels
-    that are older than these times keep the file's."""
-    if "seconds" not in frames.column_names or not frames.num_rows or not frames["seconds"][0].is_valid:
-        return frames, 0.0
-    zero = frames["pts_seconds"][0].as_py() - frames["seconds"][0].as_py()
-    times = pc.coalesce(frames["seconds"], frames["pts_seconds"])
-    return frames.set_column(frames.column_names.index("pts_seconds"), "pts_seconds", times), zero
 
 
 def _spread_rows(rows: pa.Table, most: int) -> pa.Table:
