@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from rich.console import Console
 from benchmarks.machine import machine
 from benchmarks.scaling import made_corpus, waiting_job
 from benchmarks.tables import table
+from benchmarks.timing import sampled
 from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.run import run
 from pipeline.storage.store import Storage
@@ -65,7 +64,8 @@ def driver(config: DriverConfig) -> dict[str, Any]:
     corpus = made_corpus(config.clips)
     pool = PoolConfig(actors=config.actors, clips_per_shard=config.clips_per_shard)
     cpu = time.process_time()
-    with _sampling(config.sample_seconds) as samples:
+    own = psutil.Process()
+    with sampled(lambda: (time.time(), own.memory_info().rss / 2**20), every_seconds=config.sample_seconds) as samples:
         found = run(waiting_job(0.0), lambda: corpus, str(folder), config=pool)
     cpu = time.process_time() - cpu
     rows = found.snapshot.database.rows("select facts from entries")
@@ -87,25 +87,6 @@ def driver(config: DriverConfig) -> dict[str, Any]:
     shutil.rmtree(folder)
     storage.put("driver.json", (json.dumps(results, indent=1) + "\n").encode())
     return results
-
-
-@contextmanager
-def _sampling(every_seconds: float) -> Iterator[list[tuple[float, float]]]:
-    """When this process was looked at (seconds of the epoch), and its resident MiB, until the block ends."""
-    samples: list[tuple[float, float]] = []
-    ended, process = threading.Event(), psutil.Process()
-
-    def look() -> None:
-        while not ended.wait(every_seconds):
-            samples.append((time.time(), process.memory_info().rss / 2**20))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        ended.set()
-        thread.join()
 
 
 def growth(samples: Sequence[tuple[float, float]], *, num_clips: int) -> float | None:

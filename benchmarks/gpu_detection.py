@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import statistics
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from benchmarks.config import GpuOptions
 from benchmarks.detect import net_macs
 from benchmarks.parity import matched
 from benchmarks.tables import table
+from benchmarks.timing import seconds_of
 from pipeline.faces.crops import crop_face, make_context
 from pipeline.faces.detector import build_detector
 from pipeline.records.faces import iou
@@ -189,9 +189,4 @@ def _sized(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _median_seconds(call: Callable[[], Any]) -> float:
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return statistics.median(seconds_of(call)[1] for _ in range(ROUNDS))

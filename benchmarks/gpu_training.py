@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,36 +94,23 @@ def training(options: GpuOptions, _: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises RuntimeError with the last lines of a run that failed.
     """
-    data = _data(options)
     counts = sorted({1, torch.cuda.device_count()} if options.device.startswith("cuda") else {1, 2})
-    found: dict[str, Any] = {}
-    for count in counts:
-        run = options.folder / f"run-{count}"
-        config = TrainConfig(
-            data=data,
-            output=str(run),
-            epochs=EPOCHS,
-            batch_size=4 if options.small else 32,
-            input_px=32 if options.small else None,
-            ema=0.99,
-            sync_batchnorm=count > 1,
-            cache_dir=str(options.folder / "cache"),
-        )
-        _torchrun(config, device=options.device, count=count)
-        found[f"{count} on {options.device.partition(':')[0]}"] = _last_epoch(run)
-    run = options.folder / f"run-{counts[0]}"
     config = TrainConfig(
-        data=data,
-        output=str(run),
-        epochs=EPOCHS + 1,
+        data=_data(options),
+        output=str(options.folder / "run-1"),
+        epochs=EPOCHS,
         batch_size=4 if options.small else 32,
         input_px=32 if options.small else None,
         ema=0.99,
         cache_dir=str(options.folder / "cache"),
-        resume=True,
     )
-    train_worker(config, device=torch.device("cpu"))
-    found["resumed on cpu"] = _last_epoch(run)
+    found: dict[str, Any] = {}
+    for count in counts:
+        run = options.folder / f"run-{count}"
+        _torchrun(replace(config, output=str(run), sync_batchnorm=count > 1), device=options.device, count=count)
+        found[f"{count} on {options.device.partition(':')[0]}"] = _last_epoch(run)
+    train_worker(replace(config, epochs=EPOCHS + 1, resume=True), device=torch.device("cpu"))
+    found["resumed on cpu"] = _last_epoch(Path(config.output))
     return {"runs": found}
 
 

@@ -33,7 +33,7 @@ from benchmarks.peer import NUM_PROCESSES
 from benchmarks.poison import CRASH, PoisonedActor
 from benchmarks.preprocess import run_on_ray
 from benchmarks.tables import shown, table
-from benchmarks.timing import spread, tree_memory_bytes
+from benchmarks.timing import spread, tree_cpu_seconds, tree_memory_bytes
 from pipeline.corpus.read import read_corpus
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import resolved
@@ -168,8 +168,7 @@ def _watched(command: Sequence[str], *, limit_seconds: float) -> dict[str, Any]:
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
-        cpu: dict[int, float] = {}
-        memory, looked, is_over = 0, 0.0, False
+        cpu, memory, looked, is_over = 0.0, 0, 0.0, False
         while process.poll() is None:
             now = time.monotonic()
             if now - started > limit_seconds:
@@ -177,34 +176,19 @@ def _watched(command: Sequence[str], *, limit_seconds: float) -> dict[str, Any]:
                 for each in (process, *psutil.Process(process.pid).children(recursive=True)):
                     with contextlib.suppress(psutil.Error):
                         each.kill()
-            cpu |= _cpu_of(process.pid)
-            if now - looked > MEMORY_SECONDS:
-                looked = now
-                memory = max(memory, _memory_of(process.pid))
+            with contextlib.suppress(psutil.Error):  # It may end meanwhile.
+                cpu = max(cpu, tree_cpu_seconds(process.pid))
+                if now - looked > MEMORY_SECONDS:
+                    looked = now
+                    memory = max(memory, tree_memory_bytes(process.pid))
             time.sleep(LOOK_SECONDS)
     seconds = time.monotonic() - started
     return {
         "seconds": seconds,
-        "core_seconds": sum(cpu.values()),
+        "core_seconds": cpu,
         "memory_mib": memory / 2**20,
         "exit_code": None if is_over else process.returncode,
     }
-
-
-def _cpu_of(pid: int) -> dict[int, float]:
-    """User and system seconds of a process and of each below it."""
-    found = {}
-    with contextlib.suppress(psutil.Error):
-        for each in (top := psutil.Process(pid), *top.children(recursive=True)):
-            times = each.cpu_times()
-            found[each.pid] = times.user + times.system
-    return found
-
-
-def _memory_of(pid: int) -> int:
-    with contextlib.suppress(psutil.Error):
-        return tree_memory_bytes(pid)
-    return 0
 
 
 def _rows(folder: Path) -> list[tuple[Any, ...]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from benchmarks.clips import repeated
 from benchmarks.config import BenchmarkConfig
 from benchmarks.preprocess import ENDED_WELL, read_timings, run_on_ray
 from benchmarks.tables import table
+from benchmarks.timing import sampled
 from pipeline.ledger.ledger import Ledger
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import resolved
@@ -43,7 +43,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
         ExtractConfig(frames_per_clip=config.frames_per_clip, detector_precision=config.detector_precision)
     )
     output = str(folder / "soak-output")
-    with _sampling(config.sample_seconds) as samples:
+    with sampled(_look, every_seconds=config.sample_seconds) as samples:
         run_on_ray(clips, output, extract_config, PoolConfig(actors=2, clips_per_shard=config.clips_per_shard))
     ledger = Ledger(output)
     outcomes = list(ledger.snapshot().outcomes())
@@ -74,23 +74,9 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     return measured
 
 
-@contextlib.contextmanager
-def _sampling(every_seconds: float) -> Iterator[list[dict[str, Any]]]:
-    """Look at this process and all below it until the block ends."""
-    samples: list[dict[str, Any]] = []
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(every_seconds):
-            samples.append({"time": time.time(), "mib": memory_by_role(psutil.Process())})
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        ended.set()
-        thread.join()
+def _look() -> dict[str, Any]:
+    """When, and what this process and all below it hold."""
+    return {"time": time.time(), "mib": memory_by_role(psutil.Process())}
 
 
 def memory_by_role(driver: psutil.Process) -> dict[str, list[float]]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
+
+T = TypeVar("T")
 
 
 def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
@@ -96,6 +99,25 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     call()
     return time.process_time() - cpu, time.perf_counter() - wall
+
+
+@contextlib.contextmanager
+def sampled(look: Callable[[], T], *, every_seconds: float) -> Iterator[list[T]]:
+    """What a thread of this process sees, some time after the beginning and again and again until the block ends."""
+    samples: list[T] = []
+    ended = threading.Event()
+
+    def keep_looking() -> None:
+        while not ended.wait(every_seconds):
+            samples.append(look())
+
+    thread = threading.Thread(target=keep_looking)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _tree(pid: int) -> list[psutil.Process]:
