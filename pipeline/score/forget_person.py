@@ -106,15 +106,15 @@ class _Removal:
         """The rows of a table without the person; the same table where it has nothing of it."""
         if name == "clips":
             return self._with_label(table)
-        if name != "segments" and "track_index" not in table.schema.names:
-            return table
-        is_own = pc.equal(table["clip_id"], self.clip.clip.clip_id)
-        if name == "segments":
-            is_own = pa.chunked_array([pa.array(list(self._is_face(table)), pa.bool_())])
+        if name == "segments":  # Who is who is not known in them yet.
+            is_own = pa.array(list(self._is_face(table)), pa.bool_())
+        elif "track_index" in table.schema.names:
+            is_clip = pc.equal(table["clip_id"], self.clip.clip.clip_id)
+            is_own = pc.and_(is_clip, pc.is_in(table["track_index"], value_set=self._tracks))
+            if "stray" in table.schema.names:
+                is_own = pc.and_(is_own, pc.invert(pc.fill_null(table["stray"], False)))
         else:
-            is_own = pc.and_(is_own, pc.is_in(table["track_index"], value_set=self._tracks))
-        if "stray" in table.schema.names and name != "segments":
-            is_own = pc.and_(is_own, pc.invert(pc.fill_null(table["stray"], False)))
+            return table
         num_own = pc.sum(pc.cast(is_own, pa.int64())).as_py() or 0
         if not num_own:
             return table
