@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.records.documents import check_tensor_header
 from pipeline.records.vocabulary import UsageError
+from pipeline.storage.redaction import unquoted
 
 # Of a file of weights; the largest network here has 0.6 GB of them.
 MAX_WEIGHTS_BYTES = 2**33
@@ -24,6 +23,6 @@ def read_tensors(content: bytes, what: str, *, cure: str) -> dict[str, Tensor]:
         check_tensor_header(content, what)
         return safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-        reason = re.sub("([`'\"]).*?(\\1|$)", "...", str(error))[:120]  # It may quote the file.
+        reason = unquoted(str(error))[:120]
         told = str(error) if isinstance(error, UsageError) else f"{what} is not safetensors ({reason})"
         raise UsageError(f"{told}; {cure}") from None

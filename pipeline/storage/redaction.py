@@ -82,6 +82,11 @@ def redacted(text: str) -> str:
     return _SHAPES.sub(lambda found: f"{next(filter(None, found.groups()))}{HIDDEN}", text)
 
 
+def unquoted(text: str) -> str:
+    """What a library says of a file, without what it quotes of it: the first bytes of any file may be that."""
+    return re.sub(r"""b?([`'"]).*?(\1|$)""", "...", text)
+
+
 def printable(text: str) -> str:
     """The text in one line for terminals, pages and tables: a blank for each character that prints nothing.
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.storage.archives.members import Place, Step, place_of
 from pipeline.storage.archives.parts import ArchiveError, FilePart, GuardedStream, StoreFaultError, decompressed
+from pipeline.storage.redaction import unquoted
 
 STREAM_BLOCK_BYTES = 2**22
 
@@ -143,9 +144,8 @@ def _changed() -> ArchiveError:
 
 
 def without_quotes(error: BaseException) -> str:
-    """What a library says of an archive, without what it quotes of it: the first bytes of any file may be that."""
-    text = re.sub(r"""b?(['"]).*?(\1|$)""", "...", " ".join(str(error).split()))
-    return f"{type(error).__name__}: {text}"[:200]
+    """What a library says of an archive, without what it quotes of it."""
+    return f"{type(error).__name__}: {unquoted(' '.join(str(error).split()))}"[:200]
 
 
 @contextlib.contextmanager
