@@ -8,7 +8,7 @@ export class Player {
   constructor(video, clipId, facts, { onframe, onerror }) {
     Object.assign(this, { video, clipId, facts, onframe, onerror });
     this.closed = false;
-    this.shown = this.target = null;
+    this.shown = this.last = this.target = null;
     video.src = facts.is_played ? `/media/${clipId}/whole` : this.#stretches();
     this.#watch();
   }
@@ -20,6 +20,7 @@ export class Player {
   seek(seconds) {
     const { start, end } = this.facts;
     this.target = Math.min(Math.max(seconds, start), end);
+    this.last = null;
     this.video.currentTime = this.target - start;
   }
 
@@ -31,30 +32,37 @@ export class Player {
   }
 
   // A frame is drawn for the time that it carries, not for the clock of the moment. While it seeks, a frame of before
-  // may still come.
+  // may still come; and a browser may leave out the word of any frame, the one that was sought too.
   #watch() {
     const { video } = this, { start } = this.facts;
     const told = (_, facts) => {
       if (this.closed) return;
-      const seconds = facts.mediaTime + start;
-      if (this.target === null || Math.abs(seconds - this.target) < .5) this.#tell(seconds);
+      this.last = facts.mediaTime + start;
+      if (!video.seeking) this.#tell(this.last);
       video.requestVideoFrameCallback(told);
     };
     const hasFrames = Boolean(video.requestVideoFrameCallback);
     if (hasFrames) video.requestVideoFrameCallback(told);
     else for (const name of ["timeupdate", "loadeddata"]) {
-      video.addEventListener(name, () => { if (!this.closed && !this.seeking) this.#tell(video.currentTime + start); });
+      video.addEventListener(name, () => { if (!this.closed && !video.seeking) this.#tell(video.currentTime + start); });
     }
     video.addEventListener("seeked", () => {
-      // Where the frame on the screen is the wanted one already, no other comes.
-      if (!this.closed && this.target !== null) setTimeout(() => this.#arrive(), hasFrames ? 150 : 0);
+      if (this.closed || video.seeking) return;
+      if (this.#isLastShown()) this.#tell(this.last);
+      setTimeout(() => this.#arrive(), hasFrames ? 150 : 0);
     });
   }
 
+  #isLastShown() {
+    const since = this.last === null ? -1 : this.video.currentTime + this.facts.start - this.last;
+    return since > -1e-3 && since < .2;
+  }
+
+  // Where the frame on the screen is the wanted one already, or its word was left out, none other comes.
   #arrive() {
-    if (this.closed || this.target === null || this.video.seeking) return;
-    const seconds = this.video.currentTime + this.facts.start, since = this.shown === null ? -1 : seconds - this.shown;
-    this.#tell(since >= 0 && since < .2 ? this.shown : seconds);
+    if (this.closed || this.video.seeking || !this.video.paused && !this.seeking) return;
+    if (this.#isLastShown() && !this.seeking) return;
+    this.#tell(this.#isLastShown() ? this.last : this.video.currentTime + this.facts.start);
   }
 
   #tell(seconds) {
