@@ -1,7 +1,6 @@
 """What ended badly in a run, and another try: `python jobs/quarantine.py list|show|retry|verify OUTPUT [NAME ...]`."""
 
 import json
-from collections import Counter
 from dataclasses import asdict
 from functools import partial
 
@@ -14,11 +13,13 @@ from pipeline.runtime.console import print_line
 
 def main(config: QuarantineConfig) -> int:
     # DuckDB and Arrow, which --help does without.
-    from pipeline.ledger.outputs import one_run_in, runs_in
+    from pipeline.ledger.outputs import names_of, one_run_in, runs_in
     from pipeline.ledger.retry import chosen, quarantined, retry, verify
-    from pipeline.runtime.describe import describe_verified
+    from pipeline.runtime.describe import describe_quarantined, describe_verified
+    from pipeline.storage.parts import parts_of
 
-    runs = [one_run_in(config.output)] if config.action == "retry" else runs_in(config.output)
+    is_retry = config.action == "retry"
+    runs = [one_run_in(part) for part in parts_of(config.output)] if is_retry else runs_in(config.output)
     if config.action == "verify":
         found = [verify(ledger) for ledger in runs]
         for line in describe_verified(found):
@@ -27,21 +28,18 @@ def main(config: QuarantineConfig) -> int:
             raise UsageError(f"{num_faults} shards of {config.output} are not what was committed; mend each as it says")
         return 0
     every = [quarantined(ledger, with_faceless=bool(config.names)) for ledger in runs]
-    wanted = {id(outcome) for outcome in chosen([outcome for found in every for outcome in found], config.names)}
+    wanted = set(map(id, chosen([outcome for found in every for outcome in found], config.names)))
     every = [[outcome for outcome in found if id(outcome) in wanted] for found in every]
     if config.action == "show":
         print(json.dumps([asdict(outcome) for found in every for outcome in found], indent=1))
-    elif config.action == "retry":
-        num_again = retry(runs[0], every[0])
-        print_line(f"{num_again} clips are planned again; run the same job on {config.output} to do them")
-    else:
+    elif is_retry:
         for ledger, found in zip(runs, every, strict=True):
-            for outcome in found:
-                print_line(f"{outcome.clip_id}  {outcome.state:11}  {outcome.reason:16}  {outcome.path!r}")
-            counts = Counter(outcome.reason for outcome in found).most_common()
-            reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
-            where = f"{ledger.storage.url.rpartition('/')[2]}: " * (len(runs) > 1)
-            print_line(f"{where}{len(found)} clips: {reasons or 'nothing is quarantined'}")
+            where = config.output if len(runs) == 1 else ledger.storage.url
+            print_line(f"{retry(ledger, found)} clips are planned again; run the same job on {where} to do them")
+    else:
+        for name, found in zip(names_of(runs), every, strict=True):
+            for line in describe_quarantined(found, run=name if len(runs) > 1 else None):
+                print_line(line)
     return 0
 
 

@@ -31,6 +31,7 @@ def read_corpus(
     label_conflicts: LabelConflicts = "keep",
     follow_links: bool = False,
     allow_private_hosts: bool = False,
+    shard: tuple[int, int] | None = None,
 ) -> Corpus:
     """Every clip of a folder, file, glob or manifest, with stable ids, labels and splits.
 
@@ -57,7 +58,8 @@ def read_corpus(
     by their names alone. A member or an archive that cannot be read is a clip too, whose reading gives the reason.
 
     A link is followed within the input, or anywhere with `follow_links`. A manifest names no private host but its own,
-    unless with `allow_private_hosts`.
+    unless with `allow_private_hosts`. shard: the part of the input that is taken, number and count: files by a hash of
+    their paths, whole archives. Splits do not depend on it; kin (same bytes, conflicts) are seen within a part.
 
     Raises CorpusError for an input that is missing, empty, forbidden or contradicts its layout or manifest.
     """
@@ -72,6 +74,7 @@ def read_corpus(
         group_of=None if group_by is None else group_pattern(group_by),
         label_conflicts=label_conflicts,
         scheme=split_scheme,
+        shard=shard,
     )
     with one_line_errors(input_url):
         return _read(

@@ -29,6 +29,7 @@ from pipeline.corpus.types import (
 )
 from pipeline.records.arrow import pc
 from pipeline.records.clips import Clips
+from pipeline.records.parts import is_of_part
 from pipeline.records.vocabulary import SPLITS
 from pipeline.storage.contents import HASHED_ID, UNKNOWN, md5_of
 from pipeline.storage.redaction import redacted
@@ -52,13 +53,14 @@ class SplitRules:
     split_fractions: shares of train, validation and test where the input says none; None: clips then have none.
     group_of: the group in a clip's path, where the manifest says none. label_conflicts: what is done with clips whose
     bytes (and times) another has under another label: keep, refuse the input, or leave all of them out. scheme: of
-    CAER-S as shipped, see `layouts`.
+    CAER-S as shipped, see `layouts`. shard: number and count of the part of the input that is taken (`records.parts`).
     """
 
     split_fractions: Sequence[float] | None = (0.7, 0.1, 0.2)
     group_of: Callable[[str], str | None] | None = None
     label_conflicts: LabelConflicts = "keep"
     scheme: SplitScheme = "official"
+    shard: tuple[int, int] | None = None
 
 
 def split_of(key: str, split_fractions: Sequence[float]) -> str:
@@ -103,6 +105,10 @@ def corpus_of(
         raise CorpusError(
             f"--split-scheme {rules.scheme!r} is for CAER-S, and the input is in the layout {layout!r}; leave it out"
         )
+    if (shard := rules.shard) is not None:
+        files = (file for file in files if is_of_part(file.path, shard))
+        ignored = (item for item in ignored if is_of_part(item.path, shard))
+        notes = [*notes, f"part {shard[0]} of {shard[1]}"]
     rows, counts = _rows(files, rules)
     rows, counts, conflicting, told = _with_kin(rows, counts, rules)
     ignored = _ignored_in_order(IgnoredFiles(chain(ignored, conflicting)))

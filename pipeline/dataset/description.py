@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.records.documents import parse_json
 from pipeline.records.vocabulary import EMOTIONS
+from pipeline.storage.parts import parts_of
 from pipeline.storage.redaction import without_secrets
 from pipeline.storage.store import Storage
 
@@ -49,6 +50,11 @@ def read_description(url: str) -> DataDescription:
         name=(named if isinstance(named, str) and named else name)[:MAX_LETTERS],
         synthetic=synthetic if isinstance(synthetic, bool) else None,
     )
+
+
+def describe_data(data_url: str) -> DataDescription:
+    """What an output of preprocess is, or those of all parts (`data-*`)."""
+    return read_description(parts_of(data_url)[0])
 
 
 def _read(folder: str) -> bytes:

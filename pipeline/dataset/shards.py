@@ -20,7 +20,8 @@ from pipeline.records.documents import DocumentError, parquet_table, parse_json,
 from pipeline.records.evolution import with_columns
 from pipeline.records.faces import EXAMPLE_SCHEMA, Example
 from pipeline.records.vocabulary import MAX_PX, SCHEMA_VERSION, SPLITS, UsageError
-from pipeline.storage.remote import read_url
+from pipeline.storage.parts import parts_of
+from pipeline.storage.remote import absolute_url, read_url
 from pipeline.storage.store import Storage
 
 # A shard takes 0.2 KB of it.
@@ -30,7 +31,10 @@ COPY_THREADS = 4  # shards copied at once: hides the latency of an object store 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The trusted shards of a preprocessed corpus. sha256: of the manifest's bytes, the identity of the data set."""
+    """The trusted shards of a preprocessed corpus.
+
+    data_url: the folder below which they lie. sha256: of the manifest's bytes, the identity of the data set.
+    """
 
     data_url: str
     sha256: str
@@ -55,8 +59,33 @@ class Manifest:
 def read_manifest(data_url: str) -> Manifest:
     """The manifest that preprocessing writes last. data_url: a folder, or any fsspec URL of one.
 
-    Raises UsageError where it is missing, damaged, or of something else than examples.
+    Of outputs that were made in parts (`data-*`) the manifests as one. Raises UsageError where it is missing, damaged,
+    or of something else than examples, and where parts are missing or of different settings.
     """
+    parts = [_read_manifest(part) for part in parts_of(data_url)]
+    return parts[0] if len(parts) == 1 else _whole_of(parts, data_url)
+
+
+def _whole_of(parts: list[Manifest], data_url: str) -> Manifest:
+    """One manifest of several, whose shards are named from the folder above them."""
+    first = parts[0]
+    for part in parts[1:]:
+        names = sorted(first.config.keys() | part.config.keys())
+        if differing := [name for name in names if first.config.get(name) != part.config.get(name)]:
+            told = ", ".join(f"{name} {part.config.get(name)!r}, not {first.config.get(name)!r}" for name in differing)
+            raise UsageError(f"data {part.data_url} was made otherwise than {first.data_url}: {told}; name one of them")
+    above = absolute_url(data_url).rpartition("/")[0]
+    shards = tuple(
+        {**shard, "path": f"{part.data_url[len(above) + 1 :]}/{shard['path']}"}
+        for part in parts
+        for shard in part.shards
+    )
+    told = "".join(f"{part.sha256}\n" for part in parts)
+    sha256 = hashlib.sha256(told.encode()).hexdigest()
+    return Manifest(data_url=above, sha256=sha256, config=first.config, shards=shards)
+
+
+def _read_manifest(data_url: str) -> Manifest:
     where = f"data {data_url}: manifest.json"
     try:
         content = read_url(f"{data_url.rstrip('/')}/manifest.json", max_bytes=MAX_MANIFEST_BYTES, what=where)

@@ -22,7 +22,7 @@ from rich.console import Console
 from pipeline import report
 from pipeline.dataset.batches import num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
-from pipeline.dataset.description import read_description
+from pipeline.dataset.description import describe_data
 from pipeline.dataset.shards import read_manifest
 from pipeline.evaluate.comparison_tables import NUM_SEEDS, comparison_markdown, comparison_tables, notes_of_comparison
 from pipeline.evaluate.coverage import Coverage, coverage_of
@@ -84,7 +84,7 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
             warnings.append(f"{url}: no run in it holds a checkpoint yet")
     infos = {run: read_checkpoint_info(run, "best") for run in dict.fromkeys(runs)}
     data_url = _data_of(config, infos)
-    manifest, dataset, covered = read_manifest(data_url), asdict(read_description(data_url)), coverage_of(data_url)
+    manifest, dataset, covered = read_manifest(data_url), asdict(describe_data(data_url)), coverage_of(data_url)
     for run, info in infos.items():
         warnings += _warnings_of(run, info, manifest_sha256=manifest.sha256, preprocessing=manifest.config)
 

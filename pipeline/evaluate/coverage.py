@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
+from pipeline.storage.parts import parts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,19 @@ class Coverage:
 
 
 def coverage_of(data_url: str) -> Coverage | None:
-    """What the ledger of a data set says of its labelled clips; None where it has none that can be read."""
+    """What the ledger of a data set (of all its parts) says of its labelled clips; None where one cannot be read."""
+    found = [_coverage_of(part) for part in parts_of(data_url)]
+    readable = [part for part in found if part is not None]
+    if len(readable) < len(found):
+        return None
+    splits: dict[str | None, dict[str, int]] = {}
+    for split, counts in (item for part in readable for item in part.splits.items()):
+        before = splits.setdefault(split, dict.fromkeys(counts, 0))
+        splits[split] = {name: before[name] + count for name, count in counts.items()}
+    return Coverage(splits=splits, num_frames={k: v for part in readable for k, v in part.num_frames.items()})
+
+
+def _coverage_of(data_url: str) -> Coverage | None:
     ledger = Ledger(data_url)
     if not ledger.is_planned:
         return None

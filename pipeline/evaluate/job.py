@@ -20,7 +20,7 @@ from torch import nn
 from pipeline import report
 from pipeline.dataset.batches import EvaluationBatches, load_batches, num_loader_processes
 from pipeline.dataset.dataset import ExampleDataset
-from pipeline.dataset.description import read_description
+from pipeline.dataset.description import describe_data
 from pipeline.evaluate.calibration import calibration_of
 from pipeline.evaluate.card import evaluation_card
 from pipeline.evaluate.config import EvaluateConfig
@@ -72,7 +72,7 @@ def evaluate(
     reads = reads_of(description)
     datasets = {split: ExampleDataset(data_url, split=split, cache_dir=cache_dir, **reads) for split in splits}
     options = {"batch_size": batch_size, "device": chosen, "loader_processes": loader_processes}
-    manifest, dataset = next(iter(datasets.values())).manifest, asdict(read_description(data_url))
+    manifest, dataset = next(iter(datasets.values())).manifest, asdict(describe_data(data_url))
     evaluation: dict[str, Any] = {
         "data": redacted(data_url),
         "dataset": dataset,

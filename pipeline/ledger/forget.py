@@ -34,6 +34,7 @@ from pipeline.records.arrow import pc
 from pipeline.records.clips import CLIP_SCHEMA, clip_of, whole_id
 from pipeline.records.documents import DocumentError, arrow_table, parquet_table, parse_json
 from pipeline.records.outcomes import State, forgotten_outcome
+from pipeline.storage.parts import is_named
 from pipeline.storage.store import Storage
 
 EXPORT = "export.json"
@@ -182,7 +183,8 @@ def checkpoints_of(urls: Collection[str], manifests: Collection[str], *, data: s
         for name in storage.sizes(""):
             if name.endswith(".json"):
                 text = storage.read(name).decode("utf-8", "replace")
-                is_of_data = bool(data) and re.search(rf'"data":\s*{re.escape(json.dumps(data))}', text)
+                named = map(json.loads, re.findall(r'"data":\s*("(?:[^"\\]|\\.)*")', text)) if data else ()
+                is_of_data = any(is_named(data, each) for each in named)
                 if is_of_data or any(re.search(rf'"manifest_sha256":\s*"{each}"', text) for each in manifests):
                     yield f"{storage.url}/{name}"
 

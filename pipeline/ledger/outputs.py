@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
+from pipeline.storage.parts import folder_names, parts_of
 from pipeline.storage.remote import absolute_url
 from pipeline.storage.store import Storage
 
@@ -12,21 +16,26 @@ def runs_in(url: str) -> list[Ledger]:
     """The run in an output of jobs/preprocess.py, or those of each model in one of jobs/score.py, sorted by url.
 
     Args:
-        url: the output, or a folder `model=...` in it; a path or any fsspec URL.
+        url: the output, a folder `model=...` in it, or a pattern of the outputs of all parts (`data-*`); a path or any
+            fsspec URL.
 
     Raises:
         LedgerError: where there is none.
     """
-    here = Ledger(absolute_url(url))
-    if here.is_planned:
-        return [here]
-    models = [Ledger(f"{here.storage.url}/{name}") for name in model_folders(here.storage)]
-    if runs := [ledger for ledger in models if ledger.is_planned]:
+    if runs := [run for part in parts_of(url) for run in _runs_at(part)]:
         return runs
     raise LedgerError(
         f"{url} holds no run (neither plan/run.json nor a folder model=...); give the --output of jobs/preprocess.py "
         "or jobs/score.py"
     )
+
+
+def _runs_at(url: str) -> list[Ledger]:
+    here = Ledger(url)
+    if here.is_planned:
+        return [here]
+    models = [Ledger(f"{here.storage.url}/{name}") for name in model_folders(here.storage)]
+    return [ledger for ledger in models if ledger.is_planned]
 
 
 def one_run_in(url: str) -> Ledger:
@@ -38,14 +47,16 @@ def one_run_in(url: str) -> Ledger:
     return runs[0]
 
 
+def names_of(runs: Sequence[Ledger]) -> list[str]:
+    """What tells runs apart: their URLs from where they part, `model=...` or `data-03-of-16`."""
+    steps = [run.storage.url.split("/") for run in runs]
+    shared = len(os.path.commonprefix([each[:-1] for each in steps]))  # noqa: RUF071 - of lists it takes whole items
+    return ["/".join(each[shared:]) for each in steps]
+
+
 def model_folders(storage: Storage) -> list[str]:
     """The names of the folders `model=...`, sorted; none where there is no folder."""
-    try:
-        found = storage.filesystem.ls(storage.path(), detail=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
-    return sorted(name for name in names if name.startswith("model="))
+    return [name for name in folder_names(storage) if name.startswith("model=")]
 
 
 # What each job leaves in its output, by which it is known: a file, or the beginning of a folder's name.

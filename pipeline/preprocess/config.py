@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.records.documents import shown_value
+from pipeline.records.parts import part_url
 from pipeline.records.settings import Setting
 from pipeline.records.vocabulary import DECODERS, LAYOUTS, MAX_MARGIN, MAX_PX, UsageError
 from pipeline.runtime.config import PoolConfig
@@ -210,6 +211,7 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     def __post_init__(self) -> None:
         ExtractConfig.__post_init__(self)
         PoolConfig.__post_init__(self)
+        object.__setattr__(self, "output", part_url(self.output, self.part))
         if self.layout not in LAYOUTS:
             raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
         _one_of("--split-scheme", self.split_scheme, ("official", "shots"))

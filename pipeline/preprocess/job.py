@@ -148,7 +148,7 @@ def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None
     """
     names = ("layout", "split_fractions", "split_scheme", "group_by", "label_conflicts")
     options = {name: getattr(config, name) for name in (*names, "follow_links", "allow_private_hosts")}
-    corpus = read_corpus(config.input, **options)
+    corpus = read_corpus(config.input, shard=config.part, **options)
     if corrected is not None:
         is_corrected = pc.is_in(corpus.table["clip_id"], value_set=pa.array(list(corrected.clips), pa.string()))
         table = corpus.table.filter(pc.or_(is_corrected, pc.is_valid(corpus.table["label"])))

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from pipeline.records.parts import parse_shard
 from pipeline.records.settings import Setting
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class PoolConfig:
     retention_days: Annotated[int | None, Setting("work")] = None
     """Forget, before anything else, clips that were taken into this output longer ago than this (days), as
     jobs/forget.py --older-than does; default: none."""
+    shard: Annotated[str | None, Setting("input", common=True)] = None
+    """Part of the input that this run takes, by a hash of each path, as 3/16; its output is --output with -03-of-16
+    behind it. Each part has a driver of its own; what reads outputs reads 'data-*' as one."""
     no_thumbnails: Annotated[bool, Setting("pages", common=True)] = False
     """Put no picture of a person into report.html, nor beside it."""
     blur_faces: Annotated[bool, Setting("pages", common=True)] = False
@@ -80,6 +84,11 @@ class PoolConfig:
         if self.clips_per_shard or not num_clips:
             return self.clips_per_shard or MAX_CLIPS_OF_UNIT
         return max(1, min(MAX_CLIPS_OF_UNIT, num_clips // (UNITS_PER_ACTOR * num_actors(self, num_clips))))
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """--shard as number and count."""
+        return None if self.shard is None else parse_shard(self.shard)
 
     @property
     def limits(self) -> SandboxLimits:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.ledger.audit import RARE_STATES, Audit
 from pipeline.ledger.planning import MAX_NAMED, Changes, Some
 from pipeline.ledger.retry import Verified
-from pipeline.records.outcomes import OWN_FAULT
+from pipeline.records.outcomes import OWN_FAULT, Outcome
 
 
 def describe_changes(changes: Changes) -> list[str]:
@@ -67,6 +68,15 @@ def describe_faults(audit: Audit) -> list[str]:
     if not lines:
         lines.append(f"the states sum to {sum(audit.num_by_state.values())}")
     return lines
+
+
+def describe_quarantined(found: Sequence[Outcome], *, run: str | None) -> list[str]:
+    """A line for each clip that ended badly, and their counts by reason. run: which of several, None of one."""
+    lines = [f"{each.clip_id}  {each.state:11}  {each.reason:16}  {each.path!r}" for each in found]
+    counts = Counter(outcome.reason for outcome in found).most_common()
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+    total = f"{len(found)} clips: {reasons or 'nothing is quarantined'}"
+    return [*lines, total if run is None else f"{run}: {total}"]
 
 
 def describe_verified(found: Sequence[Verified]) -> list[str]:

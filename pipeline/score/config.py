@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+from pipeline.records.parts import part_url
 from pipeline.records.settings import Setting
 from pipeline.records.vocabulary import LAYOUTS, UsageError
 from pipeline.runtime.config import PoolConfig
@@ -88,6 +89,7 @@ class ScoreConfig(PoolConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "output", part_url(self.output, self.part))
         if self.layout not in LAYOUTS:
             raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
         if self.device not in ("auto", "cpu", "cuda"):

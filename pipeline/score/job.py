@@ -106,6 +106,7 @@ def list_corpus(config: ScoreConfig) -> Corpus:
         split_fractions=None,
         follow_links=config.follow_links,
         allow_private_hosts=config.allow_private_hosts,
+        shard=config.part,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.dataset.batches import EvaluationBatches, TrainingBatches, load_batches
 from pipeline.dataset.dataset import Batch, ExampleDataset
-from pipeline.dataset.description import describe_examples, read_description
+from pipeline.dataset.description import describe_data, describe_examples
 from pipeline.dataset.shards import read_manifest
 from pipeline.evaluate.validation import evaluate
 from pipeline.models.backbones import BACKBONES
@@ -91,7 +91,7 @@ class Trainer:
         batches, self._validation, self._saved = self._together(self._open)
         self._config = config = with_readings(config, self._saved and self._saved["config"]["training"])
         self._examples, self._steps_per_epoch = batches.examples, batches.steps_per_epoch
-        self._data = describe_examples(read_description(config.data), batches.examples.labels)
+        self._data = describe_examples(describe_data(config.data), batches.examples.labels)
         self._total_steps = config.epochs * batches.steps_per_epoch
         self._run = run = self._together(lambda: _started(config, self._saved, rank=rank))
         self._training = training or load_batches(batches, range(run.step, self._total_steps), **self._loading)
