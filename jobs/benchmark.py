@@ -21,6 +21,7 @@ OWN = {
     "peers": ("PeersConfig", "peers", "print_peers"),
     "plan": ("PlanConfig", "plan", "print_plan"),
     "scaling": ("ScalingConfig", "scaling", "print_scaling"),
+    "viewer": ("ViewerConfig", "viewer", "print_viewer"),
 }
 STUDY = next((word for word in sys.argv[1:2] if word in OWN), None)
 MODULE = {"plan": "sizing"}
@@ -28,8 +29,7 @@ MODULE = {"plan": "sizing"}
 
 def of_study(name: str) -> Any:
     """What the module of the chosen study has under a name."""
-    assert STUDY
-    return getattr(import_module(f"benchmarks.{MODULE.get(STUDY, STUDY)}"), name)
+    return getattr(import_module(f"benchmarks.{MODULE.get(str(STUDY), STUDY)}"), name)
 
 
 def main(config: Any) -> int:
@@ -48,10 +48,10 @@ run = partial(
     of_study(OWN[STUDY][0]) if STUDY else BenchmarkConfig,
     main,
     description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
-    " networks learn, on made scenes and on real faces, how fast training reads, what a ledger and a listing cost at a"
-    " size, what a long run leaves in its driver, what nights and films cost, what Daft and Ray Data alone take, what a"
-    " cluster costs and how actors are kept at work have flags of their own: learn, fer2013, ingest, ledger, listing,"
-    " driver, nights, peers, plan or scaling, and --help.",
+    " networks learn, how fast training reads, what a ledger and a listing cost at a size, what a long run leaves in"
+    " its driver, what nights, films and the viewer cost, what Daft and Ray Data alone take, what a cluster costs, how"
+    " actors are kept at work have flags of their own: learn, fer2013, ingest, ledger, listing, driver, nights, viewer,"
+    " peers, plan or scaling, and --help.",
     positional=("study",),
 )
 

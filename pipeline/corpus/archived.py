@@ -29,6 +29,7 @@ from pipeline.storage.archives.listing import (
     listing_block_bytes,
 )
 from pipeline.storage.archives.members import Member
+from pipeline.storage.asked import MAX_PART_BYTES, AskedFile
 from pipeline.storage.redaction import printable
 from pipeline.video.formats import is_named_as_clip
 
@@ -43,9 +44,6 @@ MAX_TRIES = 3
 
 # A listing reads an archive once, by blocks, and headers that lie at a seam twice.
 MAX_READS_OF_ALL, SPARE_READ_BYTES = 8, 2**26
-
-
-MAX_PART_BYTES = 2**22
 
 
 MAX_DETAIL_LETTERS = 300
@@ -117,7 +115,7 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
 
     def work(task: dict[str, Any], line: Any) -> Generator[list[Any], None, None]:
         line("list")
-        file = io.BufferedReader(_AskedFile(line, task["size_bytes"]), listing_block_bytes(task["kind"]))
+        file = io.BufferedReader(AskedFile(line, task["size_bytes"]), listing_block_bytes(task["kind"]))
         members = list_members(
             file, task["kind"], size_bytes=task["size_bytes"], content_id=task["content_id"],
             is_wanted=is_named_as_clip, make_spool=lambda: _AskedSpool(line),
@@ -140,33 +138,6 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
 
 def _bounded(size_bytes: int) -> int:
     return max(-1, min(size_bytes, 2**62))
-
-
-class _AskedFile(io.RawIOBase):
-    """The archive, whose bytes the parent reads."""
-
-    def __init__(self, line: Any, size_bytes: int) -> None:
-        self._line, self._size_bytes, self._at = line, size_bytes, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._size_bytes)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), MAX_PART_BYTES, max(0, self._size_bytes - self._at))
-        data = self._line.ask(["read", self._at, wanted]) if wanted else b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 class _AskedSpool:

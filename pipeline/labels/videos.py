@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,18 @@ from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import is_member
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
+from pipeline.storage.asked import MAX_PART_BYTES
 from pipeline.storage.contents import LocalContents
+from pipeline.storage.kept import KeptFile, kept_file
 from pipeline.storage.remote import absolute_url, fetch, local_path
-from pipeline.storage.retry import StorageError
+from pipeline.storage.retry import ContentChangedError, StorageError
 from pipeline.storage.scratch import PREFIX, ScratchFolder, sweep
 from pipeline.video.work import build_media
 
 LIMITS = SandboxLimits(timeout_seconds=60.0, memory_bytes=2**31)
 SCRATCH = f"{PREFIX}videos-"
+# A smaller one is copied whole: one request, where ranges would take some ten.
+MIN_RANGED_BYTES = 2**23
 
 
 class VideoMissingError(Exception):
@@ -40,8 +46,9 @@ class VideoMissingError(Exception):
 class Videos:
     """The videos of clips, by rows of `Labels.database`'s table `clips`.
 
-    Copies lie in a scratch folder, the oldest of which go where they are more than `cache_bytes` in all. Can be used by
-    several threads. input_url: where the videos lie now; by default where they lay when they were scored.
+    A large one in a store is read by ranges, a smaller one is copied. What was read lies in a scratch folder, and what
+    was used longest ago goes where it is more than `cache_bytes` in all. Can be used by several threads. input_url:
+    where the videos lie now; by default where they lay when they were scored.
     """
 
     def __init__(self, input_url: str | None, *, cache_bytes: int = 8 * 2**30, num_children: int = 1) -> None:
@@ -58,7 +65,8 @@ class Videos:
             Sandbox(build_media, {}, limits=LIMITS, preload=("av",), readable=[str(self.folder)])
             for _ in range(num_children)
         ]
-        self._members = MemberReader(functools.partial(open_archive, contents=LocalContents()))
+        self._ranged: dict[str, KeptFile | None] = {}
+        self._members = MemberReader(partial(open_archive, contents=LocalContents()))
 
     def close(self) -> None:
         """End the children and remove the copies."""
@@ -81,8 +89,11 @@ class Videos:
             raise VideoMissingError(f"{clip['path']} leads out of the input")
         return f"{self._root}/{clip['path']}"
 
-    def local(self, clip: dict[str, Any]) -> Path:
-        """The clip's video as a file of this machine, copied there if need be. Raises VideoMissingError."""
+    def found(self, clip: dict[str, Any]) -> Path | KeptFile:
+        """The clip's video: a file of this machine, copied there if need be, or one that is read by ranges.
+
+        Raises VideoMissingError.
+        """
         url = self.url_of(clip)
         place = local_path(url)
         try:
@@ -92,13 +103,22 @@ class Videos:
                 if may_read_without_capabilities(place):
                     return Path(place)
             with self._copying:
-                return self._copy(clip, url)
+                return self._by_ranges(clip, url) or self._copy(clip, url)
         except ArchiveError as error:
             raise VideoMissingError(str(error)) from None
         except FileNotFoundError:
             raise VideoMissingError(f"no file at {url}; give --input, the folder of the videos") from None
         except (StorageError, OSError) as error:
             raise VideoMissingError(str(error)) from None
+
+    def _by_ranges(self, clip: dict[str, Any], url: str) -> KeptFile | None:
+        if is_member(url) or local_path(url) is not None:
+            return None
+        known = self._ranged.get(url)
+        if url not in self._ranged or (known is not None and known.is_stale):
+            target = self.folder / "ranges" / f"{clip['clip_id']}-{secrets.token_hex(4)}"
+            self._ranged[url] = kept_file(url, target, at_least=MIN_RANGED_BYTES, make_room=self.make_room)
+        return self._ranged[url]
 
     def _copy(self, clip: dict[str, Any], url: str) -> Path:
         target = self.folder / "copies" / clip["clip_id"]
@@ -120,8 +140,13 @@ class Videos:
 
     def make_room(self, num_bytes: int) -> None:
         """Delete the copies and conversions that were used longest ago, until as many bytes are free."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and path.parent != self.folder]
-        facts = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in files)
+        files = []
+        for path in self.folder.rglob("*"):
+            with suppress(FileNotFoundError):  # Another thread has just moved or deleted it.
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode) and path.parent != self.folder:
+                    files.append((path, status))
+        facts = sorted((status.st_mtime, 512 * status.st_blocks, path) for path, status in files)
         total = sum(size for _, size, _ in facts) + num_bytes
         for _, size, path in facts:
             if total <= self._cache_bytes:
@@ -129,10 +154,15 @@ class Videos:
             path.unlink(missing_ok=True)
             total -= size
 
-    def is_changed(self, clip: dict[str, Any], path: Path) -> bool:
-        """Whether the file has another size than what was scored."""
-        size = clip.get("size_bytes")
-        return bool(size) and not is_member(clip["url"] or "") and path.stat().st_size != size
+    def is_changed(self, clip: dict[str, Any]) -> bool:
+        """Whether the file has another size than what was scored. Raises VideoMissingError."""
+        size, video = clip.get("size_bytes"), self.found(clip)
+        now = video.size_bytes if isinstance(video, KeptFile) else video.stat().st_size
+        return bool(size) and not is_member(clip["url"] or "") and now != size
+
+    def version(self, clip: dict[str, Any]) -> str:
+        """What changes when the file does. Raises VideoMissingError."""
+        return _version(self.found(clip))
 
     def ask(self, what: str, clip: dict[str, Any], *, child: int = 0, **options: Any) -> Any:
         """What a child process says of the clip's video: `facts`, `picture` or `convert` (see video/work.py).
@@ -146,16 +176,51 @@ class Videos:
 
     def ask_many(self, what: str, clip: dict[str, Any], *, child: int = 0, **options: Any) -> list[Any]:
         """All that a child process says: the parts of a `draw`, or `crops`. Raises VideoMissingError."""
-        path = self.local(clip)
+        try:
+            return self._asked(what, clip, child, options)
+        except ContentChangedError:  # Another file lies there since it was opened: now it is read.
+            pass
+        try:
+            return self._asked(what, clip, child, options)
+        except ContentChangedError as error:
+            raise VideoMissingError(f"{clip['path']} cannot be read: {error}") from None
+
+    def _asked(self, what: str, clip: dict[str, Any], child: int, options: dict[str, Any]) -> list[Any]:
+        video = self.found(clip)
         number = child % len(self._sandboxes)
         with self._locks[number]:
             sandbox = self._sandboxes[number]
-            sandbox.let_read(str(path), name=clip["path"])
+            task: dict[str, Any] = {"what": what, "options": options}
+            if isinstance(video, KeptFile):
+                name = f"{clip['clip_id']} {_version(video)}"
+                task["file"], answer = [name, video.size_bytes], partial(_part_of, video)
+            else:
+                sandbox.let_read(str(video), name=clip["path"])
+                task["path"], answer = str(video), None
             try:
-                items, _ = sandbox.run({"what": what, "path": str(path), "options": options})
+                items, _ = sandbox.run(task, answer=answer)
             except SandboxError as error:
                 raise VideoMissingError(f"{clip['path']} cannot be shown: {error.detail}") from None
+            except ContentChangedError:
+                raise
+            except OSError as error:
+                raise VideoMissingError(f"{clip['path']} cannot be read: {error}") from None
         return items
+
+
+def _version(video: Path | KeptFile) -> str:
+    if isinstance(video, KeptFile):
+        return f"{video.size_bytes} {video.content_id}"
+    status = video.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _part_of(video: KeptFile, asked: Any) -> bytes:
+    """The bytes that a child asks for. Raises SandboxError for what it cannot ask."""
+    match asked:
+        case ["read", int(offset), int(num_bytes)] if offset >= 0 and 0 < num_bytes <= MAX_PART_BYTES:
+            return video.read(offset, offset + num_bytes)
+    raise SandboxError("bad_answer", "what the worker asked for is nothing", stage="answer", fatal=True)
 
 
 def step_of(faces: pa.Table, config: dict[str, Any]) -> float:

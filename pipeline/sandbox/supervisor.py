@@ -193,14 +193,19 @@ class Sandbox:
         self._built_bytes = self.memory_bytes()
 
     def run(
-        self, task: Any, *, keep: Callable[[Any], Any] | None = None, seconds: float | None = None
+        self,
+        task: Any,
+        *,
+        keep: Callable[[Any], Any] | None = None,
+        answer: Callable[[Any], bytes] | None = None,
+        seconds: float | None = None,
     ) -> tuple[list[Any], Any]:
         """Run one task: the items it yielded, or what `keep` makes of each, and its return value.
 
         Raises SandboxError, without `keep` also where the items have more than `memory_bytes` in all, and what `keep`
-        raises; the sandbox stays usable. seconds: as `stream` has it.
+        raises; the sandbox stays usable. answer, seconds: as `stream` has them.
         """
-        items, running = [], self.stream(task, seconds=seconds)
+        items, running = [], self.stream(task, answer=answer, seconds=seconds)
         try:
             while True:
                 item = next(running)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -18,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.video.boxes import Track, without_faces
 from pipeline.video.convert import SOUND_RATE, TICKS, encodable, frames_of, sound_stream_of, sounds_of, video_stream
 from pipeline.video.frames import VideoError
-from pipeline.video.open import open_video
+from pipeline.video.open import Source, open_video
 
 PERSON_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 # Sounds that go into MP4 as they are.
@@ -63,7 +62,7 @@ def _line(pen: Any, line: tuple[int, int, int, int], colour: tuple[int, int, int
 
 
 def drawn_video(
-    path: str | Path, *, tracks: Sequence[Track], blur: bool, tell: Callable[[float], None] = lambda _: None
+    source: Source, *, tracks: Sequence[Track], blur: bool, tell: Callable[[float], None] = lambda _: None
 ) -> bytes:
     """The whole video as MP4: H.264 with the persons drawn on it, and its own sound.
 
@@ -75,7 +74,7 @@ def drawn_video(
     """
     buffer = io.BytesIO()
     with (
-        open_video(path) as (file, container, stream, _),
+        open_video(source) as (file, container, stream, _),
         av.open(buffer, "w", format="mp4") as writer,
     ):
         sounds = sounds_of(container)
@@ -137,13 +136,13 @@ def _sound_packets(container: Any, sound: Any, target: Any, first: float) -> Ite
 
 
 def crops_at(
-    path: str | Path, *, wanted: Sequence[tuple[float, Sequence[float]]], px: int, blur: bool
+    source: Source, *, wanted: Sequence[tuple[float, Sequence[float]]], px: int, blur: bool
 ) -> Iterator[bytes]:
     """A JPEG of px x px for each (seconds, box xyxy) in order of time: the face squashed to a square.
 
     A time is that of a frame. Raises VideoError.
     """
-    with open_video(path) as (file, container, stream, _):
+    with open_video(source) as (file, container, stream, _):
         frames = frames_of(file, container, stream, 0.0)
         held = next(frames, None)
         following = next(frames, None)

@@ -85,18 +85,24 @@ def _asf_seconds(file: BinaryIO) -> float:
 
 
 def _ends_with(file: BinaryIO, mark: bytes) -> bool:
-    size_bytes = os.fstat(file.fileno()).st_size
+    at = file.tell()
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(at)
     return _bytes_at(file, max(0, size_bytes - 512), 512).rstrip(b"\0").endswith(mark)
 
 
 def _bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
-    return os.pread(file.fileno(), count, offset)
+    at = file.tell()
+    file.seek(offset)
+    data = file.read(count)
+    file.seek(at)
+    return data
 
 
 def _lasts(file: BinaryIO, demuxer: str, seconds: float, frame_seconds: float, max_pixels: int) -> bool:
     """Whether any stream of the file lasts until then."""
     margin = max(2 * frame_seconds, 0.1)
-    at = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    at = file.tell()
     try:
         with open_streams(file, demuxer, max_pixels) as container:
             for packet in packets_of(container):

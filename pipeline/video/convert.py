@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -21,7 +20,8 @@ from PIL import Image
 from pipeline.video.boxes import Track, without_faces
 from pipeline.video.frames import MAX_PACKETS, MAX_PIXELS, VideoError
 from pipeline.video.index import index_of
-from pipeline.video.open import open_video
+from pipeline.video.listed import times_of_pictures
+from pipeline.video.open import Source, open_video
 from pipeline.video.pixels import display_matrix, pixel_aspect_of, shown_size, to_rgb, upright
 
 SOUND_RATE = 48_000
@@ -46,9 +46,11 @@ class VideoFacts:
     """What is known of a video before it is played.
 
     width, height: of an upright frame in square pixels, those of the boxes. start, end: seconds of the file's own
-    timeline. is_played: whether browsers play the file itself, with its first frame at 0 s.
+    timeline. stream: which of its video streams is read. is_played: whether browsers play the file itself, with its
+    first frame at 0 s.
     """
 
+    stream: int
     width: int
     height: int
     start: float
@@ -59,13 +61,13 @@ class VideoFacts:
     is_played: bool
 
 
-def video_facts(path: str | Path) -> VideoFacts:
+def video_facts(source: Source) -> VideoFacts:
     """Facts of a local video. Raises VideoError."""
-    with open_video(path) as (file, container, stream, kind):
+    with open_video(source) as (file, container, stream, kind):
         sounds = sounds_of(container)
         sound = sounds[0].codec_context.codec.canonical_name if sounds else None
         demuxer, codec, pixels = kind.demuxer, stream.codec_context.codec.canonical_name, stream.codec_context.pix_fmt
-        rate = stream.average_rate
+        rate, number = stream.average_rate, container.streams.video.index(stream)
         claimed = None if container.duration is None else container.duration / av.time_base
         start = float((stream.start_time or 0) * stream.time_base)
         first = next(iter(frames_of(file, container, stream, None)), None)
@@ -76,8 +78,10 @@ def video_facts(path: str | Path) -> VideoFacts:
         if end is None:
             seconds = index_of(file, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS).seconds
             start, end = float(seconds[0]), float(seconds[-1]) + (float(1 / rate) if rate else 0.04)
-    is_played = (demuxer, codec) in PLAYED and sound in PLAYED_SOUNDS and pixels in PLAYED_PIXELS and abs(start) < 0.001
+    is_played = (demuxer, codec) in PLAYED and sound in PLAYED_SOUNDS and pixels in PLAYED_PIXELS
+    is_played = is_played and abs(start) < 0.001 and number == 0
     return VideoFacts(
+        stream=number,
         width=width,
         height=height,
         start=start,
@@ -90,9 +94,9 @@ def video_facts(path: str | Path) -> VideoFacts:
 
 
 def _packets_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
-    """The packets of the stream from the last key frame before a time on.
+    """The packets of the stream from a key frame before a time on.
 
-    A transport stream is sought by its clock, and lands between key frames: then from ever earlier on.
+    Transport and program streams are sought by their clock, and land between key frames: then from ever earlier on.
     """
     for back in (*SOUGHT_BACK_SECONDS, math.inf):
         place = max(0.0, seconds - back)
@@ -101,12 +105,22 @@ def _packets_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
         except FFmpegError:
             container.seek(0)  # No index to seek by: from the start.
         packets = container.demux(stream)
-        first = next(packets, None)
-        if first is None or place == 0.0 or (first.is_keyframe and (first.pts or 0) * stream.time_base <= seconds):
-            if first is not None:
-                yield first
+        key = next(packets, None) if place == 0.0 else _key_frame_until(packets, stream, seconds)
+        if key is not None:
+            yield key
             yield from packets
             return
+
+
+def _key_frame_until(packets: Iterator[Any], stream: Any, seconds: float) -> Any:
+    """The next packet with a key frame that is shown no later than at a time, or None."""
+    for packet in packets:
+        tick = packet.dts if packet.pts is None else packet.pts
+        if tick is not None and packet.is_keyframe:
+            return packet if tick * stream.time_base <= seconds + 1e-6 else None
+        if packet.dts is not None and packet.dts * stream.time_base > seconds:
+            return None
+    return None
 
 
 def sounds_of(container: Any) -> list[Any]:
@@ -114,12 +128,12 @@ def sounds_of(container: Any) -> list[Any]:
     return [each for each in container.streams.audio if each.codec_context is not None]
 
 
-def picture_at(path: str | Path, seconds: float, *, max_px: int, hidden: Sequence[Track] = (), blur: bool) -> bytes:
+def picture_at(source: Source, seconds: float, *, max_px: int, hidden: Sequence[Track] = (), blur: bool) -> bytes:
     """The frame that is shown at a time (seconds of the file's timeline), as a JPEG of at most `max_px` a side.
 
     hidden: with `blur`, the tracks whose faces are hidden. Raises VideoError.
     """
-    with open_video(path) as (file, container, stream, _):
+    with open_video(source) as (file, container, stream, _):
         image = None
         for pts_seconds, frame in frames_of(file, container, stream, seconds):
             if image is not None and pts_seconds > seconds + 1e-4:
@@ -157,11 +171,7 @@ def _timed(file: Any, container: Any, stream: Any, seconds: float | None) -> Ite
     """
     times: np.ndarray | None = None
     if container.format.name == "avi" and seconds is not None:
-        place = file.tell()
-        file.seek(0)
-        index = index_of(file, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS)
-        file.seek(place)
-        times = index.seconds if index.by_order else None
+        times = times_of_pictures(file, container, stream)
     packets = container.demux(stream) if seconds is None else _packets_from(container, stream, seconds)
     rank: int | None = None
     try:
@@ -180,11 +190,12 @@ def _timed(file: Any, container: Any, stream: Any, seconds: float | None) -> Ite
 
 
 def converted(
-    path: str | Path,
+    source: Source,
     *,
     start: float,
     end: float,
     offset: float,
+    number: int | None = None,
     hidden: Sequence[Track] = (),
     blur: bool = False,
 ) -> bytes:
@@ -193,13 +204,14 @@ def converted(
     Args:
         start, end, offset: seconds of the file's own timeline; the result's timeline begins at `offset`, so that
             fragments of neighbouring stretches join.
+        number: which video stream, where it is known.
         hidden, blur: as for `picture_at`.
 
     Raises VideoError where the file cannot be read. A stretch without a frame is empty.
     """
     buffer = io.BytesIO()
     with (
-        open_video(path) as (file, container, stream, _),
+        open_video(source, stream=number) as (file, container, stream, _),
         av.open(buffer, "w", format="mp4", options=FRAGMENT) as writer,
     ):
         sounds = sounds_of(container)

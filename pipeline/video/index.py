@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -79,21 +81,20 @@ _kept_index: list[tuple[tuple[Any, ...], FrameIndex]] = []
 
 def index_of(file: BinaryIO, *, max_pixels: int, max_packets: int, stream: int | None = None) -> FrameIndex:
     """The index of the file, kept until the next one's: the segments of a film are opened one after the other."""
-    status = os.fstat(file.fileno())
-    key = (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        max_pixels,
-        max_packets,
-        stream,
-    )
+    key = (*identity_of(file), max_pixels, max_packets, stream)
     if not _kept_index or _kept_index[0][0] != key:
         index = _read_index(file, max_pixels=max_pixels, max_packets=max_packets, asked=stream)
         _kept_index[:] = [(key, index)]
     return _kept_index[0][1]
+
+
+def identity_of(file: BinaryIO) -> tuple[Any, ...]:
+    """What tells whether an open file is the one that was read before, and unchanged."""
+    try:
+        status = os.fstat(file.fileno())
+    except io.UnsupportedOperation:  # It lies elsewhere, and is named by its content.
+        return (file.name,)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass
@@ -230,6 +231,14 @@ def _times_of(packets: _Packets, kind: Container, stream: Any) -> tuple[np.ndarr
     increasing = bool((np.diff(moved) > 0).all())
     may_reorder = bool(stream.codec_context.has_b_frames)
     return times, increasing and (may_reorder or not kind.has_presentation_times), has_jumped
+
+
+def times_in_order(presented: Sequence[int | None], decoded: Sequence[int | None]) -> np.ndarray | None:
+    """The times of the first packets of a container that numbers its packets and no more, where these are the times of
+    pictures in the order in which they come out; None where FFmpeg tells each its own."""
+    shown, read = (np.array([_bounded(tick) for tick in ticks], dtype=np.int64) for ticks in (presented, decoded))
+    times = np.where(shown == NO_TICK, read, shown)
+    return _counted(shown, read) if bool((np.diff(times) > 0).all()) else None
 
 
 def _counted(presented: np.ndarray, decoded: np.ndarray) -> np.ndarray:

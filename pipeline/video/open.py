@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -115,13 +115,18 @@ def claimed_range(path: str | Path, *, stream: int | None = None) -> tuple[float
         return start, start + container.duration / av.time_base
 
 
+# A local path, or a file that is open for reading: of one that lies elsewhere.
+Source = str | Path | BinaryIO
+
+
 @contextmanager
-def open_video(path: str | Path, *, stream: int | None = None) -> Iterator[tuple[BinaryIO, Any, Any, Container]]:
-    """A local video: its file, container, the video stream that is read of it (or `stream`), and its kind.
+def open_video(source: Source, *, stream: int | None = None) -> Iterator[tuple[BinaryIO, Any, Any, Container]]:
+    """A video: its file, container, the video stream that is read of it (or `stream`), and its kind.
 
     Raises VideoError.
     """
-    with open_file(Path(path), MAX_BYTES) as file:
+    with open_file(Path(source), MAX_BYTES) if isinstance(source, (str, Path)) else nullcontext(source) as file:
+        file.seek(0)
         kind = sniff_container(file.read(HEAD_BYTES))
         number, _ = choose_stream(file, kind.demuxer, asked=stream, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS)
         with open_container(file, kind.demuxer, MAX_PIXELS, number=number) as (container, video):

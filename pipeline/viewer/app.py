@@ -24,11 +24,13 @@ from pipeline.records.documents import DocumentError, parse_json
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import COLOURS
 from pipeline.report.pictures import PERSON_COLOURS
-from pipeline.storage.retry import StorageError
+from pipeline.storage.kept import KeptFile
+from pipeline.storage.retry import ContentChangedError, StorageError
 from pipeline.viewer.clip import clip_page, faces_between, strips_of
 from pipeline.viewer.corrected import CorrectionLog
 from pipeline.viewer.guard import Guard
 from pipeline.viewer.media import Media
+from pipeline.viewer.parts import part_of
 from pipeline.viewer.questions import SORTS, BadQuestionError, Questions
 
 MAX_BODY_BYTES = 2**16
@@ -134,8 +136,10 @@ class Application:
         return FileResponse(path, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
 
     def whole(self, request: Request) -> Response:
-        path, kind = self._media.whole(self._clip(0, request.path_params["clip_id"]))
-        return FileResponse(path, media_type=kind)
+        video, kind = self._media.whole(self._clip(0, request.path_params["clip_id"]))
+        if isinstance(video, KeptFile):
+            return part_of(video, request.headers.get("range"), kind=kind)
+        return FileResponse(video, media_type=kind)
 
     def stretch(self, request: Request) -> Response:
         clip = self._clip(0, request.path_params["clip_id"])
@@ -219,7 +223,7 @@ def _answers(handler: Callable[..., Any], *, takes_body: bool = False) -> Callab
             return JSONResponse({"error": str(error)}, status_code=404)
         except VideoMissingError as error:
             return JSONResponse({"error": str(error)}, status_code=404)
-        except StorageError as error:
+        except (StorageError, ContentChangedError, FileNotFoundError) as error:
             return JSONResponse({"error": str(error)}, status_code=502)
         return found if isinstance(found, Response) else JSONResponse(found)
 

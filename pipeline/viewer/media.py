@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.labels.source import Labels
 from pipeline.labels.videos import VideoMissingError, Videos, plain_tracks, step_of
+from pipeline.storage.kept import KeptFile
 
 STRETCH_SECONDS = 2.0
 MAX_PICTURE_PX = 640
@@ -29,10 +30,11 @@ class Media:
 
     def facts(self, clip: dict[str, Any]) -> dict[str, Any]:
         """`VideoFacts` by name, and how it is to be played. Raises VideoMissingError."""
-        if (known := self._facts.get(clip["clip_id"])) is not None:
+        key = f"{clip['clip_id']} {self._videos.version(clip)}"
+        if (known := self._facts.get(key)) is not None:
             return known
         found = self._videos.ask("facts", clip, child=PLAYER)
-        is_changed = self._videos.is_changed(clip, self._videos.local(clip))
+        is_changed = self._videos.is_changed(clip)
         num = max(1, math.ceil((found["end"] - found["start"]) / STRETCH_SECONDS - 1e-6))
         facts = {
             **found,
@@ -42,19 +44,19 @@ class Media:
             "num_stretches": num,
             "mime": self._mime(found),
         }
-        self._facts[clip["clip_id"]] = facts
+        self._facts[key] = facts
         return facts
 
     def _mime(self, found: dict[str, Any]) -> str:
         return 'video/mp4; codecs="avc1.42C01F' + (', mp4a.40.2"' if found["sound"] else '"')
 
-    def whole(self, clip: dict[str, Any]) -> tuple[Path, str]:
+    def whole(self, clip: dict[str, Any]) -> tuple[Path | KeptFile, str]:
         """The file itself and its type. Raises VideoMissingError where browsers do not play it."""
         facts = self.facts(clip)
         if not facts["is_played"]:
             raise VideoMissingError(f"{clip['path']} is played in converted stretches only")
         kind = "video/webm" if facts["container"] == "matroska" else "video/mp4"
-        return self._videos.local(clip), kind
+        return self._videos.found(clip), kind
 
     def stretch(self, clip: dict[str, Any], number: int) -> Path:
         """A file with the frames of the stretch as MP4; empty where there is none. Raises VideoMissingError."""
@@ -69,6 +71,7 @@ class Media:
             "convert",
             clip,
             child=PLAYER,
+            number=facts["stream"],
             start=start,
             end=start + STRETCH_SECONDS + (1.0 if is_last else 0.0),
             offset=facts["start"],
@@ -105,6 +108,5 @@ class Media:
 
     def _place(self, kind: str, clip: dict[str, Any], name: str) -> Path:
         """Of this file as it is now: another under its name has other pictures."""
-        status = self._videos.local(clip).stat()
-        key = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:12]
+        key = hashlib.sha256(self._videos.version(clip).encode()).hexdigest()[:12]
         return self._videos.folder / kind / f"{clip['clip_id']}-{key}" / name

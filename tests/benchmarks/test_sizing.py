@@ -9,6 +9,7 @@ from benchmarks.ledger import LedgerConfig, ledger, made_clips
 from benchmarks.listing import ListingConfig, listing
 from benchmarks.scaling import ScalingConfig, Waited, busy_share, driver_ms, scaling
 from benchmarks.sizing import PlanConfig, clips_per_second_limits, plan, simulated_seconds
+from benchmarks.viewer import QUESTIONS, ViewerConfig, viewer
 from pipeline.runtime.pool import units_at_once
 
 SMALL = {"study": "plan", "clips": 3200, "frames": 10, "detect_ms": 50.0, "decode_ms": 1.0, "fps": 25.0}
@@ -125,3 +126,12 @@ def test_a_driver_of_made_up_clips_is_looked_at_from_the_first_to_the_last(tmp_p
     done = [clips for clips, _ in found["samples"]]
     assert (done[0], done[-1]) == (0, 1000)
     assert done == sorted(done)
+
+
+@pytest.mark.lengthy
+def test_made_labels_open_in_the_viewer_and_are_asked(tmp_path):
+    config = ViewerConfig(study="viewer", clips=100, clips_per_shard=8, rounds=1, output=str(tmp_path))
+    found = viewer(config)
+    assert found["open_again_seconds"] > 0
+    assert found["questions"].keys() == QUESTIONS.keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["viewer.json"]

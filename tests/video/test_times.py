@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from video_zoo import cut, field_coded_h264, make_clip, make_streams, read_number, remux, with_bytes
 
-from pipeline.video.frames import DecodedClip, Frame, Sampling, VideoError
-from pipeline.video.open import claimed_range, open_clip
+from pipeline.video.frames import MAX_PACKETS, MAX_PIXELS, DecodedClip, Frame, Sampling, VideoError
+from pipeline.video.index import index_of
+from pipeline.video.listed import times_of_pictures
+from pipeline.video.open import claimed_range, open_clip, open_video
 
 EVERY_FRAME = Sampling(frames_per_clip=None, every_frame=True)
 QUIET = {"x265-params": "log-level=none:keyint=12"}
@@ -332,3 +334,17 @@ def test_square_pixels_never_pass_the_limit_of_pixels(tmp_path: Path):
     path = make_clip(tmp_path / "a.mp4", num_frames=2, pixel_aspect=Fraction(3))
     (frame, *_) = frames_of(open_clip(path, EVERY_FRAME, max_pixels=2 * 160 * 96))
     assert frame.image.shape == (32, 160, 3)
+
+
+@pytest.mark.parametrize("part", [1.0, 0.7])
+@pytest.mark.parametrize("name", ["h264.avi", "in_order.avi", "mpeg4.avi", "mjpeg.avi"])
+def test_the_index_of_an_avi_tells_what_its_packets_tell(tmp_path, name, part):
+    path = make_clip(tmp_path / name, **CONTAINERS[name])
+    path.write_bytes(path.read_bytes()[: round(part * path.stat().st_size)])  # The index lies at the end.
+    with path.open("rb") as file:
+        index = index_of(file, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS)
+    with open_video(path) as (file, container, stream, _):
+        times = times_of_pictures(file, container, stream)
+    assert (times is not None) == index.by_order
+    if times is not None:
+        assert times.tolist() == pytest.approx(index.seconds.tolist())

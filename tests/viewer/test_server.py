@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 import av
 import numpy as np
 import pytest
+from films import draw_film
 from made_labels import MadeClip, make_labels
 from PIL import Image
 from viewing import TOKEN, viewing
@@ -299,3 +300,19 @@ def test_wrong_use_is_one_line_and_exit_code_2(drawn, tmp_path, arguments, told)
     assert process.returncode == 2
     assert told in errors
     assert "Traceback" not in errors
+
+
+def test_a_film_in_a_bucket_that_browsers_play_is_given_by_ranges(s3, tmp_path):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4", codec="libx264")])
+    data = draw_film(tmp_path / "a.mp4", "libx264", seconds=24).read_bytes()
+    s3.put("videos/a.mp4", data)
+    with viewing(tmp_path / "labels", s3.url("videos")) as found:
+        path = f"/media/{found.ids()['a.mp4']}/whole"
+        assert found.get(path, Range="bytes=100-199").body == data[100:200]
+        begun = found.get(path, Range="bytes=1000000-")
+        assert (begun.status, begun.body) == (206, data[1_000_000 : 1_000_000 + len(begun.body)])
+        end = 1_000_000 + len(begun.body) - 1
+        assert begun.headers["content-range"] == f"bytes 1000000-{end}/{len(data)}"
+        assert found.get(path, Range="bytes=-500").body == data[-500:]
+        assert found.get(path, Range=f"bytes={len(data)}-").status == 416
+        assert found.get(path).body == data
