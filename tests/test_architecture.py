@@ -22,7 +22,7 @@ FOLDERS = {
     "records": "pyarrow yaml",
     "storage": "aiohttp fsspec pyarrow tenacity",
     "video": "PIL av decord numpy",
-    "faces": "PIL dlib numpy torch",
+    "faces": "PIL dlib numpy onnx onnxruntime torch",
     "sandbox": "msgpack msgspec numpy psutil",
     "corpus": "fsspec pyarrow",
     "ledger": "duckdb psutil pyarrow",

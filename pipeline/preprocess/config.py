@@ -39,8 +39,8 @@ class ExtractConfig:
     faces: Annotated[Literal["largest", "all"], Setting("faces", common=True)] = "largest"
     """Faces kept of each frame: largest (one; ties by score, then box) or all."""
     detector: Annotated[str, Setting("faces", common=True)] = "dlib-cnn"
-    """Face detector: dlib-cnn (Dlib's CNN, run in PyTorch), dlib-cnn-reference (run by dlib), dlib-hog, or one that an
-    installed package adds."""
+    """Face detector: dlib-cnn (Dlib's CNN, run in PyTorch), dlib-cnn-reference (run by dlib), dlib-hog, centerface
+    (-half, -third: small faces), or one that an installed package adds."""
     detector_precision: Annotated[str, Setting("faces")] = "auto"
     """Arithmetic of the detector: fp32, bf16, int8 (on CPU), or auto (for dlib-cnn bf16 where the processor has it)."""
     detector_weights: Annotated[str | None, Setting("faces")] = None

@@ -42,7 +42,7 @@ class PoolConfig:
     retention_days: Annotated[int | None, Setting("work")] = None
     """Forget, before anything else, clips that were taken into this output longer ago than this (days), as
     jobs/forget.py --older-than does; default: none."""
-    shard: Annotated[str | None, Setting("input", common=True)] = None
+    shard: Annotated[str | None, Setting("input")] = None
     """Part of the input that this run takes, by a hash of each path, as 3/16; its output is --output with -03-of-16
     behind it. Each part has a driver of its own; what reads outputs reads 'data-*' as one."""
     no_thumbnails: Annotated[bool, Setting("pages", common=True)] = False
