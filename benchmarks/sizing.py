@@ -55,6 +55,8 @@ class PlanConfig:
     """Core-milliseconds a clip of everything else: crops, JPEG, shards, Ray (`benchmark.py preprocess`)."""
     clips_per_shard: int = 32
     """Clips in one unit of work (count)."""
+    parts: int = 1
+    """Outputs among which the corpus is divided (`--shard`), each with a driver of its own (count)."""
     start_seconds: float = 15.0
     """Until the first actor is at work (seconds)."""
     driver_ms: float = 20.0
@@ -78,8 +80,8 @@ class PlanConfig:
 
     @property
     def driver_seconds(self) -> float:
-        """What the driver does alone, before the actors and after them."""
-        return self.clips * (self.plan_us + self.list_us) / 1e6
+        """What a driver does alone, before the actors and after them: each lists all, and plans what is of its part."""
+        return self.clips * (self.plan_us / self.parts + self.list_us) / 1e6
 
 
 def plan(config: PlanConfig) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def clips_per_second_limits(config: PlanConfig, *, actors: int) -> dict[str, flo
     """Clips a second at which each part of the way would be fully busy."""
     return {
         "the actors' cores": actors / config.core_seconds_per_clip,
-        "the driver, handing out units": config.clips_per_shard * 1000 / config.driver_ms,
+        "the driver, handing out units": config.parts * config.clips_per_shard * 1000 / config.driver_ms,
         "S3 GET requests of one prefix": float(S3_GETS_PER_SECOND),
         "S3 PUT requests of one prefix": S3_PUTS_PER_SECOND / PUTS_PER_UNIT * config.clips_per_shard,
     }
@@ -121,12 +123,14 @@ def simulated_seconds(config: PlanConfig, *, actors: int) -> float:
     """SIMULATED wall time: units of unequal length, handed out one after the other by one driver to free actors.
 
     As in `pool`, so many units at once: then all wait for the last, the next are made into blocks, and actors start.
+    Of several parts one is simulated, on its share of the actors: the others do as much beside it.
     """
-    num_units = -(-config.clips // config.clips_per_shard)
+    actors = max(1, actors // config.parts)
+    num_units = -(-config.clips // (config.clips_per_shard * config.parts))
     # Clips differ by half their mean (as CAER's, 30 to 120 frames), units of 32 of them by a tenth.
     spread = 0.5 / np.sqrt(config.clips_per_shard)
     lengths = np.random.default_rng(0).normal(1.0, spread, num_units).clip(0.2)
-    lengths *= config.clips / num_units * config.core_seconds_per_clip
+    lengths *= config.clips / config.parts / num_units * config.core_seconds_per_clip
     now, at_once = 0.0, units_at_once(actors)
     for first in range(0, num_units, at_once):
         some = lengths[first : first + at_once].tolist()

@@ -15,6 +15,16 @@ from pipeline.runtime.pool import units_at_once
 SMALL = {"study": "plan", "clips": 3200, "frames": 10, "detect_ms": 50.0, "decode_ms": 1.0, "fps": 25.0}
 
 
+def test_parts_divide_what_drivers_do_but_not_the_listing():
+    whole, parts = (PlanConfig(**SMALL, nodes=4, cpus_per_node=4, parts=count) for count in (1, 4))
+    name = "the driver, handing out units"
+    limits = [clips_per_second_limits(config, actors=16)[name] for config in (whole, parts)]
+    assert limits[1] == 4 * limits[0]
+    listing = whole.clips * whole.list_us / 1e6
+    assert parts.driver_seconds - listing == pytest.approx((whole.driver_seconds - listing) / 4)
+    assert simulated_seconds(parts, actors=16) <= simulated_seconds(whole, actors=16)
+
+
 def test_hours_are_clips_times_core_seconds_over_the_cores(tmp_path):
     config = PlanConfig(**SMALL, mean_seconds=2.0, other_ms=450.0, nodes=2, cpus_per_node=4, output=str(tmp_path))
     assert config.core_seconds_per_clip == pytest.approx(0.5 + 0.05 + 0.45)
