@@ -52,7 +52,7 @@ def read_weights(path: Path) -> CnnWeights:
 
 def parse_weights(data: bytes) -> CnnWeights:
     """The detector of a file's bytes. Raises ValueError, naming the byte, for a truncated or foreign one."""
-    reader = _Reader(data)
+    reader = Reader(data)
     reader.expect("version of the loss layer", reader.integer(), 1)
     reader.expect("loss layer", reader.text(), "loss_mmod_")
     reader.expect("version of the options", reader.integer(), 1)
@@ -74,9 +74,9 @@ def parse_weights(data: bytes) -> CnnWeights:
     for index in range(num_layers):
         kind = reader.text()
         if kind == "con_4":
-            layers.append(_read_conv(reader))
+            layers.append(read_conv(reader))
         elif kind == "bn_con2" and layers:
-            layers[-1] = _fold(layers[-1], *_read_batch_norm(reader))
+            layers[-1] = folded(layers[-1], *_read_batch_norm(reader))
         elif kind == "relu_" and layers:
             last = layers[-1]
             layers[-1] = ConvLayer(last.weight, last.bias, last.stride, last.padding, has_relu=True)
@@ -90,7 +90,7 @@ def parse_weights(data: bytes) -> CnnWeights:
     return CnnWeights((red, green, blue), window_px, max_overlap, tuple(layers))
 
 
-def _read_conv(reader: _Reader) -> ConvLayer:
+def read_conv(reader: Reader) -> ConvLayer:
     params = reader.tensor()
     num_filters, height, width, stride_y, stride_x, padding_y, padding_x = (reader.integer() for _ in range(7))
     shape, bias_shape = reader.alias(), reader.alias()
@@ -104,7 +104,7 @@ def _read_conv(reader: _Reader) -> ConvLayer:
     return ConvLayer(weight, params[num_weights:], stride_x, padding_x, has_relu=False)
 
 
-def _read_batch_norm(reader: _Reader) -> tuple[np.ndarray, np.ndarray]:
+def _read_batch_norm(reader: Reader) -> tuple[np.ndarray, np.ndarray]:
     """The layer as gain and offset of each channel."""
     params = reader.tensor()
     reader.alias()
@@ -119,7 +119,7 @@ def _read_batch_norm(reader: _Reader) -> tuple[np.ndarray, np.ndarray]:
     return gain, params[num_channels:] - gain * mean
 
 
-def _fold(conv: ConvLayer, gain: np.ndarray, offset: np.ndarray) -> ConvLayer:
+def folded(conv: ConvLayer, gain: np.ndarray, offset: np.ndarray) -> ConvLayer:
     if gain.shape != conv.bias.shape:
         raise ValueError(f"batch normalisation of {gain.size} channels after {conv.bias.size} filters")
     weight = (conv.weight * gain[:, None, None, None]).astype(np.float32)
@@ -127,7 +127,7 @@ def _fold(conv: ConvLayer, gain: np.ndarray, offset: np.ndarray) -> ConvLayer:
     return ConvLayer(weight, bias, conv.stride, conv.padding, conv.has_relu)
 
 
-class _Reader:
+class Reader:
     """A cursor over dlib's serialization."""
 
     def __init__(self, data: bytes) -> None:

@@ -61,6 +61,9 @@ class ExtractConfig:
     min_sharpness: Annotated[float, Setting("faces")] = 0.0
     """Faces that are less sharp than this are left out, and counted (column sharpness: 0.2 is usual, under 0.05
     blurred); 0: none."""
+    max_yaw: Annotated[float, Setting("faces")] = 90.0
+    """Faces that are turned to a side by more than this are left out, and counted (degrees; 20: those that look about
+    into the camera); 90: none."""
     boxes: Annotated[str | None, Setting("faces")] = None
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     box_margin: Annotated[float, Setting("faces")] = 0.0
@@ -93,6 +96,7 @@ class ExtractConfig:
         _one_of("--detect-every", self.detect_every, tuple(range(1, MAX_DETECT_EVERY + 1)))
         _within("--min-face-px", self.min_face_px, 0, 2**16)
         _within("--min-sharpness", self.min_sharpness, 0, 100)
+        _within("--max-yaw", self.max_yaw, 0, 90)
         _within("--face-px", self.face_px, 8, MAX_PX)
         _within("--context-px", self.context_px, 8, MAX_PX)
         _within("--box-margin", self.box_margin, 0, MAX_MARGIN)

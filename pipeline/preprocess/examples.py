@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from pipeline.faces.between import faces_between
 from pipeline.faces.crops import crop_face, encode_image, make_context, select_faces
 from pipeline.faces.detector import Detect
+from pipeline.faces.landmarks import Landmarks
 from pipeline.faces.quality import sharpness_of
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.records.clips import Clip, whole_id
-from pipeline.records.faces import Example, Face
+from pipeline.records.faces import AlignedExample, Example, Face
 from pipeline.video.formats import IMAGE_NAMES
 from pipeline.video.frames import DecodeReport, Frame
 from pipeline.video.image import read_image
@@ -67,6 +69,7 @@ def extracted(
     *,
     decode: Callable[[], Generator[Frame, None, DecodeReport]],
     detect: Detect,
+    landmarks: Landmarks,
     stage: Callable[[str], None],
     batch_px: int,
     encode: Callable[[np.ndarray], Any] | None = None,
@@ -79,7 +82,11 @@ def extracted(
     """
     encode = encode or functools.partial(encode_image, image_format=config.image_format)
     spare: list[np.ndarray] = []
-    look = functools.partial(_look, task, config, stage=stage, batch_px=batch_px, encode=encode, spare=spare)
+    cut_out = functools.partial(_example, clip=task["clip"], config=config, encode=encode)
+    judge = _Judge(config, landmarks, chips=task.get("chips", False), encode=encode)
+    look = functools.partial(
+        _look, task, config, stage=stage, batch_px=batch_px, judge=judge, cut_out=cut_out, spare=spare
+    )
     facts = yield from look(decode(), detect=functools.partial(detect, upsample=config.upsample))
     if (
         config.retry_upsample
@@ -117,18 +124,19 @@ def _look(
     detect: Callable[[list[np.ndarray]], list[list[Face]]],
     stage: Callable[[str], None],
     batch_px: int,
-    encode: Callable[[np.ndarray], Any],
+    judge: _Judge,
+    cut_out: Callable[..., Example],
     spare: list[np.ndarray],
 ) -> Generator[Example, None, dict[str, Any]]:
     """One pass over the clip: its examples and facts. spare: gets one frame, of its second half, unless it is large."""
-    clip: Clip = task["clip"]
     given = [Face(box, 0.0) for box in task["boxes"]] if config.boxes is not None else None
 
     def find(images: list[np.ndarray]) -> list[list[Face]]:
         stage("detect")
         return detect(images) if given is None else [given for _ in images]
 
-    num_frames = num_faceless = num_clamped = num_small = num_blurred = num_examples = 0
+    num_frames = num_faceless = num_clamped = num_examples = 0
+    left_out = Counter[str]()
     decoding = WithResult(frames)
     with contextlib.closing(frames):
         every = config.detect_every if given is None else 1
@@ -136,45 +144,83 @@ def _look(
             stage("crop")
             height, width = frame.image.shape[:2]
             inside, clamped = select_faces(found, faces_kept="all", width=width, height=height)
-            large = [face for face in inside if face.box.short_side >= config.min_face_px]
-            judged = [(face, sharpness_of(frame.image, face.box)) for face in large]
-            sharp = [each for each in judged if each[1] >= config.min_sharpness]
-            kept = sharp[:1] if config.faces == "largest" else sharp
+            kept, gone = judge.kept(frame.image, inside)
+            left_out += gone
             num_frames += 1
             if _is_past_middle(num_frames) and width * height <= MAX_CANDIDATE_PX:
                 spare[:] = [frame.image]
-            num_small += len(inside) - len(large)
-            num_blurred += len(large) - len(sharp)
             num_clamped += clamped
             num_faceless += not kept
             num_examples += len(kept)
-            for face_index, (face, sharpness) in enumerate(kept):
-                example = _example(frame, face, face_index=face_index, clip=clip, config=config, encode=encode)
-                yield replace(example, sharpness=sharpness)
+            for face_index, (face, known) in enumerate(kept):
+                yield _with_columns(cut_out(frame, face, face_index=face_index), known)
     report = decoding.result
-    left_out = None if num_examples else _left_out(config, num_small=num_small, num_blurred=num_blurred)
     return {
         "num_frames": num_frames,
         "num_faceless_frames": num_faceless,
         "num_boxes_clamped": num_clamped,
-        "num_faces_small": num_small,
-        "num_faces_blurred": num_blurred,
+        **{f"num_faces_{name}": left_out[name] for name in LEFT_OUT},
         "num_examples": num_examples,
         "num_frames_over_budget": report.num_over_budget,
         "decoder": report.decoder,
         "decoder_reason": report.decoder_reason,
         "decode_integrity": report.decode_integrity,
         "cuts": report.cuts,
-        "detail": join_words(left_out, _damage(report)),
+        "detail": join_words(None if num_examples else _left_out(config, left_out), _damage(report)),
     }
 
 
-def _left_out(config: ExtractConfig, *, num_small: int, num_blurred: int) -> str | None:
+# Why faces are left out: the count of each, and its words.
+LEFT_OUT = {
+    "small": "are smaller than --min-face-px {0.min_face_px}",
+    "blurred": "are less sharp than --min-sharpness {0.min_sharpness:g}",
+    "turned": "are turned by more than --max-yaw {0.max_yaw:g}",
+}
+
+
+def _left_out(config: ExtractConfig, left_out: Counter[str]) -> str | None:
     """Which faces were left out and why, in words; None where none was."""
-    return join_words(
-        f"{num_small} faces are smaller than --min-face-px {config.min_face_px}" if num_small else None,
-        f"{num_blurred} faces are less sharp than --min-sharpness {config.min_sharpness:g}" if num_blurred else None,
-    )
+    words = (f"{left_out[name]} faces {said.format(config)}" for name, said in LEFT_OUT.items() if left_out[name])
+    return join_words(*words)
+
+
+class _Judge:
+    """Which faces of a frame are kept, and what is known of them beside the box. chips: cut them out upright too."""
+
+    def __init__(
+        self, config: ExtractConfig, landmarks: Landmarks, *, chips: bool, encode: Callable[[np.ndarray], Any]
+    ) -> None:
+        self._config, self._landmarks, self._chips, self._encode = config, landmarks, chips, encode
+
+    def kept(self, image: np.ndarray, faces: list[Face]) -> tuple[list[tuple[Face, dict[str, Any]]], Counter[str]]:
+        """The faces that are kept, with columns of each, and how many were left out for which reason.
+
+        faces: within the frame, the largest first.
+        """
+        config, left_out = self._config, Counter[str]()
+        kept: list[tuple[Face, dict[str, Any]]] = []
+        most = 1 if config.faces == "largest" else len(faces)
+        for face in faces:
+            sharpness = sharpness_of(image, face.box) if face.box.short_side >= config.min_face_px else None
+            if sharpness is None:
+                left_out["small"] += 1
+            elif sharpness < config.min_sharpness:
+                left_out["blurred"] += 1
+            elif len(kept) < most:
+                pose = self._landmarks.pose(image, face.box)
+                if abs(pose.yaw) > config.max_yaw:
+                    left_out["turned"] += 1
+                    continue
+                chip = {"chip_jpeg": self._encode(self._landmarks.chip(image, face.box))} if self._chips else {}
+                turned = {"yaw": pose.yaw, "pitch": pose.pitch, "roll": pose.roll, "is_frontal": pose.is_frontal}
+                kept.append((face, {"sharpness": sharpness, **turned, **chip}))
+        return kept, left_out
+
+
+def _with_columns(example: Example, known: dict[str, Any]) -> Example:
+    if "chip_jpeg" not in known:
+        return replace(example, **known)
+    return AlignedExample(**{**{each.name: getattr(example, each.name) for each in fields(example)}, **known})
 
 
 def _example(

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.faces.detector import SHARED_BATCH_PX, Detect, DetectionError
 from pipeline.faces.given_boxes import read_boxes
+from pipeline.faces.landmarks import Landmarks
 from pipeline.faces.spec import detector_spec
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.examples import extracted, join_words
@@ -35,7 +36,7 @@ from pipeline.preprocess.sandboxed import (
     shortened,
 )
 from pipeline.records.clips import Clip, whole_id
-from pipeline.records.faces import Example
+from pipeline.records.faces import AlignedExample, Example
 from pipeline.records.outcomes import GROWING, Outcome, State
 from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError
 from pipeline.sandbox.supervisor import Sandbox
@@ -64,7 +65,7 @@ class ClipExtractor:
 
     shared_detect: a detector outside this process, for batches of frames; then the sandboxed child only decodes.
     finds_cuts: look at every frame for where shots begin; `cuts` are those of the clip that was extracted last, None
-    where they are not known.
+    where they are not known. chips: cut each face out upright too (`Example.chip_jpeg`).
     """
 
     def __init__(
@@ -74,9 +75,12 @@ class ClipExtractor:
         limits: SandboxLimits,
         shared_detect: Detect | None = None,
         finds_cuts: bool = False,
+        chips: bool = False,
     ) -> None:
         self._config = config
         self._finds_cuts = finds_cuts
+        self._chips = chips
+        self._landmarks = None if shared_detect is None else Landmarks()
         self.cuts: Cuts | None = None
         self._shared_detect = shared_detect
         self._num_unreached = 0
@@ -90,7 +94,7 @@ class ClipExtractor:
         self._scratch = ScratchFolder(SCRATCH_PREFIX)  # For copies of clips, and links to them.
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        preload = detector_spec(config.detector).preload if shared_detect is None else ()
+        preload = ("dlib", *detector_spec(config.detector).preload) if shared_detect is None else ()
         build = build_work if shared_detect is None else build_decoding
         self.sandbox = Sandbox(
             build,
@@ -198,7 +202,7 @@ class ClipExtractor:
         if local is not None and not is_member(clip.url):
             self.sandbox.let_read(local, name=clip.path)
         boxes = self._boxes.get(clip.path, [])
-        task = {"clip": clip, "path": path, "boxes": boxes, "finds_cuts": self._finds_cuts}
+        task = {"clip": clip, "path": path, "boxes": boxes, "finds_cuts": self._finds_cuts, "chips": self._chips}
         limits = self.sandbox.limits
         left_seconds = limits.clip_seconds
         for attempt in range(1, MAX_TRIES_KILLED + 1):
@@ -263,20 +267,23 @@ class ClipExtractor:
 
             def keep(plain: Any) -> Example:
                 nonlocal num_bytes
-                example = example_of(plain, task["clip"], self._config)
+                example = example_of(plain, task["clip"], self._config, chips=self._chips)
                 num_bytes += len(example.face_jpeg) + len(example.context_jpeg)
+                num_bytes += len(example.chip_jpeg) if isinstance(example, AlignedExample) else 0
                 self.sandbox.require_room(num_bytes)
                 return example
 
             with _sound(self.sandbox):
                 examples, told = self.sandbox.run(task, keep=keep, seconds=seconds)
                 return examples, facts_of(told, num_examples=len(examples))
+        assert self._landmarks is not None
         stages = {"now": "start"}
         running = extracted(
             task,
             self._config,
             decode=functools.partial(_frames, self.sandbox, task, seconds=seconds),
             detect=self._shared_detect,
+            landmarks=self._landmarks,
             stage=functools.partial(stages.__setitem__, "now"),
             batch_px=SHARED_BATCH_PX,
         )

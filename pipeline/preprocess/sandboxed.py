@@ -15,12 +15,13 @@ import msgspec
 import numpy as np
 
 from pipeline.faces.crops import encode_image
+from pipeline.faces.landmarks import CHIP_PX, Landmarks
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import detect_of
 from pipeline.preprocess.examples import WithResult, decoded, extracted
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.columns import Share, columns_of
-from pipeline.records.faces import Box, Example
+from pipeline.records.faces import AlignedExample, Box, Example
 from pipeline.records.outcomes import Outcome
 from pipeline.storage.redaction import printable
 from pipeline.video.frames import MAX_PIXELS, Budget, Cuts, DecodeReport, Frame
@@ -35,6 +36,7 @@ MAX_NOTES = 8
 # The child gives the pixels of its crops, and they are encoded here: an image file could carry anything behind its
 # pixels, as another clip.
 _IMAGES = {"face_jpeg": "face_px", "context_jpeg": "context_px"}
+_CHIP = "chip_jpeg"
 
 
 # What the values of a record may be where a child tells them: counts that fit their columns, and no NaN.
@@ -55,7 +57,7 @@ def _message(record: type, names: Iterable[str], *, needed: Collection[str] = ()
     declared = []
     for name in names:
         kinds = [each for each in _alternatives(hints[name]) if each is not type(None)]
-        kind = np.ndarray if name in _IMAGES else _KINDS.get(kinds[0], kinds[0])
+        kind = np.ndarray if name in (*_IMAGES, _CHIP) else _KINDS.get(kinds[0], kinds[0])
         if name not in needed and len(kinds) < len(_alternatives(hints[name])):
             kind = Optional[kind]  # noqa: UP045 - made here, not written down
         has_default = defaults[name] is not MISSING and name not in needed
@@ -70,8 +72,9 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 # The clip and its label are not the child's to tell.
 _OF_CLIP = {each.name for each in fields(Clip)}
 _EXAMPLE = [each.name for each in fields(Example) if each.name not in _OF_CLIP]
-_FACTS = [each.name for each in columns_of(Outcome) if each.metadata["from_child"]]
 ExampleMessage = _message(Example, _EXAMPLE)
+AlignedMessage = _message(AlignedExample, [*_EXAMPLE, _CHIP])
+_FACTS = [each.name for each in columns_of(Outcome) if each.metadata["from_child"]]
 FactsMessage = msgspec.defstruct(
     "FactsMessage",
     [("cuts", Cuts | None, None)],
@@ -86,17 +89,27 @@ FrameMessage = _message(Frame, [each.name for each in fields(Frame)])
 def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any], None, dict[str, Any]]]:
     """The sandboxed child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome,
     as plain values."""
-    detect = detect_of(config, device="cpu")
+    detect, landmarks = detect_of(config, device="cpu"), Landmarks()
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
         task = _with_budget(task)
         # On CPU a batch is no faster than its frames one by one, and one frame is held instead of eight.
         decode = functools.partial(decoded, task, config, stage)
         running = WithResult(
-            extracted(task, config, decode=decode, detect=detect, stage=stage, batch_px=1, encode=lambda image: image)
+            extracted(
+                task,
+                config,
+                decode=decode,
+                detect=detect,
+                landmarks=landmarks,
+                stage=stage,
+                batch_px=1,
+                encode=lambda image: image,
+            )
         )
         for example in running:
-            yield {**{name: getattr(example, name) for name in _EXAMPLE}, "box": list(astuple(example.box))}
+            chip = {_CHIP: example.chip_jpeg} if isinstance(example, AlignedExample) else {}
+            yield {**{name: getattr(example, name) for name in _EXAMPLE}, "box": list(astuple(example.box)), **chip}
         cuts = running.result["cuts"]
         return {**running.result, "cuts": None if cuts is None else asdict(cuts)}
 
@@ -122,20 +135,25 @@ def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, A
     return work
 
 
-def example_of(plain: Any, clip: Clip, config: ExtractConfig) -> Example:
-    """The example of this clip that the child told, its images encoded. Raises ValueError for what is none."""
-    given = _given(plain, ExampleMessage)
+def example_of(plain: Any, clip: Clip, config: ExtractConfig, *, chips: bool = False) -> Example:
+    """The example of this clip that the child told, its images encoded. Raises ValueError for what is none.
+
+    chips: it was asked for upright faces, and gives an AlignedExample.
+    """
+    given = _given(plain, AlignedMessage if chips else ExampleMessage)
     width, height, box = given["frame_width"], given["frame_height"], Box(*given.pop("box"))
     if width * height > MAX_PIXELS or box != box.clamped(width=width, height=height):
         raise ValueError(f"box {box} is not in a frame of {width} x {height} pixels")
-    for name, setting in _IMAGES.items():
-        image, side_px = given[name], getattr(config, setting)
+    sides = {name: getattr(config, setting) for name, setting in _IMAGES.items()}
+    for name, side_px in {**sides, **({_CHIP: CHIP_PX} if chips else {})}.items():
+        image = given[name]
         if image.dtype != np.uint8 or image.shape != (side_px, side_px, 3):
             raise ValueError(f"{name} is {image.dtype} of shape {image.shape}, and not {side_px} pixels square")
         given[name] = encode_image(image, image_format=config.image_format)
     given["face_px"] = box.short_side
     known = {each.name: getattr(clip, each.name) for each in fields(Example) if each.name in _OF_CLIP}
-    return Example(**{**known, "clip_id": whole_id(clip.clip_id)}, box=box, **given)
+    record = AlignedExample if chips else Example
+    return record(**{**known, "clip_id": whole_id(clip.clip_id)}, box=box, **given)
 
 
 def frame_of(plain: Any) -> Frame:

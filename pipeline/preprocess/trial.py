@@ -87,7 +87,8 @@ def try_extraction(
     Raises:
         OwnFault: with the traceback of the child, where it failed.
     """
-    build, preload = (build_decoding, ()) if only_decode else (build_work, detector_spec(config.detector).preload)
+    own = ("dlib", *detector_spec(config.detector).preload)
+    build, preload = (build_decoding, ()) if only_decode else (build_work, own)
     scratch = ScratchFolder()
     try:
         clip = made_clip(scratch.path / "made.png")

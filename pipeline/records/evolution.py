@@ -27,6 +27,7 @@ MAY_CHANGE: dict[str, frozenset[str]] = {
         {
             *("abstain_below", "faces", "upsample", "retry_upsample", "detect_every"),
             *("frames_per_clip", "sample_fps", "every_frame", "min_sample_fps", "min_face_px", "min_sharpness"),
+            "max_yaw",
         }
     )
 }

@@ -21,6 +21,10 @@ PATH = "path of the clip relative to the input root; empty in a table that is ol
 MODEL = "first 12 letters of the checkpoint's sha256, as in the folder; null in a table that is older than this column"
 VALENCE = "how pleasant it looks to the model, -1 to 1{}; null where the model gives none"
 AROUSAL = "how excited it looks to the model, -1 to 1{}; null where the model gives none"
+PERSON_INDEX = (
+    "which person of the clip over all its shots, from 0 in order of appearance; null for a stray and without"
+    " --link-persons"
+)
 AGREEMENT = "share of the faces whose most probable emotion is the most probable of the mean"
 
 
@@ -101,6 +105,21 @@ class FaceRow:
         default=None,
         arrow=pa.float32(),
     )
+    yaw: float | None = column(
+        "how far the head is turned to the right of the image, degrees; null if older", default=None, arrow=pa.float32()
+    )
+    pitch: float | None = column(
+        "how far it looks up, degrees, rough: the build of a face counts too; null if older",
+        default=None,
+        arrow=pa.float32(),
+    )
+    roll: float | None = column(
+        "how far it leans clockwise in the image, degrees; null if older", default=None, arrow=pa.float32()
+    )
+    is_frontal: bool | None = column(
+        "whether it looks about into the camera: yaw and roll up to 20, pitch up to 25 degrees; null if older",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +133,13 @@ class Example(FaceRow):
     label: str | None = column("true emotion, or null", default=None)
     split: str | None = column("train, validation or test, or null", default=None)
     group_name: str | None = column("film, show or person whose clips lie in one split, or null", default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignedExample(Example):
+    """An example and its face upright, by which persons are told apart. Never stored."""
+
+    chip_jpeg: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +157,7 @@ class Prediction(FaceRow):
     )
     stray: bool = column("whether the face was seen once among many frames, and so counts as no person", default=False)
     person: int | None = column("track_index + 1, as people count; null for a stray", default=None, arrow=pa.int32())
+    person_index: int | None = column(PERSON_INDEX, default=None, arrow=pa.int32())
     model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
     valence: float | None = column(VALENCE.format(""), default=None, arrow=pa.float32())
     arousal: float | None = column(AROUSAL.format(""), default=None, arrow=pa.float32())
@@ -153,6 +180,7 @@ class TrackLabel:
     mean_entropy: float = column(ENTROPY, arrow=pa.float32())
     agreement: float = column(AGREEMENT, arrow=pa.float32())
     person: int | None = column("track_index + 1, as people count", default=None, arrow=pa.int32())
+    person_index: int | None = column(PERSON_INDEX, default=None, arrow=pa.int32())
     path: str = column(PATH, default="")
     seconds: float | None = column(FIRST_SEEN, default=None)
     last_seconds: float | None = column("time of the last face after the clip's first frame, or null", default=None)
@@ -177,6 +205,9 @@ class ClipLabel:
     num_frames: int = column("sampled frames decoded", default=0)
     num_faces: int = column("faces scored, over all frames", default=0)
     num_tracks: int = column("persons, as far as the boxes tell; strays are none", default=0)
+    num_persons: int | None = column(
+        "persons after tracks were linked over cuts (--link-persons), null where they were not", default=None
+    )
     num_strays: int | None = column("faces that were seen once among many frames", default=0)
     probabilities: tuple[float, ...] | None = column(
         "mean of the faces' probabilities over the clip, or null", default=None
@@ -209,6 +240,24 @@ class Shot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FaceEmbedding:
+    """What tells one face from another: biometric data, kept where that is asked for."""
+
+    clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
+    path: str = column("path relative to the input root")
+    frame_index: int = column("number of the frame in presentation order, from 0")
+    pts_seconds: float = column("presentation time of the frame in its file, seconds")
+    face_index: int = column("0 for the largest face of the frame, 1 for the next", arrow=pa.int32())
+    box: Box = column("face in the full upright frame: xyxy, integer pixels, half-open")
+    embedding: tuple[float, ...] = column(
+        "dlib's face embedding: two faces of a person are mostly less than 0.6 apart", arrow=pa.list_(pa.float32(), 128)
+    )
+    track_index: int | None = column("which track of the clip; null in a segment", default=None, arrow=pa.int32())
+    person_index: int | None = column(PERSON_INDEX, default=None, arrow=pa.int32())
+    model: str | None = column(MODEL, default=None, arrow=REPEATED_TYPE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Thumbnail:
     """A small picture of one scored frame, for the page; a JPEG of the whole frame in its own shape."""
 
@@ -225,4 +274,5 @@ FRAME_SCHEMA = schema_of(Prediction, "one row per face of a scored frame")
 TRACK_SCHEMA = schema_of(TrackLabel, "one row per person of a scored clip")
 CLIP_LABEL_SCHEMA = schema_of(ClipLabel, "one row per scored clip: its label, or why it has none")
 SHOT_SCHEMA = schema_of(Shot, "one row per shot of a scored clip")
+EMBEDDING_SCHEMA = schema_of(FaceEmbedding, "one row per face that persons were linked by")
 THUMBNAIL_SCHEMA = schema_of(Thumbnail, "small pictures of frames of some scored clips, for report.html")

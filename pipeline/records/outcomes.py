@@ -52,6 +52,7 @@ class Outcome:
     num_boxes_clamped: int = column("boxes that passed the frame's edge", default=0, segments="sum", from_child=True)
     num_faces_small: int = column("faces left out as too small", default=0, segments="sum", from_child=True)
     num_faces_blurred: int = column("faces left out as too blurred", default=0, segments="sum", from_child=True)
+    num_faces_turned: int = column("faces left out as turned away", default=0, segments="sum", from_child=True)
     num_frames_over_budget: int = column(
         "sampled frames left out, as the clip's time or pixels were used up", default=0, segments="sum", from_child=True
     )

@@ -25,6 +25,7 @@ from pipeline.records.faces import (
     FRAME_SCHEMA,
     SHOT_SCHEMA,
     THUMBNAIL_SCHEMA,
+    Example,
     Prediction,
     Shot,
     Thumbnail,
@@ -35,6 +36,14 @@ from pipeline.runtime.job import go_on, unread
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.forgotten import Seen, without_persons
 from pipeline.score.labels import UnitLabels, predictions_in
+from pipeline.score.linking import (
+    FaceKey,
+    PersonEmbedder,
+    drop_joined,
+    keep_for_join,
+    kept_for_join,
+    rows_of,
+)
 from pipeline.score.shots import joined_cuts
 from pipeline.video.frames import Cuts
 
@@ -63,6 +72,8 @@ class ScoreActor:
         pictured_every: int = 1,
         blur_faces: bool = False,
         shots: bool = True,
+        link_persons: bool = False,
+        keep_embeddings: bool = False,
         shared_detect: Detect | None = None,
     ) -> None:
         import torch  # Not with the module: a night that has nothing to score does without.
@@ -72,7 +83,11 @@ class ScoreActor:
         torch.set_num_threads(1)
         self._ledger = Ledger(ledger_url)
         self._forgotten = read_records(self._ledger.storage)
-        self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect, finds_cuts=shots)
+        self._extractor = ClipExtractor(
+            config, limits=limits, shared_detect=shared_detect, finds_cuts=shots, chips=link_persons
+        )
+        self._embedder = PersonEmbedder(device=device) if link_persons else None
+        self._keep_embeddings = keep_embeddings
         self._predictor = Predictor(checkpoint, which=which, device=device, batch_size=batch_size)
         self._abstain_below = abstain_below
         self._day = day
@@ -83,7 +98,12 @@ class ScoreActor:
         self.clip_ended = go_on
 
     def run(self, unit: Unit) -> dict[str, Any]:
-        labels = UnitLabels(self._predictor.sha256, abstain_below=self._abstain_below, day=self._day)
+        labels = UnitLabels(
+            self._predictor.sha256,
+            abstain_below=self._abstain_below,
+            day=self._day,
+            keep_embeddings=self._keep_embeddings and not unit.is_segment,
+        )
         outcomes: list[Outcome] = []
         pictured: list[list[Thumbnail]] = []
         num_pictured = 0 if unit.number % self._pictured_every else self._num_pictured
@@ -97,7 +117,8 @@ class ScoreActor:
                 cuts = self._extractor.cuts
                 examples, outcome = _without_forgotten(clip, examples, outcome, self._forgotten, cuts)
             probabilities, affect = self._predictor.predict_with_affect(examples)
-            labels.add(clip, outcome, examples, probabilities, affect=affect, cuts=cuts)
+            embeddings = self._embedded(unit, examples, cuts)
+            labels.add(clip, outcome, examples, probabilities, affect=affect, cuts=cuts, embeddings=embeddings)
             outcomes.append(replace(outcome, seconds=round(time.monotonic() - started, 3)))
             goes_on = goes_on and self.clip_ended(outcomes[-1])
             if examples and len(pictured) < num_pictured:
@@ -112,6 +133,17 @@ class ScoreActor:
             tables, facts = labels.tables(), {**facts, **labels.night_facts()}
         return self._ledger.commit(unit, tables=tables, outcomes=outcomes, facts=facts, partition=f"day={self._day}")
 
+    def _embedded(self, unit: Unit, examples: Sequence[Example], cuts: Cuts | None) -> dict[FaceKey, np.ndarray] | None:
+        """What persons of a clip are linked by, None where they are not: those of a film are with its join."""
+        if self._embedder is None:
+            return None
+        found = self._embedder.embeddings(examples, cuts=cuts.frames if cuts else ())
+        if not unit.is_segment:
+            return found
+        rows = list(rows_of(examples, found, path=unit.clips[0].path, model=self._predictor.sha256[:12]))
+        keep_for_join(self._ledger.storage, unit.unit_id, rows)
+        return None
+
     def _keep(self, unit: Unit, pictured: Sequence[Sequence[Thumbnail]]) -> None:
         """Small frames for the page; of a segment one, under its whole clip. Not as Parquet: a query of all Parquet
         files below the output finds labels and nothing else."""
@@ -124,17 +156,26 @@ class ScoreActor:
 
 
 def join_segments(
-    ledger: Ledger, snapshot: Snapshot, *, checkpoint_sha256: str, abstain_below: float, day: str
+    ledger: Ledger,
+    snapshot: Snapshot,
+    *,
+    checkpoint_sha256: str,
+    abstain_below: float,
+    day: str,
+    link_persons: bool = False,
+    keep_embeddings: bool = False,
 ) -> None:
     """Commit the clips that were cut and of which every segment has ended.
 
-    Their faces are those of their segments, linked to persons over the whole clip.
+    Their faces are those of their segments, linked to persons over the whole clip. link_persons, keep_embeddings: as of
+    `ScoreConfig`.
     """
     units = {unit.clips[0].clip_id: unit for unit in snapshot.pending().of("joins")}
     if not units:
+        drop_joined(ledger.storage, waiting=set())
         return
     shards, shots = (_paths_of(snapshot, name) for name in (PARTS, PART_SHOTS))
-    entries, forgotten = [], read_records(ledger.storage)
+    entries, forgotten, waiting = [], read_records(ledger.storage), set(units)
     # A film at a time: its rows lie beside one another.
     for row in snapshot.joined_segments(list(units)):
         outcome = outcome_of(row)
@@ -148,13 +189,16 @@ def join_segments(
         cuts = joined_cuts(parts_shots)
         faces, outcome = _without_forgotten(unit.clips[0], faces, outcome, forgotten, cuts)
         probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
-        labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day)
+        labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day, keep_embeddings=keep_embeddings)
+        embeddings = kept_for_join(ledger.storage, outcome.clip_id) if link_persons else None
         affect = np.array([(face.valence, face.arousal) for face in faces], np.float32).reshape(-1, 2)
-        labels.add(unit.clips[0], outcome, faces, probabilities, affect=affect, cuts=cuts)
+        labels.add(unit.clips[0], outcome, faces, probabilities, affect=affect, cuts=cuts, embeddings=embeddings)
         facts = labels.night_facts()
         entries.append(
             ledger.commit(unit, tables=labels.tables(), outcomes=[outcome], facts=facts, partition=f"day={day}")
         )
+        waiting.discard(outcome.clip_id)
+    drop_joined(ledger.storage, waiting=waiting)
     snapshot.add_entries({entry["unit"]: json_bytes(entry) for entry in entries})
 
 

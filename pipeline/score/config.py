@@ -58,6 +58,13 @@ class ScoreConfig(PoolConfig):
     """Leave out, and count, faces whose box is narrower or lower (pixels); default: as the model's own data."""
     min_sharpness: Annotated[float | None, Setting("faces")] = None
     """Leave out, and count, faces that are less sharp (0.05: blurred ones); default: as the model's own data."""
+    max_yaw: Annotated[float | None, Setting("faces")] = None
+    """Leave out, and count, faces turned to a side by more than this (degrees); default: as the model's own data."""
+    link_persons: Annotated[bool, Setting("faces", common=True)] = False
+    """Follow persons over cuts (column person_index), by an embedding of their faces. It tells persons apart, so it is
+    biometric data, for which many laws want consent: it is dropped when its clip is done. Needs scikit-learn."""
+    keep_embeddings: Annotated[bool, Setting("faces")] = False
+    """Keep the embeddings of --link-persons, in a table embeddings/: with them anybody can find a person again."""
     abstain_below: Annotated[float | None, Setting("labels", common=True)] = None
     """A face, person or clip whose highest probability is below this (0 to 1) is undecided and gets no emotion.
 
@@ -110,6 +117,8 @@ class ScoreConfig(PoolConfig):
             raise ValueError("--sample-fps, --frames-per-clip and --every-frame exclude each other; give one of them")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise ValueError(f"--abstain-below is {self.abstain_below}; give a probability, 0 to 1")
+        if self.keep_embeddings and not self.link_persons:
+            raise ValueError("--keep-embeddings keeps those of --link-persons; give that too, or leave it out")
         if self.since is not None:
             parse_since(self.since)
         if self.day is not None:

@@ -48,10 +48,17 @@ class LabelledClip:
         for each in self.noted:
             if number in each.numbers:
                 return each
-        faces = tuple((face.pts_seconds, face.box) for face in self.faces if number_of(face) == number)
+        numbers = self._linked_with(number)
+        faces = tuple((face.pts_seconds, face.box) for face in self.faces if number_of(face) in numbers)
         if not faces:
             return None
-        return ForgottenPerson(clip_ids=self.kin, contents=self.contents, numbers=(number,), faces=faces)
+        return ForgottenPerson(clip_ids=self.kin, contents=self.contents, numbers=numbers, faces=faces)
+
+    def _linked_with(self, number: int) -> tuple[int, ...]:
+        """The number, and those of the same person in other shots, where persons were linked."""
+        linked = {track.track_index + 1: track.person_index for track in self.tracks}
+        person = linked.get(number)
+        return (number,) if person is None else tuple(sorted(each for each in linked if linked[each] == person))
 
     def as_here(self, person: ForgottenPerson) -> ForgottenPerson:
         """A person with the numbers that it has here, by where its faces are."""

@@ -119,7 +119,7 @@ class _Removal:
         if not num_own:
             return table
         self.num_rows += num_own
-        self._num_removed += num_own if name != "tracks" else 0
+        self._num_removed += num_own if name in ("frames", "segments") else 0
         return table.filter(pc.invert(is_own))
 
     def outcomes(self, rows: list[dict[str, Any]], tables: dict[str, pa.Table]) -> list[dict[str, Any]]:

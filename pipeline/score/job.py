@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.corpus.read import read_corpus
 from pipeline.corpus.types import Corpus
 from pipeline.dataset.card import labels_card
+from pipeline.faces.same_person import check_linking
 from pipeline.ledger.audit import audit
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
@@ -67,6 +68,8 @@ def score(config: ScoreConfig) -> Run:
     log_as_json(config.json_logs)
     info = read_checkpoint_info(config.checkpoint, config.epoch)
     asked = reading_config(config, info)
+    if config.link_persons:
+        check_linking()
     detector_device = resolve_detector_device(config.detector_device, asked)
     extract_config = resolved(asked, device=detector_device)
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
@@ -128,7 +131,8 @@ def job_of(
     """
     sha256 = info["checkpoint_sha256"]
     plan_config = {**plan_config_of(extract_config), **_model_config(info, record)}
-    labelled = {"abstain_below": record.abstain_below, "day": day}
+    linking = {"link_persons": config.link_persons, "keep_embeddings": config.keep_embeddings}
+    labelled = {"abstain_below": record.abstain_below, "day": day, **linking}
 
     def choose(ledger: Ledger, snapshot: Snapshot) -> Choice:
         since, paths_matter = parse_since(config.since) if config.since else None, config.boxes is not None

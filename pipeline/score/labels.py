@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,17 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.faces.persons import linked, numbered
+from pipeline.faces.same_person import joined
 from pipeline.models.sidecar import AFFECT
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.columns import FLAT_COLUMNS, columns_of, table_of
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
+    EMBEDDING_SCHEMA,
     FRAME_SCHEMA,
     SHOT_SCHEMA,
     TRACK_SCHEMA,
     Box,
     ClipLabel,
     Example,
+    FaceEmbedding,
     FaceRow,
     Prediction,
     Shot,
@@ -30,6 +33,7 @@ from pipeline.records.faces import (
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.drift import unit_facts
+from pipeline.score.linking import FaceKey, key_of, rows_of
 from pipeline.score.shots import shots_of
 from pipeline.score.tracks import STRAY, emotion_of, entropies, num_changes, summarised
 from pipeline.video.frames import Cuts
@@ -38,8 +42,11 @@ from pipeline.video.frames import Cuts
 class UnitLabels:
     """The rows of one unit, clip by clip."""
 
-    def __init__(self, checkpoint_sha256: str, *, abstain_below: float, day: str) -> None:
+    def __init__(
+        self, checkpoint_sha256: str, *, abstain_below: float, day: str, keep_embeddings: bool = False
+    ) -> None:
         self._sha256, self._abstain_below, self._day = checkpoint_sha256, abstain_below, day
+        self._keep_embeddings, self._embeddings = keep_embeddings, list[FaceEmbedding]()
         self._model = checkpoint_sha256[:12]
         self._faces: list[Prediction] = []
         self._tracks: list[TrackLabel] = []
@@ -56,6 +63,7 @@ class UnitLabels:
         *,
         affect: np.ndarray | None = None,
         cuts: Cuts | None = None,
+        embeddings: Mapping[FaceKey, np.ndarray] | None = None,
     ) -> None:
         """Label one clip.
 
@@ -64,6 +72,7 @@ class UnitLabels:
             probabilities: (len(faces), 7).
             affect: valence and arousal (len(faces), 2), NaN for what the model does not give; None: it gives neither.
             cuts: where its shots begin, None where that is not known.
+            embeddings: of some faces of each track, by which persons are linked over cuts; None: they are not.
         """
         found = predictions_of(
             faces,
@@ -74,11 +83,14 @@ class UnitLabels:
             model=self._model,
             cuts=cuts.frames if cuts else (),
             affect=affect,
+            embeddings=embeddings,
         )
         persons = track_labels_of(found, abstain_below=self._abstain_below)
         clip_id = whole_id(clip.clip_id)
         shots = shots_of(cuts, clip_id=clip_id, path=clip.path, model=self._model) if cuts else []
         self._shots += shots
+        if embeddings is not None and self._keep_embeddings:
+            self._embeddings += rows_of(found, embeddings, path=clip.path, model=self._model)
         self._faces += found
         self._tracks += persons
         if outcome.state in (State.DONE, State.NO_FACE, State.QUARANTINED):  # Else it ends elsewhere, or later.
@@ -95,6 +107,8 @@ class UnitLabels:
             "clips": table_of(self._clips, CLIP_LABEL_SCHEMA),
             "shots": table_of(self._shots, SHOT_SCHEMA),
         }
+        if self._embeddings:
+            found["embeddings"] = table_of(self._embeddings, EMBEDDING_SCHEMA)
         sha256 = {b"checkpoint_sha256": self._sha256.encode()}
         return {
             name: table.replace_schema_metadata({**(table.schema.metadata or {}), **sha256})
@@ -117,6 +131,7 @@ def predictions_of(
     model: str | None = None,
     cuts: Sequence[int] = (),
     affect: np.ndarray | None = None,
+    embeddings: Mapping[FaceKey, np.ndarray] | None = None,
 ) -> list[Prediction]:
     """The rows of one clip's faces.
 
@@ -127,10 +142,12 @@ def predictions_of(
         path, model: as they stand in the rows.
         cuts: numbers of the frames that begin a shot.
         affect: valence and arousal (len(examples), 2), NaN or None for what is not known.
+        embeddings: of some faces of each track, by which persons are linked over cuts; None: they are not.
     """
     found = []
     shared = [each.name for each in columns_of(FaceRow) if each.name != "path"]
     tracks, num_persons = numbered(linked(examples, cuts=cuts), num_frames=num_frames)
+    persons = _linked_persons(examples, tracks, num_persons, embeddings)
     two = np.full((len(examples), 2), np.nan) if affect is None else affect
     for example, row, felt, track_index, entropy in zip(
         examples, probabilities, two, tracks, entropies(probabilities), strict=True
@@ -148,11 +165,26 @@ def predictions_of(
                 entropy=float(entropy),
                 stray=is_stray,
                 person=None if is_stray else track_index + 1,
+                person_index=persons.get(track_index),
                 model=model,
                 **known_affect(felt),
             )
         )
     return found
+
+
+def _linked_persons(
+    faces: Sequence[Example | Prediction],
+    tracks: Sequence[int],
+    num_persons: int,
+    embeddings: Mapping[FaceKey, np.ndarray] | None,
+) -> dict[int, int]:
+    """Track -> person over all shots, of the tracks that are no strays; {} where persons are not linked."""
+    if embeddings is None:
+        return {}
+    seen = [(face, track) for face, track in zip(faces, tracks, strict=True) if track < num_persons]
+    known = {place: embeddings[key_of(face)] for place, (face, _) in enumerate(seen) if key_of(face) in embeddings}
+    return joined([track for _, track in seen], [face.frame_index for face, _ in seen], known)
 
 
 def predictions_in(table: pa.Table) -> Iterator[Prediction]:
@@ -183,6 +215,7 @@ def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> lis
                 model=own[0].model,
                 track_index=track_index,
                 person=track_index + 1,
+                person_index=own[0].person_index,
                 first_pts_seconds=own[0].pts_seconds,
                 last_pts_seconds=own[-1].pts_seconds,
                 seconds=own[0].seconds,
@@ -220,12 +253,14 @@ def clip_label_of(
     if not faces:
         return ClipLabel(**facts, reason=outcome.reason)
     counted = [face for face in faces if not face.stray]
+    linked_persons = {track.person_index for track in tracks if track.person_index is not None}
     summary = summarised(np.array([face.probabilities for face in counted or faces]), abstain_below=abstain_below)
     return ClipLabel(
         **facts,
         reason=summary.reason if counted else STRAY,
         num_faces=len(faces),
         num_tracks=len(tracks),
+        num_persons=len(linked_persons) if linked_persons else None,
         num_strays=len(faces) - len(counted),
         probabilities=summary.probabilities,
         emotion=summary.emotion if counted else None,

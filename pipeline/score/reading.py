@@ -16,7 +16,7 @@ MIN_SAMPLE_FPS = 2.0
 
 
 # Settings that decide how hard is looked and which faces are kept; none changes the crop that a model gets.
-EFFORT = ("upsample", "retry_upsample", "detect_every", "min_face_px", "min_sharpness")
+EFFORT = ("upsample", "retry_upsample", "detect_every", "min_face_px", "min_sharpness", "max_yaw")
 
 
 def reading_config(config: ScoreConfig, info: Mapping[str, Any]) -> ExtractConfig:

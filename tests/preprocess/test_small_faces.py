@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from skimage.data import astronaut
 
+from pipeline.faces.crops import decode_image
+from pipeline.faces.landmarks import Landmarks, Pose
 from pipeline.preprocess.config import ExtractConfig, plan_config_of, plan_defaults
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.records.clips import Clip
+from pipeline.records.faces import Box
 from pipeline.records.outcomes import COUNTED, State
 from pipeline.sandbox.limits import SandboxLimits
 
@@ -100,3 +104,35 @@ def test_it_is_off_by_default_and_an_older_output_counts_as_made_without_it():
     assert COUNTED["faces_small"] == "num_faces_small"
     with pytest.raises(ValueError, match="--min-face-px is -1; give 0 or more"):
         ExtractConfig(min_face_px=-1)
+
+
+@pytest.mark.parametrize(("max_yaw", "num_turned"), [(90.0, 0), (60.0, 0), (1.0, 1)])
+def test_a_turned_face_is_left_out_counted_and_said(tmp_path, max_yaw, num_turned):
+    image = np.ascontiguousarray(astronaut()[20:220, 110:330])
+    examples, outcome = extracted(tmp_path, boxes="a.png,Happy,58,49,154,145\n", image=image, max_yaw=max_yaw)
+    assert (len(examples), outcome.num_faces_turned) == (1 - num_turned, num_turned)
+    for example in examples:
+        assert 1 < abs(example.yaw) < 60
+        assert example.is_frontal is Pose(example.yaw, example.pitch, example.roll).is_frontal
+    if num_turned:
+        assert outcome.detail == "no face in 1 sampled frames, 1 faces are turned by more than --max-yaw 1"
+
+
+@pytest.mark.parametrize("value", [-1, 91, float("nan")])
+def test_a_yaw_that_is_none_is_refused(value):
+    with pytest.raises(ValueError, match=r"--max-yaw is .*; give 0 or more"):
+        ExtractConfig(max_yaw=value)
+
+
+def test_an_upright_face_comes_where_it_is_asked_for(tmp_path):
+    Image.fromarray(astronaut()).save(tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text("a.png,Happy,168,69,264,165\n")
+    config = ExtractConfig(boxes=str(tmp_path / "boxes.csv"), face_px=16, context_px=16, image_format="png")
+    clip = Clip(clip_id="0" * 20, path="a.png", url=str(tmp_path / "a.png"), size_bytes=1, content_id="x")
+    extractor = ClipExtractor(config, limits=SandboxLimits(), chips=True)
+    try:
+        (example,), _ = extractor.extract(clip)
+    finally:
+        extractor.sandbox.close()
+    wanted = Landmarks().chip(astronaut(), Box(168, 69, 264, 165))
+    np.testing.assert_array_equal(decode_image(example.chip_jpeg), wanted)

@@ -11,11 +11,20 @@ from ledgers import joined
 from pipeline.records.clips import Clip
 from pipeline.records.columns import column, schema_of, table_of
 from pipeline.records.evolution import BEFORE, read_shard, with_columns, with_defaults
-from pipeline.records.faces import FRAME_SCHEMA, Box, ClipLabel, Example, Prediction, Thumbnail, TrackLabel
+from pipeline.records.faces import (
+    FRAME_SCHEMA,
+    Box,
+    ClipLabel,
+    Example,
+    FaceEmbedding,
+    Prediction,
+    Thumbnail,
+    TrackLabel,
+)
 from pipeline.records.outcomes import COUNTED, Outcome, State, outcome_of
 from pipeline.records.vocabulary import EMOTIONS
 
-RECORDS = (Clip, ClipLabel, Example, Outcome, Prediction, Thumbnail, TrackLabel)
+RECORDS = (Clip, ClipLabel, Example, FaceEmbedding, Outcome, Prediction, Thumbnail, TrackLabel)
 
 
 @dataclass(frozen=True, kw_only=True)
