@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.poison import CRASH
+from pipeline.faces.landmarks import Landmarks
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import detect_of, resolved
 from pipeline.preprocess.examples import decoded, extracted
@@ -28,7 +29,7 @@ class Faces:
     def __init__(self, num_frames: int) -> None:
         torch.set_num_threads(1)
         self._config = resolved(ExtractConfig(frames_per_clip=num_frames))
-        self._detect = detect_of(self._config, device="cpu")
+        self._detect, self._landmarks = detect_of(self._config, device="cpu"), Landmarks()
 
     def rows(self, path: str) -> list[dict[str, Any]]:
         """Name of the clip, index of the frame, box, and both crops as JPEG. Raises VideoError."""
@@ -46,6 +47,7 @@ class Faces:
             self._config,
             decode=lambda: decoded(task, self._config, stage),
             detect=self._detect,
+            landmarks=self._landmarks,
             stage=stage,
             batch_px=1,
         )
