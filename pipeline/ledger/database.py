@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -51,6 +52,11 @@ class Database:
             config={"memory_limit": f"{limit}B", "temp_directory": str(self._scratch.path), "threads": 2},
         )
         self._connection.execute("set enable_progress_bar = false")
+
+    @property
+    def folder(self) -> Path:
+        """A scratch folder, for files that are read here; it goes with the database."""
+        return self._scratch.path
 
     def close(self) -> None:
         """Remove the database and its file."""

@@ -20,6 +20,8 @@ from pipeline.storage.remote import absolute_url, listed, open_filesystem
 from pipeline.storage.retry import ABSENT_OR_THERE, TRIES, call, checked, raise_storage_error
 
 TEMPORARY = ".writing-"
+# What stores tell of an object that changes when it is written.
+MARKS = ("size", "ETag", "etag", "generation", "updated", "LastModified", "last_modified", "mtime")
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -144,6 +146,21 @@ class Storage:
             found = ((path, int(info["size"] or 0)) for path, info in listing)
         start = len(self.path().rstrip("/")) + 1
         return ((path[start:], num_bytes) for path, num_bytes in found if TEMPORARY not in path[start:])
+
+    def stamps(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Every object under `folder` and a text that changes whenever it is written, in any order."""
+        if self.is_local:
+            for path, _ in self._local_listing(folder):
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    status = os.stat(path)
+                    yield self._name_of(path), f"{status.st_size} {status.st_mtime_ns}"
+            return
+        what = f"{self.url}/{folder} cannot be listed"
+        for path, info in listed(self.filesystem, self.path(folder), what=what, num_tries=self._num_tries):
+            yield self._name_of(path), " ".join(str(info[name]) for name in MARKS if info.get(name) is not None)
+
+    def _name_of(self, path: str) -> str:
+        return path[len(self.path().rstrip("/")) + 1 :]
 
     def _local_listing(self, folder: str) -> Iterator[tuple[str, int]]:
         try:

@@ -97,3 +97,16 @@ def test_what_is_no_file_is_refused_and_not_waited_for(kind, tmp_path):
         path.symlink_to("/dev/zero" if kind == "device" else "/dev/null")
     with pytest.raises(OSError, match=r"entry.json cannot be read: it is no regular file"):
         Storage(str(tmp_path)).read("entry.json")
+
+
+def test_a_stamp_changes_when_an_object_is_written_and_only_then(storage):
+    assert dict(storage.stamps("a")) == {}
+    for name in ("a/one", "a/b/two", "c"):
+        storage.put(name, b"1234")
+    before = dict(storage.stamps("a"))
+    assert before.keys() == {"a/one", "a/b/two"}
+    assert dict(storage.stamps("a")) == before
+    storage.put("a/one", b"4321")
+    after = dict(storage.stamps("a"))
+    assert after["a/b/two"] == before["a/b/two"]
+    assert after["a/one"] != before["a/one"]
