@@ -119,7 +119,12 @@ class Snapshot:
         Returns whether each of its copies is of an entry that is listed. A copy of one that was deleted could later be
         taken for the entry that is made in its place.
         """
-        self.database.run("add_entries", texts)
+        try:
+            self.database.run("add_entries", texts)
+        except DatabaseError:  # Its entries are older than a column.
+            entries = dict(zip(texts["unit"].to_pylist(), texts["entry"].to_pylist(), strict=True))
+            place = texts.schema.get_field_index("entry")
+            self.database.run("add_entries", texts.set_column(place, "entry", as_of_today(entries)["entry"]))
         self._derived -= OF_ENTRIES
         return not self.database.value("select exists(from given_rows anti join listed using (unit, num_bytes))", texts)
 

@@ -926,6 +926,19 @@ def test_an_entry_that_is_older_than_a_column_has_its_default(local, monkeypatch
     assert (everything(snapshot)["outcomes"], read) == (whole, [])
 
 
+def test_entries_that_were_kept_in_one_object_before_a_column_was_have_its_default(local, monkeypatch):
+    planned(local, CLIPS, **PLAN)
+    entries = [commit(local, unit) for unit in pending(local)]
+    whole = everything(local.snapshot())["outcomes"]
+    for entry in entries:
+        for row in entry["outcomes"]:
+            del row["num_faces_small"]
+        local.storage.put(f"ledger/{entry['unit']}.json", json_bytes(entry))
+    local.compact(texts_of(entries))
+    snapshot, read = read_names(local, monkeypatch)
+    assert (everything(snapshot)["outcomes"], read) == (whole, [])
+
+
 def test_the_runs_of_an_output_are_its_own_or_those_of_each_model(tmp_path):
     one = Ledger(str(tmp_path / "data"))
     planned(one, CLIPS, **PLAN)
