@@ -29,7 +29,7 @@ Moment = tuple[str | None, Mapping[str, str]]
 def moments_said(labels: Labels) -> list[Moment]:
     """Each person and second of which an annotator said an emotion: what the model says, and each annotator's last."""
     by_clip: dict[str, list[Correction]] = defaultdict(list)
-    for each in standing(read_corrections(labels.storage)):
+    for each in standing(read_corrections(labels.storages)):
         if each.said == Said.EMOTION:
             by_clip[each.clip_id].append(each)
     abstain_below = labels.abstain_below
@@ -104,8 +104,8 @@ def evaluate_corrections(config: EvaluateConfig) -> None:
         raise UsageError(f"--corrections needs scikit-learn and statsmodels: {told}") from None
     assert config.corrections is not None
     found: dict[str, Any] = {}
-    for url in models_of(absolute_url(config.corrections)):
-        labels = Labels(url)
+    for folders in models_of(absolute_url(config.corrections)):
+        labels = Labels(*folders)
         moments = moments_said(labels)
         if moments:
             found[labels.model] = {**rightness(moments), "num_moments": len(moments), "agreement": agreement(moments)}

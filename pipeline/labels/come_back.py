@@ -51,12 +51,14 @@ def import_corrections(config: ExportConfig) -> int:
             raise UsageError(f"--import {name} is no export of {config.format} of these labels ({told})") from None
         num_files += 1
         for said in found:
-            if add_correction(labels.storage, new_correction(**said, correction_id=_id_of(said))):
+            if add_correction(labels.storage_of(said["clip_id"]), new_correction(**said, correction_id=_id_of(said))):
                 num_new += 1
             else:
                 num_known += 1
     known = f", {num_known} were there" if num_known else ""
-    log_status(f"{config.format}: {num_new} corrections of {num_files} files{known}: {labels.storage.url}/corrections")
+    log_status(
+        f"{config.format}: {num_new} corrections of {num_files} files{known}: {labels.storages[0].url}/corrections"
+    )
     return 0
 
 

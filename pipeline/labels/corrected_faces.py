@@ -23,9 +23,9 @@ def corrected_faces(url: str) -> CorrectedFaces:
     """
     ids: list[str] = []
     clips: dict[str, list[CorrectedPerson]] = {}
-    for model_url in models_of(absolute_url(url)):
-        labels = Labels(model_url)
-        rows = [each for each in standing(read_corrections(labels.storage)) if each.said != Said.ANOTHER_PERSON]
+    for folders in models_of(absolute_url(url)):
+        labels = Labels(*folders)
+        rows = [each for each in standing(read_corrections(labels.storages)) if each.said != Said.ANOTHER_PERSON]
         ids += [each.correction_id for each in rows]
         by_clip: dict[str, list[Correction]] = {}
         for each in rows:

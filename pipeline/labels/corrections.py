@@ -38,11 +38,16 @@ def add_correction(storage: Storage, correction: Correction) -> bool:
     return storage.create(f"{FOLDER}/{correction.correction_id}.json", body)
 
 
-def read_corrections(storage: Storage) -> list[Correction]:
-    """Every correction ever made, in the order in which they were said. One that cannot be read is reported."""
-    names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
-    read = (read_correction(f"{storage.url}/{name}", data) for name, data in storage.read_many(names).items())
-    found = [each for each in read if each is not None]
+def read_corrections(storages: Iterable[Storage]) -> list[Correction]:
+    """Every correction ever made of labels in these folders, in the order in which they were said.
+
+    One that cannot be read is reported.
+    """
+    found = []
+    for storage in storages:
+        names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
+        read = (read_correction(f"{storage.url}/{name}", data) for name, data in storage.read_many(names).items())
+        found += [each for each in read if each is not None]
     return sorted(found, key=lambda each: (each.created, each.correction_id))
 
 

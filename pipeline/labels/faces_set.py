@@ -59,7 +59,7 @@ def face_sets(
     One face a person and moment of `every` seconds. A clip whose video cannot be read is reported and left out.
     """
     said: dict[str, list[Correction]] = {}
-    for each in standing(read_corrections(labels.storage)):
+    for each in standing(read_corrections(labels.storages)):
         said.setdefault(each.clip_id, []).append(each)
     clips = [clip for clip, _, _ in labels.labelled(**chosen)]
     split = {clip["clip_id"]: split_of(clip["original"], FRACTIONS) for clip in clips}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -24,6 +25,7 @@ from pipeline.records.faces import (
     TrackLabel,
 )
 from pipeline.records.vocabulary import UsageError
+from pipeline.storage.parts import parts_of
 from pipeline.storage.remote import absolute_url
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
@@ -32,28 +34,36 @@ SHARDS_KEPT = 16
 
 
 class Labels:
-    """The labels of one model.
+    """The labels of one model; of outputs in parts (`labels-*`) those of all of them.
 
     Attributes:
         database: holds the table `clips`: a row for each input with its label (columns of CLIP_LABEL_SCHEMA, state and
             reason of every input), `day`, `unit`, `original` (the clip whose faces are its own), the shards in which
-            its faces lie, `url` and `size_bytes` as they were planned, `probability` (the highest of its seven) and
-            `show` (the first folder of its path).
+            its faces lie, `url` and `size_bytes` as they were planned, `probability` (the highest of its seven),
+            `show` (the first folder of its path) and `part` (which of `storages` it is in).
+        storages: the folders of the model, one a part. Corrections of a clip lie in its own.
         info: kind, config and versions with which they were made.
         digest: changes whenever an entry is written.
     """
 
-    def __init__(self, url: str) -> None:
-        self.ledger = Ledger(url)
-        self.storage = self.ledger.storage
-        self.info = self.ledger.run_info()
-        if self.info["kind"] != "labels":
-            raise UsageError(f"{url} holds {self.info['kind']}, not labels; give the output of jobs/score.py")
-        self.digest = digest_of(self.ledger)
+    def __init__(self, *urls: str) -> None:
+        ledgers = [Ledger(url) for url in urls]
+        self.storages = [ledger.storage for ledger in ledgers]
+        self.info = ledgers[0].run_info()
+        for url, ledger in zip(urls, ledgers, strict=True):
+            if (kind := ledger.run_info()["kind"]) != "labels":
+                raise UsageError(f"{url} holds {kind}, not labels; give the output of jobs/score.py")
+        digests = [digest_of(ledger) for ledger in ledgers]
+        self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
         self.database = Database()
-        self._shard = lru_cache(maxsize=SHARDS_KEPT)(self.storage.read)
-        path = clips_file(self.ledger, self.digest, self.database.folder)
-        self.database.execute(f"create view clips as select * from read_parquet('{path}')")
+        self._shard = lru_cache(maxsize=SHARDS_KEPT)(self._read)
+        rows = []
+        for part, (ledger, digest) in enumerate(zip(ledgers, digests, strict=True)):
+            folder = self.database.folder / str(part)
+            folder.mkdir()
+            path = clips_file(ledger, digest, folder)
+            rows.append(f"select *, {part} as part from read_parquet('{path}')")
+        self.database.execute(f"create view clips as {' union all by name '.join(rows)}")
 
     @property
     def model(self) -> str:
@@ -64,6 +74,11 @@ class Labels:
     def abstain_below(self) -> float:
         """The probability below which a face, person or clip got no emotion."""
         return self.info["config"].get("abstain_below", 0.0)
+
+    def storage_of(self, clip_id: str) -> Storage:
+        """The folder of the part that a clip is in; of one that is in none, the first."""
+        clip = self.clip(clip_id)
+        return self.storages[0 if clip is None else clip["part"]]
 
     def clip(self, clip_id: str) -> dict[str, Any] | None:
         """The row of one clip, or None."""
@@ -92,11 +107,12 @@ class Labels:
         """
         sql = (
             "select * from clips where num_faces > 0 and (path glob $pattern or clip_id = $pattern)"
-            " and ($ids is null or clip_id in (select unnest($ids::varchar[]))) order by frames_shard, path, clip_id"
+            " and ($ids is null or clip_id in (select unnest($ids::varchar[])))"
+            " order by part, frames_shard, path, clip_id"
         )
         ids = None if clip_ids is None else list(clip_ids)
         rows = self.database.rows(sql, pattern=pattern, ids=ids)
-        for _, group in groupby(rows, key=lambda row: row["frames_shard"]):
+        for _, group in groupby(rows, key=lambda row: (row["part"], row["frames_shard"])):
             for row in group:
                 yield row, self.faces(row), self.persons(row)
 
@@ -104,14 +120,29 @@ class Labels:
         if clip[place] is None:
             return schema.empty_table()
         try:
-            data = self._shard(clip[place])
+            data = self._shard(clip["part"], clip[place])
         except FileNotFoundError:
-            raise StorageError(f"{self.storage.url}/{clip[place]} is gone; score the clips of it again ") from None
+            url = self.storages[clip["part"]].url
+            raise StorageError(f"{url}/{clip[place]} is gone; score the clips of it again ") from None
         return read_shard(data, record, schema, filters=pc.field("clip_id") == clip["original"])
 
+    def _read(self, part: int, name: str) -> bytes:
+        return self.storages[part].read(name)
 
-def models_of(url: str) -> list[str]:
-    """The folders of models in an output of jobs/score.py (or the one given itself), sorted. Raises UsageError."""
+
+def models_of(url: str) -> list[list[str]]:
+    """Each model in an output of jobs/score.py (or the folder of one, or a pattern of all parts), sorted: its folders.
+
+    Raises UsageError.
+    """
+    models: dict[str, list[str]] = {}
+    for part in parts_of(url):
+        for folder in _models_at(part):
+            models.setdefault(folder.rpartition("/")[2], []).append(folder)
+    return [models[name] for name in sorted(models)]
+
+
+def _models_at(url: str) -> list[str]:
     storage = Storage(url)
     if storage.exists("plan/run.json"):
         return [storage.url]
@@ -127,15 +158,20 @@ def open_labels(url: str, *, model: str | None = None) -> Labels:
     """The labels of one model in an output of jobs/score.py.
 
     Args:
-        url: the output, or the folder `model=...` in it; a path or any fsspec URL.
+        url: the output, the folder `model=...` in it, or a pattern of the outputs of all parts (`labels-*`); a path or
+            any fsspec URL.
         model: the beginning of the checkpoint's sha256, where there are several.
 
     Raises:
         UsageError: where there are none, or several and no choice.
     """
     models = models_of(absolute_url(url))
-    fitting = [each for each in models if model is None or each.rpartition("model=")[2].startswith(model)]
+    fitting = [each for each in models if model is None or each[0].rpartition("model=")[2].startswith(model)]
     if len(fitting) != 1:
-        names = ", ".join(each.rpartition("model=")[2] for each in models)
-        raise UsageError(f"--model is {model!r}; {url} holds the labels of {names}: give one of them")
-    return Labels(fitting[0])
+        raise UsageError(f"--model is {model!r}; {url} holds the labels of {names_of(models)}: give one of them")
+    return Labels(*fitting[0])
+
+
+def names_of(models: Sequence[Sequence[str]]) -> str:
+    """The models' names, for people."""
+    return ", ".join(each[0].rpartition("model=")[2] for each in models)

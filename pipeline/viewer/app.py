@@ -49,7 +49,7 @@ class Application:
     def __init__(self, models: list[Labels], media: Media, *, blur_faces: bool) -> None:
         self._models, self._media, self._blur = models, media, blur_faces
         self._questions = Questions(*models)
-        self._logs = [CorrectionLog(model.storage) for model in models]
+        self._logs = [CorrectionLog(model.storages) for model in models]
         self._asking = threading.Lock()
         self._faces = lru_cache(maxsize=CLIPS_KEPT)(self._read_faces)
 
@@ -121,9 +121,8 @@ class Application:
         if track is not None and track not in self._models[number].persons(clip)["track_index"].to_pylist():
             raise BadQuestionError(f"track_index is {track}; the clip has {clip['num_tracks']} persons")
         try:
-            self._logs[number].add(
-                **values, clip_id=clip["clip_id"], path=clip["path"], model=self._models[number].model
-            )
+            where = {"clip_id": clip["clip_id"], "path": clip["path"], "model": self._models[number].model}
+            self._logs[number].add(part=clip["part"], **values, **where)
         except (ValueError, TypeError, KeyError) as error:
             raise BadQuestionError(str(error)) from None
         return self._logs[number].of_clip(clip["clip_id"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,9 +19,10 @@ REFRESH_SECONDS = 2.0
 class CorrectionLog:
     """Every correction of some labels. An object is read once, since none is ever changed; for several threads."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._known: dict[str, Correction | None] = {}
+    def __init__(self, storages: Sequence[Storage]) -> None:
+        """storages: the folder of each part of the labels."""
+        self._storages = storages
+        self._known: list[dict[str, Correction | None]] = [{} for _ in storages]
         self._lock = threading.Lock()
         self._read_at = -REFRESH_SECONDS
 
@@ -28,14 +30,15 @@ class CorrectionLog:
         """All of them in the order in which they were said; at_once: with those of other annotators up to now."""
         with self._lock:
             if at_once or time.monotonic() - self._read_at >= REFRESH_SECONDS:
-                names = [name for name in self._storage.sizes(FOLDER) if name.endswith(".json")]
-                for name in self._known.keys() - set(names):
-                    del self._known[name]
-                new = [name for name in names if name not in self._known]
-                for name, data in self._storage.read_many(new).items():
-                    self._known[name] = read_correction(f"{self._storage.url}/{name}", data)
+                for storage, known in zip(self._storages, self._known, strict=True):
+                    names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
+                    for name in known.keys() - set(names):
+                        del known[name]
+                    new = [name for name in names if name not in known]
+                    for name, data in storage.read_many(new).items():
+                        known[name] = read_correction(f"{storage.url}/{name}", data)
                 self._read_at = time.monotonic()
-            found = [each for each in self._known.values() if each is not None]
+            found = [each for known in self._known for each in known.values() if each is not None]
         return sorted(found, key=lambda each: (each.created, each.correction_id))
 
     def counts(self) -> Counter[str]:
@@ -46,15 +49,15 @@ class CorrectionLog:
         """Those that stand of one clip, in the order in which they were said."""
         return [asdict(each) for each in standing(self.all(at_once=True)) if each.clip_id == clip_id]
 
-    def add(self, **values: Any) -> Correction:
-        """Say one. Raises ValueError for what cannot be."""
+    def add(self, *, part: int = 0, **values: Any) -> Correction:
+        """Say one of a clip of that part. Raises ValueError for what cannot be."""
         correction = new_correction(**values)
         if correction.undoes is not None:
             own = {each.correction_id: each for each in self.all(at_once=True)}
             before = own.get(correction.undoes)
             if before is None or before.annotator != correction.annotator or before.clip_id != correction.clip_id:
                 raise ValueError(f"undoes is {correction.undoes!r}; give the id of a correction of your own")
-        add_correction(self._storage, correction)
+        add_correction(self._storages[part], correction)
         with self._lock:
             self._read_at = -REFRESH_SECONDS
         return correction

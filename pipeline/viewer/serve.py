@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import uvicorn
 
-from pipeline.labels.source import Labels, models_of, open_labels
+from pipeline.labels.source import Labels, models_of, names_of, open_labels
 from pipeline.labels.videos import opened_videos
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
@@ -70,9 +70,9 @@ def opened_models(config: ViewConfig) -> list[Labels]:
         return [open_labels(config.labels, model=name) for name in config.model.split(",")]
     found = models_of(absolute_url(config.labels))
     if len(found) > 2:
-        names = ", ".join(each.rpartition("model=")[2] for each in found)
-        raise UsageError(f"--model is not given; {config.labels} holds the labels of {names}: give one or two of them")
-    return [Labels(url) for url in found]
+        told = f"{config.labels} holds the labels of {names_of(found)}"
+        raise UsageError(f"--model is not given; {told}: give one or two of them")
+    return [Labels(*folders) for folders in found]
 
 
 def place_of(labels: Labels, clip: str, *, seconds: float) -> str:

@@ -43,7 +43,7 @@ def test_what_40_persons_are_said_to_be_makes_the_model_better_on_clips_that_it_
     for person in persons:
         said = {"said": "emotion", "label": emotions[Path(person["clip"]).name], "annotator": "Ada"}
         where = {"clip_id": person["clip_id"], "path": person["clip"], "track_index": person["track_index"]}
-        add_correction(found.storage, new_correction(**said, **where, model=found.model))
+        add_correction(found.storages[0], new_correction(**said, **where, model=found.model))
     again, tuned = tmp_path / "corrected", tmp_path / "tuned"
     given = ("--input", new, "--corrections", labels, "--output", again, *SMALL, "--split-fractions", "0.9,0.1,0.0")
     job("preprocess.py", *given, "--page=false", log=log)

@@ -19,7 +19,7 @@ from pipeline.records.vocabulary import UsageError
 def say(labels, path, **values):
     clip = next(labels.database.rows("select * from clips where path = $path", path=path))
     correction = new_correction(**{"clip_id": clip["clip_id"], "path": path, "model": SHA256[:12], **values})
-    add_correction(labels.storage, correction)
+    add_correction(labels.storages[0], correction)
     return clip
 
 

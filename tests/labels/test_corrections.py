@@ -17,9 +17,9 @@ def test_two_annotators_lose_nothing_and_each_takes_back_only_his_own(tmp_path):
     assert add_correction(storage, two)
     assert not add_correction(storage, one)  # Imported once more.
     add_correction(storage, new_correction(**CLIP, said="undo", annotator="Ben", undoes=one.correction_id))
-    assert standing(read_corrections(storage)) == [one, two]
+    assert standing(read_corrections([storage])) == [one, two]
     add_correction(storage, new_correction(**CLIP, said="undo", annotator="Ben", undoes=two.correction_id))
-    left = standing(read_corrections(storage))
+    left = standing(read_corrections([storage]))
     assert left == [one]
     assert said_of(left, track_index=0, pts_seconds=0.9) == one
     assert said_of(left, track_index=0, pts_seconds=1.0) is None
@@ -30,7 +30,7 @@ def test_a_damaged_object_costs_itself(tmp_path, capsys):
     storage = Storage(str(tmp_path))
     add_correction(storage, new_correction(**CLIP, said="cannot_tell", annotator="Ada"))
     storage.put("corrections/broken.json", b"{")
-    assert [each.said for each in read_corrections(storage)] == [Said.CANNOT_TELL]
+    assert [each.said for each in read_corrections([storage])] == [Said.CANNOT_TELL]
     assert "corrections/broken.json is no correction" in capsys.readouterr().err
 
 

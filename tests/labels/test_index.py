@@ -7,12 +7,16 @@ import pyarrow as pa
 import pytest
 from made_labels import MadeClip, make_labels
 
-from pipeline.labels.source import Labels
+from pipeline.labels.corrections import read_corrections
+from pipeline.labels.source import Labels, open_labels
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.planning import plan_clips
 from pipeline.records.clips import CLIP_SCHEMA
+from pipeline.records.corrections import Said
 from pipeline.records.faces import CLIP_LABEL_SCHEMA
 from pipeline.records.outcomes import Outcome, State
+from pipeline.records.vocabulary import UsageError
+from pipeline.viewer.corrected import CorrectionLog
 
 ONE, TWO = MadeClip("show/one.mp4", codec="libx264"), MadeClip("show/two.mp4", codec="libx264", num_frames=40)
 BROKEN = MadeClip("other/broken.mp4", codec="")
@@ -110,3 +114,35 @@ def test_a_copy_has_the_faces_of_its_original(two_nights):
     after, counts = opened(folder)
     assert (after["again.mp4"]["day"], after["again.mp4"]["original"]) == ("2026-11-21", original.clip_id)
     assert counts == {"again.mp4": (10, 1), "show/one.mp4": (10, 1)}
+
+
+def test_labels_in_parts_are_read_as_one_and_corrected_where_they_lie(tmp_path):
+    for number, clip in ((1, ONE), (2, TWO)):
+        clips = [clip, replace(BROKEN, path=f"other/{number}.mp4")]
+        make_labels(tmp_path / f"videos-{number}", tmp_path / f"labels-{number}-of-2", clips)
+    labels = open_labels(str(tmp_path / "labels-*"))
+    rows = {row["path"]: row for row in labels.database.rows("select * from clips order by path")}
+    assert {path: row["part"] for path, row in rows.items()} == {
+        "other/1.mp4": 0,
+        "other/2.mp4": 1,
+        "show/one.mp4": 0,
+        "show/two.mp4": 1,
+    }
+    found = [(row["path"], faces.num_rows, len(persons)) for row, faces, persons in labels.labelled()]
+    assert found == [("show/one.mp4", 10, 1), ("show/two.mp4", 8, 1)]
+    log = CorrectionLog(labels.storages)
+    for path, row in rows.items():
+        values = {"said": Said.NOT_A_FACE, "annotator": "Ada", "model": labels.model}
+        log.add(part=row["part"], clip_id=row["clip_id"], path=path, **values)
+    assert log.counts() == {row["clip_id"]: 1 for row in rows.values()}
+    assert {each.path for each in read_corrections(labels.storages)} == set(rows)
+    own = read_corrections(labels.storages[1:])
+    assert {each.path for each in own} == {"other/2.mp4", "show/two.mp4"}
+    assert labels.storage_of(own[0].clip_id) is labels.storages[1]
+    labels.database.close()
+
+
+def test_labels_of_which_a_part_is_missing_are_refused(tmp_path):
+    make_labels(tmp_path / "videos", tmp_path / "labels-1-of-2", [ONE, BROKEN])
+    with pytest.raises(UsageError, match=r"of 2 parts of labels 1 are not there \(2\)"):
+        open_labels(str(tmp_path / "labels-*"))

@@ -105,7 +105,7 @@ def test_tasks_of_label_studio_hold_each_stretch_and_come_back(own, tmp_path):
     back.write_text(json.dumps([task]))
     for _ in range(2):  # The second time nothing is said twice.
         assert export(ExportConfig(labels=str(own.labels), format="label-studio", import_=str(back))) == 0
-    found = standing(read_corrections(open_labels(str(own.labels)).storage))
+    found = standing(read_corrections(open_labels(str(own.labels)).storages))
     assert [
         (c.said, c.label, c.track_index, c.annotator, c.source) for c in sorted(found, key=lambda c: c.track_index)
     ] == [
@@ -131,7 +131,7 @@ def test_tracks_of_cvat_hold_each_person_and_come_back(own, tmp_path):
         labels=str(own.labels), format="cvat", import_=str(tmp_path / "annotations.xml"), annotator="Ben"
     )
     assert export(config) == 0
-    one, two = sorted(read_corrections(open_labels(str(own.labels)).storage), key=lambda c: c.track_index)
+    one, two = sorted(read_corrections(open_labels(str(own.labels)).storages), key=lambda c: c.track_index)
     assert (one.label, one.annotator, one.source, one.start_pts_seconds) == ("Disgust", "Ben", "cvat", 0.0)
     assert 0.2 < one.end_pts_seconds < 0.5
     assert (two.said, two.track_index, two.start_pts_seconds) == ("not_a_face", 1, None)
@@ -155,7 +155,7 @@ def test_what_is_no_export_of_theirs_is_refused_whole(own, tmp_path, format_, te
     path.write_text(text)
     with pytest.raises(UsageError, match=r"back\.(xml|json)"):
         export(ExportConfig(labels=str(own.labels), format=format_, import_=str(path)))
-    assert read_corrections(open_labels(str(own.labels)).storage) == []
+    assert read_corrections(open_labels(str(own.labels)).storages) == []
 
 
 @pytest.mark.lengthy
