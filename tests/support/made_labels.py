@@ -29,13 +29,14 @@ COLOURS = ((255, 255, 255), (255, 255, 0))
 
 @dataclass(frozen=True)
 class MadeClip:
-    """num_frames at 25 a second, of which every `every` is sampled. emotions: of each person, changing half way.
-    cut: the frame at which its labels have a second shot begin."""
+    """num_frames at 25 a second, of which every `every` from `first` on is sampled. emotions: of each person, changing
+    half way. cut: the frame at which its labels have a second shot begin."""
 
     path: str
     codec: str = "mpeg4"
     num_frames: int = 50
     every: int = 5
+    first: int = 0
     emotions: tuple[tuple[str, str], ...] = (("Happy", "Sad"),)
     sureness: float = 0.8
     has_sound: bool = False
@@ -90,7 +91,7 @@ def times_of(path: Path) -> np.ndarray:
 def predicted(clip: MadeClip, clip_id: str, times: np.ndarray) -> tuple[list[Example], np.ndarray]:
     """The faces of the sampled frames and the probabilities that the model is made to give them."""
     faces, rows = [], []
-    for frame_index in range(0, clip.num_frames, clip.every):
+    for frame_index in range(clip.first, clip.num_frames, clip.every):
         for person, (before, after) in enumerate(clip.emotions):
             emotion = before if frame_index < clip.num_frames / 2 else after
             row = np.full(7, (1 - clip.sureness) / 6, np.float32)

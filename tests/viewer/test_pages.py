@@ -126,6 +126,55 @@ def test_a_click_on_a_strip_seeks_and_a_key_steps_to_a_sampled_frame(viewer, bro
     assert page.locator("#person").input_value() == "1"
 
 
+# Of the first strip, as shares of its width: where it is dark from top to bottom, and where its top has a colour.
+STRIP = """([red, green, blue]) => {
+  const strip = document.querySelector(".strips canvas"), { width, height } = strip;
+  const { data } = strip.getContext("2d").getImageData(0, 0, width, height), dark = [], said = [];
+  for (let x = 0; x < width; x += 1) {
+    const at = y => [...data.slice(4 * (y * width + x), 4 * (y * width + x) + 4)];
+    const isDark = y => at(y)[3] > 99 && Math.max(...at(y).slice(0, 3)) < 99;
+    if (Array.from({ length: height }, (_, y) => y).every(isDark)) dark.push(x / width);
+    if (at(1).join() === [red, green, blue, 255].join()) said.push(x / width);
+  }
+  return { dark, said };
+}"""
+
+
+@pytest.mark.lengthy
+def test_strips_show_the_cuts_and_what_people_said(tmp_path, browse):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.avi", cut=60, num_frames=100)])
+    with viewing(tmp_path / "labels") as found:
+        (clip,) = found.ids().values()
+        cut = found.get(f"/api/clips/{clip}").json()["cuts"][0]
+        fear = found.get("/api/collection").json()["colours"][2]
+        colour = [int(fear[place : place + 2], 16) for place in (1, 3, 5)]
+        page = open_clip(browse, found, "a.avi")
+        seen = page.evaluate(STRIP, colour)
+        assert seen["said"] == []
+        assert min(seen["dark"]) < 0.01  # The mark of the moment.
+        assert max(seen["dark"]) == pytest.approx(cut / 4, abs=0.01)
+        page.locator("#annotator").fill("Ada")
+        for edge, value in (("from", "1"), ("to", "2")):
+            page.locator(f"#{edge}").fill(value)
+        page.locator("#says button", has_text="Fear").click()
+        until(lambda: page.evaluate(STRIP, colour)["said"])
+        said = page.evaluate(STRIP, colour)["said"]
+        assert (min(said), max(said)) == pytest.approx((0.25, 0.5), abs=0.01)
+        page.locator("#corrections button").click()
+        until(lambda: not page.evaluate(STRIP, colour)["said"])
+        page.goto("about:blank")
+
+
+@pytest.mark.lengthy
+def test_a_clip_opens_at_its_first_face(tmp_path, browse):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4", codec="libx264", first=30)])
+    with viewing(tmp_path / "labels") as found:
+        page = open_clip(browse, found, "a.mp4")
+        until(lambda: page.locator("#moment-note").inner_text().startswith("sampled frame at 0:01.20"))
+        until(lambda: abs(page.evaluate(SEEN)["outline"][0] - box_at(0, 30).x_min) <= 4)
+        page.goto("about:blank")
+
+
 @pytest.mark.lengthy
 def test_a_correction_by_keys_survives_a_reload_and_is_taken_back(own_viewer, browse):
     page = open_clip(browse, own_viewer, "show/one.avi", "&t=1.0")

@@ -1,6 +1,6 @@
 // The page of one clip: its video with boxes in step with the frames, strips of its persons, and what is known at the
 // moment.
-import { ask, chip, clock, decimal, element, go, number, page, percent, query, say, state, without } from "./page.js";
+import { ask, chip, clock, counted, decimal, element, go, number, page, percent, query, say, state, without } from "./page.js";
 import { Corrections, OTHER_KEYS } from "./correct.js";
 import { drawBoxes, drawCrops, drawSeven, drawStrip, personColour } from "./draw.js";
 import { Faces } from "./faces.js";
@@ -26,7 +26,7 @@ export async function showClip(clipId, asked) {
   get("facts").replaceChildren(row.emotion ? chip(row.emotion, `${row.emotion} ${percent(row.probability)}`)
     : `${row.state.replace("_", " ")}${row.reason ? `: ${row.reason.replaceAll("_", " ")}` : ""}`,
   ` · entropy ${decimal(row.mean_entropy)} · agreement ${percent(row.agreement)}`
-    + ` · ${number(row.num_tracks ?? 0)} persons · ${number(row.num_faces ?? 0)} faces · night ${row.day || "–"}`
+    + ` · ${counted(row.num_tracks, "person")} · ${counted(row.num_faces, "face")} · night ${row.day || "–"}`
     + (row.same_as ? " · the same bytes as another clip" : ""));
   get("back").href = rest.toString() ? `/?${rest}` : "/";
   for (const side of ["before", "after"]) {
@@ -41,7 +41,7 @@ export async function showClip(clipId, asked) {
   own.redraw = () => redraw(own);
   addEventListener("resize", own.redraw);
   fillPersons(own, Number(asked.get("person") || 1) - 1);
-  own.corrections = new Corrections(clipId, 0, row.persons, () => own.now);
+  own.corrections = new Corrections(clipId, 0, row.persons, { now: () => own.now, onchange: own.redraw });
   own.corrections.whom.value = row.persons.length ? String(own.chosen) : "";
   own.corrections.load().catch(tell);
   await openVideo(own, asked);
@@ -67,7 +67,7 @@ async function openVideo(own, asked) {
   get("stage").style.aspectRatio = `${facts.width} / ${facts.height}`;
   get("stage").style.maxWidth = `calc(70vh * ${facts.width} / ${facts.height})`;
   Object.assign(get("seek"), { min: facts.start, max: facts.end, value: facts.start });
-  const start = Number(asked.get("t") ?? NaN);
+  const start = Number(asked.get("t") ?? firstFace(own));
   own.now = Number.isFinite(start) ? Math.min(Math.max(start, facts.start), facts.end) : facts.start;
   bind(own);
   await Promise.all([own.faces.load(own.now).catch(tell), loadStrips(own).catch(tell)]);
@@ -77,9 +77,14 @@ async function openVideo(own, asked) {
       onframe: seconds => { if (open === own) moment(own, seconds); },
       onerror: error => note(own, `The video cannot be played: ${error.message}`),
     });
-    if (Number.isFinite(start) && own.now > facts.start) own.player.seek(own.now);
+    if (own.now > facts.start + 1e-3) own.player.seek(own.now);
   }
   moment(own, own.now);
+}
+
+// Where the address names no time: what a clip is opened for is its faces.
+function firstFace(own) {
+  return own.row.persons.length ? Math.min(...own.row.persons.map(each => each.first)) + 1e-4 : NaN;
 }
 
 function note(own, text) {
@@ -124,7 +129,7 @@ async function loadStrips(own) {
       button.style.borderLeft = `.3rem solid ${personColour(strip.person)}`;
       if (!model) button.dataset.person = strip.person;
       nodes.push(button, canvas);
-      own.strips.push({ canvas, bins: strip.bins });
+      own.strips.push({ canvas, bins: strip.bins, person: strip.person, isOfFirst: !model });
     }
   }
   get("strips").replaceChildren(...nodes);
@@ -213,8 +218,9 @@ function redraw(own) {
     const isDrawn = get("show-boxes").checked && !own.player?.seeking;  // None on a frame of another time.
     drawBoxes(get("boxes"), isDrawn ? places : [], { ...size, chosen: own.chosen });
   }
-  for (const { canvas, bins } of own.strips) {
-    drawStrip(canvas, bins, { start: facts.start, end: facts.end, now: own.now, shots: own.shots });
+  for (const { canvas, bins, person, isOfFirst } of own.strips) {
+    const said = isOfFirst ? own.corrections.of(person, facts) : [];
+    drawStrip(canvas, bins, { start: facts.start, end: facts.end, now: own.now, shots: own.shots, said });
   }
   for (const button of document.querySelectorAll(".strips button[data-person]")) {
     button.setAttribute("aria-pressed", String(Number(button.dataset.person) === own.chosen));

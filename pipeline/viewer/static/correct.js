@@ -6,8 +6,8 @@ const OTHERS = [["not_a_face", "Not a face", "x"], ["another_person", "Another p
 const WORDS = Object.fromEntries(OTHERS.map(([said, text]) => [said, text.toLowerCase()]));
 
 export class Corrections {
-  constructor(clipId, model, persons, now) {
-    Object.assign(this, { clipId, model, now, all: [] });
+  constructor(clipId, model, persons, { now, onchange }) {
+    Object.assign(this, { clipId, model, now, onchange, all: [] });
     this.form = document.getElementById("correct");
     this.name = document.getElementById("annotator");
     this.whom = document.getElementById("whom");
@@ -31,6 +31,12 @@ export class Corrections {
   get address() { return `/api/clips/${this.clipId}/corrections?model=${this.model}`; }
 
   async load() { this.#show(await ask(this.address)); }
+
+  // What was said of a person, as spans within a clip; where two cover a time the later one holds.
+  of(person, { start, end }) {
+    return this.all.filter(each => each.track_index === null || each.track_index === person).map(each =>
+      ({ start: each.start_pts_seconds ?? start, end: each.end_pts_seconds ?? end, label: each.label }));
+  }
 
   emotion(place) { return this.send({ said: "emotion", label: state.collection.emotions[place] }); }
 
@@ -79,6 +85,7 @@ export class Corrections {
 
   #show(all) {
     this.all = all;
+    this.onchange();
     const list = document.getElementById("corrections");
     if (!list) return;
     if (!all.length) {

@@ -38,7 +38,8 @@ export function drawBoxes(canvas, places, { frameWidth, frameHeight, chosen }) {
     ? places.map(({ person, emotion }) => `person ${person + 1}: ${emotion || "abstained"}`).join(", ") : "no face here");
 }
 
-export function drawStrip(canvas, bins, { start, end, now, shots }) {
+// Shots are marked by a notch, what people said by a line along the top.
+export function drawStrip(canvas, bins, { start, end, now, shots, said }) {
   const { pen, width, height, scale } = fitted(canvas);
   pen.clearRect(0, 0, width, height);
   const step = width / bins.length;
@@ -50,9 +51,18 @@ export function drawStrip(canvas, bins, { start, end, now, shots }) {
   });
   const style = getComputedStyle(document.documentElement);
   const at = seconds => (seconds - start) / (end - start) * width;
-  pen.fillStyle = style.getPropertyValue("--dim");
-  for (const shot of shots) pen.fillRect(at(shot), 0, scale, height);
-  pen.fillStyle = style.getPropertyValue("--text");
+  const fill = (colour, ...box) => { pen.fillStyle = colour; pen.fillRect(...box); };
+  const [text, page] = ["--text", "--page"].map(name => style.getPropertyValue(name));
+  for (const each of said) {
+    const [left, right] = [at(Math.max(start, each.start)), at(Math.min(end, each.end))];
+    fill(page, left, 0, right - left, 7 * scale);
+    fill(each.label ? colourOf(each.label) : text, left, 0, right - left, 5 * scale);
+  }
+  for (const shot of shots) {
+    fill(page, at(shot) - 1.5 * scale, 0, 3 * scale, height);
+    fill(text, at(shot) - .5 * scale, 0, scale, height);
+  }
+  pen.fillStyle = text;
   pen.fillRect(Math.min(width - 2 * scale, at(now)), 0, 2 * scale, height);
 }
 

@@ -38,6 +38,7 @@ export function say(text, { bad = false } = {}) {
 }
 
 export const number = value => value.toLocaleString("en");
+export const counted = (value, noun) => `${number(value ?? 0)} ${noun}${value === 1 ? "" : "s"}`;
 export const percent = value => value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`;
 export const decimal = (value, places = 2) => value === null || value === undefined ? "–" : value.toFixed(places);
 
