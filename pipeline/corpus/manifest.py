@@ -34,10 +34,10 @@ from pipeline.corpus.listing import (
 from pipeline.corpus.parquet_rows import parquet_rows
 from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, ListedFile
-from pipeline.records.documents import read_at_most, shown_value, too_long
+from pipeline.records.documents import shown_value
 from pipeline.storage.hosts import host_of, private_address
 from pipeline.storage.redaction import without_query, without_secrets
-from pipeline.storage.remote import listed
+from pipeline.storage.remote import listed, read_url
 from pipeline.storage.retry import StorageError, StoreLostError
 from pipeline.video.formats import extension_of
 
@@ -59,7 +59,8 @@ def read_manifest_file(
     allow_private_hosts: bool = False,
 ) -> Corpus:
     """The corpus of a manifest. shown: its name in messages. Raises CorpusError for what it must not say, by row."""
-    content = _content(place, store, shown=shown)
+    url = place if store is None else url_of(place, store)
+    content = read_url(url, max_bytes=MAX_BYTES, what=f"manifest {shown}", num_tries=NUM_TRIES)
     extension = extension_of(without_query(place))
     names = _names(content, extension=extension, shown=shown)
     columns = columns_of(names, shown=shown)
@@ -175,16 +176,6 @@ def _checked_rows(
     if not seen:
         raise CorpusError(f"manifest {shown} has no rows; give one row for each clip")
     return folders
-
-
-def _content(place: str, store: AbstractFileSystem | None, *, shown: str) -> bytes:
-    what = f"manifest {shown}"
-    if store is None:
-        with open(place, "rb") as stream:
-            return read_at_most(stream, MAX_BYTES, what)
-    if (ask_store(store, "info", place).get("size") or 0) > MAX_BYTES:
-        raise too_long(what, MAX_BYTES)
-    return bytes(ask_store(store, "cat_file", place))
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from pipeline.records.arrow import pc
 from pipeline.records.documents import arrow_table, parse_json
 from pipeline.records.evolution import fixed
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome
-from pipeline.storage.redaction import without_secrets
+from pipeline.storage.redaction import unquoted, without_secrets
 from pipeline.storage.store import Storage
 
 ENTRIES_AT_ONCE = 1000
@@ -359,13 +359,13 @@ class Ledger:
 
     def _unreadable(self, name: str, error: Exception, cure: str) -> LedgerError:
         # What DuckDB quotes of it may be of anything.
-        reason = re.sub(r'".*?("|$)', "...", " ".join(str(error).split()))[:120] or type(error).__name__
+        reason = unquoted(" ".join(str(error).split()))[:120] or type(error).__name__
         return LedgerError(f"{self.storage.url}/{name} cannot be read: {reason}; {cure}")
 
 
 def without_addresses(clips: pa.Table) -> pa.Table:
     """Clips with urls that may be written down: a signed address is a password, and dead the day after."""
-    has_secret = pc.match_substring_regex(clips["url"], "://.*(@|%40|[^/][?]|%3F|#|%23|;|%3B)")
+    has_secret = pc.match_substring_regex(clips["url"], "(?i)://.*(@|[^/][?]|#|;|%(25)*(40|3F|23|3B))")
     if not pc.any(has_secret).as_py():
         return clips
     urls = [

@@ -22,46 +22,90 @@ _WEB_SCHEMES = ("http", "https", "ws", "wss", "webdav", "dav", "davs")
 
 # Or what botocore makes of `s3://key:secret@bucket`: the same without its scheme.
 _URL = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*|(?P<pair>(?<![\w/.:%-])[\w+/=.~%-]+:[\w+/=.~%!-]{4,}@)(?=[\w-])"
+    r"[A-Za-z][A-Za-z0-9+.-]{0,40}://[^\s'\"<>]*"
+    r"|(?P<pair>(?:(?<![\w/.:%-])|(?<=:/)|(?<=[\s'\"]//))[\w+/=.~%-]{1,200}:[\w+/=.~%!-]{4,400}@)(?=[\w-])"
 )
 
 
 _MEMBERS_START = "archive://?"
 
 
-_SECRET_NAMES = (
-    r"x-(?:amz|goog)-(?:signature|credential|security-token)|sig|signature|[\w-]*token|[\w-]*password|[\w-]*passwd|pwd|"
-    r"pass|auth|[\w-]*passphrase|[\w-]*secret[\w-]*|aws_?access_?key_?id|[\w-]*api[_ -]?key|"
-    r"[\w-]*(?:account|access|private|shared)_?-?key|SharedAccessSignature|[\w-]*credentials?|jsessionid|phpsessid|session_?id"
+# The start of a sign in percent codes, also of what was in percent codes already.
+_CODE = "%(?:25)*"
+_EQUALS = rf"(?:=|{_CODE}3D)"
+_BEFORE_NAME = r"(?:(?<![\w-])|(?<=%[23][0-9A-F])|(?<=%25[23][0-9A-F]))"
+
+
+# The query or fragment of a URL. In a store "?" and "#" may be part of a name: there it is what says `name=value`, or
+# ends the URL like no file's name ends.
+_WEB_QUERY = re.compile(rf"(?is)([?#])(?=.).*|({_CODE}(?:3F|23))[\w.~-]+{_EQUALS}.*")
+_STORE_QUERY = re.compile(
+    rf"(?is)([?#]|{_CODE}(?:3F|23))[\w.~%-]+{_EQUALS}.*|(?<=[^\s/])([?#])(?![^/?#]*\.\w{{2,5}}$)[^\s/?#]+$"
+)
+_PARAMETERS = re.compile(r"(;[\w.~%-]+=)[^/;?#]*")
+_WITH_PARAMETERS = (*_WEB_SCHEMES, "ftp", "ftps", "sftp")
+# In a text that has no URL, or one in percent codes.
+_LOOSE_QUERY = re.compile(
+    rf"(?i)(?<!://)((?:(?<=[\w/.):~-])[?]|{_CODE}(?:3F|23))[\w.~-]+{_EQUALS})"
+    rf"(?!{HIDDEN}|[^\s'\"<>]*\.\w{{2,5}}(?:[\s'\"<>:,;)]|$))[^\s'\"<>]+"
+)
+_CODED_URL = re.compile(rf"(?i)([a-z\d]{_CODE}3A{_CODE}2F{_CODE}2F)([^\s&'\"]*)")
+_CODED_USER = re.compile(rf"^.*({_CODE}40)")
+_CODED_QUERY = re.compile(rf"(?i)({_CODE}3F).*")
+_CODED_PARAMETERS = re.compile(rf"(?i)({_CODE}3B[\w.~-]+{_EQUALS})(?!{HIDDEN})[^\s&'\"%]+")
+
+
+# What ends the name of a secret, and what is one as a whole. No part has any length, as a name may be a long one.
+_ENDS = (
+    r"token|password|passwd|pwd|passphrase|secret[\w-]{0,40}|api[_ -]?key|(?:account|access|private|shared)_?-?key|"
+    r"credentials?|connection_?string"
+)
+_WORDS = (
+    r"x-(?:amz|goog)-(?:signature|credential|security-token)|sig|signature|pass|auth|aws_?access_?key_?id|"
+    r"SharedAccessSignature|jsessionid|phpsessid|session(?:_?id)?|sid|sas|otp"
 )
 
 
 # What may stand between such a name and its value: =, :, and the quotes of JSON and Python.
-_NAMED = re.compile(rf"(?i)(?<![\w-])({_SECRET_NAMES})(['\"]?\s*[:=]\s*+)(['\"]?+)(?!{HIDDEN})[^\s&'\",;){HIDDEN}]+")
+_NAMED = re.compile(
+    rf"(?i)((?:{_ENDS})|{_BEFORE_NAME}(?:{_WORDS}))((?:['\"]?\s*[:=]|{_CODE}3[AD])\s*+)((?:b?['\"])?+)"
+    rf"(?!{HIDDEN})(?:(?<=')[^'\r\n{HIDDEN}]+|(?<=\")[^\"\r\n{HIDDEN}]+|[^\s&'\",;){HIDDEN}]+)"
+)
+# A word of letters and digits that follows such a name, and what a bare `key` is set to, unless it names a file.
+_SAID = re.compile(
+    r"(?i)(?<![\w-])(token|secret|password|passphrase|api[ _-]?key)((?: is)? +)"
+    r"(?=[^\W_]*\d)(?=[^\W_]*[a-z])[\w.~+/-]{6,}+=*"
+)
+_KEY = re.compile(rf"(?i)(?<![\w-])(key=)(?!{HIDDEN})(?=[\w~+-]*\d|[\w~+-]{{16}})[\w~+-]{{6,}}+=*(?![\w./])")
 
 
 # The whole of it: a scheme of authorization is followed by a blank and the credential.
 _HEADER = re.compile(
-    r"(?i)(?<![\w-])((?:proxy-)?authorization|(?:set-)?cookie)(['\"]?\s*[:=]\s*+)((?:b?['\"])?+)"
-    rf"(?!{HIDDEN})[^'\"\r\n{HIDDEN}]+"
+    rf"(?i){_BEFORE_NAME}((?:proxy-)?authorization|(?:set-)?cookie)((?:['\"]?\s*[:=]|{_CODE}3[AD])\s*+)"
+    rf"((?:b?['\"])?+)(?!{HIDDEN})(?:[^'\"\r\n{HIDDEN}]|(?<==)\"[^\"\r\n]*\")+"
 )
 
 
-_BEARER = re.compile(r"(?i)\b(bearer|basic)(\s+)(?=[\w.~+/-]*[\d=])[\w.~+/-]{8,}=*")
+_BEARER = re.compile(
+    r"(?i)\b(?:(bearer|digest|negotiate)(:?\s+)(?=[\w.~+/-]*[\d=])[\w.~+/-]{6,}=*"
+    r"|(basic)(:?\s+)(?=[\w.~+/-]*[\d=])[\w.~+/-]{8,}=*)"
+)
 
 
 _SHAPES = re.compile(
     r"\b(?:(AKIA|ASIA)[A-Z0-9]{12,}|(hf_)(?=[A-Za-z0-9]*[A-Z0-9]|[a-z]{16})[A-Za-z0-9]{6,}"
     r"|(gh[pousr]_)[A-Za-z0-9]{6,}|(github_pat_)\w{6,}|(gl(?:pat|rt|dt|ft)-)[\w-]{6,}"
     r"|(npm_|dckr_pat_|shp(?:at|ss|ca|pa)_|[rs]k_(?:live|test)_)\w{8,}|(pypi-|AGE-SECRET-KEY-)[\w-]{8,}"
-    r"|(SG\.)[\w-]{8,}\.[\w-]{6,}|(xox[abeprs]-)[\w-]{6,}"
+    r"|(SG\.)[\w-]{8,}\.[\w-]{6,}|(do[opr]_v1_)\w{8,}|(xox[abeprs]-)[\w-]{6,}"
     r"|(sk-)[\w-]{16,}|(AIza)[\w-]{16,}|(ya29\.)[\w-]{8,}|(eyJ)[\w-]{6,}\.[\w-]{4,}\.[\w-]*)"
 )
 
 
 # The query of a URL in whose path there is a blank, and what is given to a flag.
 _AFTER_BLANK = re.compile(rf"(://[^\n? ]*+ [^\n?]*+\?[\w.~%-]+=)(?!{HIDDEN})[^\s&'\"<>]+")
-_FLAG = re.compile(rf"(?i)(--?[\w-]*(?:password|passwd|passphrase|secret|token|api-?key)\s+)(?!{HIDDEN})[^\s'\"]+")
+_FLAG = re.compile(
+    rf"(?i)(?<![\w-])(--?[\w-]{{0,40}}?(?:password|passwd|passphrase|secret|token|api-?key)\s+)(?!{HIDDEN})[^\s'\"]+"
+)
 
 
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:(?=-----END)|$)", re.DOTALL)
@@ -72,13 +116,13 @@ def redacted(text: str) -> str:
     text = _PRIVATE_KEY.sub(rf"\1{HIDDEN}", text)
     text = _URL.sub(lambda found: f"{HIDDEN}@" if found["pair"] else _redacted_url(found[0], HIDDEN), text)
     # The address of an archive's member, which holds a URL in percent codes, may have been cut.
-    text = re.sub(r"(?i)(%3A%2F%2F)[^\s&'\"]*%40", rf"\1{HIDDEN}%40", text)
-    text = re.sub(r"(?i)([a-z]%3A%2F%2F[^\s&'\"]*?)%3F[^\s&'\"]*", rf"\1%3F{HIDDEN}", text)
-    text = _AFTER_BLANK.sub(rf"\1{HIDDEN}", text)
-    text = _FLAG.sub(rf"\1{HIDDEN}", text)
+    text = _CODED_URL.sub(_redacted_codes, text)
+    for after in (_CODED_PARAMETERS, _AFTER_BLANK, _LOOSE_QUERY, _FLAG):
+        text = after.sub(rf"\1{HIDDEN}", text)
     text = _HEADER.sub(rf"\1\2\3{HIDDEN}", text)
-    text = _BEARER.sub(rf"\1\2{HIDDEN}", text)
+    text = _BEARER.sub(lambda found: f"{found[1] or found[3]}{found[2] or found[4]}{HIDDEN}", text)
     text = _NAMED.sub(rf"\1\2\3{HIDDEN}", text)
+    text = _KEY.sub(rf"\1{HIDDEN}", _SAID.sub(rf"\1\2{HIDDEN}", text))
     return _SHAPES.sub(lambda found: f"{next(filter(None, found.groups()))}{HIDDEN}", text)
 
 
@@ -126,11 +170,11 @@ def without_query(place: str) -> str:
     """A name in a store, or a URL, without its query, parameters and fragment.
 
     On the web all that follows a "?" or "#"; elsewhere, where both may be part of a name, only what is written
-    `?name=value` or `#name=value`.
+    `?name=value` or `#name=value`, and what ends it like no file's name ends.
     """
-    if place.partition("://")[0].lower() in _WEB_SCHEMES:
-        return re.sub(r";[\w.~%-]+=[^/;]*", "", re.split("[?#]", place, maxsplit=1)[0])
-    return re.sub(r"[?#][\w.~%-]+=.*", "", place, flags=re.DOTALL)
+    scheme = place.partition("://")[0].lower()
+    place = (_WEB_QUERY if scheme in _WEB_SCHEMES else _STORE_QUERY).sub("", place)
+    return _PARAMETERS.sub("", place) if scheme in _WITH_PARAMETERS else place
 
 
 def _redacted_url(url: str, hidden: str) -> str:
@@ -147,10 +191,9 @@ def _redacted_url(url: str, hidden: str) -> str:
     if not hidden:
         rest = without_query(f"{scheme_name}://{rest}").partition("://")[2]
     else:
-        start = r"[?#]." if scheme_name in _WEB_SCHEMES else r"[?#][\w.~%-]+="
-        if found := re.search(start, rest, flags=re.DOTALL):
-            rest = rest[: found.start() + 1] + hidden
-        rest = re.sub(r"(;[\w.~%-]+=)[^/;?#]*", rf"\1{hidden}", rest)
+        query = _WEB_QUERY if scheme_name in _WEB_SCHEMES else _STORE_QUERY
+        rest = query.sub(lambda found: f"{found[1] or found[2]}{hidden}", rest)
+        rest = _PARAMETERS.sub(rf"\1{hidden}", rest)
     return f"{scheme}://{f'{user}@' if user else ''}{rest}"
 
 
@@ -158,6 +201,8 @@ def _split_userinfo(scheme: str, rest: str) -> tuple[str | None, str]:
     """The userinfo of what follows the "://" (None where there is none), and the rest."""
     authority = rest.partition("/")[0]
     before_query = re.split("[?#]", authority, maxsplit=1)[0]
+    if "@" not in authority and (coded := re.match(rf"(.*){_CODE}40", authority)) and re.search("(?i):|3A", coded[1]):
+        return coded[1], rest[coded.end() :]
     if "@" in authority and ("@" in before_query or ":" in before_query):
         user, _, host = authority.rpartition("@")
         return user, host + rest[len(authority) :]
@@ -168,16 +213,25 @@ def _split_userinfo(scheme: str, rest: str) -> tuple[str | None, str]:
     return None, rest
 
 
+def _redacted_codes(found: re.Match[str]) -> str:
+    rest = _CODED_QUERY.sub(rf"\1{HIDDEN}", found[2])
+    return found[1] + _CODED_USER.sub(rf"{HIDDEN}\1", rest)
+
+
 def _redacted_member(url: str, hidden: str) -> str:
     fields = parse_qsl(url.removeprefix(_MEMBERS_START), keep_blank_values=True)
     if not fields:
         return url
-    shown = [
-        (name, _redacted_url(value, hidden) if name == "file" and "://" in value else redacted(value))
-        for name, value in fields
-    ]
+    shown = [(name, _redacted_part(name, value, hidden)) for name, value in fields]
     if shown == fields:
         return url
     return _MEMBERS_START + "&".join(f"{name}={quote_plus(value)}" for name, value in shown).replace(
         quote_plus(HIDDEN), HIDDEN
     )
+
+
+def _redacted_part(name: str, value: str, hidden: str) -> str:
+    if name != "file" or "://" not in value:
+        return redacted(value)
+    # No archive's own address is that of a member; one in the other would have no end.
+    return hidden if value.startswith(_MEMBERS_START) else _redacted_url(value, hidden)

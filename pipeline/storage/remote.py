@@ -56,22 +56,23 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     return kind(**{**kind._get_kwargs_from_urls(url), **options}), kind._strip_protocol(url)
 
 
-def read_url(url: str, *, max_bytes: int | None = None, what: str = "") -> bytes:
+def read_url(url: str, *, max_bytes: int | None = None, what: str = "", num_tries: int = TRIES) -> bytes:
     """All bytes of one file at any fsspec URL. Raises FileNotFoundError, and StorageError for a fault that lasts.
 
     max_bytes: of a longer file no more is read, and DocumentError raised. what: names it there; default: its URL.
+    num_tries: of each request to a store.
     """
     filesystem, path = open_filesystem(absolute_url(url))
-    told = f"{url} cannot be read"
+    asked: dict[str, Any] = {"what": f"{url} cannot be read", "num_tries": num_tries}
     if max_bytes is None:
-        return bytes(call(filesystem, "cat_file", path, what=told))
+        return bytes(call(filesystem, "cat_file", path, **asked))
     what = what or url
     if isinstance(filesystem, LocalFileSystem):
         with open(local_path(path) or path, "rb") as stream:  # What is no file may have no end, and no size.
             return read_at_most(stream, max_bytes, what)
-    if (call(filesystem, "info", path, what=told).get("size") or 0) > max_bytes:
+    if (call(filesystem, "info", path, **asked).get("size") or 0) > max_bytes:
         raise too_long(what, max_bytes)
-    data = bytes(call(filesystem, "cat_file", path, what=told, size_bytes=max_bytes))
+    data = bytes(call(filesystem, "cat_file", path, size_bytes=max_bytes, **asked))
     if len(data) > max_bytes:
         raise too_long(what, max_bytes)
     return data

@@ -38,6 +38,17 @@ SECRET_URLS = [
     "archive://?file=https%3A%2F%2Fhost%2Fa.zip%3FX-Amz-Signature%3Dhunter2&bytes=9&zip=1%2C2",
     "archive://?file=abfs%3A%2F%2Fbox%40account%2Fa.zip%3Fsig%3Dhunter2&bytes=9&zip=1%2C2",
     "archive://?file=s3%3A%2F%2Fkey%3Ahunter2%40bucket%2Fa.zip&bytes=9&zip=1%2C2",
+    "abfs://box@account.dfs.core.windows.net/x#hunter2",
+    "wasbs://box@account.blob.core.windows.net/x?hunter2",
+    "gs://bucket/a.mp4#hunter2",
+    "https://host/a%3Fsig=hunter2",
+    "https://host/a.mp4%253Fsig%253Dhunter2",
+    "s3://bucket/a.mp4%3fX-Amz-Signature%3dhunter2",
+    "https://me%3Ahunter2%40host/a",
+    "https://me:hunter2%2540host/a",
+    "ftp://host/a;type=i;pass=hunter2",
+    "archive://?file=https%3A%2F%2Fhost%2Fa.zip%23hunter2&bytes=9&zip=1%2C2",
+    "archive://?file=https%3A%2F%2Fhost%2Fa.zip%3Bjsessionid%3Dhunter2&bytes=9&zip=1%2C2",
 ]
 
 
@@ -68,6 +79,26 @@ SECRET_TEXTS = [
     "eyJhbGciOi.hunter2abc.hunter2abc",
     "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----",
     "https%3A%2F%2Fme%3Ahunter2%40host%2Fa cut",
+    "s3%3a%2f%2fkey%3ahunter2%40bucket",
+    "https%253A%252F%252Fme%253Ahunter2%2540host%252Fa cut",
+    "https%253A%252F%252Fhost%252Fa.mp4%253Fsig%253Dhunter2 cut",
+    "file=https%3A%2F%2Fhost%2Fa%23access_token%3Dhunter2 cut",
+    "file=https%3A%2F%2Fhost%2Fa%3Bjsessionid%3Dhunter2 cut",
+    "GET /clips/a.mp4%3FPolicy%3Dhunter2 failed",
+    "GET /clips/a.mp4?Policy=hunter2&x=hunter2 failed",
+    "https:/me:hunter2@host/a",
+    "sig%3Dhunter2 and token%253Dhunter2",
+    "authorization%3A%20Bearer%20hunter2",
+    "key=hunter2",
+    "token hunter2abc9",
+    "the api key is hunter2",
+    "Authorization Bearer hunter2",
+    "Bearer: hunter2",
+    'Proxy-Authorization: Digest username="me", response="hunter2"',
+    "password = 'a blank and hunter2'",
+    "{'token': b'hunter2'}",
+    "MYSQL_PWD=hunter2 connection_string=hunter2 sid=hunter2 SAS=hunter2",
+    f"{'a' * 300}_token=hunter2",
 ]
 
 
@@ -105,12 +136,29 @@ def test_no_address_that_is_kept_holds_a_secret(url):
         "archive://?file=s3%3A%2F%2Fbucket%2Fa.zip&bytes=9&zip=1%2C2",
         "clip 7: pts=4.2 is past its end",
         "hf_training.mp4 is encrypted; pack it without a password",
+        "s3://bucket/take #2",
+        "s3://bucket/clip#1.mp4",
+        "s3://bucket/day#2/clip.mp4",
+        "NoSuchKey: Key=clips/a.mp4",
+        "sorted(rows, key=lambda row: row.seconds)",
+        "a token of 12 letters; the password is wrong",
+        "/data/a?c=d.mp4",
         "a basic example: http://127.0.0.1:5000 cannot be read; check the address",
     ],
 )
 def test_text_without_secrets_stays_as_it_is(text):
     assert redacted(text) == text
     assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "part", ["-", "a", "-token", "secret", "a%3A%2F%2F", ":", "key=", "?a", "@a", "archive://?file="]
+)
+def test_a_long_name_is_looked_through_in_a_moment(part):
+    num = 2**15 // len(part)  # With a pattern that begins anew at each letter, 10 minutes.
+    for text in (part * num, f"https://host/{part * num}", f"{part * num} password=hunter2"):
+        assert "hunter2" not in redacted(text)
+        assert without_secrets(text)
 
 
 def test_a_config_is_written_without_secrets_however_deep_they_lie():
