@@ -26,7 +26,6 @@ MAX_DEPTH = 32
 MAX_TENSOR_HEADER_BYTES = 2**23
 # Decoded rows of one Parquet file; those that this package writes have less than a tenth.
 MAX_TABLE_BYTES = 2**32
-ROWS_AT_ONCE = 256
 
 
 class DocumentError(UsageError):
@@ -179,10 +178,11 @@ def parquet_table(
 ) -> Any:
     """The table of a Parquet file.
 
-    A few bytes of Parquet can stand for any number of long values, so it is read a few rows at a time.
+    A few bytes of Parquet can stand for any number of long values, so its footer is asked first, and it is read a few
+    rows at a time.
 
     Args:
-        num_rows: that it must have; its footer is asked first.
+        num_rows: that it must have.
         columns: those of these names that it has; by default all.
         max_bytes: of the decoded rows.
 
@@ -192,6 +192,8 @@ def parquet_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pipeline.records.decoded_sizes import parquet_groups, written_bytes
+
     batches, num_bytes = [], 0
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
@@ -200,31 +202,46 @@ def parquet_table(
         schema = file.schema_arrow
         if columns is not None:
             schema = pa.schema([each for each in schema if each.name in columns], metadata=schema.metadata)
-        for batch in file.iter_batches(ROWS_AT_ONCE, columns=schema.names):
-            num_bytes += batch.nbytes
-            if num_bytes > max_bytes:
-                raise DocumentError(f"{what} decodes to more than {max_bytes / 2**20:.0f} MiB")
-            batches.append(batch)
-        return pa.Table.from_batches(batches, schema=schema)
-    except (pa.ArrowException, OSError) as error:
-        raise DocumentError(f"{what} is not Parquet ({type(error).__name__})") from None
+        groups = parquet_groups(file, schema.names, max_bytes=max_bytes)
+        if groups is None:
+            raise _too_large(what, max_bytes)
+        for number, num_at_once in groups:
+            for batch in file.iter_batches(num_at_once, row_groups=[number], columns=schema.names):
+                num_bytes += written_bytes(batch)
+                if num_bytes > max_bytes:
+                    raise _too_large(what, max_bytes)
+                batches.append(batch)
+        table = pa.Table.from_batches(batches, schema=schema)
+        table.validate(full=True)
+        return table
+    except DocumentError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DocumentError(f"{what} is not Parquet ({_fault_of(error)})") from None
 
 
 def arrow_table(content: bytes, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> Any:
     """The table of an Arrow file. Raises DocumentError where it is none, or decodes to more than `max_bytes`."""
     import pyarrow as pa
 
-    batches, num_bytes = [], 0
+    from pipeline.records.decoded_sizes import arrow_sizes
+
     try:
         with pa.ipc.open_file(pa.BufferReader(content)) as reader:
-            for number in range(reader.num_record_batches):
-                batches.append(reader.get_batch(number))
-                num_bytes += batches[-1].nbytes
-                if num_bytes > max_bytes:
-                    raise DocumentError(f"{what} decodes to more than {max_bytes / 2**20:.0f} MiB")
-            return pa.Table.from_batches(batches, schema=reader.schema)
-    except (pa.ArrowException, OSError) as error:
-        raise DocumentError(f"{what} is not Arrow ({type(error).__name__})") from None
+            sizes = [*arrow_sizes(content)]
+            if sum(sizes) > max_bytes:
+                raise _too_large(what, max_bytes)
+            if len(sizes) != reader.num_record_batches:
+                raise DocumentError(f"{what} is not Arrow (its end tells of other batches than it has)")
+        # What was looked at, and not what its end may point to.
+        with pa.ipc.open_stream(pa.py_buffer(content).slice(8)) as stream:
+            table = stream.read_all()
+        table.validate(full=True)  # Else what its offsets point to may be any memory.
+        return table
+    except DocumentError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DocumentError(f"{what} is not Arrow ({_fault_of(error)})") from None
 
 
 def check_tensor_header(content: bytes, what: str, *, size_bytes: int | None = None) -> None:
@@ -255,6 +272,15 @@ def too_long(what: str, max_bytes: int) -> DocumentError:
     """What a file of more bytes than this is refused with."""
     told = f"{max_bytes / 2**20:.0f} MiB" if max_bytes >= 2**20 else f"{max_bytes} bytes"
     return DocumentError(f"{what} is longer than {told}, the most that is read of such a file")
+
+
+def _fault_of(error: Exception) -> str:
+    """Our own words, and of others the kind of the error: they quote the file."""
+    return str(error) if type(error) is ValueError else type(error).__name__
+
+
+def _too_large(what: str, max_bytes: int) -> DocumentError:
+    return DocumentError(f"{what} decodes to more than {max_bytes / 2**20:.0f} MiB")
 
 
 def _check_length(content: bytes, what: str, max_bytes: int) -> None:

@@ -1,8 +1,10 @@
 """What users and strangers wrote is read in bounded memory, and no error quotes a file that is something else."""
 
+import contextlib
 import io
 import json
 import struct
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -329,6 +331,62 @@ def test_a_table_of_few_bytes_that_decodes_to_many_is_refused():
         arrow_table(sink.getvalue(), "it", max_bytes=2**23)
     with pytest.raises(DocumentError, match="it is not Arrow"):
         arrow_table(b"SECRETSAUCE" * 9, "it")
+
+
+def arrow_file(table, *, codec="zstd"):
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def parquet_file(table, **options):
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "told"),
+    [
+        # One batch, buffer, page or dictionary that would be there whole before anything of it could be counted.
+        (arrow_table, arrow_file(pa.table({"jpeg": [b"\0" * 2**26]})), "decodes to more than 8 MiB"),
+        (arrow_table, arrow_file(pa.table({"jpeg": [b"\0" * 2**26]}), codec="lz4"), "decodes to more than 8 MiB"),
+        (arrow_table, arrow_file(pa.table({"n": pa.array([0] * 2**21)})), "decodes to more than 8 MiB"),
+        (arrow_table, arrow_file(pa.table({"n": pa.nulls(2**30)}), codec=None), "a kind that is not written here"),
+        (arrow_table, arrow_file(pa.table({"a": pa.array(["a" * 2**20] * 99).dictionary_encode()})), "a kind that"),
+        (parquet_table, parquet_bomb(256, 2**22), "decodes to more than 8 MiB"),
+        (parquet_table, parquet_bomb(3, 2**25), "decodes to more than 8 MiB"),
+        (parquet_table, parquet_file(pa.table({"a": ["a" * 2**24]}), use_dictionary=False), "more than 8 MiB"),
+        (parquet_table, parquet_file(pa.table({"s": [{"bytes": b"a" * 2**20}] * 99})), "decodes to more than 8 MiB"),
+        (parquet_table, parquet_file(pa.table({"l": [[0] * 2**20]})), "a kind that is not written here"),
+    ],
+)
+def test_what_decodes_to_much_at_once_is_refused_before_it_is_there(read, content, told):
+    before = pa.total_allocated_bytes()
+    peak = max(before, pa.default_memory_pool().max_memory() or 0)
+    with pytest.raises(DocumentError, match=told):
+        read(content, "it", max_bytes=2**23)
+    assert (pa.default_memory_pool().max_memory() or 0) - peak < 2**27
+    assert pa.total_allocated_bytes() - before < 2**22
+
+
+def test_a_damaged_table_is_read_or_refused_and_never_ends_the_process():
+    rows = {"id": [f"{n:020x}" for n in range(300)], "n": list(range(300)), "x": [None, 0.5, 2.0] * 100}
+    table = pa.table({**rows, "jpeg": [bytes([n % 256]) * 20 for n in range(300)]})
+    repeated = table.append_column("label", pa.array(["Happy", "Sad"] * 150).dictionary_encode())
+    wholes = [(arrow_table, arrow_file(table)), (parquet_table, parquet_file(repeated))]
+    for read, whole in wholes:
+        assert read(whole, "it").num_rows == 300
+    random = Random(7)
+    for _ in range(3000):
+        read, whole = random.choice(wholes)
+        mutant = bytearray(whole)
+        for _ in range(random.choice([1, 1, 4])):
+            at = random.randrange(len(mutant))
+            mutant[at : at + random.choice([1, 8])] = random.choice([b"\xff" * 8, random.randbytes(1), b"\0" * 8, b""])
+        with contextlib.suppress(DocumentError):
+            read(bytes(mutant), "it", max_bytes=2**24).to_pylist()
 
 
 def test_of_a_parquet_file_only_the_columns_that_are_asked_for_are_decoded():
