@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +10,7 @@ from pympi.Elan import Eaf
 from pipeline.labels.over_time import by_person, moments_of, spans_of
 from pipeline.records.evolution import from_first_frame
 from pipeline.records.vocabulary import EMOTIONS
+from pipeline.storage.scratch import scratch
 
 MIME_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mpg": "video/mpeg", "mpeg": "video/mpeg"}
 
@@ -58,7 +57,7 @@ def elan(clip: dict[str, Any], faces: pa.Table, *, every: float, abstain_below: 
             eaf.add_annotation(tier, round(span.start * 1000), round(span.end * 1000), span.emotion)
     if "default" in eaf.tiers:
         eaf.remove_tier("default")
-    with tempfile.TemporaryDirectory(prefix="emotion-pipeline-eaf-") as folder:
-        path = Path(folder) / "labels.eaf"
+    with scratch("eaf") as folder:
+        path = folder / "labels.eaf"
         eaf.to_file(str(path))
         return path.read_bytes()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from pipeline.models.build import default_reads
 from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from pipeline.models.checkpoint_info import temperature_of
 from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.storage.scratch import scratch
 from pipeline.storage.store import Storage
 
 
@@ -70,8 +69,8 @@ def _onnx_bytes(loaded: LoadedCheckpoint, reads: str, inputs: tuple[str, ...]) -
             verbose=False,
         )
     assert program is not None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch("onnx") as folder:
+        path = folder / "model.onnx"
         program.save(path)
         return path.read_bytes()
 

@@ -30,6 +30,7 @@ from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import is_member
 from pipeline.storage.remote import RangedFile, fetch, local_path, open_filesystem
 from pipeline.storage.retry import ContentChangedError, StorageError
+from pipeline.storage.scratch import scratch
 from pipeline.video.open import claimed_range, frames_of_spans
 from pipeline.video.shots import CutFinder
 
@@ -73,8 +74,8 @@ def segmented(
         may_be_long = pc.and_(may_be_long, pc.is_null(clips[name]))
     parts: list[Clip] = []
     with (
-        tempfile.TemporaryDirectory() as folder,
-        Sandbox(build_probe, {}, limits=limits, preload=("av",), readable=[folder]) as sandbox,
+        scratch("probe") as scratch_path,
+        Sandbox(build_probe, {}, limits=limits, preload=("av",), readable=[folder := str(scratch_path)]) as sandbox,
     ):
         for row in clips.filter(may_be_long).to_pylist():
             clip = clip_of(row)

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "emotion-pipeline-"
@@ -42,6 +43,17 @@ class ScratchFolder:
     def close(self) -> None:
         """Remove the folder and all in it."""
         self._remove()
+
+
+@contextlib.contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A `ScratchFolder` for as long as the block runs; what dead owners left of this name is removed first."""
+    sweep(f"{PREFIX}{name}-")
+    folder = ScratchFolder(f"{PREFIX}{name}-")
+    try:
+        yield folder.path
+    finally:
+        folder.close()
 
 
 def sweep(prefix: str = PREFIX, *, parent: str | None = None) -> None:

@@ -7,7 +7,6 @@ import errno
 import os
 import secrets
 import stat
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -18,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.storage.remote import absolute_url, listed, open_filesystem
 from pipeline.storage.retry import ABSENT_OR_THERE, TRIES, call, checked, raise_storage_error
+from pipeline.storage.scratch import scratch
 
 TEMPORARY = ".writing-"
 # What stores tell of an object that changes when it is written.
@@ -77,17 +77,17 @@ class Storage:
 
             self._do(name, "written", "", local=replace)
             return
-        with tempfile.NamedTemporaryFile(prefix="emotion-pipeline-") as spool:
-            spool.writelines(parts)
-            spool.flush()
-            what = f"{self.url}/{name} cannot be written"
+        with scratch("put") as folder:
+            spool = folder / "object"
+            with spool.open("xb") as file:
+                file.writelines(parts)
             call(
                 self.filesystem,
                 "put_file",
-                spool.name,
+                str(spool),
                 self.path(name),
-                what=what,
-                size_bytes=spool.tell(),
+                what=f"{self.url}/{name} cannot be written",
+                size_bytes=spool.stat().st_size,
                 num_tries=self._num_tries,
             )
 

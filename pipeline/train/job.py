@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,6 +46,7 @@ from pipeline.runtime.worker_device import resolve_worker_device
 from pipeline.storage.modes import own_umask
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url
+from pipeline.storage.scratch import scratch
 from pipeline.train.card import put_card
 from pipeline.train.config import TrainConfig, notes_of
 from pipeline.train.examine import examine
@@ -180,7 +180,7 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool, history: Sequence[
     def fit() -> Result:
         for num_lost in itertools.count():
             # The folder is for Ray's own notes: checkpoints are committed by the worker, not by report().
-            with tempfile.TemporaryDirectory(prefix="ray-train-") as folder:
+            with scratch("ray-train") as folder:
                 trainer = TorchTrainer(
                     _ray_worker,
                     train_loop_config={"config": asdict(config), "events": events, "umask": own_umask()},
@@ -190,7 +190,7 @@ def _fit(config: TrainConfig, *, workers: int, use_gpu: bool, history: Sequence[
                         use_gpu=use_gpu,
                         resources_per_worker={"CPU": 0.5, "GPU": 1} if use_gpu else {"CPU": 0.5},
                     ),
-                    run_config=RunConfig(storage_path=folder, failure_config=failures),
+                    run_config=RunConfig(storage_path=str(folder), failure_config=failures),
                 )
                 try:
                     return trainer.fit()

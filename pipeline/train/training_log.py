@@ -10,8 +10,6 @@ import csv
 import io
 import json
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +24,7 @@ from pipeline.models.checkpoint_info import best_of, put, write_best
 from pipeline.records.documents import parse_json
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import is_json, log_event, log_status
+from pipeline.storage.scratch import PREFIX, ScratchFolder
 from pipeline.storage.store import Storage
 
 LINE_SECONDS = 60  # between two lines on the progress where there is no terminal for a bar
@@ -45,9 +44,10 @@ class RunLogs:
         self.run_url, self._step, self._lr_of = run_url, first_step, lr_of
         storage = Storage(run_url)
         self._local = storage.is_local
-        folder = storage.path("tensorboard") if self._local else tempfile.mkdtemp(prefix="tensorboard-")
-        self._folder = Path(folder)
-        self._writer = SummaryWriter(folder, purge_step=first_step + 1)
+        self._scratch = None if self._local else ScratchFolder(f"{PREFIX}tensorboard-")
+        parent = Path(storage.path()) if self._scratch is None else self._scratch.path
+        self._folder = parent / "tensorboard"
+        self._writer = SummaryWriter(str(self._folder), purge_step=first_step + 1)
 
     def write_epoch(self, history: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> None:
         """After an epoch: `history` has a row for each, `losses` one of every step of the run, in nats."""
@@ -70,8 +70,8 @@ class RunLogs:
 
     def close(self) -> None:
         self._writer.close()
-        if not self._local:
-            shutil.rmtree(self._folder)
+        if self._scratch is not None:
+            self._scratch.close()
 
     def _write_steps_table(self, losses: Sequence[float]) -> None:
         rows = [{"step": i + 1, "train_loss": loss, "lr": self._lr_of(i)} for i, loss in enumerate(losses)]
