@@ -27,7 +27,6 @@ from pipeline.preprocess.detectors import resolved
 from pipeline.preprocess.job import PreprocessActor, preprocess
 from pipeline.preprocess.sandboxed import build_work
 from pipeline.records.clips import Clip, clip_table
-from pipeline.runtime.job import Actor
 from pipeline.score.actor import ScoreActor
 from pipeline.score.config import ScoreConfig
 from pipeline.score.job import score
@@ -177,9 +176,10 @@ def _unit_of(clip: Clip, output: str, plan_config: Mapping[str, Any]) -> Unit:
     return unit
 
 
-def _follow_actor(walk: Walk, actor: Actor, unit: Unit) -> None:
+def _follow_actor(walk: Walk, actor: PreprocessActor | ScoreActor, unit: Unit) -> None:
     with walk.followed():
         actor.run(unit)
+    actor._extractor.sandbox.close()  # Else its child lives as long as this process.
 
 
 def _follow_child(walk: Walk, clip: Clip, config: Any) -> None:
