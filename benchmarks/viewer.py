@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -77,7 +78,7 @@ class ViewerConfig:
     rounds: int = 3
     """Times that each question is asked, and that the labels are opened again (count)."""
     keep: bool = False
-    """Leave the labels where they are."""
+    """Leave the labels where they are; the next run opens them again, and none for the first time."""
 
     def __post_init__(self) -> None:
         if min(self.clips, self.clips_per_shard, self.rounds) < 1:
@@ -88,25 +89,25 @@ def viewer(config: ViewerConfig) -> dict[str, Any]:
     """Make the labels, open them and ask; writes viewer.json and returns what it holds."""
     storage = Storage(config.output)
     folder = Path(storage.path("made"))
+    before, first = os.getloadavg()[0], None
     if not (config.keep and (folder / "whole").exists()):
         shutil.rmtree(folder, ignore_errors=True)
         log_status(f"making the labels of {config.clips:,} clips")
         made_labels(folder / "labels", config.clips, clips_per_shard=config.clips_per_shard)
+        first = _opened(folder / "labels", {})["opened"]
         (folder / "whole").touch()
-    shutil.rmtree(folder / "labels" / f"model={SHA256[:12]}" / "view", ignore_errors=True)
-    opened = [_opened(folder / "labels", {})]
-    again = [_opened(folder / "labels", {}) for _ in range(config.rounds - 1)]
-    last = {"last": str(max(0, config.clips - 50))}
-    asked = _opened(folder / "labels", QUESTIONS, rounds=config.rounds, **last)
-    again.append(asked)
+    again = [_opened(folder / "labels", {})["opened"] for _ in range(config.rounds - 1)]
+    last = str(max(0, config.clips - 50))
+    asked = _opened(folder / "labels", QUESTIONS, rounds=config.rounds, last=last)
+    again.append(asked["opened"])
     results = {
         "machine": machine(),
         "settings": asdict(config),
-        "open_first_seconds": opened[0]["seconds"],
-        "open_first_mib": opened[0]["mib"],
-        "open_again_seconds": statistics.median(each["seconds"] for each in again),
+        "load_average": {"before": before, "after": os.getloadavg()[0]},
+        "opened_first": first,
+        "opened_again": _median(again),
         "mib": asked["mib"],
-        "questions": asked["questions"],
+        "questions": {name: _median(each) for name, each in asked["questions"].items()},
     }
     storage.put("viewer.json", (json.dumps(results, indent=1) + "\n").encode())
     if not config.keep:
@@ -127,17 +128,28 @@ def _opened(labels: Path, questions: Mapping[str, str], *, rounds: int = 1, last
                 ask = partial(_ask, connection, headers=headers)
                 ask("/api/collection")
                 clip = ask("/api/clips")["rows"][0]["clip_id"]
-                seconds = time.monotonic() - started
-                taken: dict[str, list[float]] = {}
+                own = psutil.Process(process.pid)
+                opened = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds(own)}
+                taken: dict[str, list[dict[str, float]]] = {}
                 for name, path in questions.items():
                     for _ in range(rounds):
-                        before = time.monotonic()
+                        before, cpu = time.monotonic(), _cpu_seconds(own)
                         ask(path.format(clip=clip, last=last))
-                        taken.setdefault(name, []).append(time.monotonic() - before)
-            mib = psutil.Process(process.pid).memory_info().rss / 2**20
+                        row = {"seconds": time.monotonic() - before, "cpu_seconds": _cpu_seconds(own) - cpu}
+                        taken.setdefault(name, []).append(row)
+            mib = own.memory_info().rss / 2**20
         finally:
             process.terminate()
-    return {"seconds": seconds, "mib": mib, "questions": {name: statistics.median(t) for name, t in taken.items()}}
+    return {"opened": opened, "mib": mib, "questions": taken}
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def _median(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
 def _ask(connection: http.client.HTTPConnection, path: str, *, headers: dict[str, str]) -> Any:
@@ -215,10 +227,12 @@ def made_rows(unit: Unit, *, seed: int) -> pa.Table:
 
 def print_viewer(results: Mapping[str, Any]) -> None:
     """Print a row for each opening and question."""
-    rows = [
-        ["opened for the first time", f"{results['open_first_seconds']:.1f}"],
-        ["opened again", f"{results['open_again_seconds']:.1f}"],
-        *([name, f"{seconds:.2f}"] for name, seconds in results["questions"].items()),
-    ]
-    title = f"Viewer of {results['settings']['clips']:,} clips; {results['mib']:,.0f} MiB"
-    Console(width=None if sys.stdout.isatty() else 120).print(table(title, ("step", "s"), rows))
+    steps = {"opened for the first time": results["opened_first"], "opened again": results["opened_again"]}
+    steps |= results["questions"]
+    rows = [[name, f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}"] for name, row in steps.items() if row]
+    load = results["load_average"]
+    title = (
+        f"Viewer of {results['settings']['clips']:,} clips; {results['mib']:,.0f} MiB; load average"
+        f" {load['before']:.1f} before, {load['after']:.1f} after"
+    )
+    Console(width=None if sys.stdout.isatty() else 120).print(table(title, ("step", "s", "CPU s"), rows))
