@@ -7,7 +7,8 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,11 @@ from pipeline.video.container import open_file
 from pipeline.video.frames import MAX_BYTES, MAX_PIXELS, DecodedClip, DecodeReport, Frame, VideoError
 
 _MAX_COPIED_BYTES = 2**28  # no image within the limit of pixels is larger
-_METADATA_CHUNKS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+_PNG_START, _JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# Segments that may come before the first scan, and those of metadata that decide about pixels, with their least length.
+_JPEG_SEGMENTS = {*range(0xC0, 0xD0), *range(0xDB, 0xF0), 0xFE}
+_JPEG_METADATA = ((b"JFIF\0", 14), (b"Exif\0\0", 6), (b"Adobe", 12))
 _TURNS = {  # EXIF 2.32, 4.6.4: orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,24 +72,46 @@ def _orientation_of(image: Image.Image) -> Any:
 
 
 def _without_metadata(file: BinaryIO) -> BinaryIO:
-    """The file; of a PNG a copy without its texts and colour profile, of which Pillow refuses the large ones."""
+    """A copy of a PNG or JPEG with what its pixels and its orientation need; the file where it is neither.
+
+    Pillow gives an image up for what is wrong or large elsewhere: a text, a colour profile, a density, an animation.
+    """
     start = file.read(8)
     file.seek(0)
-    if start != b"\x89PNG\r\n\x1a\n" or os.fstat(file.fileno()).st_size > _MAX_COPIED_BYTES:
+    if os.fstat(file.fileno()).st_size > _MAX_COPIED_BYTES:
         return file
-    kept = io.BytesIO(file.read(8))
-    kept.seek(0, io.SEEK_END)
+    if start == _PNG_START:
+        return io.BytesIO(b"".join(_png_parts(file)))
+    return io.BytesIO(b"".join(_jpeg_parts(file))) if start.startswith(_JPEG_START) else file
+
+
+def _png_parts(file: BinaryIO) -> Iterator[bytes]:
+    yield file.read(len(_PNG_START))
     while len(header := file.read(8)) == 8:
         size, kind = int.from_bytes(header[:4]), header[4:]
-        if kind in _METADATA_CHUNKS:
+        if kind not in (*_PNG_CHUNKS, b"eXIf"):
             file.seek(size + 4, io.SEEK_CUR)
             continue
-        kept.write(header)
-        kept.write(file.read(size + 4))
+        body = file.read(size + 4)
+        if kind in _PNG_CHUNKS or zlib.crc32(kind + body[:-4]) == int.from_bytes(body[-4:]):
+            yield header + body
         if kind == b"IEND":
-            break
-    kept.seek(0)
-    return kept
+            return
+
+
+def _jpeg_parts(file: BinaryIO) -> Iterator[bytes]:
+    yield file.read(len(_JPEG_START) - 1)
+    while True:
+        marker = file.read(2)
+        if len(marker) < 2 or marker[0] != 0xFF or marker[1] not in _JPEG_SEGMENTS:
+            break  # Where the pixels begin, or what Pillow may make something of.
+        length = file.read(2)
+        body = file.read(int.from_bytes(length) - 2) if int.from_bytes(length) >= 2 else b""
+        is_metadata = 0xE0 <= marker[1] <= 0xEF or marker[1] == 0xFE
+        if not is_metadata or any(body.startswith(name) and len(body) >= least for name, least in _JPEG_METADATA):
+            yield marker + length + body
+    yield marker
+    yield file.read()
 
 
 def _rgb_of(image: Image.Image) -> np.ndarray:

@@ -104,6 +104,49 @@ def test_large_and_broken_metadata_of_a_png_is_skipped(tmp_path: Path, extra: by
     assert np.array_equal(pixels_of(tmp_path / "b.png"), numbered_image(9))
 
 
+@pytest.mark.parametrize(
+    "kind", [b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"acTL", b"fcTL", b"fdAT", b"tRNS", b"eXIf", b"prVt"]
+)
+@pytest.mark.parametrize("crc", [0, 1])
+def test_no_chunk_of_a_png_but_its_pixels_stops_it(tmp_path: Path, kind: bytes, crc: int):
+    Image.fromarray(numbered_image(9)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    broken = bytearray(chunk(kind, b"\xff" * 3))
+    broken[-1] ^= crc
+    (tmp_path / "b.png").write_bytes(data[:33] + broken + data[33:])
+    assert np.array_equal(pixels_of(tmp_path / "b.png"), numbered_image(9))
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xe0JFIF",
+        b"\xe1Exif\0\0MM\0*\xff\xff\xff\xff",
+        b"\xe1http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><tiff:Orientation>6",
+        b"\xe2ICC_PROFILE\0\1\2",
+        b"\xe2MPF\0" + b"\xff" * 40,
+        b"\xedPhotoshop 3.0\x008BIM\xff",
+        b"\xeeAdobe",
+        b"\xfe" + b"x" * 60_000,
+    ],
+)
+def test_no_segment_of_a_jpeg_but_its_pixels_stops_it(tmp_path: Path, segment: bytes):
+    Image.fromarray(numbered_image(9)).save(tmp_path / "a.jpg", quality=95)
+    data = (tmp_path / "a.jpg").read_bytes()
+    more = b"\xff" + segment[:1] + struct.pack(">H", len(segment) + 1) + segment[1:]
+    (tmp_path / "b.jpg").write_bytes(data[:2] + more + data[2:])
+    assert np.array_equal(pixels_of(tmp_path / "b.jpg"), pixels_of(tmp_path / "a.jpg"))
+
+
+def test_of_a_jpeg_with_several_pictures_the_first_is_read_upright(tmp_path: Path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(numbered_image(9), 1)))
+    others = [Image.fromarray(numbered_image(3))]
+    stored.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=others, quality=95, exif=turned.tobytes())
+    assert read_number(pixels_of(tmp_path / "a.jpg")) == 9
+
+
 def test_large_metadata_of_a_jpeg_is_skipped(tmp_path: Path):
     Image.fromarray(numbered_image(9)).save(tmp_path / "a.jpg", quality=95, icc_profile=LARGE)
     assert read_number(pixels_of(tmp_path / "a.jpg")) == 9
