@@ -28,6 +28,15 @@ from pipeline.storage.retry import StorageError, call, store_errors
 _TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "modified", "created")
 
 
+# What fsspec makes of other places than it says: of files here, of other stores, of code that runs elsewhere. Whoever
+# writes a manifest could else have them read.
+_NO_STORES = frozenset(
+    ("arrow_hdfs", "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "data", "dbfs", "dir")
+    + ("filecache", "generic", "gist", "git", "github", "jlab", "jupyter", "libarchive", "pyscript", "reference")
+    + ("root", "simplecache", "tar", "zip")
+)
+
+
 _THREADS = 8
 
 
@@ -48,6 +57,11 @@ def locate(url: str) -> tuple[str, AbstractFileSystem | None]:
     if (path := local_path(url)) is not None:
         return os.path.abspath(path), None
     protocol = url.partition("://")[0]
+    if protocol.lower() in _NO_STORES:
+        raise CorpusError(
+            f"input {shown_url(url)}: {protocol}:// is no store of files; give the address of the file itself "
+            "(archives are read as they are)"
+        )
     try:
         store, name = open_filesystem(url)
     except (ImportError, TypeError, ValueError) as error:

@@ -35,7 +35,7 @@ from pipeline.corpus.parquet_rows import parquet_rows
 from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, ListedFile
 from pipeline.records.documents import shown_value
-from pipeline.storage.hosts import host_of, private_address
+from pipeline.storage.hosts import SCHEMES_WITH_HOSTS, host_of, is_whole, private_address
 from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed, read_url
 from pipeline.storage.retry import StorageError, StoreLostError
@@ -70,9 +70,11 @@ def read_manifest_file(
 
     def files() -> Iterator[tuple[str, str, ListedFile]]:
         for where, row in _manifest_rows(content, names, columns, extension=extension, shown=shown):
+            thing = f"manifest {shown}, {where}"
+            row_url = _url_of_row(row, thing, folder, store)
             if not allow_private_hosts:
-                _check_host(row["url"], f"manifest {shown}, {where}", folder, own_host)
-            yield where, row["url"], _file_of_row(row, f"manifest {shown}, {where}", folder, store)
+                _check_host(row_url, thing, folder, own_host)
+            yield where, row["url"], _file_of_row(row, row_url, thing, folder, store)
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
     folders = _checked_rows(files, shown=shown)
@@ -88,9 +90,12 @@ def read_manifest_file(
     )
 
 
-def _check_host(url: Any, thing: str, folder: str, own_host: str | None) -> None:
-    """Raise CorpusError for a row whose host is not public, and not the one that the manifest itself came from."""
-    host = host_of(urljoin(f"{folder}/", url) if "://" in folder else url) if isinstance(url, str) else None
+def _check_host(url: str, thing: str, folder: str, own_host: str | None) -> None:
+    """Raise CorpusError for a row whose host is not public, and not the one that the manifest itself came from.
+
+    url: as it is read afterwards, and not as the row has it.
+    """
+    host = host_of(urljoin(f"{folder}/", url) if "://" in folder else url)
     if host is not None and host != own_host and (address := private_address(host)) is not None:
         raise CorpusError(
             f"{thing}: host {host} is at {address}, which is no public address; take the row out, or give"
@@ -103,26 +108,29 @@ def _names_a_file(url: str) -> bool:
     scheme, is_url, rest = url.partition("://")
     if not is_url:
         return re.fullmatch(r"[\w+.-]+:/*", url) is None
+    if scheme.lower() in SCHEMES_WITH_HOSTS:
+        return is_whole(url)
     host, _, name = rest.partition("/")
-    if scheme.lower() in ("http", "https"):
-        return bool(host)
     if scheme.lower() in _BUCKETS:
         return bool(host and name.strip("/"))
     return bool(rest.strip("/"))
 
 
-def _file_of_row(
-    row: Mapping[str, Any],
-    thing: str,
-    folder: str,
-    store: AbstractFileSystem | None,
-) -> ListedFile:
-    url = row["url"]
-    if not isinstance(url, str) or not (url := url.strip(_BLANK)) or "\0" in url or not _names_a_file(url):
-        told = repr(url[:80]) if isinstance(url, str) else shown_value(url)
-        raise CorpusError(f"{thing}: url is {told}; give a path or URL")
+def _url_of_row(row: Mapping[str, Any], thing: str, folder: str, store: AbstractFileSystem | None) -> str:
+    """The path or URL of a row. Raises CorpusError where it has none."""
+    given = row["url"]
+    url = given.strip(_BLANK) if isinstance(given, str) and "\0" not in given else ""
     if store is None and "\\" in url and "://" not in url and not os.path.exists(os.path.join(folder, url)):
         url = url.replace("\\", "/")  # written on Windows
+    if not url or not _names_a_file(url):
+        told = repr(given[:80]) if isinstance(given, str) else shown_value(given)
+        raise CorpusError(f"{thing}: url is {told}; give a path or URL")
+    return url
+
+
+def _file_of_row(
+    row: Mapping[str, Any], url: str, thing: str, folder: str, store: AbstractFileSystem | None
+) -> ListedFile:
     if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
         row_place, row_store = locate(url)
     elif store is None:

@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 # In the URLs of others what stands there is the name of a bucket or container.
-_SCHEMES_WITH_HOSTS = frozenset(
-    ("dav", "davs", "ftp", "ftps", "git", "hdfs", "http", "https", "sftp", "smb", "ssh", "webdav", "webhdfs")
+SCHEMES_WITH_HOSTS = frozenset(
+    ("dav", "davs", "ftp", "ftps", "hdfs", "http", "https", "sftp", "smb", "ssh", "webdav", "webhdfs")
 )
 
 
@@ -28,16 +28,26 @@ def host_of(url: str) -> str | None:
     """The host that a URL is read from; None where its scheme names none."""
     try:
         parts = urlsplit(url)
-        return parts.hostname if parts.scheme.lower() in _SCHEMES_WITH_HOSTS else None
+        return parts.hostname if parts.scheme.lower() in SCHEMES_WITH_HOSTS else None
     except ValueError:  # as of half a bracket
         return None
+
+
+def is_whole(url: str) -> bool:
+    """Whether a URL of a scheme with hosts names one, and a port that may be, so that libraries can take it apart."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=4096)
 def private_address(host: str) -> str | None:
     """The first address of a host that is not public, in words; None where there is none, or no such host."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        # Of an address of this link without the interface: which one it names is of no concern.
+        found = socket.getaddrinfo(host.partition("%")[0], None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return None  # It cannot be asked for anything either.
     return _first_private(str(each[4][0]) for each in found)

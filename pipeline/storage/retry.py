@@ -126,6 +126,9 @@ def store_errors() -> tuple[type[Exception], ...]:
         ("google.auth.exceptions", "GoogleAuthError"),
         ("gcsfs.retry", "HttpError"),
         ("azure.core.exceptions", "AzureError"),
+        ("huggingface_hub.errors", "HfUriError"),
+        ("httpx", "HTTPError"),
+        ("httpx2", "HTTPError"),
     )
     return (OSError, *_loaded(names))
 

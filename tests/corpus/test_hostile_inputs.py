@@ -6,6 +6,8 @@ import io
 import tarfile
 import threading
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus.read import read_corpus
@@ -95,6 +97,57 @@ def test_a_manifest_names_no_private_host(scheme, host, tmp_path):
     with pytest.raises(CorpusError, match=r"line 2: host .* no public address.*--allow-private-hosts") as caught:
         read_corpus(str(tmp_path / "m.csv"))
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http:\\\\127.0.0.1:9\\a.mp4",
+        "http://[fe80::1%25eth0]:9/a.mp4",
+        "http://example.com@127.0.0.1:9/a.mp4",
+        "http://example.com\\@127.0.0.1:9/a.mp4",
+        "http://\u2460\u2461\u2466.\u24ea.\u24ea.\u2460:9/a.mp4",
+    ],
+)
+def test_no_writing_of_a_private_address_is_missed(url, tmp_path):
+    (tmp_path / "m.csv").write_text(f"url\n{url}\n")
+    with pytest.raises(CorpusError, match=r"line 2: host .* no public address"):
+        read_corpus(str(tmp_path / "m.csv"))
+
+
+@pytest.mark.parametrize("around", ["\u200b{}", " {}\t", "\ufeff{}\u00a0"])
+def test_what_stands_around_a_private_address_in_a_parquet_manifest_hides_it_not(around, tmp_path):
+    pq.write_table(pa.table({"url": [around.format("http://127.0.0.1:9/a.mp4")]}), tmp_path / "m.parquet")
+    with pytest.raises(CorpusError, match=r"row 1: host .* no public address"):
+        read_corpus(str(tmp_path / "m.parquet"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1/a.mp4",
+        "http://[]/a.mp4",
+        "http://:80/a.mp4",
+        "https://host:99999/a.mp4",
+        "https://host:x/a.mp4",
+        "sftp:///a.mp4",
+        "sftp://",
+    ],
+)
+def test_an_address_that_is_none_is_one_line(url, tmp_path):
+    (tmp_path / "m.csv").write_text(f"url\n{url}\n")
+    with pytest.raises(CorpusError, match=r"line 2: url is .*; give a path or URL"):
+        read_corpus(str(tmp_path / "m.csv"))
+
+
+@pytest.mark.parametrize(
+    "scheme", ["zip", "tar", "arrow_hdfs", "reference", "git", "github", "dask", "simplecache", "DIR", "jupyter"]
+)
+def test_what_makes_a_store_of_another_place_is_refused(scheme, tmp_path):
+    (tmp_path / "m.csv").write_text(f"url\n{scheme}://x/a.mp4\n")
+    for url in (str(tmp_path / "m.csv"), f"{scheme}://x/a.mp4"):
+        with pytest.raises(CorpusError, match=f"{scheme}:// is no store of files"):
+            read_corpus(url)
 
 
 def test_a_manifest_on_a_private_host_names_that_host_alone(web):
