@@ -31,9 +31,11 @@ _TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", 
 # What fsspec makes of other places than it says: of files here, of other stores, of code that runs elsewhere. Whoever
 # writes a manifest could else have them read.
 _NO_STORES = frozenset(
-    ("arrow_hdfs", "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "data", "dbfs", "dir")
-    + ("filecache", "generic", "gist", "git", "github", "jlab", "jupyter", "libarchive", "pyscript", "reference")
-    + ("root", "simplecache", "tar", "zip")
+    (
+        *("arrow_hdfs", "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dask", "data", "dbfs"),
+        *("dir", "filecache", "generic", "gist", "git", "github", "jlab", "jupyter", "libarchive", "pyscript"),
+        *("reference", "root", "simplecache", "tar", "zip"),
+    )
 )
 
 

@@ -142,8 +142,8 @@ def _file_of_row(
         if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
             row_place = posixpath.normpath(row_place)
     start, end = (_seconds(row.get(name), f"{thing}: {name}") for name in MANIFEST_COLUMNS[3:5])
-    if start is not None and end is not None and end <= start:
-        raise CorpusError(f"{thing}: it ends at {end} s, before it starts at {start} s; correct it")
+    if end is not None and end <= (first := max(start or 0.0, 0.0)):
+        raise CorpusError(f"{thing}: it ends at {end} s, before it starts at {first} s; correct it")
     return ListedFile(
         path=_path_from(folder, row_place, store=store, row_store=row_store),
         place=row_place,
@@ -254,7 +254,9 @@ def _seconds(value: Any, thing: str) -> float | None:
     if value is None or value == "" or value != value:  # noqa: PLR0124 (NaN: how pandas writes an empty number)
         return None
     try:
-        seconds = float(value.replace(",", ".") if isinstance(value, str) else value)
+        seconds = (
+            math.nan if isinstance(value, bool) else float(value.replace(",", ".") if isinstance(value, str) else value)
+        )
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):

@@ -83,6 +83,8 @@ def test_paths_written_on_windows_are_found(folder: Path):
         ("url,start_seconds,stop\na.mp4,1,2\n", "column 'stop' does not say its unit; call it 'end_seconds'"),
         ("url,label,emotion\na.mp4,Happy,Sad\n", "column 'label' is there twice"),
         ("url,emotion\na.mp4,Hapy\n", "label 'Hapy' is unknown"),
+        ("url,start_seconds,end_seconds\na.mp4,-2,-1\n", "line 2: it ends at -1.0 s, before it starts at 0.0 s"),
+        ("url,end_seconds\na.mp4,0\n", "line 2: it ends at 0.0 s, before it starts at 0.0 s"),
         ("url,start_ms,end_ms\na.mp4,1,2\n", "column 'start_ms' does not say its unit"),
         ("url,start_seconds,end frame\na.mp4,1,2\n", "column 'end frame' does not say its unit; call it 'end_seconds'"),
         ("url,Start Time\na.mp4,1\n", "column 'start time' does not say its unit"),
