@@ -36,6 +36,8 @@ from pipeline.storage.redaction import unquoted, without_secrets
 from pipeline.storage.store import Storage
 
 ENTRIES_AT_ONCE = 1000
+# The last units of a run are a quarter of the others: an actor that ends waits no longer than for one of these.
+TAIL_SHARE = 4
 UNITS_PER_GENERATION = 2**12
 RUN_INFO = "plan/run.json"
 ENTRY_CURE = "delete it, and its unit is done again"
@@ -116,17 +118,18 @@ class Ledger:
         self.check(kind=kind, config=config, defaults=defaults)
         return differences(self.run_info()["versions"], versions)
 
-    def add_generation(self, snapshot: Snapshot, *, clips_per_shard: int) -> int:
+    def add_generation(self, snapshot: Snapshot, *, clips_per_shard: int, tail_clips: int = 0) -> int:
         """Append the clips of the snapshot's table `chosen` to the plan, in units; returns how many rows.
 
-        A clip's latest unit decides its state. More than `UNITS_PER_GENERATION` units make several generations, so that
-        one at a time is held in memory.
+        The last `tail_clips` of them are cut into units of a quarter of the size. A clip's latest unit decides its
+        state. More than `UNITS_PER_GENERATION` units make several generations, so that one at a time is held in memory.
 
         Raises LedgerError where another run extended the plan meanwhile.
         """
         database = snapshot.database
         database.run("sort_for_units")
-        database.run("number_units", size=clips_per_shard)
+        tail = max(0, database.value("select count(*) from sorted") - tail_clips)
+        database.run("number_units", size=clips_per_shard, tail=tail, tail_size=-(-clips_per_shard // TAIL_SHARE))
         count = database.value("num_units")
         first = 1 + max(self._generations(), default=-1)
         for number in range(-(-count // UNITS_PER_GENERATION)):

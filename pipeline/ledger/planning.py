@@ -53,9 +53,12 @@ def plan(
     config: Mapping[str, Any],
     versions: Mapping[str, str],
     clips_per_shard: int,
+    tail_clips: int = 0,
     defaults: Mapping[str, Any] | None = None,
 ) -> Changes:
     """Save the plan, or add what is new of the snapshot's given clips to the saved one.
+
+    clips_per_shard: clips of a unit; the last tail_clips of the run are cut into smaller ones.
 
     Raises LedgerError if the saved plan was made for another kind of job or under another config.
     """
@@ -80,7 +83,7 @@ def plan(
     )
     if changes.num_new or changes.num_retried:
         database.run("choose")
-        ledger.add_generation(snapshot, clips_per_shard=clips_per_shard)
+        ledger.add_generation(snapshot, clips_per_shard=clips_per_shard, tail_clips=tail_clips)
     return changes
 
 

@@ -217,12 +217,16 @@ select * exclude (grp, alone, reading_key, has_content, is_split_given), grp, al
 order by grp, alone desc, reading_key, clip_id;
 
 -- name: number_units
--- Of each group the first row, how many clips are a unit, and the number of the first.
+-- Of each group the first row, how many clips are a unit, and the number of the first. From the row $tail on, the last
+-- that actors will do, units are smaller, so that all actors end at about the same time.
 create or replace table numbered as
-with groups as (
-    select grp, alone, min(rowid) as first, count(*) as rows, if(alone, 1, $size) as size from sorted group by all)
+with groups as (select alone, min(rowid) as first, count(*) as rows from sorted group by grp, alone),
+pieces as (
+    select first, least(rows, greatest($tail - first, 0)) as rows, if(alone, 1, $size) as size from groups
+    union all
+    select greatest(first, $tail), least(rows, greatest(first + rows - $tail, 0)), if(alone, 1, $tail_size) from groups)
 select *, (coalesce(sum((rows + size - 1) // size) over (
-    order by first rows between unbounded preceding and 1 preceding), 0))::bigint as before from groups;
+    order by first rows between unbounded preceding and 1 preceding), 0))::bigint as before from pieces where rows > 0;
 
 -- name: num_units
 select coalesce(max(before + (rows + size - 1) // size), 0) from numbered;
@@ -235,7 +239,7 @@ from numbered where before < $end and before + (rows + size - 1) // size > $star
 -- name: generation
 select s.* exclude (grp, alone, modified_seconds),
     $name || printf('%06d', n.before + (s.rowid - n.first) // n.size - $start) as unit
-from sorted s join numbered n using (grp, alone) where s.rowid between $low and $high order by s.rowid;
+from sorted s asof join numbered n on s.rowid >= n.first where s.rowid between $low and $high order by s.rowid;
 
 -- name: pending
 -- Planned units without an entry, and today's addresses of their clips where they are others.

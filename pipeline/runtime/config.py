@@ -85,6 +85,13 @@ class PoolConfig:
             return self.clips_per_shard or MAX_CLIPS_OF_UNIT
         return max(1, min(MAX_CLIPS_OF_UNIT, num_clips // (UNITS_PER_ACTOR * num_actors(self, num_clips))))
 
+    def tail_clips(self, num_clips: int) -> int:
+        """How many of so many clips, the last ones, make smaller units: a unit's for each actor, so that no actor waits
+        for another's whole unit at the end. None where the user says how many clips a unit has."""
+        if self.clips_per_shard or not num_clips:
+            return 0
+        return self.clips_of_unit(num_clips) * num_actors(self, num_clips)
+
     @property
     def part(self) -> tuple[int, int] | None:
         """--shard as number and count."""

@@ -182,6 +182,7 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, confi
         defaults=job.plan_defaults,
         versions=job.versions,
         clips_per_shard=config.clips_of_unit(num_clips),
+        tail_clips=config.tail_clips(num_clips),
     )
     for line in describe_changes(changes):
         log_status(line)
