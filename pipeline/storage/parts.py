@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 
 from pipeline.records.parts import MAX_PARTS, PART
 from pipeline.records.vocabulary import UsageError
@@ -36,12 +37,17 @@ def is_named(url: str, by: str) -> bool:
 
 
 def folder_names(storage: Storage) -> list[str]:
-    """The names of what lies directly in a folder (files may be among them), sorted; none where there is no folder."""
+    """The names of the folders that lie directly in a folder, sorted; none where there is none."""
     try:
-        found = call(storage.filesystem, "ls", storage.path(), what=f"{storage.url} cannot be listed", detail=False)
+        found = call(storage.filesystem, "ls", storage.path(), what=f"{storage.url} cannot be listed", detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(str(path).rstrip("/").rpartition("/")[2] for path in found)
+    folders = (
+        str(info["name"])
+        for info in found
+        if info["type"] == "directory" or (storage.is_local and os.path.isdir(info["name"]))  # through a link
+    )
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in folders)
 
 
 def _require_whole(url: str, names: list[str]) -> None:

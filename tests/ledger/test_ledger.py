@@ -16,9 +16,10 @@ from ledgers import audited, finish, pending, planned, sweep
 
 from pipeline.ledger.entries import entry_texts
 from pipeline.ledger.files import json_bytes, json_list, json_with_list
+from pipeline.ledger.forgotten import read_records
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError, RunLock, identity, started
-from pipeline.ledger.outputs import one_run_in, runs_in
+from pipeline.ledger.outputs import model_folders, one_run_in, runs_in
 from pipeline.ledger.retry import verify
 from pipeline.records.clips import Clip
 from pipeline.records.columns import table_of
@@ -986,3 +987,16 @@ def test_a_plan_that_a_stranger_wrote_is_one_line(data, local):
     with pytest.raises(LedgerError, match=r"plan/run.json cannot be read: ") as raised:
         local.run_info()
     assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_file_beside_the_labels_of_a_model_is_not_taken_for_some(place, request, tmp_path):
+    url = str(tmp_path) if place == "disk" else request.getfixturevalue("s3").url("labels")
+    storage = Storage(url)
+    for name in ("model=abc.zip", "model=abc.attempts", "model=def/forgotten.json", "notes/x"):
+        storage.put(name, b'{"clip_ids": ["0"], "manifests": []}')
+    assert model_folders(storage) == ["model=def"]
+    assert read_records(Storage(f"{url}/model=abc")).clip_ids == {"0"}
+    if place == "disk":
+        (tmp_path / "model=link").symlink_to(tmp_path / "model=def")
+        assert model_folders(storage) == ["model=def", "model=link"]
