@@ -187,6 +187,9 @@ def raise_storage_error(error: BaseException, what: str, *, num_tries: int) -> N
         cure = "raise the limit of the size of files (ulimit -f)"
     elif number == errno.EROFS:
         cure = "make it writable, or choose another place"
+    elif isinstance(error, IsADirectoryError):
+        reason = reason.replace("Is a directory", "a folder lies there")
+        cure, is_lost = "move it away", False
     elif isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
         cure, is_lost, number = "check the permissions", False, errno.EACCES
     else:

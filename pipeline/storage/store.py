@@ -60,22 +60,13 @@ class Storage:
     def put(self, name: str, data: bytes) -> None:
         """Write `data` under `name`, replacing what was there, at once."""
 
-        def replace() -> None:
-            os.replace(self._write_temporary(name, data), self.path(name))
-            _sync_folder(Path(self.path(name)).parent)
-
-        self._do(name, "written", "pipe_file", data, local=replace, size_bytes=len(data))
+        self._do(name, "written", "pipe_file", data, local=lambda: self._replace(name, data), size_bytes=len(data))
 
     def put_stream(self, name: str, parts: Iterable[bytes]) -> None:
         """Write `parts`, one after the other, as one object, at once. On their way they lie on a local disk, not in
         memory."""
         if self.is_local:
-
-            def replace() -> None:
-                os.replace(self._write_temporary(name, parts), self.path(name))
-                _sync_folder(Path(self.path(name)).parent)
-
-            self._do(name, "written", "", local=replace)
+            self._do(name, "written", "", local=lambda: self._replace(name, parts))
             return
         with scratch("put") as folder:
             spool = folder / "object"
@@ -209,6 +200,8 @@ class Storage:
         if self.is_local:
             try:
                 return local()
+            except IsADirectoryError as error:
+                raise_storage_error(error, what, num_tries=1)
             except ABSENT_OR_THERE:
                 raise
             except OSError as error:
@@ -224,6 +217,15 @@ class Storage:
             num_tries=self._num_tries,
             **options,
         )
+
+    def _replace(self, name: str, data: bytes | Iterable[bytes]) -> None:
+        temporary = self._write_temporary(name, data)
+        try:
+            os.replace(temporary, self.path(name))
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_folder(Path(self.path(name)).parent)
 
     def _link(self, name: str, data: bytes) -> None:
         temporary = self._write_temporary(name, data)
@@ -258,9 +260,10 @@ class Storage:
 def _read_regular(path: str) -> bytes:
     """All bytes of a regular file. What else somebody put there may block for ever, or have no end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, "it is no regular file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
         return file.read()
 
 

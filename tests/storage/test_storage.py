@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from pipeline.storage.retry import StorageError
 from pipeline.storage.store import TEMPORARY, Storage
 
 
@@ -88,15 +89,26 @@ def test_a_temporary_file_of_a_killed_write_is_no_object(tmp_path):
     assert storage.sizes("") == {"a": 1}
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "folder"])
 def test_what_is_no_file_is_refused_and_not_waited_for(kind, tmp_path):
     path = tmp_path / "entry.json"
     if kind == "pipe":
         os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
     else:
         path.symlink_to("/dev/zero" if kind == "device" else "/dev/null")
-    with pytest.raises(OSError, match=r"entry.json cannot be read: it is no regular file"):
+    with pytest.raises(OSError, match=r"entry.json cannot be read: it is no regular file; move it away"):
         Storage(str(tmp_path)).read("entry.json")
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_with_the_name_of_that(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    storage = Storage(str(tmp_path))
+    for write in (storage.put, lambda name, data: storage.put_stream(name, [data])):
+        with pytest.raises(StorageError, match=r"a.json cannot be written: a folder lies there; move it away"):
+            write("a.json", b"1")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_stamp_changes_when_an_object_is_written_and_only_then(storage):
