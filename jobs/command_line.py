@@ -181,6 +181,10 @@ def parse(
         )
         found = parser.parse_args(_with_recipe(arguments, recipes or {}))
         values = {field.name: found[field.name.rstrip("_")] for field in fields(config_class)}
+        for field in fields(config_class):
+            # As of a shell's variable that is not set: the folder that the user is in would be written to.
+            if values[field.name] == "" and not _has_default(field) and field.name != "input":
+                raise ValueError(f"{_flag(field)} is empty; give a path or URL")
         return config_class(
             **{name: flattened(value) if isinstance(value, list) else value for name, value in values.items()}
         )

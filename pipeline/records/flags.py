@@ -48,4 +48,7 @@ def one_line(error: BaseException, names: Mapping[str, str]) -> str:
     if found := re.fullmatch(r"(the following arguments are required: )([\w, ]+)", text):
         return found[1] + ", ".join(names.get(name, name) for name in found[2].split(", "))
     text = re.sub(r'Parser key "(\w+)"', lambda found: names.get(found[1], found[1]), text)
+    # Of a value or nothing.
+    union = r": Does not validate against any of the Union subtypes .*?(Expected a <class '\w+'>).*Given value(: .*)"
+    text = re.sub(union, r": \1. Got value\2", text)
     return text if len(text) <= MAX_MESSAGE_LETTERS else f"{text[:MAX_MESSAGE_LETTERS]}…"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pipeline.sandbox.limits import SandboxLimits
 
 
+# Of megabytes, days, clips and actors: more overflows what counts them.
+MAX_SETTING = 2**24
 MAX_CLIPS_OF_UNIT, UNITS_PER_ACTOR = 32, 4
 
 
@@ -67,6 +69,8 @@ class PoolConfig:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; give {minimum} or more")
+            if value is not None and value > MAX_SETTING:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; give {MAX_SETTING} at most")
         if self.detector_device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"--detector-device is {self.detector_device!r}; give one of auto, cpu, cuda")
         if self.clip_timeout <= 0:
