@@ -48,7 +48,7 @@ class ExportConfig:
             raise ValueError(f"--format is {self.format!r}; give one of {', '.join(FORMATS)}")
         if self.import_ is not None and self.format not in IMPORTED:
             raise ValueError(f"--import is given with --format {self.format}; give {' or '.join(IMPORTED)}")
-        if self.import_ is None and self.output is None:
+        if self.import_ is None and not self.output:
             raise ValueError("--output is missing; give a folder, or --import what came back")
         if self.blur_faces and self.format not in ("video", "hf"):
             raise ValueError(f"--blur-faces is given with --format {self.format}, which shows no face; leave it out")

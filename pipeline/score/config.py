@@ -82,8 +82,8 @@ class ScoreConfig(PoolConfig):
     device: Annotated[str, Setting("machine", common=True)] = "auto"
     """Where the network runs: auto (cuda if there is one), cpu, cuda."""
     segment_seconds: Annotated[float, Setting("work", common=True)] = 0.0
-    """Clips longer than this are cut into segments (seconds), each a unit of work, so that a film spreads over all
-    actors and memory stays flat; 0: never.
+    """Clips longer than this are cut into segments (seconds), each a unit of work: a film spreads over all actors,
+    and memory stays flat; 0: never.
 
     For models whose examples were sampled by --sample-fps or --every-frame. The labels are the same."""
     segment_at_shots: Annotated[bool, Setting("work")] = False

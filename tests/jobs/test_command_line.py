@@ -293,7 +293,7 @@ def test_a_wrong_flag_ends_with_code_2_and_one_line(job):
         ("preprocess", ["--input", "x", "--output", "out", "--stream", "x"], "--stream: Expected a <class 'int'>. Got"),
         ("preprocess", ["--input", "x", "--output", "out", "--driver-memory", "9" * 14], "give 16777216 at most"),
         ("preprocess", ["--input", "x", "--output", ""], "--output is empty"),
-        ("export", ["--labels", "x", "--output", ""], "--output is empty"),
+        ("train", ["--data", "x", "--output", ""], "--output is empty"),
         ("quarantine", ["list", "no-such-folder"], "no-such-folder"),
         ("quarantine", ["burn", "no-such-folder"], "burn"),
         ("quarantine", ["verify", "no-such-folder"], "no-such-folder"),
