@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.records.columns import with_classes
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, EXAMPLE_SCHEMA, FRAME_SCHEMA, SHOT_SCHEMA, TRACK_SCHEMA
+from pipeline.records.vocabulary import EMOTIONS
 
 HEADING = "Made by emotion-pipeline. Labels and probabilities are a model's guess from pictures."
 LIMITS = (
@@ -46,14 +48,15 @@ def examples_card(splits: Iterable[str]) -> bytes:
     return card_of([CardTable("examples", EXAMPLE_SCHEMA, files, images=("face_jpeg", "context_jpeg"))])
 
 
-def labels_card(*, has_shots: bool = True) -> bytes:
-    """Of the labels of one model. has_shots: whether there is a table of shots, which older labels have not."""
+def labels_card(*, has_shots: bool = True, classes: tuple[str, ...] = EMOTIONS) -> bytes:
+    """Of the labels of one model. has_shots: whether there is a table of shots, which older labels have not. classes:
+    of the model."""
     schemas = {"clips": CLIP_LABEL_SCHEMA, "tracks": TRACK_SCHEMA, "frames": FRAME_SCHEMA}
     if has_shots:
         schemas["shots"] = SHOT_SCHEMA
     return card_of(
-        [
-            CardTable(name, schema, {"train": f"{name}/**/*.parquet"})  # A single split goes by this name.
+        [  # A single split goes by this name.
+            CardTable(name, with_classes(schema, classes), {"train": f"{name}/**/*.parquet"})
             for name, schema in schemas.items()
         ]
     )

@@ -71,8 +71,8 @@ def macro_f1_of_all(matrix: np.ndarray) -> float:
     return float(np.mean(np.where(num_either > 0, 2 * np.diag(matrix) / np.maximum(num_either, 1), 0.0)))
 
 
-def metrics_of(matrix: np.ndarray) -> dict[str, Any]:
-    """All metrics of a 7 x 7 confusion matrix, ready for JSON; an accuracy that is not defined is None.
+def metrics_of(matrix: np.ndarray, *, classes: Sequence[str] = EMOTIONS) -> dict[str, Any]:
+    """All metrics of a confusion matrix of these classes, ready for JSON; an accuracy that is not defined is None.
 
     balanced_accuracy: the mean of the accuracies on the emotions that occur. macro_f1 is over the classes that occur in
     truth or in prediction, macro_f1_of_all over all seven.
@@ -86,7 +86,7 @@ def metrics_of(matrix: np.ndarray) -> dict[str, Any]:
         "macro_f1_of_all": macro_f1_of_all(matrix),
         "per_class_accuracy": {
             emotion: None if math.isnan(accuracy) else accuracy
-            for emotion, accuracy in zip(EMOTIONS, accuracies, strict=True)
+            for emotion, accuracy in zip(classes, accuracies, strict=True)
         },
         "confusion_matrix": matrix.tolist(),
     }

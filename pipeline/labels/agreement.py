@@ -56,7 +56,7 @@ def moments_said(labels: Labels) -> list[Moment]:
     return found
 
 
-def rightness(moments: Sequence[Moment]) -> dict[str, Any]:
+def rightness(moments: Sequence[Moment], *, classes: Sequence[str] = EMOTIONS) -> dict[str, Any]:
     """`metrics_of` the model's guesses against what was said, an entry an annotator and moment; abstentions apart."""
     said, guessed, num_abstained = [], [], 0
     for emotion, given in moments:
@@ -64,13 +64,16 @@ def rightness(moments: Sequence[Moment]) -> dict[str, Any]:
             if emotion is None:
                 num_abstained += 1
                 continue
-            said.append(EMOTIONS.index(label))
-            guessed.append(EMOTIONS.index(emotion))
-    metrics = metrics_of(confusion_matrix(np.array(said, int), np.array(guessed, int))) if said else None
+            said.append(classes.index(label))
+            guessed.append(classes.index(emotion))
+    metrics = None
+    if said:
+        matrix = confusion_matrix(np.array(said, int), np.array(guessed, int), num_classes=len(classes))
+        metrics = metrics_of(matrix, classes=classes)
     return {"num_said": len(said) + num_abstained, "num_abstained": num_abstained, "metrics": metrics}
 
 
-def agreement(moments: Sequence[Moment]) -> dict[str, Any]:
+def agreement(moments: Sequence[Moment], *, classes: Sequence[str] = EMOTIONS) -> dict[str, Any]:
     """Cohen's kappa of each two annotators, and Fleiss' of all, over the moments of which they all spoke.
 
     None where there are fewer than two such moments, or only one class in them, of which kappa says nothing.
@@ -84,13 +87,13 @@ def agreement(moments: Sequence[Moment]) -> dict[str, Any]:
         both = [(given[one], given[two]) for _, given in moments if one in given and two in given]
         kappa = None
         if len(both) > 1 and len({label for pair in both for label in pair}) > 1:
-            kappa = float(cohen_kappa_score(*zip(*both, strict=True), labels=list(EMOTIONS)))
+            kappa = float(cohen_kappa_score(*zip(*both, strict=True), labels=list(classes)))
         pairs.append({"annotators": [one, two], "num_moments": len(both), "cohen_kappa": kappa})
     every = [[given[name] for name in names] for _, given in moments if len(given) == len(names)]
     fleiss = None
     if len(names) > 1 and len(every) > 1 and len({label for row in every for label in row}) > 1:
-        rows = np.array([[EMOTIONS.index(label) for label in row] for row in every])
-        fleiss = float(fleiss_kappa(aggregate_raters(rows, n_cat=len(EMOTIONS))[0]))
+        rows = np.array([[classes.index(label) for label in row] for row in every])
+        fleiss = float(fleiss_kappa(aggregate_raters(rows, n_cat=len(classes))[0]))
     return {"annotators": names, "pairs": pairs, "num_moments_of_all": len(every), "fleiss_kappa": fleiss}
 
 
@@ -108,7 +111,8 @@ def evaluate_corrections(config: EvaluateConfig) -> None:
         labels = Labels(*folders)
         moments = moments_said(labels)
         if moments:
-            found[labels.model] = {**rightness(moments), "num_moments": len(moments), "agreement": agreement(moments)}
+            own = {"num_moments": len(moments), "agreement": agreement(moments, classes=labels.classes)}
+            found[labels.model] = {**rightness(moments, classes=labels.classes), **own, "classes": labels.classes}
     if not found:
         raise UsageError(f"--corrections {config.corrections}: nobody said an emotion yet; use jobs/view.py first")
     storage = Storage(config.output)
@@ -130,7 +134,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         if metrics is not None:
             lines += ["", f"Right: {metrics['top1_accuracy']:.1%} of {metrics['num_examples']}.", ""]
             lines += ["| said | times | right |", "|---|---|---|"]
-            for number, name in enumerate(EMOTIONS):
+            for number, name in enumerate(own.get("classes", EMOTIONS)):
                 row = metrics["confusion_matrix"][number]
                 if sum(row):
                     lines.append(f"| {name} | {sum(row)} | {row[number] / sum(row):.1%} |")

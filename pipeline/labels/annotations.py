@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.labels.over_time import by_person, moments_of, spans_of
-from pipeline.records.vocabulary import EMOTIONS
+from pipeline.records.columns import classes_of
 
-# What an annotator may say there besides the seven, and what it means here.
+# What an annotator may say there besides the model's classes, and what it means here.
 OTHER_LABELS = {"Not a face": "not_a_face", "Another person": "another_person", "Cannot tell": "cannot_tell"}
 
 
-def label_studio_config() -> bytes:
-    """The labelling interface of the tasks, as XML."""
+def label_studio_config(classes: Sequence[str]) -> bytes:
+    """The labelling interface of the tasks, as XML. classes: of the model."""
     view = ET.Element("View")
     ET.SubElement(view, "Header", value="$path")
     ET.SubElement(view, "Video", name="video", value="$video")
     ET.SubElement(view, "VideoRectangle", name="box", toName="video")
     labels = ET.SubElement(view, "Labels", name="emotion", toName="video", allowEmpty="true")
-    for name in (*EMOTIONS, *OTHER_LABELS):
+    for name in (*classes, *OTHER_LABELS):
         ET.SubElement(labels, "Label", value=name)
     ET.indent(view)
     return ET.tostring(view, encoding="utf-8")
@@ -105,7 +106,8 @@ def cvat_annotations(clip: dict[str, Any], faces: pa.Table, facts: dict[str, Any
     label = ET.SubElement(ET.SubElement(task, "labels"), "label")
     ET.SubElement(label, "name").text = "face"
     attributes = ET.SubElement(label, "attributes")
-    _attribute(attributes, "emotion", is_mutable=True, kind="select", values=[*EMOTIONS, *OTHER_LABELS, "abstained"])
+    choices = [*classes_of(faces.schema), *OTHER_LABELS, "abstained"]
+    _attribute(attributes, "emotion", is_mutable=True, kind="select", values=choices)
     _attribute(attributes, "person", is_mutable=False, kind="number", values=["1", "100000", "1"])
     _attribute(attributes, "clip_id", is_mutable=False, kind="text", values=[])
     size = ET.SubElement(task, "original_size")

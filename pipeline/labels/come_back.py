@@ -20,7 +20,7 @@ from pipeline.labels.corrections import add_correction, new_correction
 from pipeline.labels.over_time import by_person, moments_of, spans_of
 from pipeline.labels.source import Labels, open_labels
 from pipeline.records.documents import parse_json, parse_xml, shown_value
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.remote import absolute_url, read_url
 from pipeline.storage.store import Storage
@@ -103,11 +103,11 @@ def _faces_of(labels: Labels, clip_id: str) -> tuple[dict[str, Any], pa.Table]:
 
 def _said(clip: dict[str, Any], labels: Labels, *, label: str, annotator: str, source: str, **where: Any) -> Said:
     values = {"clip_id": clip["clip_id"], "path": clip["path"], "model": labels.model, "source": source}
-    if label in EMOTIONS:
+    if label in labels.classes:
         return {**values, **where, "said": "emotion", "label": label, "annotator": annotator}
     if label in OTHER_LABELS:
         return {**values, **where, "said": OTHER_LABELS[label], "annotator": annotator}
-    raise NoAnnotationsError(f"label {shown_value(label)} is none of {', '.join((*EMOTIONS, *OTHER_LABELS))}")
+    raise NoAnnotationsError(f"label {shown_value(label)} is none of {', '.join((*labels.classes, *OTHER_LABELS))}")
 
 
 def _label_studio(labels: Labels, data: bytes, config: ExportConfig) -> Iterator[Said]:

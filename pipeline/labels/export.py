@@ -153,7 +153,7 @@ def _files(
         yield from face_sets(labels, chosen, videos, every=every, blur=config.blur_faces)
     else:
         if config.format == "label-studio":
-            yield "config.xml", label_studio_config
+            yield "config.xml", lambda: label_studio_config(labels.classes)
         ending = {"webvtt": "vtt", "elan": "eaf", "video": "mp4", "label-studio": "json", "cvat": "xml"}[config.format]
         for clip, faces, _ in labels.labelled(**chosen):
             yield (

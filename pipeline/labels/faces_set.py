@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.labels.corrections import read_corrections, said_of, standing
 from pipeline.labels.source import Labels
 from pipeline.labels.videos import VideoMissingError, Videos
 from pipeline.records.corrections import Correction, Said
-from pipeline.records.vocabulary import EMOTIONS, SPLITS
+from pipeline.records.vocabulary import SPLITS
 from pipeline.runtime.console import log_status
 
 FACE_PX = 224
@@ -26,29 +26,32 @@ FRACTIONS = (0.7, 0.1, 0.2)
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES: dict[str, Any] = {
     "image": {"_type": "Image"},
-    "emotion": {"names": list(EMOTIONS), "_type": "ClassLabel"},
-    "corrected": {"names": list(EMOTIONS), "_type": "ClassLabel"},
-    "probabilities": {"feature": {"dtype": "float32", "_type": "Value"}, "length": 7, "_type": "List"},
     "clip": {"dtype": "string", "_type": "Value"},
     "clip_id": {"dtype": "string", "_type": "Value"},
     "person": {"dtype": "int32", "_type": "Value"},
     "second": {"dtype": "float64", "_type": "Value"},
     "box": {"feature": {"dtype": "int32", "_type": "Value"}, "length": 4, "_type": "List"},
 }
-SCHEMA = pa.schema(
-    [
+
+
+def schema_for(classes: Sequence[str]) -> pa.Schema:
+    """The columns of the files, with the features that `datasets` reads. classes: of the model."""
+    label = {"names": list(classes), "_type": "ClassLabel"}
+    shares = {"feature": {"dtype": "float32", "_type": "Value"}, "length": len(classes), "_type": "List"}
+    features = {**_FEATURES, "emotion": label, "corrected": label, "probabilities": shares}
+    columns = [
         ("image", IMAGE),
         ("emotion", pa.int64()),
         ("corrected", pa.int64()),
-        ("probabilities", pa.list_(pa.float32(), 7)),
+        ("probabilities", pa.list_(pa.float32(), len(classes))),
         ("clip", pa.string()),
         ("clip_id", pa.string()),
         ("person", pa.int32()),
         ("second", pa.float64()),
         ("box", pa.list_(pa.int32(), 4)),
-    ],
-    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-)
+    ]
+    ordered = {name: features[name] for name, _ in columns}
+    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": ordered}})})
 
 
 def face_sets(
@@ -93,7 +96,9 @@ def _file_of(
         except VideoMissingError as error:
             log_status(f"left out: {error}")
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd", row_group_size=256)
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=schema_for(labels.classes)), buffer, compression="zstd", row_group_size=256
+    )
     return buffer.getvalue()
 
 
@@ -114,9 +119,9 @@ def _rows_of(
         label = None if correction is None else correction.label
         yield {
             "image": {"bytes": image, "path": None},
-            "emotion": None if row["emotion"] is None else EMOTIONS.index(row["emotion"]),
-            "corrected": None if label is None else EMOTIONS.index(label),
-            "probabilities": [row["probabilities"][name] for name in EMOTIONS],
+            "emotion": None if row["emotion"] is None else labels.classes.index(row["emotion"]),
+            "corrected": labels.classes.index(label) if label in labels.classes else None,
+            "probabilities": [row["probabilities"][name] for name in labels.classes],
             "clip": clip["path"],
             "clip_id": clip["clip_id"],
             "person": row["track_index"] + 1,
@@ -143,9 +148,10 @@ task_categories:
 
 Faces of {sum(counts.values())} clips, one a person and {every:g} s, as 224 px JPEG. {shown}
 
-- `emotion`: the most probable of seven by model {labels.model}: a model's guess from pixels, not what a person feels.
+- `emotion`: the most probable of {len(labels.classes)} by model {labels.model}: a model's guess from pixels, not what a
+  person feels.
 - `corrected`: what an annotator said of the face, where one did. Faces that an annotator called none are left out.
-- `probabilities`: in the order {", ".join(EMOTIONS)}.
+- `probabilities`: in the order {", ".join(labels.classes)}.
 - `clip`, `clip_id`, `person`, `second`, `box` (x_min, y_min, x_max, y_max in pixels of the frame): where it is from.
 
 All faces of a clip are in one split, which a hash of the clip decides

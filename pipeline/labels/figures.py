@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from pipeline.labels.over_time import by_person, file_name, moments_of
 from pipeline.labels.source import Labels
+from pipeline.records.columns import classes_of
 from pipeline.records.evolution import from_first_frame
-from pipeline.records.vocabulary import EMOTIONS, UsageError
-from pipeline.report.charts import COLOURS
+from pipeline.records.vocabulary import UsageError
+from pipeline.report.charts import colours_of
 
 MAX_PERSONS = 6
 MAX_GROUPS = 6
@@ -54,7 +55,7 @@ def _groups(labels: Labels, chosen: dict[str, Any]) -> list[tuple[str, dict[str,
     )
     found: dict[str, dict[str, int]] = {}
     for row in labels.database.rows(sql, pattern=chosen["pattern"], ids=chosen["clip_ids"]):
-        found.setdefault(row["name"] or "all", dict.fromkeys(EMOTIONS, 0))[row["emotion"]] = row["num"]
+        found.setdefault(row["name"] or "all", dict.fromkeys(labels.classes, 0))[row["emotion"]] = row["num"]
     most = sorted(found, key=lambda name: (-sum(found[name].values()), name))[:MAX_GROUPS]
     return [(name, found[name]) for name in sorted(most)]
 
@@ -81,21 +82,21 @@ def _saved(figure: Any, kind: str) -> bytes:
 def _collection(labels: Labels, chosen: dict[str, Any], kind: str) -> bytes:
     from statsmodels.stats.proportion import proportion_confint
 
-    groups = _groups(labels, chosen)
-    figure, axes = _figure(7.0, 3.2)
+    groups, classes = _groups(labels, chosen), labels.classes
+    figure, axes = _figure(max(7.0, len(classes)), 3.2)
     width = 0.8 / max(1, len(groups))
     for place, (name, counts) in enumerate(groups):
         total = sum(counts.values())
-        shares = [counts[each] / total for each in EMOTIONS]
-        edges = [proportion_confint(counts[each], total, method="wilson") for each in EMOTIONS]
+        shares = [counts[each] / total for each in classes]
+        edges = [proportion_confint(counts[each], total, method="wilson") for each in classes]
         low = [max(0.0, share - edge[0]) for share, edge in zip(shares, edges, strict=True)]
         high = [max(0.0, edge[1] - share) for share, edge in zip(shares, edges, strict=True)]
-        at = [number + (place - (len(groups) - 1) / 2) * width for number in range(len(EMOTIONS))]
+        at = [number + (place - (len(groups) - 1) / 2) * width for number in range(len(classes))]
         grey = 0.25 + 0.5 * place / max(1, len(groups) - 1) if len(groups) > 1 else 0.4
         axes.bar(
             at, shares, width=width * 0.92, yerr=[low, high], capsize=2, color=str(grey), label=f"{name} ({total})"
         )
-    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
+    axes.set_xticks(range(len(classes)), classes)
     axes.set_ylabel("share of clips")
     axes.set_ylim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
@@ -108,9 +109,10 @@ def _collection_caption(labels: Labels, chosen: dict[str, Any]) -> bytes:
     parts = ", ".join(f"{name}: N = {sum(counts.values())}" for name, counts in groups)
     total = sum(sum(counts.values()) for _, counts in groups)
     return (
-        f"**Figure.** Share of clips whose most probable emotion is each of seven, by group ({parts}; {total} clips in"
-        f" all). Bars: 95 % Wilson intervals over clips. Labels by model {labels.model}: a model's guess from pixels,"
-        " not what a person feels. Clips of one group are not independent, so the intervals are too narrow.\n"
+        f"**Figure.** Share of clips whose most probable emotion is each of {len(labels.classes)}, by group ({parts};"
+        f" {total} clips in all). Bars: 95 % Wilson intervals over clips. Labels by model {labels.model}: a model's"
+        " guess from pixels, not what a person feels. Clips of one group are not independent, so the intervals are too"
+        " narrow.\n"
     ).encode()
 
 
@@ -123,12 +125,13 @@ def _most_seen(faces: pa.Table) -> dict[int, pa.Table]:
 def _clip(faces: pa.Table, kind: str, *, every: float) -> bytes:
     from matplotlib.figure import Figure
 
-    persons = _most_seen(faces)
+    persons, classes = _most_seen(faces), classes_of(faces.schema)
+    colours = colours_of(classes)
     figure = Figure(figsize=(7.0, 1.0 + 1.5 * len(persons)), layout="constrained")
     all_axes = figure.subplots(len(persons), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (person, own) in zip(all_axes, persons.items(), strict=True):
         moments = moments_of(from_first_frame(own), every=every)
-        for number, emotion in enumerate(EMOTIONS):
+        for number, emotion in enumerate(classes):
             seconds, values = [], []
             for moment in moments:
                 if seconds and moment.second - seconds[-1] > 1.5 * every:  # No face between: the line is broken there.
@@ -136,13 +139,15 @@ def _clip(faces: pa.Table, kind: str, *, every: float) -> bytes:
                     values.append(float("nan"))
                 seconds.append(moment.second)
                 values.append(moment.probabilities[number])
-            axes.plot(seconds, values, color=COLOURS[emotion], label=emotion, linewidth=1.2, marker=".", markersize=3)
+            axes.plot(seconds, values, color=colours[emotion], label=emotion, linewidth=1.2, marker=".", markersize=3)
         axes.set_ylim(0, 1)
         axes.set_ylabel(f"person {person + 1}")
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[-1].set_xlabel("seconds")
     handles, names = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(EMOTIONS), frameon=False, fontsize="small")
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=min(7, len(classes)), frameon=False, fontsize="small"
+    )
     return _saved(figure, kind)
 
 
@@ -150,7 +155,7 @@ def _clip_caption(labels: Labels, clip: dict[str, Any], faces: pa.Table, *, ever
     shown, total = len(_most_seen(faces)), len(by_person(faces))
     some = f"the {shown} persons seen most, of {total}" if shown < total else f"{total} persons"
     return (
-        f"**Figure.** Mean probability of each of seven emotions over {every:g} s, of {some} in"
+        f"**Figure.** Mean probability of each of {len(labels.classes)} classes over {every:g} s, of {some} in"
         f" `{clip['path'].replace('`', chr(39))}` (N = {faces.num_rows} faces; gaps: no face). Labels by model"
         f" {labels.model}: a model's guess from pixels, not what a person feels.\n"
     ).encode()

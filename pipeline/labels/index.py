@@ -1,7 +1,7 @@
 """The table of clips of one model's labels as one Parquet file: made from the ledger, and kept beside the labels, so
 that a large collection opens at once the next time.
 
-    LABELS/model=.../view/clips-v4-LEDGER-CONTENT.parquet
+    LABELS/model=.../view/clips-v5-LEDGER-CONTENT.parquet
 
 It is used only while the ledger's entries are those that it was made from (LEDGER) and its bytes are those that were
 written (CONTENT). After a night the rows of shards that it knows are taken from it, and only new shards are read. It
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.ledger.database import DatabaseError
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
+from pipeline.records.columns import with_classes
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, ClipLabel
 from pipeline.records.vocabulary import EMOTIONS
@@ -29,13 +31,10 @@ from pipeline.runtime.console import log_status
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
-INDEX_VERSION = 4
+INDEX_VERSION = 5
 # Some at a time: a join of a million whole rows does not fit into the memory that the database may have.
 SHARDS_AT_ONCE, BATCHES_AT_ONCE = 2048, 4
 _NAME = re.compile(r"view/clips-v(\d+)-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
-_HIGHEST = f"greatest({', '.join(f'c.probabilities.{name}' for name in EMOTIONS)})"
-_LABEL_ROWS = CLIP_LABEL_SCHEMA.append(pa.field("unit", pa.string()))
-_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("clip_id", "path", "state", "reason")]
 _BEGIN = """
 create or replace table shards_of as select unit,
   max(path) filter ("table" = 'clips') as clips_shard, max(path) filter ("table" = 'frames') as frames_shard,
@@ -44,13 +43,13 @@ create or replace table shards_of as select unit,
 create or replace table labelled (clip_id varchar);
 """
 # The rows of the inputs in `here` (clip_id, unit); a copy's faces lie where those of its original do.
-_ROWS = f"""
+_ROWS = """
 select l.clip_id, l.path, l.state, coalesce(c.reason, l.reason) as reason, l.detail,
-  {", ".join(f"c.{name}" for name in _COLUMNS)}, l.unit,
+  {columns}, l.unit,
   regexp_extract(s.clips_shard, 'day=([0-9-]+)', 1) as day, s.clips_shard,
   coalesce(o.frames_shard, s.frames_shard) as frames_shard, coalesce(o.tracks_shard, s.tracks_shard) as tracks_shard,
   coalesce(o.shots_shard, s.shots_shard) as shots_shard, p.url, p.size_bytes,
-  coalesce(c.same_as, l.clip_id) as original, {_HIGHEST} as probability,
+  coalesce(c.same_as, l.clip_id) as original, {highest} as probability,
   if(contains(l.path, '/'), split_part(l.path, '/', 1), '') as show
   from (from latest semi join here using (clip_id, unit)) l
   left join label_rows c on c.clip_id = l.clip_id and c.unit = l.unit
@@ -67,10 +66,34 @@ create or replace table known as select s.path, s.unit from shards s join
   (select clips_shard, count(*) as num from old where content_id is not null group by clips_shard) o
   on o.clips_shard = s.path and o.num = s.rows where s."table" = 'clips'
 """
-_TAKEN_OVER = f"""
-select {", ".join(CLIP_LABEL_SCHEMA.names)}, unit from old semi join known on known.path = old.clips_shard
+_TAKEN_OVER = """
+select {columns}, unit from old semi join known on known.path = old.clips_shard
   where content_id is not null
 """
+
+
+class _Queries:
+    """The queries for the classes of one model."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        schema = with_classes(CLIP_LABEL_SCHEMA, classes)
+        own = [name for name in schema.names if name not in ("clip_id", "path", "state", "reason")]
+        highest = ", ".join(f"c.probabilities.{_quoted(name)}" for name in classes)
+        self.label_rows = schema.append(pa.field("unit", pa.string()))
+        self.rows = _ROWS.format(
+            columns=", ".join(f"c.{_quoted(name)}" for name in own), highest=f"greatest({highest})"
+        )
+        self.taken_over = _TAKEN_OVER.format(columns=", ".join(map(_quoted, schema.names)))
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def classes_in(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of labels, in the order of their model. info: what the ledger says of its run."""
+    return tuple(info["config"].get("classes", EMOTIONS))
 
 
 def digest_of(ledger: Ledger) -> str:
@@ -115,18 +138,18 @@ def _copied(storage: Storage, name: str, content: str, to: Path) -> bool:
 
 
 def _make(ledger: Ledger, to: Path, old: Path | None) -> None:
-    snapshot = ledger.snapshot()
+    snapshot, queries = ledger.snapshot(), _Queries(classes_in(ledger.run_info()))
     database = snapshot.settle("latest", "planned").database
     database.execute(_BEGIN)
-    known = _known(snapshot, old) if old is not None else set()
+    known = _known(snapshot, old, queries) if old is not None else set()
     shards = snapshot.shards("\"table\" = 'clips' and rows > 0")
     paths = {shard["path"]: shard["unit"] for shard in shards if shard["path"] not in known}
     if len(paths) > SHARDS_AT_ONCE:
         log_status(f"reading the labels of {len(paths)} shards; the next time it is done")
-    taken_over = _tables_of(database.batches(_TAKEN_OVER)) if known else ()
+    taken_over = _tables_of(database.batches(queries.taken_over)) if known else ()
     writer: pq.ParquetWriter | None = None
     for rows in chain(taken_over, _label_tables(ledger.storage, paths), [None]):
-        database.create("label_rows", _LABEL_ROWS)
+        database.create("label_rows", queries.label_rows)
         if rows is None:  # The inputs that have no label.
             database.execute(
                 "create or replace table here as select clip_id, unit from latest anti join labelled using (clip_id)"
@@ -134,7 +157,7 @@ def _make(ledger: Ledger, to: Path, old: Path | None) -> None:
         else:
             database.insert("label_rows", rows)
             database.execute("create or replace table here as select clip_id, unit from label_rows")
-        table = database.table(_ROWS)
+        table = database.table(queries.rows)
         database.insert("labelled", table.select(["clip_id"]))
         writer = writer or pq.ParquetWriter(to, table.schema, compression="zstd")
         writer.write_table(table.cast(writer.schema))
@@ -143,12 +166,12 @@ def _make(ledger: Ledger, to: Path, old: Path | None) -> None:
     database.close()
 
 
-def _known(snapshot: Snapshot, old: Path) -> set[str]:
+def _known(snapshot: Snapshot, old: Path, queries: _Queries) -> set[str]:
     """The shards whose rows an older file has."""
     try:
         snapshot.database.execute(f"create or replace view old as select * from read_parquet('{old}')")
         snapshot.database.execute(_KNOWN)
-        snapshot.database.table(f"select * from ({_TAKEN_OVER}) limit 0")
+        snapshot.database.table(f"select * from ({queries.taken_over}) limit 0")
     except DatabaseError:  # Its columns are others.
         return set()
     return {row["path"] for row in snapshot.database.rows("select path from known")}

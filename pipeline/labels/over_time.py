@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.models.sidecar import AFFECT
 from pipeline.records.arrow import pc
-from pipeline.records.vocabulary import EMOTIONS
+from pipeline.records.columns import classes_of
 from pipeline.score.tracks import emotion_of
 
 
@@ -20,7 +20,7 @@ from pipeline.score.tracks import emotion_of
 class Moment:
     """A person in the interval [second, second + every): the mean of its faces there.
 
-    probabilities: (7,). valence, arousal: -1 to 1, None where the model gives none.
+    probabilities: of each class. valence, arousal: -1 to 1, None where the model gives none.
     """
 
     second: float
@@ -42,11 +42,10 @@ class Span:
 
 
 def probabilities_of(faces: pa.Table) -> np.ndarray:
-    """(N, 7) float64, in the order of EMOTIONS. faces: rows of FRAME_SCHEMA."""
+    """(N, classes) float64, in the order of the model's. faces: rows of FRAME_SCHEMA."""
     struct = faces["probabilities"].combine_chunks()
-    return np.stack([pc.struct_field(struct, name).to_numpy(zero_copy_only=False) for name in EMOTIONS], axis=1).astype(
-        np.float64
-    )
+    columns = [pc.struct_field(struct, each.name).to_numpy(zero_copy_only=False) for each in struct.type]
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> list[Moment]:
@@ -62,6 +61,7 @@ def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> 
     seconds = faces["pts_seconds"].to_numpy()
     numbers = np.floor(seconds / every + 1e-9).astype(np.int64)
     rows = probabilities_of(faces)
+    classes = classes_of(faces.schema)
     affect = {name: faces[name].to_numpy().astype(np.float64) for name in AFFECT}
     found = []
     for number in np.unique(numbers):
@@ -72,7 +72,7 @@ def moments_of(faces: pa.Table, *, every: float, abstain_below: float = 0.0) -> 
                 second=round(float(number * every), 6),
                 num_faces=len(own),
                 probabilities=tuple(mean.tolist()),
-                emotion=emotion_of(mean, abstain_below=abstain_below)[0],
+                emotion=emotion_of(mean, abstain_below=abstain_below, classes=classes)[0],
                 **{name: _mean(values[numbers == number]) for name, values in affect.items()},
             )
         )
@@ -90,7 +90,7 @@ def spans_of(moments: Sequence[Moment], *, every: float) -> list[Span]:
     for moment in moments:
         if moment.emotion is None:
             continue
-        probability = moment.probabilities[EMOTIONS.index(moment.emotion)]
+        probability = max(moment.probabilities)
         end = round(moment.second + every, 6)
         before = spans[-1] if spans else None
         if before and before.emotion == moment.emotion and abs(before.end - moment.second) < 1e-6:

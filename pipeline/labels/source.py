@@ -10,11 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.index import clips_file, digest_of
+from pipeline.labels.index import classes_in, clips_file, digest_of
 from pipeline.ledger.database import Database
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outputs import model_folders
 from pipeline.records.arrow import pc
+from pipeline.records.columns import with_classes
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
     FRAME_SCHEMA,
@@ -39,7 +40,7 @@ class Labels:
     Attributes:
         database: holds the table `clips`: a row for each input with its label (columns of CLIP_LABEL_SCHEMA, state and
             reason of every input), `day`, `unit`, `original` (the clip whose faces are its own), the shards in which
-            its faces lie, `url` and `size_bytes` as they were planned, `probability` (the highest of its seven),
+            its faces lie, `url` and `size_bytes` as they were planned, `probability` (the highest of its classes),
             `show` (the first folder of its path) and `part` (which of `storages` it is in).
         storages: the folders of the model, one a part. Corrections of a clip lie in its own.
         info: kind, config and versions with which they were made.
@@ -80,6 +81,11 @@ class Labels:
         clip = self.clip(clip_id)
         return self.storages[0 if clip is None else clip["part"]]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the labels may be, in the order of the model."""
+        return classes_in(self.info)
+
     def clip(self, clip_id: str) -> dict[str, Any] | None:
         """The row of one clip, or None."""
         return next(self.database.rows("select * from clips where clip_id = $id", id=clip_id), None)
@@ -118,7 +124,7 @@ class Labels:
 
     def _rows(self, clip: dict[str, Any], place: str, record: type, schema: pa.Schema) -> pa.Table:
         if clip[place] is None:
-            return schema.empty_table()
+            return with_classes(schema, self.classes).empty_table()
         try:
             data = self._shard(clip["part"], clip[place])
         except FileNotFoundError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from pipeline.labels.over_time import by_person, moments_of
 from pipeline.labels.source import Labels
-from pipeline.records.columns import FLAT_COLUMNS
+from pipeline.records.columns import FLAT_COLUMNS, PER_CLASS
 from pipeline.records.evolution import from_first_frame
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, TRACK_SCHEMA
 from pipeline.records.vocabulary import EMOTIONS
@@ -17,17 +18,10 @@ from pipeline.records.vocabulary import EMOTIONS
 _ELSEWHERE = ("probabilities", "emotion_shares", "model", *FLAT_COLUMNS)
 CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in _ELSEWHERE]
 PERSON_COLUMNS = [name for name in TRACK_SCHEMA.names if name not in (*_ELSEWHERE, "person", "path")]
-TIME_COLUMNS = ["clip", "clip_id", "person", "second", *EMOTIONS, "emotion", "valence", "arousal", "num_faces"]
-_SHARES = [f"share_{name}" for name in EMOTIONS]
 MEANINGS = {
     "clip": "path of the clip relative to the input root",
     "person": "which person of the clip, from 1 in order of appearance",
     "second": "start of the interval, seconds of the clip's own timeline; an interval without a face has no row",
-    **{name: f"mean probability of {name} in the interval, the person or the clip, 0 to 1" for name in EMOTIONS},
-    **{
-        f"share_{name}": f"share of the sampled faces whose most probable emotion is {name}, 0 to 1"
-        for name in EMOTIONS
-    },
     "valence": "pleasant or unpleasant, -1 to 1; empty where the model gives none",
     "arousal": "excited or calm, -1 to 1; empty where the model gives none",
     "num_faces": "faces of the sampled frames in it",
@@ -58,8 +52,8 @@ def csv_parts(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator
     yield buffer.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _seven(values: Any) -> list[Any]:
-    return [None] * len(EMOTIONS) if values is None else [round(values[name], 6) for name in EMOTIONS]
+def _of_classes(values: Any, classes: Sequence[str]) -> list[Any]:
+    return [None] * len(classes) if values is None else [round(values[name], 6) for name in classes]
 
 
 def clip_rows(labels: Labels, *, pattern: str, clip_ids: Sequence[str] | None) -> Iterator[list[Any]]:
@@ -71,7 +65,8 @@ def clip_rows(labels: Labels, *, pattern: str, clip_ids: Sequence[str] | None) -
     ids = None if clip_ids is None else list(clip_ids)
     for row in labels.database.rows(sql, pattern=pattern, ids=ids):
         own = [row[name] for name in CLIP_COLUMNS]
-        yield [*own, row["day"], *_seven(row["probabilities"]), *_seven(row["emotion_shares"])]
+        shares = (_of_classes(row[name], labels.classes) for name in PER_CLASS)
+        yield [*own, row["day"], *chain.from_iterable(shares)]
 
 
 def person_rows(labels: Labels, chosen: dict[str, Any]) -> Iterator[list[Any]]:
@@ -80,7 +75,8 @@ def person_rows(labels: Labels, chosen: dict[str, Any]) -> Iterator[list[Any]]:
         for person in persons.to_pylist():
             own = {**person, "clip_id": clip["clip_id"]}
             values = [own[name] + 1 if name == "track_index" else own[name] for name in PERSON_COLUMNS]
-            yield [clip["path"], *values, *_seven(person["probabilities"]), *_seven(person["emotion_shares"])]
+            shares = (_of_classes(person[name], labels.classes) for name in PER_CLASS)
+            yield [clip["path"], *values, *chain.from_iterable(shares)]
 
 
 def moment_rows(labels: Labels, chosen: dict[str, Any], *, every: float) -> Iterator[list[Any]]:
@@ -89,30 +85,49 @@ def moment_rows(labels: Labels, chosen: dict[str, Any], *, every: float) -> Iter
     for clip, faces, _ in labels.labelled(**chosen):
         for person, own in by_person(faces).items():
             for moment in moments_of(from_first_frame(own), every=every, abstain_below=abstain_below):
-                seven = [round(value, 6) for value in moment.probabilities]
+                shares = [round(value, 6) for value in moment.probabilities]
                 where = [clip["path"], clip["clip_id"], person + 1, moment.second]
                 two = [moment.valence, moment.arousal]
-                yield [*where, *seven, moment.emotion, *two, moment.num_faces]
+                yield [*where, *shares, moment.emotion, *two, moment.num_faces]
 
 
 def csv_files(labels: Labels, chosen: dict[str, Any], *, every: float) -> dict[str, Iterator[bytes]]:
     """The files of the format csv, by name; each is made when it is read."""
-    clip_columns = [*CLIP_COLUMNS, "day", *EMOTIONS, *_SHARES]
+    of_classes = [*labels.classes, *(f"share_{name}" for name in labels.classes)]
+    clip_columns = [*CLIP_COLUMNS, "day", *of_classes]
     person_columns = ["clip", *("person" if name == "track_index" else name for name in PERSON_COLUMNS)]
-    person_columns += [*EMOTIONS, *_SHARES]
+    person_columns += of_classes
+    time_columns = [
+        "clip",
+        "clip_id",
+        "person",
+        "second",
+        *labels.classes,
+        "emotion",
+        "valence",
+        "arousal",
+        "num_faces",
+    ]
     clips = clip_rows(labels, pattern=chosen["pattern"], clip_ids=chosen["clip_ids"])
     tables = {
-        "persons_over_time.csv": (TIME_COLUMNS, moment_rows(labels, chosen, every=every)),
+        "persons_over_time.csv": (time_columns, moment_rows(labels, chosen, every=every)),
         "persons.csv": (person_columns, person_rows(labels, chosen)),
         "clips.csv": (clip_columns, clips),
     }
-    book = [[name, column, meaning(column)] for name, (columns, _) in tables.items() for column in columns]
+    book = [
+        [name, column, meaning(column, labels.classes)] for name, (columns, _) in tables.items() for column in columns
+    ]
     tables["codebook.csv"] = (["table", "column", "meaning"], iter(book))
     return {name: csv_parts(columns, rows) for name, (columns, rows) in tables.items()}
 
 
-def meaning(column: str) -> str:
-    """What a column of these tables holds, with its unit."""
+def meaning(column: str, classes: Sequence[str] = EMOTIONS) -> str:
+    """What a column of these tables holds, with its unit. classes: of the model."""
+    if column in classes:
+        return f"mean probability of {column} in the interval, the person or the clip, 0 to 1"
+    if column.removeprefix("share_") in classes:
+        name = column.removeprefix("share_")
+        return f"share of the sampled faces whose most probable emotion is {name}, 0 to 1"
     for schema in (CLIP_LABEL_SCHEMA, TRACK_SCHEMA):
         if column not in MEANINGS and column in schema.names:
             return schema.field(column).metadata[b"meaning"].decode()

@@ -8,8 +8,8 @@ import pyarrow as pa
 from pympi.Elan import Eaf
 
 from pipeline.labels.over_time import by_person, moments_of, spans_of
+from pipeline.records.columns import classes_of
 from pipeline.records.evolution import from_first_frame
-from pipeline.records.vocabulary import EMOTIONS
 from pipeline.storage.scratch import scratch
 
 MIME_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mpg": "video/mpeg", "mpeg": "video/mpeg"}
@@ -38,12 +38,12 @@ def _clock(seconds: float) -> str:
 
 
 def elan(clip: dict[str, Any], faces: pa.Table, *, every: float, abstain_below: float, author: str) -> bytes:
-    """An EAF file (ELAN) with a tier for each person, whose annotations take their values from the seven emotions."""
+    """An EAF file (ELAN) with a tier for each person, whose annotations take their values from the model's classes."""
     eaf: Any = Eaf(author=author)
     eaf.add_controlled_vocabulary("emotions")
     eaf.add_language("eng", "http://cdb.iso.org/lg/CDB-00138502-001", "English (eng)")
-    eaf.add_cv_description("emotions", "eng", "the seven classes of the model")
-    for number, emotion in enumerate(EMOTIONS):
+    eaf.add_cv_description("emotions", "eng", "the classes of the model")
+    for number, emotion in enumerate(classes_of(faces.schema)):
         eaf.add_cv_entry("emotions", f"cve{number}", [(emotion, "eng", None)])
     eaf.add_linguistic_type("emotion", constraints=None, timealignable=True, graphicreferences=False)
     eaf.linguistic_types["emotion"]["CONTROLLED_VOCABULARY_REF"] = "emotions"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.records.documents import shown_value
-from pipeline.records.vocabulary import MAX_PX, UsageError
+from pipeline.records.vocabulary import EMOTIONS, MAX_PX, UsageError, checked_classes
 
 MAX_EPOCH, MAX_STEP = 10**6, 10**9
 # Of an .onnx file: a message of protobuf has no more.
@@ -29,6 +29,16 @@ def check_claims(info: Mapping[str, Any], where: str) -> None:
             value = value[name] if is_there else None
         if is_there and not holds(value):
             raise UsageError(f"{where}: {path} is {shown_value(value)}, not {wanted}; {_CURE}")
+    model_classes(info, where)
+
+
+def model_classes(info: Mapping[str, Any], where: str = "checkpoint") -> tuple[str, ...]:
+    """The classes that a checkpoint names, in the order of its outputs: the seven where it names none.
+
+    info: as `read_checkpoint_info` gives it. Raises UsageError for names that are none.
+    """
+    names = info["config"]["model"].get("classes", EMOTIONS)
+    return EMOTIONS if names == list(EMOTIONS) else checked_classes(names, what=f"{where}: config.model.classes")
 
 
 def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:

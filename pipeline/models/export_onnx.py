@@ -15,7 +15,8 @@ from pipeline.dataset.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.models.build import default_reads
 from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from pipeline.models.checkpoint_info import temperature_of
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.models.claims import model_classes
+from pipeline.records.vocabulary import UsageError
 from pipeline.storage.scratch import scratch
 from pipeline.storage.store import Storage
 
@@ -88,7 +89,8 @@ def _sidecar(loaded: LoadedCheckpoint, name: str, inputs: tuple[str, ...], conte
         "scale": 255,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "outputs": EMOTIONS,
+        "outputs": model_classes({"config": loaded.config}),
+        "classes": model_classes({"config": loaded.config}),
         "gives": "logits",
         "temperature": temperature_of(loaded.info),
         "preprocessing": preprocessing,

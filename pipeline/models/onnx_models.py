@@ -19,7 +19,7 @@ GREY = (0.299, 0.587, 0.114)  # BT.601
 
 
 class OnnxNetwork(nn.Module):
-    """`model(face, context)` of ImageNet-normalised RGB `(B, 3, height, width)` to logits `(B, 7)`.
+    """`model(face, context)` of ImageNet-normalised RGB `(B, 3, height, width)` to logits `(B, classes)`.
 
     Raises UsageError without ONNX Runtime, and for a file that it can't load.
     """
@@ -53,7 +53,7 @@ class OnnxNetwork(nn.Module):
         return self.with_affect(face, context)[:, :-2]
 
     def with_affect(self, face: Tensor, context: Tensor) -> Tensor:
-        """`forward`, and behind the logits valence and arousal, -1 to 1, NaN where it gives none: (B, 9)."""
+        """`forward`, and behind the logits valence and arousal, -1 to 1, NaN where it gives none: (B, classes + 2)."""
         images = {"face": face, "context": context}
         given = {
             name: self._pixels(images[image]) for name, image in zip(self._names, self._sidecar.inputs, strict=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pipeline.dataset.dataset import Batch, batch_of, normalised
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.checkpoint_info import temperature_of
+from pipeline.models.claims import model_classes
 from pipeline.records.faces import Example
-from pipeline.records.vocabulary import EMOTIONS
 
 
 @torch.inference_mode()
@@ -25,7 +25,7 @@ def predict(
     autocast: bool = False,
     flip: bool = False,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch with its logits, (B, 7) float32 in the order of EMOTIONS.
+    """Each batch with its logits, (B, classes) float32.
 
     Args:
         model: on `device`; it is set to evaluation mode.
@@ -61,12 +61,12 @@ def memory_layout(device: torch.device) -> torch.memory_format:
 
 
 def softmax(logits: np.ndarray, *, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities (N, 7) float64 of logits (N, 7), divided by the temperature."""
+    """Probabilities (N, classes) float64 of logits of that shape, divided by the temperature."""
     return torch.from_numpy(logits).double().div(temperature).softmax(dim=1).numpy()
 
 
 class Predictor:
-    """A loaded network: examples in, probabilities out, at the checkpoint's temperature."""
+    """A loaded network: examples in, probabilities out, at the checkpoint's temperature. classes: in their order."""
 
     def __init__(self, checkpoint: str, *, which: Any, device: str, batch_size: int) -> None:
         loaded = load_checkpoint(checkpoint, which)
@@ -80,9 +80,10 @@ class Predictor:
         self._reads = reads_of(described)
         self._flip: bool = described.get("flip_at_test", False)
         self._batch_size = batch_size
+        self.classes = model_classes({"config": loaded.config})
 
     def predict(self, examples: Sequence[Example]) -> np.ndarray:
-        """Softmax of the logits over the temperature: (len(examples), 7) float32 in the order of EMOTIONS."""
+        """Softmax of the logits over the temperature: (len(examples), classes) float32."""
         return self.predict_with_affect(examples)[0]
 
     def predict_with_affect(self, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -90,16 +91,16 @@ class Predictor:
         give; None where it gives neither."""
         starts = range(0, len(examples), self._batch_size)
         batches = (batch_of(examples[start : start + self._batch_size], **self._reads) for start in starts)
-        found = [np.empty((0, len(EMOTIONS) + 2 * self._gives_affect), np.float32)]
+        found = [np.empty((0, len(self.classes) + 2 * self._gives_affect), np.float32)]
         found += [given for _, given in predict(self._model, batches, device=self._device, flip=self._flip)]
         given = np.concatenate(found)
-        logits, affect = given[:, : len(EMOTIONS)], given[:, len(EMOTIONS) :]
+        logits, affect = given[:, : len(self.classes)], given[:, len(self.classes) :]
         probabilities = softmax(logits, temperature=self._temperature).astype(np.float32)
         return probabilities, affect if self._gives_affect else None
 
 
 class _WithAffect(nn.Module):
-    """A network whose output has valence and arousal behind its logits: (B, 9)."""
+    """A network whose output has valence and arousal behind its logits: (B, classes + 2)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

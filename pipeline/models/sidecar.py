@@ -8,13 +8,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from pipeline.models.claims import MAX_MODEL_BYTES, check_claims
 from pipeline.records.documents import MAX_TEXT_BYTES, mapping_of, parse_json, shown_value
-from pipeline.records.vocabulary import EMOTIONS, MAX_MARGIN, MAX_PX, UsageError
+from pipeline.records.vocabulary import EMOTIONS, MAX_MARGIN, MAX_PX, UsageError, checked_classes
 from pipeline.storage.remote import read_url
 
 # Names that others give to the seven.
@@ -45,8 +45,9 @@ class Sidecar:
         margin: share of Dlib's box added on each side of the face.
         colour: order of its channels; grey is one channel.
         scale: pixels (0 to 255) are divided by this, then `mean` is taken away, then it is divided by `std`.
-        outputs: what the columns of its first output are: emotions, by any of SYNONYMS, `valence` and `arousal` (as
-            they are, -1 to 1), or names in `left_out`.
+        outputs: what the columns of its first output are: classes, by their names or any of SYNONYMS, `valence` and
+            `arousal` (as they are, -1 to 1), or names in `left_out`.
+        classes: what its labels are called, in their order; by default the seven.
         gives: what the emotions' columns hold.
         left_out: columns that are none of these; the probabilities are shared among the others.
         temperature: logits are divided by it.
@@ -76,18 +77,27 @@ class Sidecar:
     licence: str = "not said"
     source: str = "not said"
     card: str | None = None
+    classes: tuple[str, ...] = EMOTIONS
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """The column of its output that is each of EMOTIONS."""
-        named = [None if name in self.left_out else SYNONYMS.get(name.lower()) for name in self.outputs]
-        return tuple(named.index(emotion) for emotion in EMOTIONS)
+        """The column of its output that is each of its classes."""
+        named = [None if name in self.left_out else class_named(name, self.classes) for name in self.outputs]
+        return tuple(named.index(each) for each in self.classes)
 
     @property
     def affect_columns(self) -> tuple[int | None, ...]:
         """The columns of its output that are valence and arousal, None for what it does not give."""
         named = ["" if name in self.left_out else name.lower() for name in self.outputs]
         return tuple(named.index(name) if name in named else None for name in AFFECT)
+
+
+def class_named(name: str, classes: Sequence[str]) -> str | None:
+    """The class that a name means: its own, upper or lower case, or that of the seven which others call so."""
+    by_name = {each.casefold(): each for each in classes}
+    found = by_name.get(name.casefold())
+    other = SYNONYMS.get(name.lower())
+    return found if found is not None or other not in classes else other
 
 
 def read_sidecar(content: bytes, *, where: str) -> Sidecar:
@@ -103,13 +113,15 @@ def read_sidecar(content: bytes, *, where: str) -> Sidecar:
             raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give {_WORDS[wanted]}")
     _check_values(values, where=where)
     lists = {name: tuple(values[name]) for name in _LISTS if name in values}
+    if "classes" in values:
+        lists["classes"] = checked_classes(values["classes"], what=f"{where}: classes")
     found = Sidecar(**{**values, **lists})
     _check_outputs(found, where=where)
     return found
 
 
 _REQUIRED = ("name", "sha256", "face_px", "outputs", "gives")
-_LISTS = ("outputs", "inputs", "mean", "std", "left_out")
+_LISTS = ("outputs", "inputs", "mean", "std", "left_out", "classes")
 _NUMBER = (int, float)
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("name", "sha256", "gives", "colour", "licence", "source"), str),
@@ -153,14 +165,14 @@ def _check_outputs(sidecar: Sidecar, *, where: str) -> None:
     if len(affect) != len(set(affect)):
         raise UsageError(f"{where}: outputs has {' or '.join(AFFECT)} twice; give each once, or name one in left_out")
     asked = [name for name in asked if name.lower() not in AFFECT]
-    if unknown := [name for name in asked if name.lower() not in SYNONYMS]:
+    named = [class_named(name, sidecar.classes) for name in asked]
+    if unknown := [name for name, found in zip(asked, named, strict=True) if found is None]:
         raise UsageError(
-            f"{where}: outputs has {', '.join(unknown)}, which is none of {', '.join((*EMOTIONS, *AFFECT))}; or name it"
-            " in left_out"
+            f"{where}: outputs has {', '.join(unknown)}, which is none of {', '.join((*sidecar.classes, *AFFECT))}; or"
+            " name it in left_out, or all classes of the model in classes"
         )
-    named = [SYNONYMS[name.lower()] for name in asked]
-    if missing := [emotion for emotion in EMOTIONS if named.count(emotion) != 1]:
-        raise UsageError(f"{where}: outputs must have each emotion once; it is not so for {', '.join(missing)}")
+    if missing := [each for each in sidecar.classes if named.count(each) != 1]:
+        raise UsageError(f"{where}: outputs must have each class once; it is not so for {', '.join(missing)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,7 @@ def onnx_info(outside: OutsideModel) -> dict[str, Any]:
                 "options": {"reads": "pair" if len(sidecar.inputs) == 2 else sidecar.inputs[0]},
                 "face_px": sidecar.face_px,
                 "context_px": sidecar.context_px,
+                "classes": list(sidecar.classes),
             },
             "training": {},
             "preprocessing": {"detector": "dlib-cnn", **sidecar.preprocessing, "box_margin": sidecar.margin},

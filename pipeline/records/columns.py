@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, asdict, field, fields
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -26,11 +27,26 @@ SegmentRule = Literal["first", "sum", "max", "mean"]
 Share = Annotated[float, "0 to 1"]
 
 BOX_TYPE = pa.struct([pa.field(name, pa.int32(), nullable=False) for name in ("x_min", "y_min", "x_max", "y_max")])
-PROBABILITIES_TYPE = pa.struct([pa.field(name, pa.float32(), nullable=False) for name in EMOTIONS])
+
+
+def _shares_type(classes: tuple[str, ...]) -> pa.DataType:
+    return pa.struct([pa.field(name, pa.float32(), nullable=False) for name in classes])
+
+
+# A value for each class; other models than those of the seven have `with_classes`.
+PROBABILITIES_TYPE = _shares_type(EMOTIONS)
+PER_CLASS = ("probabilities", "emotion_shares")
 # Of few values, and of the type that readers of a folder `NAME=value` give its column, so that the two are one.
 REPEATED_TYPE = pa.dictionary(pa.int32(), pa.string())
-# Columns beside `probabilities`, one a class, for tools that read no nested ones.
-FLAT_COLUMNS = {f"p_{name}": name for name in EMOTIONS}
+
+
+def flat_columns(classes: Sequence[str]) -> dict[str, str]:
+    """Columns beside `probabilities`, one a class, for tools that read no nested ones: name -> class."""
+    return {f"p_{name}": name for name in classes}
+
+
+# Those of the seven.
+FLAT_COLUMNS = flat_columns(EMOTIONS)
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.binary(), bool: pa.bool_()}
 
 
@@ -72,17 +88,46 @@ def schema_of(record: type, content: str) -> pa.Schema:
     arrow_fields = []
     for each in columns_of(record):
         arrow_fields.append(_arrow_field(each, hints[each.name]))
-        arrow_fields += _flat_fields() if each.name == "probabilities" else []
+        arrow_fields += _flat_fields(EMOTIONS) if each.name == "probabilities" else []
     meanings = {field.name: field.metadata[b"meaning"].decode() for field in arrow_fields}
     metadata = {"schema_version": str(SCHEMA_VERSION), "content": content, "columns": json.dumps(meanings)}
     return pa.schema(arrow_fields, metadata=metadata)
 
 
-def _flat_fields() -> list[pa.Field]:
+def _flat_fields(classes: Sequence[str]) -> list[pa.Field]:
     return [
         pa.field(flat, pa.float32(), metadata={"meaning": f"the same as probabilities.{name}"})
-        for flat, name in FLAT_COLUMNS.items()
+        for flat, name in flat_columns(classes).items()
     ]
+
+
+def classes_of(schema: pa.Schema) -> tuple[str, ...]:
+    """The classes of a table of labels, in their order; the seven where it has no column of them."""
+    for name in PER_CLASS:
+        if name in schema.names and pa.types.is_struct(schema.field(name).type):
+            return tuple(each.name for each in schema.field(name).type)
+    return EMOTIONS
+
+
+@lru_cache(maxsize=64)
+def with_classes(schema: pa.Schema, classes: tuple[str, ...]) -> pa.Schema:
+    """A schema of labels, for the classes of another model."""
+    old = classes_of(schema)
+    if classes == old:
+        return schema
+    flat = flat_columns(old)
+    kept, is_flat = list[pa.Field](), False
+    for each in schema:
+        if each.name in flat:
+            kept += [] if is_flat else _flat_fields(classes)
+            is_flat = True
+        else:
+            kept.append(each.with_type(_shares_type(classes)) if each.name in PER_CLASS else each)
+    metadata = dict(schema.metadata or {})
+    if b"columns" in metadata:
+        meanings = {each.name: each.metadata[b"meaning"].decode() for each in kept}
+        metadata[b"columns"] = json.dumps(meanings).encode()
+    return pa.schema(kept, metadata=metadata or None)
 
 
 def _arrow_field(declared: Field[Any], hint: Any) -> pa.Field:
@@ -104,12 +149,17 @@ def _arrow_type(kind: Any) -> pa.DataType:
 
 
 def table_of(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
-    """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns."""
+    """Records as an Arrow table of exactly `schema`; an empty list gives an empty table with the same columns.
+
+    What has a value for each class has them in the order of the schema's.
+    """
+    classes = classes_of(schema)
+    flat = flat_columns(classes)
     rows = [asdict(record) for record in records]
     for row in rows:
         if row.get("probabilities") is not None:
-            row.update(zip(FLAT_COLUMNS, row["probabilities"], strict=True))
-        for name in ("probabilities", "emotion_shares"):
+            row.update(zip(flat, row["probabilities"], strict=True))
+        for name in PER_CLASS:
             if row.get(name) is not None:
-                row[name] = dict(zip(EMOTIONS, row[name], strict=True))
+                row[name] = dict(zip(classes, row[name], strict=True))
     return pa.Table.from_pylist(rows, schema=schema)

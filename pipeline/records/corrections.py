@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.records.columns import column
-from pipeline.records.vocabulary import EMOTIONS
+from pipeline.records.vocabulary import MAX_CLASS_LETTERS
 
 
 class Said(StrEnum):
@@ -33,7 +33,7 @@ class Correction:
     start_pts_seconds: float | None = column("start of the span, seconds, or null", default=None)
     end_pts_seconds: float | None = column("end of the span (exclusive), seconds, or null", default=None)
     said: Said = column("emotion, not_a_face, another_person, cannot_tell or undo")
-    label: str | None = column("the emotion, or null where said is another", default=None)
+    label: str | None = column("the emotion, a class of the model, or null where said is another", default=None)
     annotator: str = column("name that the annotator gave")
     created: str = column("when it was said, ISO 8601, UTC")
     model: str = column("sha256 of the checkpoint whose label it corrects, first 12 digits")
@@ -43,8 +43,8 @@ class Correction:
     def __post_init__(self) -> None:
         if (self.said == Said.EMOTION) != (self.label is not None):
             raise ValueError(f"label is {self.label!r} where {self.said} is said; only an emotion has one")
-        if self.label is not None and self.label not in EMOTIONS:
-            raise ValueError(f"label is {self.label!r}; give one of {', '.join(EMOTIONS)}")
+        if self.label is not None and (len(self.label) > MAX_CLASS_LETTERS or not self.label.isprintable()):
+            raise ValueError(f"label is {self.label!r}; give a class of the model")
         if (self.said == Said.UNDO) != (self.undoes is not None):
             raise ValueError(f"undoes is {self.undoes!r} where {self.said} is said; only undo has one")
         if not self.annotator.strip() or len(self.annotator) > 100 or not self.annotator.isprintable():

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.records.arrow import pc
-from pipeline.records.columns import FLAT_COLUMNS, columns_of
+from pipeline.records.columns import PER_CLASS, classes_of, columns_of, flat_columns, with_classes
 from pipeline.records.documents import parquet_table
 
 # Setting -> what every version did that did not have it yet, where that is not today's default.
@@ -66,6 +66,7 @@ def with_columns(table: pa.Table, record: type, schema: pa.Schema) -> pa.Table:
     if table.schema.equals(schema):
         return table
     defaults = {each.name: each.default for each in columns_of(record)}
+    flat = flat_columns(classes_of(schema))
     columns = []
     for field in schema:
         if field.name in table.column_names:
@@ -73,8 +74,8 @@ def with_columns(table: pa.Table, record: type, schema: pa.Schema) -> pa.Table:
             if column.null_count and not field.nullable:
                 column = column.fill_null(defaults[field.name])  # It was nullable once.
             columns.append(column)
-        elif field.name in FLAT_COLUMNS and "probabilities" in table.column_names:
-            columns.append(pc.struct_field(table["probabilities"], FLAT_COLUMNS[field.name]))
+        elif field.name in flat and "probabilities" in table.column_names:
+            columns.append(pc.struct_field(table["probabilities"], flat[field.name]))
         elif (value := defaults.get(field.name, MISSING)) is MISSING:
             raise ValueError(f"the table has no column {field.name!r}, which has no default; it is not of this kind")
         else:
@@ -86,7 +87,7 @@ def with_columns(table: pa.Table, record: type, schema: pa.Schema) -> pa.Table:
 def read_shard(
     data: bytes, record: type, schema: pa.Schema, *, columns: Sequence[str] | None = None, filters: Any = None
 ) -> pa.Table:
-    """The rows of a stored shard with today's columns.
+    """The rows of a stored shard with today's columns, and the classes of the model that it is of.
 
     Args:
         data: a Parquet file of this version or an older one.
@@ -99,10 +100,13 @@ def read_shard(
         DocumentError: where it is no Parquet, or decodes to more than a shard may have.
     """
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    needed = {*wanted.names, *(["probabilities"] if set(wanted.names) & FLAT_COLUMNS.keys() else [])}
+    is_flat = set(wanted.names) & flat_columns(classes_of(schema)).keys()
+    needed = {*wanted.names, *(["probabilities"] if is_flat else [])}
     if filters is not None:
         needed |= {"clip_id", "same_as"}
     table = parquet_table(data, "a shard", columns=needed)
+    if set(table.column_names) & set(PER_CLASS):
+        wanted = with_classes(wanted, classes_of(table.schema))
     return with_columns(table if filters is None else table.filter(filters), record, wanted)
 
 

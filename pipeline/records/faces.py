@@ -15,7 +15,7 @@ from pipeline.records.outcomes import State
 MEAN_EMOTION = "the most probable emotion of the mean: a model's guess, or null"
 SHARES = "share of the sampled faces whose most probable emotion it is (frames are sampled evenly, so: of the time)"
 CHANGES = "times a face's emotion differs from the one before it in the same track"
-ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing"
+ENTROPY = "mean entropy of the faces' probabilities, nats: 0 is sure, 1.946 (ln 7, of seven classes) knows nothing"
 FIRST_SEEN = "time of the first face after the clip's first frame, seconds, or null"
 PATH = "path of the clip relative to the input root; empty in a table that is older than this column"
 MODEL = "first 12 letters of the checkpoint's sha256, as in the folder; null in a table that is older than this column"
@@ -144,16 +144,17 @@ class AlignedExample(Example):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction(FaceRow):
-    """The model's guess for one face of one frame: `probabilities` in the order of `EMOTIONS`, summing to 1."""
+    """The model's guess for one face of one frame: `probabilities` in the order of its classes, summing to 1."""
 
     track_index: int = column(
         "which person of the clip, from 0 in order of appearance; strays after them", arrow=pa.int32()
     )
-    probabilities: tuple[float, ...] = column("softmax over the seven emotions, at the checkpoint's temperature")
+    probabilities: tuple[float, ...] = column("softmax over the classes of the model, at the checkpoint's temperature")
     emotion: str | None = column("the most probable emotion: a model's guess, or null")
     reason: str | None = column("abstained where emotion is null, else null")
     entropy: float = column(
-        "entropy of the probabilities, nats: 0 is sure, 1.946 (ln 7) knows nothing", arrow=pa.float32()
+        "entropy of the probabilities, nats: 0 is sure, 1.946 (ln 7, of seven classes) knows nothing",
+        arrow=pa.float32(),
     )
     stray: bool = column("whether the face was seen once among many frames, and so counts as no person", default=False)
     person: int | None = column("track_index + 1, as people count; null for a stray", default=None, arrow=pa.int32())

@@ -5,8 +5,9 @@ It imports next to nothing: the help of a job reads it.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 
@@ -21,7 +22,7 @@ class UsageError(ValueError):
 
 
 class Emotion(StrEnum):
-    """The seven classes of CAER, in the order of every probability vector."""
+    """The seven classes of CAER, in their order: those of a model that names no others."""
 
     ANGER = "Anger"
     DISGUST = "Disgust"
@@ -33,6 +34,31 @@ class Emotion(StrEnum):
 
 
 EMOTIONS: tuple[str, ...] = tuple(emotion.value for emotion in Emotion)
+
+
+MAX_CLASSES, MAX_CLASS_LETTERS = 64, 40
+# Names of columns and of other answers that stand beside classes.
+RESERVED_CLASSES = ("valence", "arousal", "abstained", "undecided", "none", "emotion", "clip", "person", "day")
+
+
+def checked_classes(names: Any, *, what: str) -> tuple[str, ...]:
+    """The classes of a model, which name columns, colours and answers. Raises UsageError.
+
+    names: as somebody gave them. what: names them in the message.
+    """
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not is_list or not 2 <= len(names) <= MAX_CLASSES:
+        raise UsageError(f"{what} is {str(names)[:80]!r}; give 2 to {MAX_CLASSES} names")
+    for name in names:
+        is_word = re.fullmatch(r"\w(?:[\w -]*\w)?", name) is not None and len(name) <= MAX_CLASS_LETTERS
+        if not is_word or name.casefold() in RESERVED_CLASSES:
+            raise UsageError(
+                f"{what} has {name[:80]!r}; a class has up to {MAX_CLASS_LETTERS} letters, digits, spaces, - and _,"
+                f" and is none of {', '.join(RESERVED_CLASSES)}"
+            )
+    if twice := [name for name in names if sum(name.casefold() == each.casefold() for each in names) > 1]:
+        raise UsageError(f"{what} has {twice[0]!r} more than once, upper and lower case alike; name each class once")
+    return tuple(names)
 
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")

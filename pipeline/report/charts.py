@@ -20,6 +20,32 @@ COLOURS = dict(
 )
 
 
+# Those of other classes, in their order (Tol's muted palette); after the last the first comes again.
+MORE_COLOURS = ("#332288", "#117733", "#aa4499", "#ddcc77", "#882255", "#44aa99", "#999933", "#661100", "#6699cc")
+MORE_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+
+def colour_numbers(classes: Sequence[str]) -> dict[str, int]:
+    """The number of each class's colour, as in the style sheet: the seven have their own in every set of classes."""
+    others = [name for name in classes if name not in EMOTIONS]
+    return {
+        name: EMOTIONS.index(name) if name in EMOTIONS else len(EMOTIONS) + others.index(name) % len(MORE_COLOURS)
+        for name in classes
+    }
+
+
+def colours_of(classes: Sequence[str]) -> dict[str, str]:
+    """The colour of each class."""
+    palette = (*COLOURS.values(), *MORE_COLOURS)
+    return {name: palette[number] for name, number in colour_numbers(classes).items()}
+
+
+def dashes_of(classes: Sequence[str]) -> dict[str, str]:
+    """The dash of each class's line."""
+    others = [name for name in classes if name not in EMOTIONS]
+    return {name: DASHES.get(name) or MORE_DASHES[others.index(name) % len(MORE_DASHES)] for name in classes}
+
+
 DASHES = dict(zip(EMOTIONS, ("solid", "dash", "dot", "solid", "solid", "dashdot", "dash"), strict=True))
 
 

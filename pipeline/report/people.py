@@ -16,7 +16,7 @@ from pipeline.records.arrow import pc
 from pipeline.records.evolution import from_first_frame
 from pipeline.records.faces import Box, Thumbnail
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.charts import COLOURS, DASHES, Chart, across, line
+from pipeline.report.charts import Chart, across, colour_numbers, colours_of, dashes_of, line
 from pipeline.report.parts import Bar, Part
 from pipeline.report.pictures import MAX_THUMBNAILS, PERSON_COLOURS, drawn_frame
 from pipeline.report.values import counted, said, said_seconds, spread
@@ -162,12 +162,12 @@ def _said(row: Row, probability: float) -> str:
 
 
 def _person(person: Row, moments: Sequence[Row], *, path: str, start: float, end: float) -> dict[str, Any]:
-    """One person: its label, its strip from `start` to `end` in seconds, and the seven probabilities at its faces."""
+    """One person: its label, its strip from `start` to `end` in seconds, and the probabilities at its faces."""
     number, shares = person["track_index"] + 1, person["emotion_shares"]
-    decided = sum(shares[emotion] for emotion in EMOTIONS)
+    decided = sum(shares.values())
     times = [
         f"{emotion} {said(shares[emotion])}"
-        for emotion in sorted(EMOTIONS, key=lambda emotion: -shares[emotion])
+        for emotion in sorted(shares, key=lambda emotion: -shares[emotion])
         if shares[emotion]
     ]
     if decided < 0.9995:
@@ -186,14 +186,14 @@ def _person(person: Row, moments: Sequence[Row], *, path: str, start: float, end
             "probability",
             share=True,
             heading=False,
-            marks=[across(1 / len(EMOTIONS), "chance")],
+            marks=[across(1 / len(shares), "chance")],
         ),
     }
 
 
 def emotion_at(row: Row) -> str | None:
     """What is said of one face: None where the model is undecided."""
-    return row["emotion"] if "emotion" in row else max(EMOTIONS, key=row["probabilities"].__getitem__)
+    return row["emotion"] if "emotion" in row else max(row["probabilities"], key=row["probabilities"].__getitem__)
 
 
 def _step(times: Sequence[float]) -> float:
@@ -216,9 +216,10 @@ def strip_of(moments: Sequence[Row], *, start: float, end: float, label: str) ->
             spans[-1] = (emotion, spans[-1][1], until)
         else:
             spans.append((emotion, times[index], until))
+    numbers = colour_numbers(list(moments[0]["probabilities"])) if moments else {}
     parts = [
         Part(
-            UNDECIDED if emotion is None else f"emotion-{EMOTIONS.index(emotion)}",
+            UNDECIDED if emotion is None else f"emotion-{numbers[emotion]}",
             f"{1000 * (low - start) / whole:.1f}",
             f"{max(2.0, 1000 * (high - low) / whole):.1f}",
             f"{emotion or UNDECIDED}, {said_seconds(low)} to {said_seconds(high)}",
@@ -240,13 +241,15 @@ def _lines(moments: Sequence[Row]) -> list[dict[str, Any]]:
             rows.append(None)
         x.append(round(row["pts_seconds"], 3))
         rows.append(row)
+    classes = list(moments[0]["probabilities"]) if moments else list(EMOTIONS)
+    colours, dashes = colours_of(classes), dashes_of(classes)
     return [
         line(
             x,
             [None if row is None else round(float(row["probabilities"][emotion]), 4) for row in rows],
             name=emotion,
-            colour=COLOURS[emotion],
-            dash=DASHES[emotion],
+            colour=colours[emotion],
+            dash=dashes[emotion],
         )
-        for emotion in EMOTIONS
+        for emotion in classes
     ]

@@ -10,7 +10,7 @@ import pyarrow.compute
 
 from pipeline.records.arrow import pc
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.charts import COLOURS, MARK, Chart
+from pipeline.report.charts import MARK, Chart, colour_numbers, colours_of
 from pipeline.report.parts import MAX_LISTED, Listing, Table
 from pipeline.report.people import (
     BY_PATH,
@@ -27,10 +27,10 @@ from pipeline.report.values import NONE, counted, interval, said, short
 
 
 def labels_of(clips: pa.Table) -> pa.Table:
-    """Rows of CLIP_LABEL_SCHEMA with `probability`, the highest of a clip's seven (null without a face), in place of
-    the probabilities."""
-    seven = clips["probabilities"]
-    highest = pc.max_element_wise(*(pc.struct_field(seven, name) for name in EMOTIONS))
+    """Rows of CLIP_LABEL_SCHEMA, of any classes, with `probability`, the highest of a clip's (null without a face), in
+    place of the probabilities."""
+    shares = clips["probabilities"]
+    highest = pc.max_element_wise(*(pc.struct_field(shares, each.name) for each in shares.type))
     return clips.drop_columns("probabilities").append_column("probability", highest)
 
 
@@ -54,6 +54,7 @@ def score_page(
     most_points = max(2, min(MAX_POINTS, MAX_POINTS_OF_PAGE // max(1, num_charts)))
     num_labelled = labels.num_rows - labels["probability"].null_count
     model: Mapping[str, Any] = summary["model"] if isinstance(summary.get("model"), Mapping) else {}
+    classes = tuple(model.get("classes", EMOTIONS))
     drift = summary.get("drift") or {}
     return render(
         "score.html",
@@ -63,8 +64,8 @@ def score_page(
         model_words=model.get("words", ()),
         run=run_parts(summary, outcomes),
         night=_night(summary),
-        totals=_totals(labels),
-        legend=[{"kind": f"emotion-{index}", "name": name} for index, name in enumerate(EMOTIONS)],
+        totals=_totals(labels, classes),
+        legend=[{"kind": f"emotion-{number}", "name": name} for name, number in colour_numbers(classes).items()],
         labels=_listing(labels),
         num_labelled=num_labelled,
         no_thumbnails=no_thumbnails,
@@ -92,9 +93,8 @@ def _night(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         rows.append([name.replace("_", " "), *values, f"{figure['distance']:.3f}", f"{figure['limit']:.3f}", jumped])
         if is_vector:
             rows += [
-                [f"share of {emotion}", f"{figure['tonight'][emotion]:.3f}", f"{figure['before'][emotion]:.3f}"]
-                + [NONE] * 3
-                for emotion in EMOTIONS
+                [f"share of {emotion}", f"{share:.3f}", f"{figure['before'][emotion]:.3f}"] + [NONE] * 3
+                for emotion, share in figure["tonight"].items()
             ]
     caption = (
         f"This night beside the mean of {drift['nights']} before; the distance of the emotions is their total variation"
@@ -155,12 +155,12 @@ def _which_leads(counts: Mapping[str, int]) -> str:
     return f"{f'Most clips look {first}' if share > 0.5 else f'{first} leads'}: {figures}{then}."
 
 
-def _totals(labels: pa.Table) -> Chart:
+def _totals(labels: pa.Table, classes: Sequence[str]) -> Chart:
     """The share of each emotion among the decided clips with its interval, and the undecided beside them."""
     counts, num_undecided = _split_up(labels)
     num_decided = sum(counts.values())
     shares, lower, upper, rows = [], [], [], []
-    for emotion in EMOTIONS:
+    for emotion in classes:
         count = counts.get(emotion, 0)
         share = count / num_decided if num_decided else 0.0
         low, high = interval(share, num_decided) if num_decided else (0.0, 0.0)
@@ -171,10 +171,10 @@ def _totals(labels: pa.Table) -> Chart:
     rows.append([UNDECIDED, num_undecided, None, None])
     trace = {
         "type": "bar",
-        "x": list(EMOTIONS),
+        "x": list(classes),
         "y": shares,
         "name": "percent",
-        "marker": {"color": [COLOURS[emotion] for emotion in EMOTIONS]},
+        "marker": {"color": list(colours_of(classes).values())},
         "error_y": {"type": "data", "symmetric": False, "array": upper, "arrayminus": lower, "color": MARK},
     }
     title = f"Clips by label: percent of the {num_decided:,} decided ones, with 95 % intervals"

@@ -102,6 +102,7 @@ class ScoreActor:
             self._predictor.sha256,
             abstain_below=self._abstain_below,
             day=self._day,
+            classes=self._predictor.classes,
             keep_embeddings=self._keep_embeddings and not unit.is_segment,
         )
         outcomes: list[Outcome] = []
@@ -162,6 +163,7 @@ def join_segments(
     checkpoint_sha256: str,
     abstain_below: float,
     day: str,
+    classes: tuple[str, ...] = EMOTIONS,
     link_persons: bool = False,
     keep_embeddings: bool = False,
 ) -> None:
@@ -188,8 +190,9 @@ def join_segments(
         ]
         cuts = joined_cuts(parts_shots)
         faces, outcome = _without_forgotten(unit.clips[0], faces, outcome, forgotten, cuts)
-        probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS))
-        labels = UnitLabels(checkpoint_sha256, abstain_below=abstain_below, day=day, keep_embeddings=keep_embeddings)
+        probabilities = np.array([face.probabilities for face in faces], np.float32).reshape(-1, len(classes))
+        options = {"abstain_below": abstain_below, "day": day, "classes": classes}
+        labels = UnitLabels(checkpoint_sha256, **options, keep_embeddings=keep_embeddings)
         embeddings = kept_for_join(ledger.storage, outcome.clip_id) if link_persons else None
         affect = np.array([(face.valence, face.arousal) for face in faces], np.float32).reshape(-1, 2)
         labels.add(unit.clips[0], outcome, faces, probabilities, affect=affect, cuts=cuts, embeddings=embeddings)

@@ -29,7 +29,8 @@ _NAMES = {"day", "clips", "labelled_clips", "core_seconds", *FLOORS}
 
 
 def unit_facts(shares: np.ndarray, entropies: np.ndarray, *, day: str) -> dict[str, Any]:
-    """What one unit adds to its night. shares: (clips with a face, 7), of their faces; entropies: (faces,), nats."""
+    """What one unit adds to its night. shares: (clips with a face, classes), of their faces; entropies: (faces,), in
+    nats."""
     return {
         "day": day,
         "labelled_clips": len(shares),
@@ -39,8 +40,10 @@ def unit_facts(shares: np.ndarray, entropies: np.ndarray, *, day: str) -> dict[s
     }
 
 
-def night_record(sums: Mapping[str, Any]) -> dict[str, Any]:
+def night_record(sums: Mapping[str, Any], *, classes: Sequence[str] = EMOTIONS) -> dict[str, Any]:
     """The figures of one night, as they are stored in nights/, from a row of the query `night_figures`.
+
+    classes: of the model, in their order.
 
     emotions: mean over the clips with a face of the share of their faces whose most probable emotion it is.
     mean_entropy: over the faces, nats. face_rate: share of the sampled frames with a face. decode_integrity: mean over
@@ -55,7 +58,7 @@ def night_record(sums: Mapping[str, Any]) -> dict[str, Any]:
         "frames": num_frames,
         "faces": num_faces,
         "core_seconds": round(sums["core_seconds"], 3),
-        "emotions": dict(zip(EMOTIONS, shares, strict=True)) if shares else None,
+        "emotions": dict(zip(classes, shares, strict=True)) if shares else None,
         "mean_entropy": sums["entropy_sum"] / num_faces if num_faces else None,
         "face_rate": 1 - sums["faceless_frames"] / num_frames if num_frames else None,
         "decode_integrity": sums["decode_integrity"],
@@ -94,34 +97,46 @@ def drift(tonight: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> d
     for name, floor in FLOORS.items():
         if tonight[name] is None or any(night[name] is None for night in usable):
             continue
-        values = np.array([_vector(night[name]) for night in usable])  # (nights, 1 or 7)
-        mean, now = values.mean(axis=0), _vector(tonight[name])
+        names = list(tonight[name]) if isinstance(tonight[name], Mapping) else []
+        values = np.array([_vector(night[name], names) for night in usable])  # (nights, 1 or classes)
+        mean, now = values.mean(axis=0), _vector(tonight[name], names)
         distance = _distance(now, mean)
         limit = max(floor, SPREADS * float(np.sqrt(np.mean([_distance(value, mean) ** 2 for value in values]))))
         found["figures"][name] = {
             "tonight": tonight[name],
-            "before": dict(zip(EMOTIONS, mean.tolist(), strict=True)) if name == "emotions" else float(mean[0]),
+            "before": dict(zip(names, mean.tolist(), strict=True)) if names else float(mean[0]),
             "distance": distance,
             "limit": limit,
             "jumped": distance > limit,
         }
         if distance > limit:
-            found["warnings"].append(_jump(name, now, mean, distance=distance, limit=limit, num_nights=len(usable)))
+            found["warnings"].append(
+                _jump(name, now, mean, names, distance=distance, limit=limit, num_nights=len(usable))
+            )
     return found
 
 
-def _vector(value: Any) -> np.ndarray:
-    return np.array([value[emotion] for emotion in EMOTIONS] if isinstance(value, Mapping) else [value], np.float64)
+def _vector(value: Any, names: Sequence[str]) -> np.ndarray:
+    return np.array([value.get(name, 0.0) for name in names] if isinstance(value, Mapping) else [value], np.float64)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).sum() / (2 if len(a) > 1 else 1))
 
 
-def _jump(name: str, now: np.ndarray, mean: np.ndarray, *, distance: float, limit: float, num_nights: int) -> str:
+def _jump(
+    name: str,
+    now: np.ndarray,
+    mean: np.ndarray,
+    names: Sequence[str],
+    *,
+    distance: float,
+    limit: float,
+    num_nights: int,
+) -> str:
     if len(now) == 1:
         what = f"{name} is {now[0]:.3f}, {mean[0]:.3f}"
     else:
         index = int(np.abs(now - mean).argmax())
-        what = f"the share of {EMOTIONS[index]} is {now[index]:.2f}, {mean[index]:.2f}"
+        what = f"the share of {names[index]} is {now[index]:.2f}, {mean[index]:.2f}"
     return f"drift: {what} in {num_nights} nights before (distance {distance:.3f}, limit {limit:.3f})"

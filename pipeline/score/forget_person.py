@@ -29,11 +29,12 @@ from pipeline.ledger.removal import change_unit
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
 from pipeline.records.clips import whole_id
-from pipeline.records.columns import table_of
+from pipeline.records.columns import table_of, with_classes
 from pipeline.records.documents import parse_json
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, Box
 from pipeline.score.find_person import LabelledClip, number_of
 from pipeline.score.labels import clip_label_of
+from pipeline.score.night import ledger_classes
 
 # What a copy's row does not share with that of the clip that was scored.
 _OWN_COLUMNS = ("clip_id", "path", "content_id", "same_as", "model")
@@ -99,8 +100,9 @@ class _Removal:
             [face for face in self.clip.faces if number_of(face) not in self.person.numbers],
             [track for track in self.clip.tracks if track.track_index + 1 not in self.person.numbers],
             abstain_below=self.ledger.run_info()["config"].get("abstain_below", 0.0),
+            classes=ledger_classes(self.ledger),
         )
-        (self._label,) = table_of([label], CLIP_LABEL_SCHEMA).to_pylist()
+        (self._label,) = table_of([label], with_classes(CLIP_LABEL_SCHEMA, ledger_classes(self.ledger))).to_pylist()
 
     def changed(self, name: str, table: pa.Table) -> pa.Table:
         """The rows of a table without the person; the same table where it has nothing of it."""

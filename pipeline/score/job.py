@@ -33,6 +33,7 @@ from pipeline.preprocess.job import TRIAL, cut_long_clips, try_out
 from pipeline.preprocess.trial import made_example
 from pipeline.records.arrow import combined, pc
 from pipeline.records.clips import CLIP_SCHEMA, whole_ids
+from pipeline.records.vocabulary import EMOTIONS
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.job import ActorSpec, Choice, Job
 from pipeline.runtime.preflight import check_clips, preflight
@@ -85,7 +86,7 @@ def score(config: ScoreConfig) -> Run:
         log_status(line)
     found = run(job, partial(read_input, config), output, config=config)
     has_shots = found.snapshot.database.value("select count(*) from shards where \"table\" = 'shots'") > 0
-    found.ledger.storage.put("README.md", labels_card(has_shots=has_shots))
+    found.ledger.storage.put("README.md", labels_card(has_shots=has_shots, classes=record.classes))
     if config.page and (shown := day_to_show(found, day=day)):
         write_page(found, day=shown, config=config)
     print_summary(found)
@@ -159,13 +160,13 @@ def job_of(
         return ActorSpec(build=build, num_gpus=_gpu_of_actor(device, detector_device), start_shared=shared or dict)
 
     def finish(ledger: Ledger, snapshot: Snapshot) -> dict[str, Any]:
-        join_segments(ledger, snapshot, checkpoint_sha256=sha256, **labelled)
+        join_segments(ledger, snapshot, checkpoint_sha256=sha256, classes=record.classes, **labelled)
         return {"model": record.facts(), **close_night(ledger, snapshot, day=day)}
 
     return Job(
         kind=KIND,
         plan_config=plan_config,
-        plan_defaults={**plan_defaults(), "temperature": 1.0, "abstain_below": 0.0},
+        plan_defaults={**plan_defaults(), "temperature": 1.0, "abstain_below": 0.0, "classes": list(EMOTIONS)},
         versions=versions(),
         choose=choose,
         try_out=partial(_try_out, config, info, extract_config, device=detector_device),
@@ -189,7 +190,12 @@ def _try_out(config: ScoreConfig, info: dict[str, Any], extract_config: ExtractC
 
 def _model_config(info: dict[str, Any], record: ModelRecord) -> dict[str, Any]:
     sha256, temperature = info["checkpoint_sha256"], temperature_of(info)
-    return {"checkpoint_sha256": sha256, "temperature": temperature, "abstain_below": record.abstain_below}
+    return {
+        "checkpoint_sha256": sha256,
+        "temperature": temperature,
+        "abstain_below": record.abstain_below,
+        "classes": list(record.classes),
+    }
 
 
 def _with_joins(clips: pa.Table, config: ScoreConfig, extract: ExtractConfig) -> pa.Table:

@@ -14,7 +14,7 @@ from pipeline.faces.persons import linked, numbered
 from pipeline.faces.same_person import joined
 from pipeline.models.sidecar import AFFECT
 from pipeline.records.clips import Clip, whole_id
-from pipeline.records.columns import FLAT_COLUMNS, columns_of, table_of
+from pipeline.records.columns import classes_of, columns_of, flat_columns, table_of, with_classes
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
     EMBEDDING_SCHEMA,
@@ -43,9 +43,16 @@ class UnitLabels:
     """The rows of one unit, clip by clip."""
 
     def __init__(
-        self, checkpoint_sha256: str, *, abstain_below: float, day: str, keep_embeddings: bool = False
+        self,
+        checkpoint_sha256: str,
+        *,
+        abstain_below: float,
+        day: str,
+        classes: tuple[str, ...] = EMOTIONS,
+        keep_embeddings: bool = False,
     ) -> None:
         self._sha256, self._abstain_below, self._day = checkpoint_sha256, abstain_below, day
+        self._classes = classes
         self._keep_embeddings, self._embeddings = keep_embeddings, list[FaceEmbedding]()
         self._model = checkpoint_sha256[:12]
         self._faces: list[Prediction] = []
@@ -69,7 +76,7 @@ class UnitLabels:
 
         Args:
             faces: all of it, in order of time.
-            probabilities: (len(faces), 7).
+            probabilities: (len(faces), classes).
             affect: valence and arousal (len(faces), 2), NaN for what the model does not give; None: it gives neither.
             cuts: where its shots begin, None where that is not known.
             embeddings: of some faces of each track, by which persons are linked over cuts; None: they are not.
@@ -84,8 +91,10 @@ class UnitLabels:
             cuts=cuts.frames if cuts else (),
             affect=affect,
             embeddings=embeddings,
+            classes=self._classes,
         )
-        persons = track_labels_of(found, abstain_below=self._abstain_below)
+        deciding = {"abstain_below": self._abstain_below, "classes": self._classes}
+        persons = track_labels_of(found, **deciding)
         clip_id = whole_id(clip.clip_id)
         shots = shots_of(cuts, clip_id=clip_id, path=clip.path, model=self._model) if cuts else []
         self._shots += shots
@@ -94,17 +103,19 @@ class UnitLabels:
         self._faces += found
         self._tracks += persons
         if outcome.state in (State.DONE, State.NO_FACE, State.QUARANTINED):  # Else it ends elsewhere, or later.
-            label = clip_label_of(clip, outcome, found, persons, abstain_below=self._abstain_below)
+            label = clip_label_of(clip, outcome, found, persons, **deciding)
             self._clips.append(replace(label, model=self._model, num_shots=len(shots)))
         if faces:
-            self._shares.append(np.array(summarised(probabilities, abstain_below=0.0).emotion_shares))
+            self._shares.append(
+                np.array(summarised(probabilities, abstain_below=0.0, classes=self._classes).emotion_shares)
+            )
 
     def tables(self) -> dict[str, pa.Table]:
         """The rows so far by table, each table with the checkpoint's sha256 in its metadata."""
         found = {
-            "frames": table_of(self._faces, FRAME_SCHEMA),
-            "tracks": table_of(self._tracks, TRACK_SCHEMA),
-            "clips": table_of(self._clips, CLIP_LABEL_SCHEMA),
+            "frames": table_of(self._faces, with_classes(FRAME_SCHEMA, self._classes)),
+            "tracks": table_of(self._tracks, with_classes(TRACK_SCHEMA, self._classes)),
+            "clips": table_of(self._clips, with_classes(CLIP_LABEL_SCHEMA, self._classes)),
             "shots": table_of(self._shots, SHOT_SCHEMA),
         }
         if self._embeddings:
@@ -117,7 +128,7 @@ class UnitLabels:
 
     def night_facts(self) -> dict[str, Any]:
         """The figures of the unit for its night's record."""
-        shares = np.array(self._shares).reshape(-1, len(EMOTIONS))
+        shares = np.array(self._shares).reshape(-1, len(self._classes))
         return unit_facts(shares, np.array([face.entropy for face in self._faces]), day=self._day)
 
 
@@ -132,11 +143,12 @@ def predictions_of(
     cuts: Sequence[int] = (),
     affect: np.ndarray | None = None,
     embeddings: Mapping[FaceKey, np.ndarray] | None = None,
+    classes: tuple[str, ...] = EMOTIONS,
 ) -> list[Prediction]:
     """The rows of one clip's faces.
 
     Args:
-        probabilities: (len(examples), 7), rows summing to 1.
+        probabilities: (len(examples), len(classes)), rows summing to 1.
         abstain_below: a face whose highest probability is below it gets no emotion.
         num_frames: sampled frames of the clip; where they are many, a face that is in one of them is a stray.
         path, model: as they stand in the rows.
@@ -153,7 +165,7 @@ def predictions_of(
         examples, probabilities, two, tracks, entropies(probabilities), strict=True
     ):
         is_stray = track_index >= num_persons
-        emotion, reason = emotion_of(row, abstain_below=abstain_below)
+        emotion, reason = emotion_of(row, abstain_below=abstain_below, classes=classes)
         found.append(
             Prediction(
                 **{name: getattr(example, name) for name in shared},
@@ -189,25 +201,32 @@ def _linked_persons(
 
 def predictions_in(table: pa.Table) -> Iterator[Prediction]:
     """The records of rows of FRAME_SCHEMA, in their order."""
-    for row in table.drop_columns(list(FLAT_COLUMNS)).to_pylist():
+    for row in _without_flat(table).to_pylist():
         yield Prediction(**{**row, "box": Box(**row["box"]), "probabilities": tuple(row["probabilities"].values())})
+
+
+def _without_flat(table: pa.Table) -> pa.Table:
+    return table.drop_columns(list(flat_columns(classes_of(table.schema))))
 
 
 def track_labels_in(table: pa.Table) -> Iterator[TrackLabel]:
     """The records of rows of TRACK_SCHEMA, in their order."""
-    for row in table.drop_columns(list(FLAT_COLUMNS)).to_pylist():
+    for row in _without_flat(table).to_pylist():
         means = {name: tuple(row[name].values()) for name in ("probabilities", "emotion_shares")}
         yield TrackLabel(**{**row, **means})
 
 
-def track_labels_of(faces: Sequence[Prediction], *, abstain_below: float) -> list[TrackLabel]:
+def track_labels_of(
+    faces: Sequence[Prediction], *, abstain_below: float, classes: tuple[str, ...] = EMOTIONS
+) -> list[TrackLabel]:
     """The rows of one clip's persons, in order of appearance. faces: all of the clip, in order of time."""
     tracks, persons = [], defaultdict(list)
     for face in faces:
         if not face.stray:
             persons[face.track_index].append(face)
     for track_index, own in sorted(persons.items()):
-        summary = summarised(np.array([face.probabilities for face in own]), abstain_below=abstain_below)
+        probabilities = np.array([face.probabilities for face in own])
+        summary = summarised(probabilities, abstain_below=abstain_below, classes=classes)
         tracks.append(
             TrackLabel(
                 clip_id=own[0].clip_id,
@@ -241,6 +260,7 @@ def clip_label_of(
     tracks: Sequence[TrackLabel],
     *,
     abstain_below: float,
+    classes: tuple[str, ...] = EMOTIONS,
 ) -> ClipLabel:
     """The row of one clip: each face of each person counts alike; changes are those of its persons."""
     facts = {
@@ -254,7 +274,8 @@ def clip_label_of(
         return ClipLabel(**facts, reason=outcome.reason)
     counted = [face for face in faces if not face.stray]
     linked_persons = {track.person_index for track in tracks if track.person_index is not None}
-    summary = summarised(np.array([face.probabilities for face in counted or faces]), abstain_below=abstain_below)
+    probabilities = np.array([face.probabilities for face in counted or faces])
+    summary = summarised(probabilities, abstain_below=abstain_below, classes=classes)
     return ClipLabel(
         **facts,
         reason=summary.reason if counted else STRAY,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.models.claims import model_classes
 from pipeline.records.vocabulary import EMOTIONS
 
 # Of a model that was trained before it was calibrated. At a probability of one half a calibrated guess is right half of
@@ -19,7 +20,7 @@ ABSTAIN_BELOW = 0.5
 
 # A model is weak whose accuracy, at the lower end of its 95 % interval, is no better than this, or than naming the most
 # frequent emotion always: twice of what guessing gives.
-WEAK_ACCURACY = 2 / len(EMOTIONS)
+WEAK_TIMES_GUESSING = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,7 @@ class ModelRecord:
         abstain_below: a face, person or clip whose highest probability is below it is undecided.
         card: what its maker says of it, in a line.
         warnings: why its labels are not to be relied on, a line each.
+        classes: what its labels are called, in their order.
     """
 
     model: str
@@ -53,10 +55,11 @@ class ModelRecord:
     abstain_below: float
     card: str | None = None
     warnings: tuple[str, ...] = ()
+    classes: tuple[str, ...] = EMOTIONS
 
     def facts(self) -> dict[str, Any]:
         """The record as it stands in summary.json."""
-        facts = {**asdict(self), "warnings": list(self.warnings)}
+        facts = {**asdict(self), "warnings": list(self.warnings), "classes": list(self.classes)}
         return {**facts, "words": model_words(facts)}
 
 
@@ -69,6 +72,7 @@ def model_record(info: Mapping[str, Any], *, abstain_below: float | None = None)
     """
     metrics, data = info.get("metrics") or {}, info.get("data") or {}
     accuracy, num_validation = metrics.get("top1_accuracy"), metrics.get("num_examples")
+    classes = model_classes(info)
     decided = _probability(metrics.get("abstain_below")) if abstain_below is None else abstain_below
     return ModelRecord(
         model=info["checkpoint_sha256"][:12],
@@ -83,7 +87,8 @@ def model_record(info: Mapping[str, Any], *, abstain_below: float | None = None)
         ece=metrics.get("ece"),
         abstain_below=decided,
         card=info.get("card"),
-        warnings=tuple(_warnings(metrics, data)),
+        warnings=tuple(_warnings(metrics, data, num_classes=len(classes))),
+        classes=classes,
     )
 
 
@@ -106,8 +111,9 @@ def model_words(facts: Mapping[str, Any]) -> list[str]:
         right = f"right on {_percent(facts['accuracy'])} of {facts['num_validation']:,} validation examples"
         right += "" if facts["ece"] is None else f", calibration error {facts['ece']:.2f}"
     decides = f"undecided below a probability of {facts['abstain_below']:.2f}"
+    named = [] if tuple(facts["classes"]) == EMOTIONS else [f"labels are {', '.join(facts['classes'])}"]
     said = [facts["card"]] if facts.get("card") else []
-    return [f"{facts['name']}{day}", learned, right, decides, *said]
+    return [f"{facts['name']}{day}", learned, right, decides, *named, *said]
 
 
 def _percent(share: float) -> str:
@@ -119,7 +125,7 @@ def _probability(value: Any) -> float:
     return float(value) if is_one else ABSTAIN_BELOW
 
 
-def _warnings(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+def _warnings(metrics: Mapping[str, Any], data: Mapping[str, Any], *, num_classes: int) -> list[str]:
     found = []
     if data.get("synthetic"):
         found.append(
@@ -130,7 +136,7 @@ def _warnings(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
         found.append("nobody knows how good this model is: its checkpoint holds no accuracy; see jobs/evaluate.py")
         return found
     matrix = metrics.get("confusion_matrix") or [[0]]
-    always = max(WEAK_ACCURACY, max(map(sum, matrix)) / num_examples)
+    always = max(WEAK_TIMES_GUESSING / num_classes, max(map(sum, matrix)) / num_examples)
     if lowest_accuracy(accuracy, num_examples) <= always:
         found.append(
             f"this model is weak: right on {_percent(accuracy)} of {num_examples:,} validation examples; naming one"

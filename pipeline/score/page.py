@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline import report
 from pipeline.records.arrow import pc
+from pipeline.records.columns import FLAT_COLUMNS
 from pipeline.records.documents import DocumentError, arrow_table
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
@@ -29,7 +30,9 @@ from pipeline.storage.redaction import without_secrets
 from pipeline.storage.store import Storage
 
 # Of a night's rows, what its page reads.
-PAGE_CLIP_COLUMNS = [name for name in CLIP_LABEL_SCHEMA.names if name not in ("content_id", "state", "emotion_shares")]
+PAGE_CLIP_COLUMNS = [
+    name for name in CLIP_LABEL_SCHEMA.names if name not in ("content_id", "state", "emotion_shares", *FLAT_COLUMNS)
+]
 
 
 PAGE_FRAME_COLUMNS = "frame_index pts_seconds seconds track_index box probabilities emotion stray".split()  # noqa: SIM905

@@ -35,30 +35,32 @@ class Summary:
     agreement: float
 
 
-def summarised(probabilities: np.ndarray, *, abstain_below: float) -> Summary:
-    """The figures of some faces. probabilities: (N, 7) with N >= 1, each row summing to 1."""
-    mean = probabilities.astype(np.float64).mean(axis=0)  # (7,)
-    best = probabilities.argmax(axis=1)  # (N,); equal ones: the first in the order of EMOTIONS
+def summarised(probabilities: np.ndarray, *, abstain_below: float, classes: Sequence[str] = EMOTIONS) -> Summary:
+    """The figures of some faces. probabilities: (N, len(classes)) with N >= 1, each row summing to 1."""
+    mean = probabilities.astype(np.float64).mean(axis=0)  # (classes,)
+    best = probabilities.argmax(axis=1)  # (N,); of equal ones the first
     is_sure = probabilities.max(axis=1) >= abstain_below
-    emotion, reason = emotion_of(mean, abstain_below=abstain_below)
+    emotion, reason = emotion_of(mean, abstain_below=abstain_below, classes=classes)
     return Summary(
         probabilities=tuple(mean.tolist()),
         emotion=emotion,
         reason=reason,
-        emotion_shares=tuple((np.bincount(best[is_sure], minlength=len(EMOTIONS)) / len(best)).tolist()),
+        emotion_shares=tuple((np.bincount(best[is_sure], minlength=len(classes)) / len(best)).tolist()),
         mean_entropy=float(entropies(probabilities).mean()),
         agreement=float((best == mean.argmax()).mean()),
     )
 
 
-def emotion_of(probabilities: np.ndarray, *, abstain_below: float) -> tuple[str | None, str | None]:
-    """The most probable emotion and None, or None and the reason. probabilities: (7,)."""
+def emotion_of(
+    probabilities: np.ndarray, *, abstain_below: float, classes: Sequence[str] = EMOTIONS
+) -> tuple[str | None, str | None]:
+    """The most probable class and None, or None and the reason. probabilities: (len(classes),)."""
     best = int(probabilities.argmax())
-    return (EMOTIONS[best], None) if probabilities[best] >= abstain_below else (None, ABSTAINED)
+    return (classes[best], None) if probabilities[best] >= abstain_below else (None, ABSTAINED)
 
 
 def entropies(probabilities: np.ndarray) -> np.ndarray:
-    """The entropy of each row in nats: (N, 7) -> (N,) float64."""
+    """The entropy of each row in nats: (N, classes) -> (N,) float64."""
     values = probabilities.astype(np.float64)
     return -(values * np.log(np.where(values > 0, values, 1.0))).sum(axis=1)
 

@@ -21,8 +21,7 @@ from starlette.routing import Route
 from pipeline.labels.source import Labels
 from pipeline.labels.videos import VideoMissingError
 from pipeline.records.documents import DocumentError, parse_json
-from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.charts import COLOURS
+from pipeline.report.charts import colours_of
 from pipeline.report.pictures import PERSON_COLOURS
 from pipeline.storage.kept import KeptFile
 from pipeline.storage.retry import ContentChangedError, StorageError
@@ -70,8 +69,8 @@ class Application:
         return {
             **found,
             "models": [model.model for model in self._models],
-            "emotions": list(EMOTIONS),
-            "colours": [COLOURS[name] for name in EMOTIONS],
+            "emotions": list(self._questions.classes),
+            "colours": list(colours_of(self._questions.classes).values()),
             "person_colours": list(PERSON_COLOURS),
             "sorts": list(SORTS),
             "blur_faces": self._blur,
@@ -89,7 +88,7 @@ class Application:
 
     def clip(self, request: Request) -> Any:
         number, clip_id = _model_of(request, self._models), request.path_params["clip_id"]
-        found = clip_page(self._models[number], self._clip(number, clip_id))
+        found = clip_page(self._models[number], self._clip(number, clip_id), classes=self._questions.classes)
         with self._asking:
             found["neighbours"] = self._questions.neighbours(request.query_params, clip_id)
         return found
@@ -102,12 +101,14 @@ class Application:
         start, end, step = (_seconds(request, name) for name in ("from", "to", "step"))
         if not start < end or step <= 0:
             raise BadQuestionError(f"from is {start}, to is {end}, step is {step}; give a stretch")
-        return strips_of(self._faces(number, request.path_params["clip_id"]), start=start, end=end, step=step)
+        faces = self._faces(number, request.path_params["clip_id"])
+        return strips_of(faces, start=start, end=end, step=step, classes=self._questions.classes)
 
     def faces(self, request: Request) -> Any:
         number = _model_of(request, self._models)
         start, end = _seconds(request, "from"), _seconds(request, "to")
-        return faces_between(self._faces(number, request.path_params["clip_id"]), start=start, end=end)
+        faces = self._faces(number, request.path_params["clip_id"])
+        return faces_between(faces, start=start, end=end, classes=self._questions.classes)
 
     def corrections(self, request: Request) -> Any:
         return self._logs[_model_of(request, self._models)].of_clip(request.path_params["clip_id"])
@@ -120,6 +121,10 @@ class Application:
         # Of persons who were forgotten the numbers are not given again.
         if track is not None and track not in self._models[number].persons(clip)["track_index"].to_pylist():
             raise BadQuestionError(f"track_index is {track}; the clip has {clip['num_tracks']} persons")
+        if values.get("label") not in (None, *self._models[number].classes):
+            raise BadQuestionError(
+                f"label is {values['label']!r}; give one of {', '.join(self._models[number].classes)}"
+            )
         try:
             where = {"clip_id": clip["clip_id"], "path": clip["path"], "model": self._models[number].model}
             self._logs[number].add(part=clip["part"], **values, **where)

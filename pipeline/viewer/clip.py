@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.labels.over_time import by_person, probabilities_of
 from pipeline.labels.source import Labels
 from pipeline.labels.videos import step_of
 from pipeline.records.arrow import pc
+from pipeline.records.columns import classes_of
 from pipeline.records.vocabulary import EMOTIONS
 
 MAX_BINS = 400
@@ -18,16 +20,26 @@ MAX_PERSONS = 24
 MAX_FACES = 20_000
 
 
-def strips_of(faces: pa.Table, *, start: float, end: float, step: float) -> list[dict[str, Any]]:
+def _numbered(faces: pa.Table, classes: Sequence[str]) -> np.ndarray:
+    """(N, len(classes)) float64: `probabilities_of` in the order of these classes, 0 for what the model has not."""
+    own = classes_of(faces.schema)
+    found = np.zeros((faces.num_rows, len(classes)))
+    found[:, [classes.index(name) for name in own]] = probabilities_of(faces)
+    return found
+
+
+def strips_of(
+    faces: pa.Table, *, start: float, end: float, step: float, classes: Sequence[str] = EMOTIONS
+) -> list[dict[str, Any]]:
     """For each person, of those seen most, its emotion and probability in even stretches of [start, end) seconds.
 
-    A stretch is at least as long as the time between two sampled frames. Each is [emotion's number, probability], or
-    None where there is no face.
+    A stretch is at least as long as the time between two sampled frames. Each is [emotion's number in `classes`,
+    probability], or None where there is no face.
     """
     num_bins = max(1, min(MAX_BINS, int(np.ceil((end - start) / step - 1e-6))))
     found = []
     for person, own in by_person(faces).items():
-        seconds, rows = own["pts_seconds"].to_numpy(), probabilities_of(own)
+        seconds, rows = own["pts_seconds"].to_numpy(), _numbered(own, classes)
         places = np.clip(((seconds - start) / (end - start) * num_bins + 1e-6).astype(int), 0, num_bins - 1)
         bins: list[list[float] | None] = [None] * num_bins
         for place in np.unique(places):
@@ -39,7 +51,9 @@ def strips_of(faces: pa.Table, *, start: float, end: float, step: float) -> list
     return sorted(most, key=lambda each: each["person"])
 
 
-def faces_between(faces: pa.Table, *, start: float, end: float) -> list[dict[str, Any]]:
+def faces_between(
+    faces: pa.Table, *, start: float, end: float, classes: Sequence[str] = EMOTIONS
+) -> list[dict[str, Any]]:
     """Each person's faces in [start, end) seconds and the one before and after: times, boxes and probabilities."""
     found = []
     for person, own in by_person(faces).items():
@@ -55,14 +69,14 @@ def faces_between(faces: pa.Table, *, start: float, end: float) -> list[dict[str
                 "person": person,
                 "times": [round(each, 6) for each in some["pts_seconds"].to_pylist()],
                 "boxes": [[box["x_min"], box["y_min"], box["x_max"], box["y_max"]] for box in boxes],
-                "rows": [[round(float(each), 4) for each in row] for row in probabilities_of(some)],
+                "rows": [[round(float(each), 4) for each in row] for row in _numbered(some, classes)],
                 "emotions": some["emotion"].to_pylist(),
             }
         )
     return found
 
 
-def clip_page(labels: Labels, clip: dict[str, Any]) -> dict[str, Any]:
+def clip_page(labels: Labels, clip: dict[str, Any], *, classes: Sequence[str] = EMOTIONS) -> dict[str, Any]:
     """The row of a clip, its persons and where cuts lie, as JSON takes them."""
     persons = labels.persons(clip)
     faces = labels.faces(clip)
@@ -72,10 +86,10 @@ def clip_page(labels: Labels, clip: dict[str, Any]) -> dict[str, Any]:
         for name in ("clip_id", "path", "state", "reason", "detail", "emotion", "probability", "mean_entropy")
     }
     shown |= {name: clip[name] for name in ("agreement", "num_tracks", "num_faces", "day", "show", "same_as")}
-    seven = clip["probabilities"]
+    shares = clip["probabilities"]
     return {
         **shown,
-        "probabilities": None if seven is None else [round(seven[name], 4) for name in EMOTIONS],
+        "probabilities": None if shares is None else [round(shares.get(name, 0.0), 4) for name in classes],
         "persons": [
             {
                 "person": row["track_index"],

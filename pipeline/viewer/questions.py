@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.labels.source import Labels
-from pipeline.records.vocabulary import EMOTIONS
 
 MAX_ROWS = 200
 MAX_CHOICES = 200
@@ -51,6 +50,8 @@ class Questions:
     def __init__(self, labels: Labels, other: Labels | None = None) -> None:
         self.labels, self.other = labels, other
         self.database = labels.database
+        # Of both models: what the pages number emotions by.
+        self.classes = tuple(dict.fromkeys((*labels.classes, *(other.classes if other else ()))))
         self.database.execute("create or replace table corrected (clip_id varchar, num bigint)")
         if other is not None:
             own = other.database.table("select clip_id, emotion, probability from clips")
@@ -109,7 +110,7 @@ class Questions:
                 f"select emotion, state, count(*) as num from clips c where {where} group by emotion, state", **values
             )
         )
-        emotions = dict.fromkeys(EMOTIONS, 0)
+        emotions = dict.fromkeys(self.classes, 0)
         states: dict[str, int] = {}
         for row in found:
             if row["emotion"] is not None:
@@ -120,7 +121,7 @@ class Questions:
     def drift(self, asked: Mapping[str, str]) -> list[dict[str, Any]]:
         """For each night, oldest first, how many of the clips that fit have each emotion."""
         where, values = self._where(asked)
-        parts = ", ".join(f"count(*) filter (emotion = '{name}') as \"{name}\"" for name in EMOTIONS)
+        parts = ", ".join(f"count(*) filter (emotion = '{name}') as \"{name}\"" for name in self.classes)
         return list(
             self.database.rows(
                 f"select day, count(*) as num, avg(mean_entropy) as mean_entropy, {parts} from clips c"
@@ -159,8 +160,8 @@ class Questions:
                 parts.append(f"{column} = ${name}")
                 values[name] = asked[name]
         if emotion := asked.get("emotion"):
-            if emotion not in EMOTIONS:
-                raise BadQuestionError(f"emotion is {emotion!r}; give one of {', '.join(EMOTIONS)}")
+            if emotion not in self.classes:
+                raise BadQuestionError(f"emotion is {emotion!r}; give one of {', '.join(self.classes)}")
             parts.append("c.emotion = $emotion")
             values["emotion"] = emotion
         for name, (column, sign) in _BETWEEN.items():
