@@ -232,3 +232,47 @@ def test_files_that_are_missing_changed_or_no_model_are_told(tmp_path: Path):
         read_checkpoint_info(path)
     with pytest.raises(UsageError, match=r"none\.onnx can't be read"):
         read_checkpoint_info(str(tmp_path / "none.onnx"))
+
+
+CLASSES = ["Contempt", "Very happy", "Angry", "neutral face"]
+
+
+def test_a_model_with_classes_of_its_own_has_their_names_and_order(tmp_path: Path):
+    outputs = ["angry", "arousal", "very happy", "contempt", "other", "Neutral Face"]
+    path = passing_through(tmp_path, columns=6, outputs=outputs, classes=CLASSES, left_out=["other"])
+    predictor = Predictor(path, which="best", device="cpu", batch_size=2)
+    assert predictor.classes == tuple(CLASSES)
+    examples = [drawn_example(number, label=None, split=None, px=16) for number in range(3)]
+    probabilities, affect = predictor.predict_with_affect(examples)
+    assert probabilities.shape == (3, 4)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert affect is not None
+    assert np.isnan(affect[:, 0]).all()
+    assert not np.isnan(affect[:, 1]).any()
+    found = logits_of(path, (0.2, 0.4, 0.8))  # columns 0.2 0.4 0.8 0.2 0.4 0.8
+    np.testing.assert_allclose(found, [0.2, 0.8, 0.2, 0.8], atol=1e-5)
+
+
+def test_some_of_the_seven_under_their_other_names_may_be_the_classes(tmp_path: Path):
+    path = passing_through(
+        tmp_path, columns=3, outputs=["sadness", "joy", "neutral"], classes=["Happy", "Sad", "Neutral"]
+    )
+    np.testing.assert_allclose(logits_of(path, (0.2, 0.4, 0.8)), [0.4, 0.2, 0.8], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "said"),
+    [
+        ({"outputs": ["a", "b", "c"], "classes": ["a", "b"]}, "outputs has c, which is none of a, b, valence, arousal"),
+        ({"outputs": ["a", "b"], "classes": ["a", "b", "c"]}, "outputs must have each class once; it is not so for c"),
+        ({"outputs": ["a", "A", "b"], "classes": ["a", "b"]}, "outputs must have each class once; it is not so for a"),
+        ({"outputs": ["a", "b"], "classes": ["a"]}, "classes is .*; give 2 to 64 names"),
+        ({"outputs": ["a", "b"], "classes": ["a", "b;"]}, "classes has 'b;'; a class has"),
+        ({"outputs": ["a", "b"], "classes": "a, b"}, "classes is .*; give a list"),
+        ({"outputs": ["Contempt", *EMOTIONS]}, "or all classes of the model in classes"),
+    ],
+)
+def test_classes_that_do_not_fit_the_outputs_are_told(sidecar: dict, said: str):
+    content = json.dumps({**SIDECAR, "sha256": "0" * 64, **sidecar}).encode()
+    with pytest.raises(UsageError, match=said):
+        read_sidecar(content, where="m.json")

@@ -88,14 +88,16 @@ def times_of(path: Path) -> np.ndarray:
         return index_of(file, max_pixels=MAX_PIXELS, max_packets=MAX_PACKETS).seconds
 
 
-def predicted(clip: MadeClip, clip_id: str, times: np.ndarray) -> tuple[list[Example], np.ndarray]:
+def predicted(
+    clip: MadeClip, clip_id: str, times: np.ndarray, classes: tuple[str, ...] = EMOTIONS
+) -> tuple[list[Example], np.ndarray]:
     """The faces of the sampled frames and the probabilities that the model is made to give them."""
     faces, rows = [], []
     for frame_index in range(clip.first, clip.num_frames, clip.every):
         for person, (before, after) in enumerate(clip.emotions):
             emotion = before if frame_index < clip.num_frames / 2 else after
-            row = np.full(7, (1 - clip.sureness) / 6, np.float32)
-            row[EMOTIONS.index(emotion)] = clip.sureness
+            row = np.full(len(classes), (1 - clip.sureness) / (len(classes) - 1), np.float32)
+            row[classes.index(emotion)] = clip.sureness
             rows.append(row)
             faces.append(
                 Example(
@@ -111,11 +113,18 @@ def predicted(clip: MadeClip, clip_id: str, times: np.ndarray) -> tuple[list[Exa
                     context_jpeg=b"",
                 )
             )
-    return faces, np.array(rows).reshape(-1, 7)
+    return faces, np.array(rows).reshape(-1, len(classes))
 
 
 def make_labels(
-    videos: Path, output: Path, clips: list[MadeClip], *, day: str = DAY, sha256: str = SHA256, draw: bool = True
+    videos: Path,
+    output: Path,
+    clips: list[MadeClip],
+    *,
+    day: str = DAY,
+    sha256: str = SHA256,
+    draw: bool = True,
+    classes: tuple[str, ...] = EMOTIONS,
 ) -> Path:
     """Draw the clips into `videos` and commit their labels to `output`; the model's folder. A clip without persons
     has no face, and one of codec "" is quarantined."""
@@ -131,18 +140,19 @@ def make_labels(
         ledger,
         read_corpus(str(videos), split_fractions=None).table,
         kind="labels",
-        config={"checkpoint_sha256": sha256, "box_margin": 0.0, "sample_fps": 5.0},
+        config={"checkpoint_sha256": sha256, "box_margin": 0.0, "sample_fps": 5.0}
+        | ({} if classes == EMOTIONS else {"classes": list(classes)}),
         versions={},
         clips_per_shard=2,
     )
     for unit in snapshot.pending().of("compute"):
-        rows, outcomes = UnitLabels(sha256, abstain_below=0.0, day=day), []
+        rows, outcomes = UnitLabels(sha256, abstain_below=0.0, day=day, classes=classes), []
         for each in unit.clips:
             clip = by_path[each.path]
-            faces, probabilities, cuts = [], np.zeros((0, 7)), None
+            faces, probabilities, cuts = [], np.zeros((0, len(classes))), None
             if clip.codec:
                 times = times_of(videos / each.path)
-                faces, probabilities = predicted(clip, each.clip_id, times)
+                faces, probabilities = predicted(clip, each.clip_id, times, classes)
                 if clip.cut is not None:
                     frames, places = (clip.cut,), (float(times[clip.cut]),)
                     start, end = float(times[0]), float(times[-1]) + 1 / FPS
