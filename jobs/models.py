@@ -14,6 +14,7 @@ def main(config: ModelsConfig) -> int:
     # PyTorch, which --help does without.
     from pipeline.models.checkpoint_info import read_checkpoint_info
     from pipeline.models.shipped import SHIPPED, card_of
+    from pipeline.models.sidecar import READY, read_sidecar, ready_sidecar
     from pipeline.score.model import describe_model, model_record
 
     if config.action == "export":
@@ -29,6 +30,9 @@ def main(config: ModelsConfig) -> int:
             card = card_of(name) or json.dumps(redacted_values(info["config"]), indent=1)
             for line in ("", *card.splitlines()):
                 print_line(line)
+    for name in READY if config.action == "list" else ():
+        sidecar = read_sidecar(ready_sidecar(name), where=name)
+        print_line(f"{name}.onnx: {sidecar.card}; {sidecar.licence}; fetch it from {sidecar.source}")
     return 0
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.models.claims import MAX_MODEL_BYTES, check_claims
@@ -39,7 +40,7 @@ class Sidecar:
 
     Args:
         name: of the model.
-        sha256: of the .onnx file; another file is refused.
+        sha256: of the .onnx file; another file is refused. Where nobody knows it `git_blob` does.
         inputs: images that it is given, in order.
         face_px, context_px: sides of its squares, pixels.
         margin: share of Dlib's box added on each side of the face.
@@ -48,6 +49,7 @@ class Sidecar:
         outputs: what the columns of its first output are: classes, by their names or any of SYNONYMS, `valence` and
             `arousal` (as they are, -1 to 1), or names in `left_out`.
         classes: what its labels are called, in their order; by default the seven.
+        git_blob: the id that git gives the .onnx file, as its repository names it (SHA-1).
         gives: what the emotions' columns hold.
         left_out: columns that are none of these; the probabilities are shared among the others.
         temperature: logits are divided by it.
@@ -78,6 +80,7 @@ class Sidecar:
     source: str = "not said"
     card: str | None = None
     classes: tuple[str, ...] = EMOTIONS
+    git_blob: str | None = None
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -106,7 +109,8 @@ def read_sidecar(content: bytes, *, where: str) -> Sidecar:
     if not isinstance(values, dict):
         raise UsageError(f"{where} is not a JSON object; give one with {', '.join(_REQUIRED)}")
     values = mapping_of(values, {each.name for each in fields(Sidecar)}, where)
-    if missing := [name for name in _REQUIRED if name not in values]:
+    needed = [*_REQUIRED, *([] if "git_blob" in values else ["sha256"])]
+    if missing := [name for name in needed if name not in values]:
         raise UsageError(f"{where} lacks {', '.join(missing)}")
     for name, wanted in _TYPES.items():
         if name in values and (isinstance(values[name], bool) or not isinstance(values[name], wanted)):
@@ -115,16 +119,18 @@ def read_sidecar(content: bytes, *, where: str) -> Sidecar:
     lists = {name: tuple(values[name]) for name in _LISTS if name in values}
     if "classes" in values:
         lists["classes"] = checked_classes(values["classes"], what=f"{where}: classes")
-    found = Sidecar(**{**values, **lists})
+    found = Sidecar(**{"sha256": "", **values, **lists})
     _check_outputs(found, where=where)
     return found
 
 
-_REQUIRED = ("name", "sha256", "face_px", "outputs", "gives")
+_REQUIRED = ("name", "face_px", "outputs", "gives")
+# Left out of what tells two models apart where they say nothing: they are younger than models that are in use.
+_YOUNGER = ("classes", "git_blob")
 _LISTS = ("outputs", "inputs", "mean", "std", "left_out", "classes")
 _NUMBER = (int, float)
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("name", "sha256", "gives", "colour", "licence", "source"), str),
+    **dict.fromkeys(("name", "sha256", "gives", "colour", "licence", "source", "git_blob"), str),
     **dict.fromkeys(("face_px", "context_px"), int),
     **dict.fromkeys(("margin", "scale", "temperature"), _NUMBER),
     **dict.fromkeys(_LISTS, list),
@@ -189,27 +195,59 @@ def is_onnx(url: str) -> bool:
 
 
 def read_onnx(url: str) -> OutsideModel:
-    """The file and the sidecar of its name. Raises UsageError where one is missing or is not the other's."""
+    """The file and the sidecar of its name: that beside it, or one of READY.
+
+    Raises UsageError where one is missing or is not the other's.
+    """
     beside = f"{url[: -len('.onnx')]}.json"
-    read = {}
-    for name in (url, beside):
-        try:
-            read[name] = read_url(name, max_bytes=MAX_MODEL_BYTES if name == url else MAX_TEXT_BYTES)
-        except OSError as error:
-            cure = "" if name == url else "; write what the model wants and gives: jobs/README.md, models from outside"
-            raise UsageError(f"checkpoint {name} can't be read ({error}){cure}") from None
-    sidecar, digest = read_sidecar(read[beside], where=beside), hashlib.sha256(read[url]).hexdigest()
-    if digest != sidecar.sha256:
-        raise UsageError(
-            f"checkpoint {url}: its sha256 is {digest[:12]}…, {beside} says {sidecar.sha256[:12]}…; fetch it again"
-        )
-    return OutsideModel(read[url], sidecar)
+    try:
+        content = read_url(url, max_bytes=MAX_MODEL_BYTES)
+    except OSError as error:
+        raise UsageError(f"checkpoint {url} can't be read ({error})") from None
+    try:
+        told = read_url(beside, max_bytes=MAX_TEXT_BYTES)
+    except OSError as error:
+        name = url[: -len(".onnx")].replace("\\", "/").rpartition("/")[2]
+        if name not in READY:
+            cure = "write what the model wants and gives: jobs/README.md, models from outside"
+            raise UsageError(f"checkpoint {beside} can't be read ({error}); {cure}") from None
+        beside, told = f"the sidecar {name} of this package", ready_sidecar(name)
+    sidecar, digest = read_sidecar(told, where=beside), hashlib.sha256(content).hexdigest()
+    own = {"sha256": digest, "git_blob": git_blob_of(content)}
+    for name, found in own.items():
+        if (wanted := getattr(sidecar, name)) and wanted != found:
+            raise UsageError(
+                f"checkpoint {url}: its {name} is {found[:12]}…, {beside} says {wanted[:12]}…; fetch it again"
+            )
+    return OutsideModel(content, replace(sidecar, sha256=digest))
+
+
+# Models whose sidecars come with this package; the files are fetched from where these say.
+READY = ("enet_b0_8_best_vgaf", "enet_b0_8_va_mtl", "enet_b2_8")
+
+
+def ready_sidecar(name: str) -> bytes:
+    """The sidecar of one of READY."""
+    return (Path(__file__).parent / "sidecars" / f"{name}.json").read_bytes()
+
+
+def git_blob_of(content: bytes) -> str:
+    """The id that git gives a file of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _said(sidecar: Sidecar) -> str:
+    """What a sidecar says, as text."""
+    names = [
+        each for each in fields(Sidecar) if each.name not in _YOUNGER or getattr(sidecar, each.name) != each.default
+    ]
+    return f"Sidecar({', '.join(f'{each.name}={getattr(sidecar, each.name)!r}' for each in names)})"
 
 
 def onnx_info(outside: OutsideModel) -> dict[str, Any]:
     """What `read_checkpoint_info` says of a run, of a model from outside. Its sha256 is of model and sidecar."""
     sidecar = outside.sidecar
-    told = hashlib.sha256(f"{sidecar.sha256} {sidecar!r}".encode()).hexdigest()
+    told = hashlib.sha256(f"{sidecar.sha256} {_said(sidecar)}".encode()).hexdigest()
     info = {
         "epoch": 0,
         "step": 0,

@@ -104,7 +104,8 @@ def model_words(facts: Mapping[str, Any]) -> list[str]:
         learned = "nobody noted on which data"
     else:
         made = " (SYNTHETIC: made by a program)" if facts["synthetic"] else ""
-        learned = f"on {facts['num_examples']:,} examples of {facts['data']!r}{made}"
+        count = "" if facts["num_examples"] is None else f"{facts['num_examples']:,} examples of "
+        learned = f"on {count}{facts['data']!r}{made}"
     if facts["accuracy"] is None:
         right = "its accuracy is not known"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,15 @@ from pipeline.models.build import build_model
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.models.checkpoint_info import read_checkpoint_info, write_best
 from pipeline.models.predict import Predictor
-from pipeline.models.sidecar import read_sidecar
+from pipeline.models.sidecar import (
+    READY,
+    OutsideModel,
+    git_blob_of,
+    onnx_info,
+    read_onnx,
+    read_sidecar,
+    ready_sidecar,
+)
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 
 onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
@@ -276,3 +285,49 @@ def test_classes_that_do_not_fit_the_outputs_are_told(sidecar: dict, said: str):
     content = json.dumps({**SIDECAR, "sha256": "0" * 64, **sidecar}).encode()
     with pytest.raises(UsageError, match=said):
         read_sidecar(content, where="m.json")
+
+
+def test_a_model_of_an_older_sidecar_is_the_same_model_still():
+    """Its labels lie in a folder of this name."""
+    values = {**SIDECAR, "sha256": "ab" * 32, "margin": 0.1, "card": "one"}
+    sidecar = read_sidecar(json.dumps(values).encode(), where="m.json")
+    told = onnx_info(OutsideModel(b"x", sidecar))["checkpoint_sha256"]
+    assert told == "4dbfc4b0f40a9b4d22113bef01985ad99f95114dc1a125262ec9d2eeb781d1f4"
+    other = read_sidecar(json.dumps({**values, "classes": list(EMOTIONS)[::-1]}).encode(), where="m.json")
+    assert onnx_info(OutsideModel(b"x", other))["checkpoint_sha256"] != told
+
+
+def test_a_file_may_be_known_by_the_id_that_git_gives_it(tmp_path: Path):
+    path = passing_through(tmp_path)
+    content = Path(path).read_bytes()
+    by_git = subprocess.run(["git", "hash-object", path], check=True, capture_output=True, text=True).stdout.strip()
+    assert git_blob_of(content) == by_git
+    values = {**SIDECAR, "git_blob": by_git}
+    Path(tmp_path / "m.json").write_text(json.dumps(values))
+    assert read_onnx(path).sidecar.sha256 == hashlib.sha256(content).hexdigest()
+    Path(tmp_path / "m.json").write_text(json.dumps({**values, "git_blob": "0" * 40}))
+    with pytest.raises(
+        UsageError, match=rf"its git_blob is {by_git[:12]}…, .*m.json says 000000000000…; fetch it again"
+    ):
+        read_onnx(path)
+    with pytest.raises(UsageError, match="lacks sha256"):
+        read_sidecar(json.dumps(SIDECAR).encode(), where="m.json")
+
+
+@pytest.mark.parametrize("name", READY)
+def test_ready_sidecars_are_sound_and_found_by_the_name_of_the_file(name: str, tmp_path: Path):
+    sidecar = read_sidecar(ready_sidecar(name), where=name)
+    assert (sidecar.name, len(sidecar.classes), sidecar.face_px) == (name, 8, 260 if "_b2_" in name else 224)
+    assert len(sidecar.git_blob or "") == 40
+    assert sidecar.source.endswith(f"{name}.onnx")
+    assert (sidecar.affect_columns == (8, 9)) is ("va_mtl" in name)
+    path = tmp_path / f"{name}.onnx"
+    path.write_bytes(b"another model")
+    with pytest.raises(UsageError, match=rf"its git_blob is .*, the sidecar {name} of this package says"):
+        read_onnx(str(path))
+
+
+def test_a_file_of_another_name_needs_a_sidecar(tmp_path: Path):
+    (tmp_path / "mine.onnx").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"mine.json can't be read .*; write what the model wants and gives"):
+        read_onnx(str(tmp_path / "mine.onnx"))
