@@ -47,7 +47,7 @@ def moments_said(labels: Labels) -> list[Moment]:
                 given = {
                     each.annotator: each.label
                     for each in about
-                    if each.label is not None
+                    if each.label in labels.classes
                     and (each.start_pts_seconds is None or each.start_pts_seconds < high)
                     and (each.end_pts_seconds is None or each.end_pts_seconds > low)
                 }

@@ -11,7 +11,8 @@ from pipeline.labels.source import Labels, models_of
 from pipeline.labels.videos import step_of
 from pipeline.preprocess.corrected import CorrectedFaces, CorrectedPerson
 from pipeline.records.corrections import Correction, Said
-from pipeline.records.vocabulary import UsageError
+from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.runtime.console import log_status
 from pipeline.storage.remote import absolute_url
 
 
@@ -26,6 +27,9 @@ def corrected_faces(url: str) -> CorrectedFaces:
     for folders in models_of(absolute_url(url)):
         labels = Labels(*folders)
         rows = [each for each in standing(read_corrections(labels.storages)) if each.said != Said.ANOTHER_PERSON]
+        if others := sorted({each.label for each in rows if each.label is not None} - set(EMOTIONS)):
+            log_status(f"{labels.model}: what was said to be {', '.join(others)} is left out: training has the seven")
+        rows = [each for each in rows if each.label in (None, *EMOTIONS)]
         ids += [each.correction_id for each in rows]
         by_clip: dict[str, list[Correction]] = {}
         for each in rows:

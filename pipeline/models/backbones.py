@@ -123,10 +123,11 @@ def read_weights(content: bytes, *, source: str) -> dict[str, Tensor]:
 
 def torchvision_models() -> Any:
     """torchvision.models. Raises UsageError where torchvision is not installed."""
-    return _torchvision().models
+    return torchvision_module().models
 
 
-def _torchvision() -> ModuleType:
+def torchvision_module() -> ModuleType:
+    """torchvision, also where its own import fails beside this torch. Raises UsageError without it."""
     try:
         return _imported_torchvision()
     except RuntimeError as error:

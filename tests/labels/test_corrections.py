@@ -38,7 +38,7 @@ def test_a_damaged_object_costs_itself(tmp_path, capsys):
     "values",
     [
         {"said": "emotion"},
-        {"said": "emotion", "label": "Joy"},
+        {"said": "emotion", "label": "J" * 41},
         {"said": "undo"},
         {"said": "cannot_tell", "label": "Sad"},
     ],
