@@ -124,8 +124,8 @@ def test_what_comes_back_is_a_class_of_the_model(tmp_path, format_):
         path.write_text(path.read_text().replace('name="emotion">Contempt<', 'name="emotion">Boredom<'))
     assert export(ExportConfig(import_=str(path), **options)) == 0
     labels = open_labels(str(tmp_path / "labels"))
-    (name,) = labels.storage.sizes("corrections")
-    assert json.loads(labels.storage.read(name))["label"] == "Boredom"
+    (name,) = labels.storages[0].sizes("corrections")
+    assert json.loads(labels.storages[0].read(name))["label"] == "Boredom"
     found = rightness(moments_said(labels), classes=labels.classes)
     assert found["metrics"]["per_class_accuracy"]["Boredom"] == 0.0
     path.write_text(path.read_text().replace("Boredom", "Disgust"))
@@ -201,7 +201,7 @@ def test_a_correction_that_is_no_class_stays_out(tmp_path):
     values = {"clip_id": clip["clip_id"], "path": clip["path"], "model": labels.model, "annotator": "a"}
     with pytest.raises(ValueError, match="give a class of the model"):
         new_correction(**values, said="emotion", label="x" * 41)
-    add_correction(labels.storage, new_correction(**values, said="emotion", label="Boredom"))
+    add_correction(labels.storages[0], new_correction(**values, said="emotion", label="Boredom"))
     assert {label for _, given in moments_said(labels) for label in given.values()} == {"Boredom"}
 
 
