@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -53,7 +53,7 @@ class UnfinishedError(LedgerError):
 @dataclass(frozen=True, kw_only=True)
 class Forgotten:
     """What was done, and what the proof read: objects, those of them that still hold something of the clips (`left`),
-    and those that hold the same pictures as other clips' (`alike`)."""
+    those that hold the same pictures as other clips' (`alike`), and tables that could not be read (`unread`)."""
 
     clip_ids: tuple[str, ...]
     num_units: int
@@ -62,6 +62,7 @@ class Forgotten:
     num_read: int
     left: tuple[str, ...]
     alike: tuple[str, ...]
+    unread: tuple[str, ...]
     manifests: tuple[str, ...]
 
 
@@ -110,6 +111,7 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
     names, num_deleted = clear(ledger, units, partial(_clear, ledger.storage, ids=ids))
     left = tuple(name for name in names if _holds(ledger.storage, name, ids))
     alike = tuple(name for name in names if _shows(ledger.storage, name, faces))
+    unread = unreadable(ledger.storage, names)
     return Forgotten(
         clip_ids=tuple(sorted(ids)),
         num_units=len(units),
@@ -118,6 +120,7 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
         num_read=len(names),
         left=left,
         alike=alike,
+        unread=unread,
         manifests=tuple(sorted(noted.manifests)),
     )
 
@@ -206,8 +209,30 @@ def _forgotten(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _images(table: pa.Table) -> set[bytes]:
-    names = [field.name for field in table.schema if pa.types.is_binary(field.type)]
-    return {hashlib.sha256(value).digest() for name in names for value in table[name].to_pylist() if value is not None}
+    columns = [column for column in _leaves(table) if _is_binary(column.type)]
+    return {hashlib.sha256(value).digest() for each in columns for value in each.to_pylist() if value is not None}
+
+
+def _leaves(table: pa.Table) -> Iterator[pa.Array]:
+    """The columns of a table, in parts, and in their place the fields of those that have some and the values of those
+    that repeat some: other tools write a copy of a table with other types."""
+    parts: list[pa.Array] = [part for column in table.columns for part in column.chunks]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, pa.StructArray):
+            parts += part.flatten()
+        elif isinstance(part, pa.DictionaryArray):
+            parts.append(part.dictionary)
+        else:
+            yield part
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _clear(storage: Storage, name: str, *, ids: frozenset[str]) -> bool:
@@ -247,14 +272,23 @@ def _holds(storage: Storage, name: str, ids: frozenset[str]) -> bool:
     table = table_in(name, data)
     if table is None:
         return False
-    strings = (table[field.name] for field in table.schema if pa.types.is_string(field.type))
-    values = pa.array(sorted(ids), pa.string())
-    return any(pc.any(pc.is_in(column, value_set=values)).as_py() for column in strings)
+    values = pa.array(sorted(ids), pa.large_string())
+    return any(
+        pc.any(pc.is_in(column.cast(pa.large_string()), value_set=values)).as_py()
+        for column in _leaves(table)
+        if _is_text(column.type)
+    )
 
 
 def _shows(storage: Storage, name: str, faces: Collection[bytes]) -> bool:
     table = table_in(name, storage.read(name)) if faces and name.endswith((".parquet", ".arrow")) else None
     return table is not None and bool(_images(table) & set(faces))
+
+
+def unreadable(storage: Storage, names: Iterable[str]) -> tuple[str, ...]:
+    """The names of tables that cannot be read, so that nobody knows what they hold."""
+    tables = (name for name in names if name.endswith((".parquet", ".arrow")))
+    return tuple(name for name in tables if table_in(name, storage.read(name)) is None)
 
 
 def table_in(name: str, data: bytes) -> pa.Table | None:

@@ -21,6 +21,7 @@ from pipeline.ledger.forget import (
     remember,
     table_in,
     units_with,
+    unreadable,
     without_rows,
 )
 from pipeline.ledger.forgotten import ForgottenPerson, ForgottenRecord
@@ -75,6 +76,7 @@ def forget_person(ledger: Ledger, snapshot: Snapshot, clip: LabelledClip, person
         num_read=len(names),
         left=tuple(name for name in names if work.holds(name)),
         alike=(),
+        unread=unreadable(ledger.storage, names),
         manifests=tuple(sorted(noted.manifests)),
     )
 

@@ -20,6 +20,7 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.lock import LedgerError
 from pipeline.records.clips import Clip
 from pipeline.records.columns import table_of
+from pipeline.records.documents import parquet_table
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.outcomes import Outcome, State
 from pipeline.runtime.retention import forget_old
@@ -117,6 +118,36 @@ def test_a_clip_is_forgotten_and_the_others_stay(ledger):
     _, left = planned(ledger, CLIPS, **PLAN)
     assert len(left) == 0
     assert before != ledger.storage.read("manifest.json")
+
+
+def in_other_types(table, kind):
+    """What other tools write of a table: longer texts, repeated ones, fields of a field."""
+    ids, images = table["clip_id"].combine_chunks(), table["face_jpeg"].combine_chunks()
+    if kind == "large":
+        return pa.table({"id": ids.cast(pa.large_string()), "image": images.cast(pa.large_binary())})
+    if kind == "repeated":
+        return pa.table({"id": ids.dictionary_encode(), "image": images})
+    return pa.table({"row": pa.StructArray.from_arrays([ids, images], ["id", "image"])})
+
+
+@pytest.mark.parametrize("kind", ["large", "repeated", "nested"])
+def test_a_copy_of_a_shard_in_the_types_of_another_tool_is_found(kind, tmp_path):
+    ledger = made(str(tmp_path / "out"))
+    (shard,) = (each for each in ledger.shards("examples") if each["unit"].endswith("0"))
+    table = parquet_table(ledger.storage.read(shard["path"]), "it")
+    data = io.BytesIO()
+    pq.write_table(in_other_types(table, kind), data, compression="zstd")
+    ledger.storage.put("notes/copy.parquet", data.getvalue())
+    pictures = in_other_types(table, kind).flatten()
+    data = io.BytesIO()
+    pq.write_table(pa.table({"image": pictures.columns[-1]}), data, compression="zstd")
+    ledger.storage.put("notes/pictures.parquet", data.getvalue())
+    ledger.storage.put("notes/damaged.parquet", b"PAR1 and no more")
+    done = forgotten(ledger, clip=(CLIPS[0].clip_id,))
+    assert not ledger.storage.exists("notes/copy.parquet")
+    assert done.left == ()
+    assert done.alike == ("notes/pictures.parquet",)
+    assert done.unread == ("notes/damaged.parquet",)
 
 
 @pytest.mark.lengthy
