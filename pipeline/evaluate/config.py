@@ -31,6 +31,10 @@ class EvaluateConfig:
     groups: Annotated[str | None, Setting("input")] = None
     """CSV with a column path (or clip_id) and columns of groups, such as show, light, skin tone, sex or age: metrics of
     each group of clips, with intervals (extra [analysis]); with --checkpoint."""
+    no_thumbnails: Annotated[bool, Setting("pages")] = False
+    """Put no picture of a person into report.html."""
+    blur_faces: Annotated[bool, Setting("pages")] = False
+    """Blur the pictures of report.html beyond recognition: faces most, and all around them."""
     batch_size: Annotated[int, Setting("machine", common=True)] = 64
     """Examples (pairs of face and context) in one pass through the network."""
     device: Annotated[str, Setting("machine", common=True)] = "auto"

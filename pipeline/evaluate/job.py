@@ -30,10 +30,12 @@ from pipeline.evaluate.intervals import intervals_of
 from pipeline.evaluate.metrics import confusion_matrix, metrics_of
 from pipeline.evaluate.persons import clips_by_persons
 from pipeline.evaluate.tables import markdown_of, notes_of, print_evaluation
+from pipeline.evaluate.wrong import most_wrong
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from pipeline.models.predict import predict, reads_of, softmax, temperature_of
 from pipeline.records.vocabulary import UsageError
+from pipeline.report.examined import Examined
 from pipeline.report.paper import differences, network_of
 from pipeline.runtime.console import print_line
 from pipeline.storage.redaction import redacted, redacted_values
@@ -63,6 +65,33 @@ def evaluate(
     Raises UsageError where the checkpoint, the data or the groups can't be used, and for a split that is empty or
     unlabelled.
     """
+    return _evaluated(
+        data_url,
+        checkpoint_url,
+        splits=splits,
+        batch_size=batch_size,
+        device=device,
+        loader_processes=loader_processes,
+        cache_dir=cache_dir,
+        groups=groups,
+        pictures=False,
+    )[0]
+
+
+def _evaluated(
+    data_url: str,
+    checkpoint_url: str,
+    *,
+    splits: Sequence[str],
+    batch_size: int,
+    device: str,
+    loader_processes: int | None,
+    cache_dir: str | None,
+    groups: str | None,
+    pictures: bool,
+) -> tuple[dict[str, Any], dict[str, list[Examined]]]:
+    """What `evaluate` gives, and of each split the examples on which the network was most wrong (none without
+    `pictures`)."""
     table = None if groups is None else read_groups(groups)
     checkpoint = load_checkpoint(checkpoint_url, which="best")
     chosen = resolve_device(device)
@@ -72,6 +101,10 @@ def evaluate(
     reads = reads_of(description)
     datasets = {split: ExampleDataset(data_url, split=split, cache_dir=cache_dir, **reads) for split in splits}
     options = {"batch_size": batch_size, "device": chosen, "loader_processes": loader_processes}
+    found = {
+        split: _split_metrics(checkpoint, examples, groups=table, covered=covered, pictures=pictures, **options)
+        for split, examples in datasets.items()
+    }
     manifest, dataset = next(iter(datasets.values())).manifest, asdict(describe_data(data_url))
     evaluation: dict[str, Any] = {
         "data": redacted(data_url),
@@ -86,12 +119,10 @@ def evaluate(
         "model": description,
         "network": network_of(checkpoint.config),
         "differs": differences(checkpoint.config, dataset=dataset),
-        "splits": {
-            split: _split_metrics(checkpoint, examples, groups=table, covered=covered, **options)
-            for split, examples in datasets.items()
-        },
+        "splits": {split: metrics for split, (metrics, _) in found.items()},
     }
-    return {**evaluation, "notes": notes_of(evaluation)}
+    wrong = {split: examples for split, (_, examples) in found.items()}
+    return {**evaluation, "notes": notes_of(evaluation)}, wrong
 
 
 def _split_metrics(
@@ -100,8 +131,9 @@ def _split_metrics(
     *,
     groups: Mapping[str, Mapping[str, str]] | None,
     covered: Coverage | None,
+    pictures: bool,
     **options: Any,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Examined]]:
     temperature = temperature_of(checkpoint.info)
     flip = checkpoint.config["model"].get("flip_at_test", False)
     logits, clip_ids = predict_logits(checkpoint.model, examples, flip=flip, **options)
@@ -135,7 +167,7 @@ def _split_metrics(
         found["coverage"] = {**counts, "top1_accuracy_of_all": of_all}
     if groups is not None:
         found["groups"] = metrics_by_group(groups, clips=clips, predictions=of_clips)
-    return found
+    return found, most_wrong(examples, probabilities, clip_ids) if pictures else []
 
 
 def predict_logits(
@@ -193,7 +225,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """
     assert config.data
     assert config.checkpoint
-    evaluation = evaluate(
+    evaluation, wrong = _evaluated(
         config.data,
         config.checkpoint,
         splits=config.splits,
@@ -202,12 +234,14 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         loader_processes=config.loader_processes,
         cache_dir=config.cache_dir,
         groups=config.groups,
+        pictures=not config.no_thumbnails,
     )
     title = f"Evaluation of {evaluation['model']['name']}"
     output = Storage(config.output)
     output.put("evaluation.md", markdown_of(evaluation).encode())
     output.put("README.md", evaluation_card(evaluation))
-    output.put("report.html", report.evaluation_page(evaluation, title=title).encode())
+    shown = {"no_thumbnails": config.no_thumbnails, "blur_faces": config.blur_faces}
+    output.put("report.html", report.evaluation_page(evaluation, title=title, wrong=wrong, **shown).encode())
     output.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
     output.put("evaluation.json", json.dumps(evaluation, indent=1, allow_nan=False).encode())
     console = Console()

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from pipeline.report.comparison import comparison_page
 from pipeline.report.evaluation import evaluation_page
+from pipeline.report.examined import Examined
 from pipeline.report.parts import MAX_LISTED
 from pipeline.report.people import MAX_TIMELINES, shown_clip, shown_clips
 from pipeline.report.pictures import MAX_THUMBNAILS, thumbnails_of
 from pipeline.report.preprocess import preprocess_page
 from pipeline.report.score import labels_of, score_page
-from pipeline.report.training import Examined, training_page
+from pipeline.report.training import training_page
 
 __all__ = [
     "MAX_LISTED",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.charts import MARK, OURS, THEIRS, THIRD, Chart, ConfusionMatrix, across, bars, line
+from pipeline.report.examined import Examined, example_card
 from pipeline.report.paper import CAER_NET_S, CAHFW_NET, PAPER_TABLE_2, PAPER_TABLE_3, is_caer_s
 from pipeline.report.parts import Table
 from pipeline.report.templates import render
@@ -16,14 +17,27 @@ from pipeline.report.values import flat, interval, percent, said
 LONG = ("splits", "notes", "differs")
 
 
-def evaluation_page(evaluation: Mapping[str, Any], *, title: str) -> str:
+def evaluation_page(
+    evaluation: Mapping[str, Any],
+    *,
+    title: str,
+    wrong: Mapping[str, Sequence[Examined]] | None = None,
+    no_thumbnails: bool = False,
+    blur_faces: bool = False,
+) -> str:
     """How good a checkpoint is, how sure that is, against chance; `evaluation` is what `evaluate.evaluate` gives.
 
     The paper's figures are beside it only where the data is the paper's, and folded away where nobody said what it is.
+    wrong: of each split the examples on which it was most wrong.
     """
     splits: Mapping[str, Mapping[str, Any]] = evaluation["splits"]
     data = evaluation.get("dataset") or {}
     is_papers = is_caer_s(data) if data else None
+    pictured = {} if no_thumbnails else (wrong or {})
+    cards = {
+        split: [example_card(each, with_face=True, blur_faces=blur_faces) for each in examples]
+        for split, examples in pictured.items()
+    }
     top1 = [[method, f"{accuracy:.2f}"] for method, accuracy in PAPER_TABLE_2.items()]
     top1 += [[f"ours, {split}", percent(metrics["top1_accuracy"])] for split, metrics in splits.items()]
     return render(
@@ -32,7 +46,8 @@ def evaluation_page(evaluation: Mapping[str, Any], *, title: str) -> str:
         lead=_lead(splits),
         warnings=["The data is made up: these figures say nothing of real people."] if data.get("synthetic") else [],
         notes=evaluation.get("notes", ()),
-        splits=[_split(split, metrics) for split, metrics in splits.items()],
+        splits=[_split(split, metrics) | {"wrong": cards.get(split)} for split, metrics in splits.items()],
+        no_thumbnails=no_thumbnails,
         is_papers=is_papers,
         paper=Table("Top-1 accuracy, percent (paper's Table 2)", ["method", "top-1"], top1),
         provenance={"Checkpoint and data": flat({name: each for name, each in evaluation.items() if name not in LONG})},

@@ -31,6 +31,17 @@ def wait_for_end_of_fork_server(*, seconds: float = 10.0) -> None:
             time.sleep(0.01)
 
 
+def fork_server_has_ended() -> bool:
+    """Whether the server that forked the children is gone: then nobody can say any more how they ended."""
+    server = getattr(forkserver, "_forkserver")  # noqa: B009 - no public name for it
+    if server._forkserver_pid is None:
+        return True
+    try:
+        return os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
 def find_this_package() -> None:
     """Let processes that this one starts import this checkout or installation first, whatever folder the user is in."""
     repository, before = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")

@@ -40,6 +40,7 @@ from pipeline.sandbox.messages import (
 )
 from pipeline.sandbox.starting import (
     find_this_package,
+    fork_server_has_ended,
     nameless_file,
     wait_for_end_of_fork_server,
     without_interrupts,
@@ -361,7 +362,10 @@ class Sandbox:
             f": {line.strip()[:MAX_DETAIL_LETTERS]}" for line in last_words
         )
         reason = "crash"
-        if name == "SIGKILL":
+        if code == 255 and fork_server_has_ended():
+            # What multiprocessing says of a child whose server was killed, and which went with it.
+            reason = "killed"
+        elif name == "SIGKILL":
             # No decoder kills itself so, and it was not us: a person, or the system when its memory ran out.
             reason = "killed"
         elif name == "SIGXCPU":

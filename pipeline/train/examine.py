@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +9,14 @@ import numpy as np
 import torch
 
 from pipeline.dataset.dataset import ExampleDataset, normalised
+from pipeline.evaluate.wrong import MAX_WRONG, wrong_of_clips
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.predict import predict, reads_of, softmax
 from pipeline.records.vocabulary import EMOTIONS
-from pipeline.report.training import Examined
+from pipeline.report.examined import Examined
 
 # CPU-seconds at 224 px, where a pair costs 2.8 GMAC: about 10. The page comes after the training, not instead of it.
 MAX_EXAMINED = 128
-
-
-MAX_WRONG = 12
 
 
 BATCH_SIZE = 16
@@ -51,12 +48,8 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     logits = np.concatenate([found for _, found in predict(model, batches, device="cpu", flip=flip)])
     probabilities = softmax(logits).astype(np.float32)  # (N, 7)
     labels = examples.labels[rows]  # (N,)
-    of_truth = probabilities[np.arange(len(rows)), labels]
     all_ids = examples.column("clip_id")
-    wrong = _one_a_clip(
-        [index for index in np.argsort(of_truth, kind="stable") if probabilities[index].argmax() != labels[index]],
-        [all_ids[row] for row in rows],
-    )
+    wrong = wrong_of_clips(probabilities, labels, [all_ids[row] for row in rows])
     first = [int(np.flatnonzero(labels == emotion)[0]) for emotion in range(len(EMOTIONS)) if emotion in labels]
 
     attend: Any = getattr(model, "context_attention", None)
@@ -76,14 +69,6 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     return Examination(
         metrics=metrics,
         attended=[examined(index) for index in first],
-        wrong=[examined(int(index)) for index in wrong[:MAX_WRONG]],
+        wrong=[examined(index) for index in wrong[:MAX_WRONG]],
         num_examined=len(rows),
     )
-
-
-def _one_a_clip(indices: Iterable[int], clip_ids: Sequence[str]) -> list[int]:
-    """The first of the indices for each clip: its other frames mostly show the same. clip_ids: by index."""
-    first: dict[str, int] = {}
-    for index in indices:
-        first.setdefault(clip_ids[index], index)
-    return list(first.values())

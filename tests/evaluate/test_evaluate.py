@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -214,6 +215,23 @@ def test_everything_is_written_to_object_storage_and_printed(data: str, s3: S3, 
     printed = capsys.readouterr().out
     assert "Table 3: accuracy on each emotion" in printed
     assert "80.50" in printed
+
+
+def test_the_page_shows_what_was_most_wrong_once_a_clip(data: str, run: str, tmp_path: Path):
+    options = {"data": data, "checkpoint": run, "device": "cpu", "cache_dir": str(tmp_path / "cache")}
+    pages = {}
+    for name, more in {"shown": {}, "blurred": {"blur_faces": True}, "left out": {"no_thumbnails": True}}.items():
+        write_evaluation(EvaluateConfig(output=str(tmp_path / name), **options, **more))
+        pages[name] = (tmp_path / name / "report.html").read_text()
+    wrong = [label for labels in LABELS.values() for label in labels if label != "Happy"]
+    for name in ("shown", "blurred"):
+        captions = re.findall(r"<figcaption>(.*?)<br>true (\w+) \(\d+%\); said Happy", pages[name])
+        assert sorted(label for _, label in captions) == sorted(wrong)
+        assert len({where for where, _ in captions}) == len(captions)
+        assert pages[name].count("data:image/jpeg;base64") == 2 * len(captions)
+    assert pages["shown"] != pages["blurred"]
+    assert "data:image/jpeg" not in pages["left out"]
+    assert "left out by --no-thumbnails" in pages["left out"]
 
 
 def test_terminal_tables_show_the_confusion_matrix(data: str, run: str, tmp_path: Path):

@@ -463,3 +463,22 @@ def test_a_fork_server_that_is_killed_while_it_starts_a_child_costs_one_try(sand
     killing.join()
     assert (caught.value.reason, caught.value.stage, caught.value.fatal) == ("killed", "start", True)
     assert sandbox.run({"kind": "echo"})[0] == ["hi 0"]
+
+
+@pytest.mark.lengthy
+def test_a_fork_server_that_is_killed_while_its_child_works_says_nothing_of_the_task(sandbox):
+    server = getattr(multiprocessing.forkserver, "_forkserver")  # noqa: B009 - no public name for it
+    sandbox.run({"kind": "echo"})
+    killing = threading.Timer(0.3, os.kill, args=(server._forkserver_pid, signal.SIGKILL))
+    killing.start()
+    with pytest.raises(SandboxError) as caught:
+        sandbox.run({"kind": "hang"})
+    killing.join()
+    assert (caught.value.reason, caught.value.fatal) == ("killed", True)
+    assert sandbox.run({"kind": "echo"})[0] == ["hi 0"]
+
+
+def test_a_child_that_ends_itself_as_if_its_server_were_gone_has_crashed(sandbox):
+    with pytest.raises(SandboxError) as caught:
+        sandbox.run({"kind": "exit", "code": 255})
+    assert caught.value.reason == "crash"

@@ -94,7 +94,7 @@ def build(*, greeting="hello", greeting_path=None, fail=False, killed=False, sle
             os.write(2, b"about to go\n")
             os.kill(os.getpid(), getattr(signal, task["name"]))
         if kind == "exit":
-            os._exit(7)
+            os._exit(task.get("code", 7))
         if kind == "hang":
             stage("detect")
             time.sleep(3600)
