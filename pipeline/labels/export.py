@@ -19,7 +19,7 @@ from pipeline.labels.come_back import import_corrections
 from pipeline.labels.config import ExportConfig
 from pipeline.labels.faces_set import face_sets
 from pipeline.labels.figures import figures, require_matplotlib
-from pipeline.labels.over_time import file_name
+from pipeline.labels.over_time import file_name, shot_times
 from pipeline.labels.source import Labels, open_labels
 from pipeline.labels.tables import UNCERTAIN_COLUMNS, csv_files, csv_parts, most_uncertain, uncertain_rows
 from pipeline.labels.tiers import elan, webvtt
@@ -170,7 +170,8 @@ def _of_clip(
     if config.format == "webvtt":
         return webvtt(faces, **how)
     if config.format == "elan":
-        return elan(clip, faces, **how, author=f"emotion-pipeline, model {labels.model}")
+        shots = shot_times(labels.shots(clip))
+        return elan(clip, faces, shots, **how, author=f"emotion-pipeline, model {labels.model}")
     assert videos is not None
     if config.format == "video":
         tracks = {"hidden": plain_tracks(faces), "step_seconds": step_of(faces, labels.info["config"])}

@@ -102,6 +102,13 @@ def spans_of(moments: Sequence[Moment], *, every: float) -> list[Span]:
     return spans
 
 
+def shot_times(shots: pa.Table) -> list[tuple[float, float]]:
+    """Start and end of each shot in seconds from the clip's first frame. shots: rows of SHOT_SCHEMA, in order."""
+    rows = shots.select(["start_pts_seconds", "end_pts_seconds"]).to_pylist()
+    first = rows[0]["start_pts_seconds"] if rows else 0.0
+    return [(row["start_pts_seconds"] - first, row["end_pts_seconds"] - first) for row in rows]
+
+
 def by_person(faces: pa.Table) -> dict[int, pa.Table]:
     """The faces of each person, by its number in order of appearance. Strays are nobody's."""
     faces = faces.filter(pc.invert(faces["stray"]))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from pipeline.labels.over_time import by_person, moments_of
+from pipeline.labels.over_time import by_person, moments_of, shot_times
 from pipeline.labels.source import Labels
 from pipeline.records.columns import FLAT_COLUMNS, PER_CLASS
 from pipeline.records.evolution import from_first_frame
@@ -27,7 +27,14 @@ MEANINGS = {
     "num_faces": "faces of the sampled frames in it",
     "day": "day under which the label is filed",
     "rank": "1 is to be looked at first",
+    "shot": "which shot of the clip, from 1",
+    "start": "where the shot begins, seconds from the clip's first frame",
+    "end": "where it ends (exclusive), seconds from the clip's first frame",
+    "length": "how long it is, seconds",
 }
+
+
+SHOT_COLUMNS = ["clip", "clip_id", "shot", "start", "end", "length"]
 
 
 def harmless(value: Any) -> Any:
@@ -91,6 +98,14 @@ def moment_rows(labels: Labels, chosen: dict[str, Any], *, every: float) -> Iter
                 yield [*where, *shares, moment.emotion, *two, moment.num_faces]
 
 
+def shot_rows(labels: Labels, chosen: dict[str, Any]) -> Iterator[list[Any]]:
+    """A row for every shot of every clip with faces."""
+    for clip, _, _ in labels.labelled(**chosen):
+        for number, (start, end) in enumerate(shot_times(labels.shots(clip)), start=1):
+            times = (round(value, 6) for value in (start, end, end - start))
+            yield [clip["path"], clip["clip_id"], number, *times]
+
+
 def csv_files(labels: Labels, chosen: dict[str, Any], *, every: float) -> dict[str, Iterator[bytes]]:
     """The files of the format csv, by name; each is made when it is read."""
     of_classes = [*labels.classes, *(f"share_{name}" for name in labels.classes)]
@@ -113,6 +128,7 @@ def csv_files(labels: Labels, chosen: dict[str, Any], *, every: float) -> dict[s
         "persons_over_time.csv": (time_columns, moment_rows(labels, chosen, every=every)),
         "persons.csv": (person_columns, person_rows(labels, chosen)),
         "clips.csv": (clip_columns, clips),
+        "shots.csv": (SHOT_COLUMNS, shot_rows(labels, chosen)),
     }
     book = [
         [name, column, meaning(column, labels.classes)] for name, (columns, _) in tables.items() for column in columns

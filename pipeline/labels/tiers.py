@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -37,8 +38,19 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3_600_000:02d}:{whole // 60_000 % 60:02d}:{whole // 1000 % 60:02d}.{whole % 1000:03d}"
 
 
-def elan(clip: dict[str, Any], faces: pa.Table, *, every: float, abstain_below: float, author: str) -> bytes:
-    """An EAF file (ELAN) with a tier for each person, whose annotations take their values from the model's classes."""
+def elan(
+    clip: dict[str, Any],
+    faces: pa.Table,
+    shots: Sequence[tuple[float, float]] = (),
+    *,
+    every: float,
+    abstain_below: float,
+    author: str,
+) -> bytes:
+    """An EAF file (ELAN) with a tier for each person, whose annotations take their values from the model's classes.
+
+    shots: start and end of each in seconds from the clip's first frame; where there are any, a tier has their numbers.
+    """
     eaf: Any = Eaf(author=author)
     eaf.add_controlled_vocabulary("emotions")
     eaf.add_language("eng", "http://cdb.iso.org/lg/CDB-00138502-001", "English (eng)")
@@ -55,6 +67,11 @@ def elan(clip: dict[str, Any], faces: pa.Table, *, every: float, abstain_below: 
         eaf.add_tier(tier, ling="emotion", part=f"P{person + 1}")
         for span in spans_of(moments_of(from_first_frame(own), every=every, abstain_below=abstain_below), every=every):
             eaf.add_annotation(tier, round(span.start * 1000), round(span.end * 1000), span.emotion)
+    if shots:
+        eaf.add_linguistic_type("shot", constraints=None, timealignable=True, graphicreferences=False)
+        eaf.add_tier("Shots", ling="shot")
+        for number, (start, end) in enumerate(shots, start=1):
+            eaf.add_annotation("Shots", round(start * 1000), round(end * 1000), str(number))
     if "default" in eaf.tiers:
         eaf.remove_tier("default")
     with scratch("eaf") as folder:

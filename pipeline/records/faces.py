@@ -248,8 +248,9 @@ class FaceEmbedding:
     pts_seconds: float = column("presentation time of the frame in its file, seconds")
     face_index: int = column("0 for the largest face of the frame, 1 for the next", arrow=pa.int32())
     box: Box = column("face in the full upright frame: xyxy, integer pixels, half-open")
-    embedding: tuple[float, ...] = column(
-        "dlib's face embedding: two faces of a person are mostly less than 0.6 apart", arrow=pa.list_(pa.float32(), 128)
+    embedding: bytes = column(
+        "dlib's face embedding, 128 little-endian float32: two faces of a person are mostly less than 0.6 apart",
+        arrow=pa.binary(512),
     )
     track_index: int | None = column("which track of the clip; null in a segment", default=None, arrow=pa.int32())
     person_index: int | None = column(PERSON_INDEX, default=None, arrow=pa.int32())

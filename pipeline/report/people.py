@@ -84,9 +84,16 @@ def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequenc
     zero = on_file["pts_seconds"][0].as_py() - frames["pts_seconds"][0].as_py() if frames.num_rows else 0.0
     pictures = [replace(each, pts_seconds=each.pts_seconds - zero) for each in pictures]
     pictures = spread(sorted(pictures, key=lambda picture: picture.pts_seconds), MAX_THUMBNAILS)
+    linked: defaultdict[int | None, list[int]] = defaultdict(list)
+    if "person_index" in tracks.column_names:
+        for row in tracks.select(["track_index", "person_index"]).to_pylist():
+            linked[row["person_index"]].append(row["track_index"] + 1)
     most = tracks.sort_by([("num_faces", "descending"), ("track_index", "ascending")])[:MAX_TRACKS].to_pylist()
     faces = {}
     for person in most:
+        index = person.get("person_index")
+        own = [] if index is None else linked[index]
+        person["linked"] = [number for number in own if number != person["track_index"] + 1]
         own = frames.filter(pc.field("track_index") == person["track_index"]).sort_by("pts_seconds")
         faces[person["track_index"]] = _spread_rows(own, MAX_POINTS).to_pylist()
     boxes: defaultdict[int, list[tuple[int, Box]]] = defaultdict(list)
@@ -129,13 +136,20 @@ def clip_view(clip: ShownClip, *, most_points: int, blur_faces: bool) -> dict[st
         "path": label["path"],
         "said": _said(label, label["probability"]),
         "found": f"{counted(label['num_faces'], 'face')} of {counted(label['num_tracks'], 'person')} in"
-        f" {counted(label['num_frames'], 'frame')}",
+        f" {counted(label['num_frames'], 'frame')}{_in_shots(label)}",
         "frames": frames,
         "persons": persons,
         "num_persons": clip.num_persons,
         "start": f"{start:.2f} s",
         "end": f"{end:.2f} s",
     }
+
+
+def _in_shots(label: Row) -> str:
+    """How many shots and linked persons a clip has, in words; nothing where it has one shot, or nobody looked."""
+    shots, persons = label.get("num_shots") or 0, label.get("num_persons") or 0
+    linked = f", who are {counted(persons, 'person')} over all shots" if persons else ""
+    return (f" of {shots} shots" if shots > 1 else "") + linked
 
 
 def view_command(clip: ShownClip, labels_url: str) -> str:
@@ -172,12 +186,14 @@ def _person(person: Row, moments: Sequence[Row], *, path: str, start: float, end
     ]
     if decided < 0.9995:
         times.append(f"{UNDECIDED} {said(1 - decided)}")
+    others = person.get("linked") or ()
+    alike = f"; the same person as {', '.join(map(str, others))} in other shots" if others else ""
     title = f"Probabilities over time of person {number} of {path}"
     return {
         "number": number,
         "colour": person["track_index"] % len(PERSON_COLOURS),
         "said": _said(person, max(person["probabilities"].values())),
-        "times": f"{', '.join(times)} of the time; {counted(person['num_changes'], 'change')}",
+        "times": f"{', '.join(times)} of the time; {counted(person['num_changes'], 'change')}{alike}",
         "strip": strip_of(moments, start=start, end=end, label=f"Person {number} over time"),
         "chart": Chart(
             _lines(moments),

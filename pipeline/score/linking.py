@@ -15,10 +15,13 @@ from pipeline.ledger.forget import table_in
 from pipeline.records.clips import whole_id
 from pipeline.records.columns import table_of
 from pipeline.records.faces import EMBEDDING_SCHEMA, AlignedExample, Example, FaceEmbedding, Prediction
+from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 
 # Embeddings of the segments of films that are not joined yet. No table of the ledger: they are deleted with the join.
 FOLDER = "segment_embeddings"
+
+EMBEDDED = np.dtype("<f4")
 
 # Number of the frame, and of the face in it.
 FaceKey = tuple[int, int]
@@ -62,7 +65,7 @@ def rows_of(
                 pts_seconds=face.pts_seconds,
                 face_index=face.face_index,
                 box=face.box,
-                embedding=tuple(embedding.tolist()),
+                embedding=embedding.astype(EMBEDDED).tobytes(),
                 track_index=face.track_index if is_labelled else None,
                 person_index=face.person_index if is_labelled else None,
                 model=model,
@@ -72,7 +75,8 @@ def rows_of(
 def keep_for_join(storage: Storage, unit_id: str, rows: Sequence[FaceEmbedding]) -> None:
     """Write the embeddings of a segment where its film's join finds them."""
     if rows:
-        storage.put(f"{FOLDER}/{rows[0].clip_id}/{unit_id}.arrow", arrow_bytes(table_of(rows, EMBEDDING_SCHEMA)))
+        table = table_of(rows, EMBEDDING_SCHEMA).drop_columns(["model"])  # Arrow files here have no dictionaries.
+        storage.put(f"{FOLDER}/{rows[0].clip_id}/{unit_id}.arrow", arrow_bytes(table))
 
 
 def kept_for_join(storage: Storage, clip_id: str) -> dict[FaceKey, np.ndarray]:
@@ -80,9 +84,10 @@ def kept_for_join(storage: Storage, clip_id: str) -> dict[FaceKey, np.ndarray]:
     found: dict[FaceKey, np.ndarray] = {}
     for name in sorted(storage.sizes(f"{FOLDER}/{clip_id}")):
         if (table := table_in(name, storage.read(name))) is None:
+            log_status(f"{storage.url}/{name} can't be read: persons of its segment are not linked by it")
             continue
         for row in table.select(["frame_index", "face_index", "embedding"]).to_pylist():
-            found[row["frame_index"], row["face_index"]] = np.array(row["embedding"], np.float32)
+            found[row["frame_index"], row["face_index"]] = np.frombuffer(row["embedding"], EMBEDDED)
     return found
 
 

@@ -108,6 +108,23 @@ def test_a_tier_for_each_person_opens_in_elan(made, tmp_path):
     assert found.get_linked_files()[0]["RELATIVE_MEDIA_URL"] == "./one.avi"
 
 
+def test_shots_are_a_table_and_a_tier(tmp_path):
+    clips = [MadeClip("a/cut.mp4", codec="libx264", cut=20), MadeClip("a/whole.mp4", codec="libx264")]
+    make_labels(tmp_path / "videos", tmp_path / "labels", clips)
+    out = exported(tmp_path / "labels", tmp_path / "csv", "csv")
+    rows = pd.read_csv(out / "shots.csv")
+    assert rows[["clip", "shot", "start", "end", "length"]].to_numpy().tolist() == [
+        ["a/cut.mp4", 1, 0.0, 0.8, 0.8],
+        ["a/cut.mp4", 2, 0.8, 2.0, 1.2],
+    ]
+    book = pd.read_csv(out / "codebook.csv")
+    assert list(book[book["table"] == "shots.csv"]["column"]) == list(rows.columns)
+    out = exported(tmp_path / "labels", tmp_path / "elan", "elan")
+    tiers_of = {path.name.split("_")[1].split(".")[0]: Eaf(str(path)) for path in out.glob("*.eaf")}
+    assert "Shots" not in tiers_of["whole"].get_tier_names()
+    assert sorted(tiers_of["cut"].get_annotation_data_for_tier("Shots")) == [(0, 800, "1"), (800, 2000, "2")]
+
+
 def test_the_most_uncertain_come_one_a_clip_before_the_second(made, tmp_path):
     out = exported(made.labels, tmp_path / "out", "csv", most_uncertain=4)
     found = pd.read_csv(out / "most_uncertain.csv")

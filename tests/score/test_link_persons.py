@@ -9,6 +9,7 @@ import pytest
 from ledgers import audited, finish, pending, planned, sweep
 from made_labels import DAY, FPS, SHA256, MadeClip, predicted
 
+from pipeline import report
 from pipeline.faces.persons import linked
 from pipeline.ledger.config import ForgetConfig
 from pipeline.ledger.ledger import Ledger
@@ -28,6 +29,7 @@ from pipeline.records.faces import (
     TrackLabel,
 )
 from pipeline.records.outcomes import Outcome, State
+from pipeline.report.people import clip_view
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.score.actor import join_segments
 from pipeline.score.config import ScoreConfig
@@ -82,6 +84,20 @@ def test_persons_have_one_number_over_all_shots():
     assert "embeddings" not in tables
 
 
+def test_the_page_says_who_is_seen_in_several_shots():
+    faces = faces_of(0, 1)
+    tables = labelled(faces, embedded(faces))
+    label = report.labels_of(tables["clips"]).to_pylist()[0]
+    view = clip_view(report.shown_clip(label, tables["frames"], tables["tracks"], []), most_points=10, blur_faces=False)
+    assert view["found"].endswith("frames of 3 shots, who are 2 persons over all shots")
+    assert view["persons"][0]["times"].endswith("; the same person as 3, 5 in other shots")
+    plain = labelled(faces, None)
+    label = report.labels_of(plain["clips"]).to_pylist()[0]
+    view = clip_view(report.shown_clip(label, plain["frames"], plain["tracks"], []), most_points=10, blur_faces=False)
+    assert view["found"].endswith("frames of 3 shots")
+    assert "same person" not in view["persons"][0]["times"]
+
+
 def test_a_stray_is_no_person():
     away = Box(200, 10, 240, 50)
     faces = [*faces_of(0), replace(faces_of(0)[-1], face_index=1, box=away)]
@@ -96,12 +112,20 @@ def test_embeddings_are_kept_where_that_is_asked_for():
     assert table.schema.names == EMBEDDING_SCHEMA.names
     assert [(row["frame_index"], row["face_index"]) for row in table.to_pylist()] == sorted(chosen)
     assert all(row["person_index"] == row["face_index"] for row in table.to_pylist())
-    np.testing.assert_array_equal(np.stack(table["embedding"].to_numpy()), np.stack(list(chosen.values())))
+    found = [np.frombuffer(value, "<f4") for value in table["embedding"].to_pylist()]
+    np.testing.assert_array_equal(np.stack(found), np.stack(list(chosen.values())))
 
 
 def test_no_stored_table_but_that_one_has_an_upright_face_or_an_embedding():
     for schema in (EXAMPLE_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA):
         assert not [name for name in schema.names if "chip" in name or "embedding" in name]
+
+
+def cuts_within(frames):
+    """Each segment but the first begins with a cut."""
+    start, end = frames[0] / FPS, (frames[-1] + 1) / FPS
+    own = (frames[0],) if frames[0] else ()
+    return Cuts(start_frame=frames[0], start_seconds=start, end_seconds=end, frames=own, times=(start,) * len(own))
 
 
 def joined_film(folder, *, link, keep=False, persons=((0, 1), (1,), (0, 1))):
@@ -129,8 +153,8 @@ def joined_film(folder, *, link, keep=False, persons=((0, 1), (1,), (0, 1))):
         part = unit.clips[0]
         counts = {"num_frames": len(frames) // 2, "num_examples": len(faces)}
         outcome = Outcome(clip_id=part.clip_id, path=part.path, state=State.DONE, **counts)
-        labels.add(part, outcome, faces, alike(len(faces)), cuts=replace(CUTS, frames=(), times=()))
-        tables = {"segments": labels.tables()["frames"]}
+        labels.add(part, outcome, faces, alike(len(faces)), cuts=cuts_within(frames))
+        tables = {"segments": labels.tables()["frames"], "segment_shots": labels.tables()["shots"]}
         ledger.commit(unit, tables=tables, outcomes=[outcome], facts={}, partition=f"day={DAY}")
     join()
     finish(ledger)
@@ -149,6 +173,9 @@ def test_a_film_in_segments_is_linked_over_the_whole(tmp_path, link, keep):
     assert {(row["face_index"], row["person_index"]) for row in rows} == (
         {(0, 0), (1, 1)} if link else {(0, None), (1, None)}
     )
+    tracks = rows_in(ledger, "tracks", TrackLabel, TRACK_SCHEMA)
+    assert len(tracks) == 5
+    assert len({row["person_index"] for row in tracks}) == (2 if link else 1)
     assert not list(ledger.storage.sizes(FOLDER))
     assert bool(list(ledger.storage.sizes("embeddings"))) is keep
     assert audited(ledger).holds
