@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.labels.over_time import by_person
 from pipeline.preprocess.local_copies import may_read_without_capabilities, open_archive
 from pipeline.records.vocabulary import UsageError
-from pipeline.sandbox.limits import SandboxError, SandboxLimits
+from pipeline.sandbox.limits import SandboxError, SandboxLimits, SandboxStartError
 from pipeline.sandbox.supervisor import Sandbox
 from pipeline.storage.archives.members import is_member
 from pipeline.storage.archives.parts import ArchiveError
@@ -75,6 +75,15 @@ class Videos:
                 sandbox.close()
         self._members.close()
         self._scratch.close()
+
+    def start(self) -> None:
+        """Start the children before they are needed. What keeps one from starting is said when it is needed."""
+        place = None if self._root is None else local_path(self._root)
+        for lock, sandbox in zip(self._locks, self._sandboxes, strict=True):
+            with lock, suppress(SandboxError, SandboxStartError):
+                if place is not None and os.path.isdir(place):
+                    sandbox.let_read(os.path.join(place, "clip"), name="clip")
+                sandbox.start()
 
     def url_of(self, clip: dict[str, Any]) -> str:
         """Where the clip's bytes should lie. Raises VideoMissingError for a path that leads out of the input."""

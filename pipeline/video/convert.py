@@ -34,7 +34,8 @@ FRAGMENT = {
     "use_editlist": "0",
     "avoid_negative_ts": "disabled",
 }
-SOUGHT_BACK_SECONDS = (0, 2, 10, 40)
+SOUGHT_BACK_SECONDS = (2, 10, 40)
+SOUGHT_BY_CLOCK = ("mpeg", "mpegts")
 # What browsers play as it is. (container, video codec); any of these sounds with it.
 PLAYED = {("mov", "h264"), ("matroska", "vp8"), ("matroska", "vp9"), ("matroska", "av1"), ("mov", "av1")}
 PLAYED_SOUNDS = {None, "aac", "mp3", "opus", "vorbis", "flac"}
@@ -96,9 +97,10 @@ def video_facts(source: Source) -> VideoFacts:
 def _packets_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
     """The packets of the stream from a key frame before a time on.
 
-    Transport and program streams are sought by their clock, and land between key frames: then from ever earlier on.
+    Transport and program streams are sought by their clock, and land between key frames: from ever earlier on.
     """
-    for back in (*SOUGHT_BACK_SECONDS, math.inf):
+    has_index = container.format.name not in SOUGHT_BY_CLOCK
+    for back in (*([0] if has_index else []), *SOUGHT_BACK_SECONDS, math.inf):
         place = max(0.0, seconds - back)
         try:
             container.seek(math.floor(place / stream.time_base), stream=stream)

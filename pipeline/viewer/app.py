@@ -160,7 +160,7 @@ def _model_of(request: Request, models: list[Labels]) -> int:
 
 def _seconds(request: Request, name: str) -> float:
     text = request.query_params.get(name, "")
-    if not re.fullmatch(r"-?\d{1,9}(\.\d{1,12})?", text, re.ASCII):
+    if not re.fullmatch(r"-?\d{1,9}(\.\d{1,20})?(e[+-]?\d{1,2})?", text, re.ASCII):
         raise BadQuestionError(f"{name} is {text!r}; give a number")
     return float(text)
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import Callable
 from functools import partial
@@ -40,6 +41,7 @@ def view(config: ViewConfig) -> int:
             address = f"http://{HOST}:{port}/?token={token}{place}"
             server = _Server(uvicorn.Config(app, log_level="error", **options))
             server.say = partial(_say_where, config, models, address)
+            server.begin = videos.start
             server.run(sockets=[listening])
     except KeyboardInterrupt:
         log_status("the viewer has ended")
@@ -50,10 +52,13 @@ class _Server(uvicorn.Server):
     """Says where it is once it answers and hears signals: a Ctrl-C before that would break into the loop's start."""
 
     say: Callable[[], None]
+    begin: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.say()
+        # What plays the first video starts while the first page is looked at.
+        threading.Thread(target=self.begin, daemon=True).start()
 
 
 def _say_where(config: ViewConfig, models: list[Labels], address: str) -> None:

@@ -122,6 +122,14 @@ def test_a_wrong_question_is_named(viewer, asked):
     assert asked.partition("=")[0] in answer.json()["error"]
 
 
+def test_times_are_read_as_browsers_write_them(viewer):
+    clip = viewer.ids()["show/one.avi"]
+    for times in ("from=0.30000000000000004&to=2.0000000000000004", "from=1e-7&to=1.5e0"):
+        assert viewer.get(f"/api/clips/{clip}/faces?{times}").status == 200
+    for times in ("from=nan&to=2", "from=0&to=1e999", "from=0&to=0x10", "from=&to=1", "from=1_0&to=11"):
+        assert "give a number" in viewer.get(f"/api/clips/{clip}/faces?{times}").json()["error"]
+
+
 def test_a_clip_that_is_not_there_is_named(viewer):
     assert viewer.get("/api/clips/nothing").status == 404
     assert "cannot be shown" in viewer.get(f"/api/clips/{viewer.ids()['other/broken.mp4']}/video").json()["error"]

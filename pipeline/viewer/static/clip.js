@@ -17,7 +17,9 @@ export function leaveClip() {
 
 export async function showClip(clipId, asked) {
   const rest = without(asked, "clip", "t", "person", "token");
-  const row = await ask(`/api/clips/${encodeURIComponent(clipId)}?${rest}`);
+  const address = `/api/clips/${encodeURIComponent(clipId)}`;
+  const video = ask(`${address}/video`).then(facts => ({ facts }), error => ({ error }));  // It takes the longest.
+  const row = await ask(`${address}?${rest}`);
   const get = page("clip-page");
   const own = { clipId, row, get, rest, now: 0, chosen: 0, shots: row.cuts, strips: [], facts: null, player: null };
   open = own;
@@ -44,22 +46,19 @@ export async function showClip(clipId, asked) {
   own.corrections = new Corrections(clipId, 0, row.persons, { now: () => own.now, onchange: own.redraw });
   own.corrections.whom.value = row.persons.length ? String(own.chosen) : "";
   own.corrections.load().catch(tell);
-  await openVideo(own, asked);
+  await openVideo(own, asked, await video);
 }
 
 const tell = error => say(error.message, { bad: true });
 
-async function openVideo(own, asked) {
+async function openVideo(own, asked, { facts, error }) {
   const { get, row, clipId } = own;
-  let facts;
-  try {
-    facts = await ask(`/api/clips/${clipId}/video`);
-  } catch (error) {
+  if (open !== own) return;
+  if (error) {
     note(own, `The video cannot be shown: ${error.message}`);
     get("stage").hidden = true;
     facts = { width: 1, height: 1, start: row.first ?? 0, end: (row.last ?? 0) + row.step, is_absent: true };
   }
-  if (open !== own) return;
   own.facts = facts;
   if (facts.is_changed) note(own, "The video has another size than when it was scored: the boxes may not fit it.");
   own.step = row.step;
@@ -70,8 +69,7 @@ async function openVideo(own, asked) {
   const start = Number(asked.get("t") ?? firstFace(own));
   own.now = Number.isFinite(start) ? Math.min(Math.max(start, facts.start), facts.end) : facts.start;
   bind(own);
-  await Promise.all([own.faces.load(own.now).catch(tell), loadStrips(own).catch(tell)]);
-  if (open !== own) return;
+  const others = [own.faces.load(own.now).catch(tell), loadStrips(own).catch(tell)];
   if (!facts.is_absent) {
     own.player = new Player(get("video"), clipId, facts, {
       onframe: seconds => { if (open === own) moment(own, seconds); },
@@ -79,7 +77,8 @@ async function openVideo(own, asked) {
     });
     if (own.now > facts.start + 1e-3) own.player.seek(own.now);
   }
-  moment(own, own.now);
+  await Promise.all(others);
+  if (open === own) moment(own, own.now);
 }
 
 // Where the address names no time: what a clip is opened for is its faces.
