@@ -206,7 +206,9 @@ class ClipLabel:
     num_frames: int = column("sampled frames decoded", default=0)
     num_faces: int = column("faces scored, over all frames", default=0)
     num_tracks: int = column("persons, as far as the boxes tell; strays are none", default=0)
-    num_persons: int = column("persons over all shots (--link-persons), 0 where they were not linked", default=0)
+    num_persons: int | None = column(
+        "persons over all shots (--link-persons), null where they were not linked", default=None
+    )
     num_strays: int | None = column("faces that were seen once among many frames", default=0)
     probabilities: tuple[float, ...] | None = column(
         "mean of the faces' probabilities over the clip, or null", default=None

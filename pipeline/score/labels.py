@@ -281,7 +281,7 @@ def clip_label_of(
         reason=summary.reason if counted else STRAY,
         num_faces=len(faces),
         num_tracks=len(tracks),
-        num_persons=len(linked_persons),
+        num_persons=len(linked_persons) or None,
         num_strays=len(faces) - len(counted),
         probabilities=summary.probabilities,
         emotion=summary.emotion if counted else None,

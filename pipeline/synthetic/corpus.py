@@ -240,6 +240,22 @@ def _place(key: tuple[int, ...], scene: str) -> Image.Image:
     return draw_scene(np.random.default_rng(key), scene)
 
 
+def film_photo(folder: Path) -> None:
+    """The photograph itself, real and of a smile, as two seconds of a film that moves in on it."""
+    from skimage import data
+
+    folder.mkdir(parents=True, exist_ok=True)
+    photo = Image.fromarray(data.astronaut())
+    boxes = ((step, step, 512 - step, 384 - step * 3 / 4) for step in range(2 * FPS))
+    with av.open(str(folder / "eileen-collins.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "crf": "20"})
+        stream.width, stream.height, stream.pix_fmt, stream.thread_count = 512, 384, "yuv420p", 1
+        for box in boxes:
+            frame = photo.resize((512, 384), Image.Resampling.BILINEAR, box=box)
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode(None))
+
+
 def _portraits(person: np.random.Generator | None = None) -> dict[str, Image.Image]:
     """Each expression as an RGBA cut-out of the head, at the photograph's scale; of one made person, if drawn."""
     try:

@@ -70,7 +70,7 @@ def test_without_it_nobody_is_linked():
     tables = labelled(faces_of(0, 1), None)
     assert tables["tracks"]["track_index"].to_pylist() == [0, 1, 2, 3, 4, 5]
     assert set(tables["tracks"]["person_index"].to_pylist()) == {None}
-    assert tables["clips"]["num_persons"].to_pylist() == [0]
+    assert tables["clips"]["num_persons"].to_pylist() == [None]
     assert "embeddings" not in tables
 
 
