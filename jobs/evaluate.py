@@ -19,7 +19,13 @@ def main(config: EvaluateConfig) -> int:
 
         evaluate_corrections(config)
         return 0
-    # PyTorch, which --help does without.
+    from pipeline.dataset.shards import read_manifest
+    from pipeline.runtime.console import log_status
+
+    if config.data:
+        read_manifest(config.data)  # What is not there is told before anything that takes long.
+    log_status(f"evaluating on {config.data or 'what the runs trained on'}: loading PyTorch")
+    # Which --help does without.
     from pipeline.evaluate.compare import write_comparison
     from pipeline.evaluate.job import write_evaluation
 

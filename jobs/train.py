@@ -8,9 +8,13 @@ from pipeline.train.config import RECIPES, TrainConfig
 
 
 def main(config: TrainConfig) -> int:
+    from pipeline.dataset.shards import read_manifest
     from pipeline.ledger.outputs import require_output_of
+    from pipeline.runtime.console import log_status
 
     require_output_of("train", config.output)
+    read_manifest(config.data)  # What is not there is told before anything that takes long.
+    log_status(f"training on {config.data}: loading PyTorch and Ray")
     from pipeline.train.job import print_summary, train  # Ray and PyTorch, which --help does without.
 
     print_summary(config.output, train(config))

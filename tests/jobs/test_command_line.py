@@ -1,6 +1,7 @@
 """What a user types: help, wrong flags, config files, exit codes. Every job is run as a process of its own."""
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -334,6 +335,24 @@ def test_a_job_writes_into_no_output_of_another(job, arguments, output, message,
     assert message in line
     assert "give another --output" in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_a_job_that_loads_pytorch_says_what_it_does_before(job, tmp_path):
+    told = {"kind": "examples", "schema_version": 1, "config": {"face_px": 32, "context_px": 32}, "shards": []}
+    (tmp_path / "manifest.json").write_text(json.dumps(told))
+    code = (
+        "import sys, runpy; sys.path[:0] = ['jobs']; sys.modules['torch'] = None; "
+        "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    )
+    more = ["--checkpoint", "baseline"] if job == "evaluate" else []
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), *more]
+    found = subprocess.run(
+        [sys.executable, "-c", code, f"jobs/{job}.py", *arguments], capture_output=True, text=True, check=False
+    )
+    assert f"on {tmp_path}: loading PyTorch" in found.stderr.splitlines()[0]
+    assert found.returncode == 2  # There is no PyTorch.
 
 
 @pytest.mark.lengthy
