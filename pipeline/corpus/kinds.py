@@ -38,10 +38,12 @@ _OTHER_EXTENSIONS = _MANIFEST_EXTENSIONS | frozenset(
 
 # What browsers, sftp and download tools call a file that is still coming.
 _IN_TRANSFER = (
-    r"\.(part|partial|filepart|crdownload|opdownload|download|tmp|temp|aria2|ytdl|inprogress|!ut|!qb|bc!)$"
+    r"\.(part|partial|filepart|crdownload|(?:op|fdm|t)?download|downloading|upload|uploading|copying|tmp|temp|s3tmp|aria2"
+    r"|ytdl|in[_-]?progress|incomplete|unfinished|lftp-pget-status|xltd|td|dlm|!ut|!qb|!bt|bc!|jc!)$"
+    r"|\.(?:tmp|temp|partial)\.\w{2,5}$"
     r"|\.part-frag\d+|_?\.gstmp$|\.\w{2,5}\.[0-9a-f]{8}$"  # the last two: of gsutil and of the AWS command line
 )
-_ARCHIVE_PART = r"\.(z\d\d|0\d\d|r\d\d|part\d+\.rar)$"
+_ARCHIVE_PART = r"\.(z\d\d|0\d\d|r\d\d|part\d+\.rar)$|\.(?:zip|tar|tgz|tzst|gz|zst|7z)\.(?:part-?[a-z]{2}|a[a-z])$"
 
 
 _NAMED_EXTENSIONS = VIDEO_NAMES | IMAGE_NAMES | _OTHER_EXTENSIONS

@@ -122,6 +122,10 @@ def test_what_a_manifest_may_not_say_is_one_line(folder: Path, text: str, words:
         "a.mp4.6eF4aBcD",
         "a.mp4_.gstmp",
         "a.mp4.Kd3.partial",
+        "a.mp4.uploading",
+        "a.mp4.xltd",
+        "a.mp4.in_progress",
+        "a.temp.mp4",
     ],
 )
 def test_transfers_in_progress_are_ignored_with_the_reason(folder: Path, name: str):
@@ -134,7 +138,9 @@ def test_transfers_in_progress_are_ignored_with_the_reason(folder: Path, name: s
     assert ".b.mp4.Xa81Qz" in reasons
 
 
-@pytest.mark.parametrize("name", ["a.zip.001", "a.z01", "a.7z.002", "a.r00", "a.part2.rar"])
+@pytest.mark.parametrize(
+    "name", ["a.zip.001", "a.z01", "a.7z.002", "a.r00", "a.part2.rar", "a.zip.partab", "a.tar.gz.aa", "a.tar.part-ab"]
+)
 def test_parts_of_split_archives_are_named_as_such(folder: Path, name: str):
     (folder / name).write_bytes(b"PK\x03\x04")
     (ignored,) = read_corpus(str(folder)).ignored
