@@ -174,6 +174,29 @@ def test_strips_show_the_cuts_and_what_people_said(tmp_path, browse):
 
 
 @pytest.mark.lengthy
+def test_two_models_are_told_apart_on_both_pages(tmp_path, browse):
+    videos, labels = tmp_path / "videos", tmp_path / "labels"
+    make_labels(videos, labels, [MadeClip("a.mp4", codec="libx264"), MadeClip("b.mp4", codec="libx264", num_frames=40)])
+    others = [MadeClip("a.mp4", codec="libx264", emotions=(("Fear", "Fear"),)), MadeClip("b.mp4", num_frames=40)]
+    make_labels(videos, labels, others, sha256="fedcba987654" + "0" * 52, draw=False)
+    with viewing(labels) as found:
+        page = browse(found.link)
+        until(lambda: page.locator("#results tbody tr").count() == 2)
+        page.locator("#more summary").click()
+        page.locator("#filters [name=differ]").select_option("1")
+        until(lambda: page.locator("#results tbody tr").count() == 1)
+        assert page.locator("#results tbody td .chip").all_inner_texts() == ["Happy", "Fear"]
+        page.locator("#results tbody a").click()
+        until(lambda: page.locator(".strips canvas").count() == 2)
+        models = page.locator(".strips .model").all_inner_texts()
+        assert models == ["Model 0123456789ab", "Model fedcba987654"]
+        told = [each.get_attribute("aria-label") for each in page.locator(".strips canvas").all()]
+        assert "Happy" in told[0]
+        assert told[1] == "Person 1 over time: Fear 100 %"
+        page.goto("about:blank")
+
+
+@pytest.mark.lengthy
 def test_a_clip_opens_at_its_first_face(tmp_path, browse):
     make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4", codec="libx264", first=30)])
     with viewing(tmp_path / "labels") as found:
