@@ -20,7 +20,7 @@ run = partial(
     run_job,
     ScoreConfig,
     main,
-    description="Labels the people in clips with a trained model: seven probabilities a face, one label a clip.",
+    description="Labels the people in clips with a model: probabilities a face, one label a clip.",
     examples=(
         "--input new --checkpoint run --output labels",
         "--input s3://bucket/films --checkpoint run --output labels --limit 1000 --dry-run",

@@ -14,13 +14,13 @@ from pipeline.runtime.config import PoolConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(PoolConfig):
-    """Labels the people in clips with a trained model: seven probabilities a face, one label a person and a clip."""
+    """Labels the people in clips with a model: probabilities a face, one label a person and a clip."""
 
     input: Annotated[str, Setting("input", common=True)]
     """Folder, manifest (CSV or Parquet), glob or single file; a path or any fsspec URL."""
     checkpoint: Annotated[str, Setting("input", common=True)]
-    """Output of jobs/train.py, an .onnx file or a folder of Hugging Face's save_pretrained, a path or any fsspec URL;
-    or baseline, a face network that comes with the package."""
+    """Output of jobs/train.py, an .onnx file, a Hugging Face folder (a path or any fsspec URL), or baseline, which
+    comes with the package."""
     output: Annotated[str, Setting("input", common=True)]
     """Folder of the labels; a path or any fsspec URL. Run the same command again to score what is new since."""
     which: Annotated[str, Setting("input", common=True)] = "best"
