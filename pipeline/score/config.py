@@ -36,7 +36,7 @@ class ScoreConfig(PoolConfig):
     limit: Annotated[int | None, Setting("input", common=True)] = None
     """Most new clips to score in this run, first by path (count); the others are left to the next."""
     dry_run: Annotated[bool, Setting("work", common=True)] = False
-    """Say what would be scored and about how many core-hours it takes; write nothing."""
+    """Say what would be scored and its core-hours, about; write nothing."""
     day: Annotated[str | None, Setting("labels")] = None
     """Day under which the labels are filed (YYYY-MM-DD); default: today, UTC."""
     sample_fps: Annotated[float | None, Setting("sampling", common=True)] = None
@@ -48,7 +48,7 @@ class ScoreConfig(PoolConfig):
     every_frame: Annotated[bool, Setting("sampling")] = False
     """Take every frame of each clip."""
     faces: Annotated[Literal["all", "largest"], Setting("faces", common=True)] = "all"
-    """Faces labelled of each frame: all, or the largest alone."""
+    """Faces labelled of each frame."""
     upsample: Annotated[int | None, Setting("faces")] = None
     """Times a frame is doubled before detection (0 or 1; 1 finds faces of 40 px); default: as the model's own data."""
     retry_upsample: Annotated[bool | None, Setting("faces", common=True)] = None
