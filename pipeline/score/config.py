@@ -36,7 +36,7 @@ class ScoreConfig(PoolConfig):
     limit: Annotated[int | None, Setting("input", common=True)] = None
     """Most new clips to score in this run, first by path (count); the others are left to the next."""
     dry_run: Annotated[bool, Setting("work", common=True)] = False
-    """Say what would be scored and its core-hours, about; write nothing."""
+    """Only say what would be scored, and the core-hours."""
     day: Annotated[str | None, Setting("labels")] = None
     """Day under which the labels are filed (YYYY-MM-DD); default: today, UTC."""
     sample_fps: Annotated[float | None, Setting("sampling", common=True)] = None
