@@ -362,7 +362,8 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
             job, *map(str, arguments), "--checkpoint", str(tmp_path / "none"), "--output", str(tmp_path / "out")
         )
         assert found.returncode == 2
-        (line,) = found.stderr.splitlines()
+        (line,) = [line for line in found.stderr.splitlines() if "loading PyTorch" not in line]
+        assert line.startswith(f"{job}.py: error: ")
         assert str(tmp_path / "none") in line
         assert not (tmp_path / "out").exists()
 

@@ -15,8 +15,17 @@ PAGES = [
     for pattern in ("*.md", "*/README.md", "pipeline/*/README.md", "tests/*/README.md")
     for path in REPOSITORY.glob(pattern)
 ]
-# Of every job; of train, whose recipes are no field; and what a page says is refused.
-OF_TOOLS = ("--recipe", "--frames", "--help", "--help-all", "--version", "--config", "--print_completion")
+# Of every job; of train, whose recipes are no field; what a page says is refused; and of another's command.
+OF_TOOLS = (
+    "--recipe",
+    "--frames",
+    "--local-dir",
+    "--help",
+    "--help-all",
+    "--version",
+    "--config",
+    "--print_completion",
+)
 COMMAND = re.compile(r"python jobs/(\w+)\.py([^`#\n|>&]*)")
 
 
