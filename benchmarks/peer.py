@@ -81,7 +81,9 @@ def with_daft(paths: list[str], output: str, num_frames: int) -> None:
             return self._faces.rows(path)
 
     faces: Any = OfDaft(num_frames)  # Whose methods make expressions of columns.
-    table = daft.from_pydict({"path": paths}).select(faces.rows(daft.col("path")).alias("face")).explode("face")
+    # In one batch all would be done by one of the processes.
+    table = daft.from_pydict({"path": paths}).into_batches(4)
+    table = table.select(faces.rows(daft.col("path")).alias("face")).explode("face")
     table.select(*(daft.col("face").get(name).alias(name) for name in (*row, *images))).write_parquet(output)
 
 
