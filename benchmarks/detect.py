@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.table import Table
 
 from benchmarks.clips import middle_frames
 from benchmarks.config import BenchmarkConfig
+from benchmarks.parity import seen
 from benchmarks.tables import median, shown, table
-from benchmarks.timing import seconds_of, spread
+from benchmarks.timing import one_thread, seconds_of, spread
 from pipeline.faces.detector import build_detector, find_weights
 from pipeline.faces.dlib_cnn import tile_levels
 from pipeline.faces.dlib_weights import read_weights
@@ -40,15 +40,9 @@ PARTS_OF_CNN = {"tile": "make_tile", "net": "score_tile"}  # the rest of a call 
 
 def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
     """Every detector on one frame and one thread, and as the limit the fastest matrix product of the same rounds."""
-    frame = np.array(
-        Image.fromarray(middle_frames(clips[:1])[0]).resize((FRAME_WIDTH, FRAME_HEIGHT), Image.Resampling.BILINEAR)
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    frame = seen(middle_frames(clips[:1])[0], size=(FRAME_WIDTH, FRAME_HEIGHT), is_grey=False)
+    with one_thread():
         return _measure(frame, rounds=config.rounds)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _measure(frame: np.ndarray, *, rounds: int) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.table import Table
 
 from benchmarks.clips import middle_frames
 from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import table
+from benchmarks.timing import one_thread
 from pipeline.faces.detector import build_detector
 from pipeline.faces.processor import cpu_has_bf16_convolutions, cpu_has_int8
 from pipeline.records.clips import Clip
@@ -44,9 +44,7 @@ def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) ->
     """The middle frame of each clip, by each of `CASES`."""
     frames = middle_frames(clips)
     rows = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for size, is_grey, upsample in CASES:
             log_status(f"    {_size(size)}, {'grey' if is_grey else 'colour'}, upsample {upsample}")
             images = [seen(frame, size=size, is_grey=is_grey) for frame in frames]
@@ -55,8 +53,6 @@ def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) ->
             rows.append(
                 {"size": _size(size), "grey": is_grey, "upsample": upsample, **compared(images, upsample=upsample)}
             )
-    finally:
-        torch.set_num_threads(threads)
     return {"num_clips": len(clips), "cases": rows}
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.table import Table
 
 from benchmarks.clips import middle_frames
 from benchmarks.config import BenchmarkConfig
 from benchmarks.detect import FRAME_HEIGHT, FRAME_WIDTH
+from benchmarks.parity import seen
 from benchmarks.tables import table
-from benchmarks.timing import seconds_of
+from benchmarks.timing import one_thread, seconds_of
 from pipeline.faces.detector import build_detector
 from pipeline.faces.spec import Detector
 from pipeline.records.clips import Clip
@@ -50,9 +50,7 @@ MAX_ENLARGED = 2
 def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
     """Every detector that is installed, on one thread, on the middle frame of each clip at every size of its faces."""
     frames = middle_frames(clips)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         faces = agreed_faces(frames)
         rows = []
         for name, precision, upsample in CONTENDERS:
@@ -71,8 +69,6 @@ def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) ->
                     "found": {str(size): _num_found(detector, faces, size=size) for size in SIZES},
                 }
             )
-    finally:
-        torch.set_num_threads(threads)
     num_faces = {str(size): sum(1 for _ in _at(faces, size=size)) for size in SIZES}
     return {"num_clips": len(clips), "num_faces": num_faces, "detectors": rows}
 
@@ -120,7 +116,7 @@ def _has(faces: Sequence[Face], box: Box) -> bool:
 def _milliseconds(detector: Detector, frames: Sequence[np.ndarray], *, rounds: int) -> float:
     """CPU time of one frame of CAER's size, the median over frames and rounds."""
     size = (FRAME_WIDTH, FRAME_HEIGHT)
-    images = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames[:5]]
+    images = [seen(frame, size=size, is_grey=False) for frame in frames[:5]]
     detector.detect_faces(images[:1])  # also loads, plans and compiles
     taken = [seconds_of(partial(detector.detect_faces, [image]))[0] for _ in range(rounds) for image in images]
     return 1000 * statistics.median(taken)

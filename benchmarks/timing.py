@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psutil
+import torch
 
 T = TypeVar("T")
 
@@ -99,6 +100,17 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     call()
     return time.process_time() - cpu, time.perf_counter() - wall
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread of this process for as long as the block runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
