@@ -29,6 +29,7 @@ from pipeline.preprocess.sandboxed import (
     MAX_LETTERS,
     build_decoding,
     build_work,
+    child_options,
     example_of,
     facts_of,
     frame_of,
@@ -94,15 +95,9 @@ class ClipExtractor:
         self._scratch = ScratchFolder(SCRATCH_PREFIX)  # For copies of clips, and links to them.
         # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        preload = ("dlib", *detector_spec(config.detector).preload) if shared_detect is None else ()
         build = build_work if shared_detect is None else build_decoding
-        self.sandbox = Sandbox(
-            build,
-            {"config": config},
-            limits=limits,
-            preload=(*preload, "decord", "av"),
-            readable=[str(self._scratch.path), *([config.detector_weights] if config.detector_weights else [])],
-        )
+        options = child_options(config, only_decodes=shared_detect is not None, folder=self._scratch.path)
+        self.sandbox = Sandbox(build, {"config": config}, limits=limits, **options)
 
     def facts(self) -> dict[str, Any]:
         """What the sandbox has seen so far: children started, how many in place of one that had grown, the most

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import MISSING, asdict, astuple, fields
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from pipeline.faces.crops import encode_image
 from pipeline.faces.landmarks import CHIP_PX, Landmarks
+from pipeline.faces.spec import detector_spec
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import detect_of
 from pipeline.preprocess.examples import WithResult, decoded, extracted
@@ -133,6 +135,16 @@ def build_decoding(config: ExtractConfig) -> Callable[..., Generator[dict[str, A
         return asdict(decoding.result)
 
     return work
+
+
+def child_options(config: ExtractConfig, *, only_decodes: bool, folder: Path) -> dict[str, Any]:
+    """Of a `Sandbox`: what its child may read, and has imported before it starts.
+
+    only_decodes: faces are detected elsewhere. folder: where its clips lie.
+    """
+    libraries = () if only_decodes else ("dlib", *detector_spec(config.detector).preload)
+    readable = [str(folder), *([config.detector_weights] if config.detector_weights else [])]
+    return {"preload": (*libraries, "decord", "av"), "readable": readable}
 
 
 def example_of(plain: Any, clip: Clip, config: ExtractConfig, *, chips: bool = False) -> Example:

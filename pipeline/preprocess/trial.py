@@ -14,9 +14,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.faces.crops import encode_image
-from pipeline.faces.spec import detector_spec
 from pipeline.preprocess.config import ExtractConfig
-from pipeline.preprocess.sandboxed import build_decoding, build_work, example_of, facts_of, frame_of, report_of
+from pipeline.preprocess.sandboxed import (
+    build_decoding,
+    build_work,
+    child_options,
+    example_of,
+    facts_of,
+    frame_of,
+    report_of,
+)
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Box, Example
 from pipeline.records.vocabulary import UsageError
@@ -87,14 +94,12 @@ def try_extraction(
     Raises:
         OwnFault: with the traceback of the child, where it failed.
     """
-    own = ("dlib", *detector_spec(config.detector).preload)
-    build, preload = (build_decoding, ()) if only_decode else (build_work, own)
+    build = build_decoding if only_decode else build_work
     scratch = ScratchFolder()
     try:
         clip = made_clip(scratch.path / "made.png")
-        readable = [str(scratch.path), *([config.detector_weights] if config.detector_weights else [])]
-        options: dict[str, Any] = {"limits": limits, "preload": (*preload, "decord", "av"), "readable": readable}
-        with Sandbox(build_trial, {"build": build, "config": config}, **options) as sandbox:
+        options = child_options(config, only_decodes=only_decode, folder=scratch.path)
+        with Sandbox(build_trial, {"build": build, "config": config}, limits=limits, **options) as sandbox:
             items, told, trace = _answer(sandbox, {"clip": clip, "path": Path(clip.url), "boxes": [FACE]})
             if sandbox.fault_of_build is not None:
                 tell(
