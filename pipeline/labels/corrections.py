@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.records.corrections import Correction, Said
@@ -43,11 +44,25 @@ def read_corrections(storages: Iterable[Storage]) -> list[Correction]:
 
     One that cannot be read is reported.
     """
-    found = []
-    for storage in storages:
-        names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
-        read = (read_correction(f"{storage.url}/{name}", data) for name, data in storage.read_many(names).items())
-        found += [each for each in read if each is not None]
+    return in_order(map(corrections_in, storages))
+
+
+def corrections_in(
+    storage: Storage, known: Mapping[str, Correction | None] = MappingProxyType({})
+) -> dict[str, Correction | None]:
+    """The corrections in a folder by the names of their objects, None for one that cannot be read, which is reported.
+
+    known: as they were read before; none is ever changed, and these are not read again.
+    """
+    names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
+    new = storage.read_many([name for name in names if name not in known])
+    read = {name: read_correction(f"{storage.url}/{name}", data) for name, data in new.items()}
+    return {name: read[name] if name in read else known[name] for name in names}
+
+
+def in_order(folders: Iterable[Mapping[str, Correction | None]]) -> list[Correction]:
+    """What was read of several folders, in the order in which it was said."""
+    found = [each for folder in folders for each in folder.values() if each is not None]
     return sorted(found, key=lambda each: (each.created, each.correction_id))
 
 

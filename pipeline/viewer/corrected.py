@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.labels.corrections import FOLDER, add_correction, new_correction, read_correction, standing
+from pipeline.labels.corrections import add_correction, corrections_in, in_order, new_correction, standing
 from pipeline.records.corrections import Correction
 from pipeline.storage.store import Storage
 
@@ -30,16 +30,9 @@ class CorrectionLog:
         """All of them in the order in which they were said; at_once: with those of other annotators up to now."""
         with self._lock:
             if at_once or time.monotonic() - self._read_at >= REFRESH_SECONDS:
-                for storage, known in zip(self._storages, self._known, strict=True):
-                    names = [name for name in storage.sizes(FOLDER) if name.endswith(".json")]
-                    for name in known.keys() - set(names):
-                        del known[name]
-                    new = [name for name in names if name not in known]
-                    for name, data in storage.read_many(new).items():
-                        known[name] = read_correction(f"{storage.url}/{name}", data)
+                self._known = list(map(corrections_in, self._storages, self._known))
                 self._read_at = time.monotonic()
-            found = [each for known in self._known for each in known.values() if each is not None]
-        return sorted(found, key=lambda each: (each.created, each.correction_id))
+            return in_order(self._known)
 
     def counts(self) -> Counter[str]:
         """How many stand of each clip."""
