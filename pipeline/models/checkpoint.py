@@ -44,7 +44,7 @@ from pipeline.models.hf_folder import is_hf_folder, read_hf_folder
 from pipeline.models.hf_models import HfNetwork
 from pipeline.models.onnx_models import OnnxNetwork
 from pipeline.models.shipped import run_url_of
-from pipeline.models.sidecar import OutsideModel, is_onnx, onnx_info, read_onnx
+from pipeline.models.sidecar import is_onnx, outside_info, read_onnx
 from pipeline.models.tensors import MAX_WEIGHTS_BYTES, read_tensors
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.store import TEMPORARY, Storage
@@ -150,12 +150,12 @@ def load_checkpoint(run_url: str, which: Which = "best") -> LoadedCheckpoint:
     run_url = run_url_of(run_url)
     if is_onnx(run_url):
         outside = read_onnx(run_url)
-        info = onnx_info(outside)
+        info = outside_info(outside.sidecar)
         model = OnnxNetwork(outside, where=run_url).eval()
         return LoadedCheckpoint(model=model, config=info.pop("config"), info=info, training_state={})
     if is_hf_folder(run_url):
         found = read_hf_folder(run_url)
-        info = onnx_info(OutsideModel(b"", found.sidecar))
+        info = outside_info(found.sidecar)
         network = HfNetwork(found, where=run_url).eval()
         return LoadedCheckpoint(model=network, config=info.pop("config"), info=info, training_state={})
     folder = chosen_folder(run_url, which)

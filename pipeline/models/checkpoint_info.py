@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pipeline.models.claims import MAX_EPOCH, check_claims
 from pipeline.models.hf_folder import is_hf_folder, read_hf_folder
 from pipeline.models.shipped import run_url_of
-from pipeline.models.sidecar import OutsideModel, is_onnx, onnx_info, read_onnx
+from pipeline.models.sidecar import is_onnx, outside_info, read_onnx
 from pipeline.records.documents import MAX_TEXT_BYTES, DocumentError, parse_json
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.remote import read_url
@@ -78,9 +78,9 @@ def read_checkpoint_info(run_url: str, which: Which = "best") -> dict[str, Any]:
     """
     run_url = run_url_of(run_url)
     if is_onnx(run_url):
-        return onnx_info(read_onnx(run_url))
+        return outside_info(read_onnx(run_url).sidecar)
     if is_hf_folder(run_url):
-        return onnx_info(OutsideModel(b"", read_hf_folder(run_url).sidecar))
+        return outside_info(read_hf_folder(run_url).sidecar)
     return read_commit(run_url, chosen_folder(run_url, which))
 
 

@@ -29,15 +29,15 @@ def check_claims(info: Mapping[str, Any], where: str) -> None:
             value = value[name] if is_there else None
         if is_there and not holds(value):
             raise UsageError(f"{where}: {path} is {shown_value(value)}, not {wanted}; {_CURE}")
-    model_classes(info, where)
+    model_classes(info["config"], where)
 
 
-def model_classes(info: Mapping[str, Any], where: str = "checkpoint") -> tuple[str, ...]:
+def model_classes(config: Mapping[str, Any], where: str = "checkpoint") -> tuple[str, ...]:
     """The classes that a checkpoint names, in the order of its outputs: the seven where it names none.
 
-    info: as `read_checkpoint_info` gives it. Raises UsageError for names that are none.
+    config: the checkpoint's. Raises UsageError for names that are none.
     """
-    names = info["config"]["model"].get("classes", EMOTIONS)
+    names = config["model"].get("classes", EMOTIONS)
     return EMOTIONS if names == list(EMOTIONS) else checked_classes(names, what=f"{where}: config.model.classes")
 
 

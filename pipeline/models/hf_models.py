@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pipeline.models.backbones import torchvision_module
 from pipeline.models.hf_folder import CONFIG, WEIGHTS, HfFolder
-from pipeline.models.outside import OutsideNetwork
+from pipeline.models.outside import OutsideNetwork, line_of
 from pipeline.models.tensors import read_tensors
 from pipeline.records.vocabulary import UsageError
+from pipeline.storage.scratch import scratch
 
 
 class HfNetwork(OutsideNetwork):
@@ -25,19 +24,19 @@ class HfNetwork(OutsideNetwork):
         transformers = transformers_module()
         # Its header is checked before another library reads it.
         read_tensors(folder.weights, f"checkpoint {where}: {WEIGHTS}", cure="save it again")
-        with tempfile.TemporaryDirectory(prefix="emotion-pipeline-hf-") as local:
-            (Path(local) / CONFIG).write_bytes(folder.config)
-            (Path(local) / WEIGHTS).write_bytes(folder.weights)
+        with scratch("hf") as local:
+            (local / CONFIG).write_bytes(folder.config)
+            (local / WEIGHTS).write_bytes(folder.weights)
             try:
                 self.model, told = transformers.AutoModelForImageClassification.from_pretrained(
-                    local,
+                    str(local),
                     local_files_only=True,
                     trust_remote_code=False,
                     use_safetensors=True,
                     output_loading_info=True,
                 )
             except Exception as error:  # noqa: BLE001 - what a foreign config makes of it has no common class
-                raise UsageError(f"checkpoint {where}: transformers can't load it ({_line(error)})") from None
+                raise UsageError(f"checkpoint {where}: transformers can't load it ({line_of(error)})") from None
         if missing := sorted(told["missing_keys"]):
             raise UsageError(
                 f"checkpoint {where}: {WEIGHTS} lacks {len(missing)} tensors, {missing[0]} among them; give a"
@@ -49,7 +48,7 @@ class HfNetwork(OutsideNetwork):
         try:
             return self.model(pixel_values=images[0]).logits.float()
         except (RuntimeError, ValueError) as error:
-            raise UsageError(f"checkpoint {self.where}: transformers can't run it ({_line(error)})") from None
+            raise UsageError(f"checkpoint {self.where}: transformers can't run it ({line_of(error)})") from None
 
 
 def transformers_module() -> Any:
@@ -66,7 +65,3 @@ def transformers_module() -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.models.outside import OutsideNetwork
+from pipeline.models.outside import OutsideNetwork, line_of
 from pipeline.models.sidecar import OutsideModel
 from pipeline.records.vocabulary import UsageError
 
@@ -31,7 +31,7 @@ class OnnxNetwork(OutsideNetwork):
         try:
             self._session = runtime.InferenceSession(outside.content, options, providers=providers)
         except Exception as error:  # noqa: BLE001 - the runtime's own errors have no common class
-            raise UsageError(f"checkpoint {where}: ONNX Runtime can't load it ({_line(error)})") from None
+            raise UsageError(f"checkpoint {where}: ONNX Runtime can't load it ({line_of(error)})") from None
         self._names = [each.name for each in self._session.get_inputs()]
         if len(self._names) != len(self.sidecar.inputs):
             raise UsageError(
@@ -44,7 +44,7 @@ class OnnxNetwork(OutsideNetwork):
         try:
             output = np.asarray(self._session.run(None, given)[0])
         except Exception as error:  # noqa: BLE001 - as above
-            raise UsageError(f"checkpoint {self.where}: ONNX Runtime can't run it ({_line(error)})") from None
+            raise UsageError(f"checkpoint {self.where}: ONNX Runtime can't run it ({line_of(error)})") from None
         return torch.from_numpy(output.astype(np.float32))
 
 
@@ -56,7 +56,3 @@ def _runtime() -> Any:
             "an .onnx checkpoint needs ONNX Runtime: pip install onnxruntime, or this package with its extra [onnx]"
         ) from None
     return onnxruntime
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -63,3 +63,8 @@ class OutsideNetwork(nn.Module, ABC):
         elif sidecar.colour == "grey":
             pixels = (pixels * of_channels(GREY)).sum(dim=1, keepdim=True)
         return ((pixels / sidecar.scale - of_channels(sidecar.mean)) / of_channels(sidecar.std)).contiguous()
+
+
+def line_of(error: BaseException) -> str:
+    """What a library that runs such a network says of it, in a line."""
+    return " ".join(str(error).split())[:300]

@@ -80,7 +80,7 @@ class Predictor:
         self._reads = reads_of(described)
         self._flip: bool = described.get("flip_at_test", False)
         self._batch_size = batch_size
-        self.classes = model_classes({"config": loaded.config})
+        self.classes = model_classes(loaded.config)
 
     def predict(self, examples: Sequence[Example]) -> np.ndarray:
         """Softmax of the logits over the temperature: (len(examples), classes) float32."""

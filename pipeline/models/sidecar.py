@@ -244,9 +244,8 @@ def _said(sidecar: Sidecar) -> str:
     return f"Sidecar({', '.join(f'{each.name}={getattr(sidecar, each.name)!r}' for each in names)})"
 
 
-def onnx_info(outside: OutsideModel) -> dict[str, Any]:
+def outside_info(sidecar: Sidecar) -> dict[str, Any]:
     """What `read_checkpoint_info` says of a run, of a model from outside. Its sha256 is of model and sidecar."""
-    sidecar = outside.sidecar
     told = hashlib.sha256(f"{sidecar.sha256} {_said(sidecar)}".encode()).hexdigest()
     info = {
         "epoch": 0,

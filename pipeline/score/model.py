@@ -72,7 +72,7 @@ def model_record(info: Mapping[str, Any], *, abstain_below: float | None = None)
     """
     metrics, data = info.get("metrics") or {}, info.get("data") or {}
     accuracy, num_validation = metrics.get("top1_accuracy"), metrics.get("num_examples")
-    classes = model_classes(info)
+    classes = model_classes(info["config"])
     decided = _probability(metrics.get("abstain_below")) if abstain_below is None else abstain_below
     return ModelRecord(
         model=info["checkpoint_sha256"][:12],

@@ -19,9 +19,8 @@ from pipeline.models.checkpoint_info import read_checkpoint_info, write_best
 from pipeline.models.predict import Predictor
 from pipeline.models.sidecar import (
     READY,
-    OutsideModel,
     git_blob_of,
-    onnx_info,
+    outside_info,
     read_onnx,
     read_sidecar,
     ready_sidecar,
@@ -291,10 +290,10 @@ def test_a_model_of_an_older_sidecar_is_the_same_model_still():
     """Its labels lie in a folder of this name."""
     values = {**SIDECAR, "sha256": "ab" * 32, "margin": 0.1, "card": "one"}
     sidecar = read_sidecar(json.dumps(values).encode(), where="m.json")
-    told = onnx_info(OutsideModel(b"x", sidecar))["checkpoint_sha256"]
+    told = outside_info(sidecar)["checkpoint_sha256"]
     assert told == "4dbfc4b0f40a9b4d22113bef01985ad99f95114dc1a125262ec9d2eeb781d1f4"
     other = read_sidecar(json.dumps({**values, "classes": list(EMOTIONS)[::-1]}).encode(), where="m.json")
-    assert onnx_info(OutsideModel(b"x", other))["checkpoint_sha256"] != told
+    assert outside_info(other)["checkpoint_sha256"] != told
 
 
 def test_a_file_may_be_known_by_the_id_that_git_gives_it(tmp_path: Path):
