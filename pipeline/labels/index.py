@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,10 +22,9 @@ import pyarrow.parquet as pq
 from pipeline.ledger.database import DatabaseError
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
-from pipeline.records.columns import with_classes
+from pipeline.records.columns import classes_in, with_classes
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, ClipLabel
-from pipeline.records.vocabulary import EMOTIONS
 from pipeline.runtime.console import log_status
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
@@ -89,11 +87,6 @@ class _Queries:
 def _quoted(name: str) -> str:
     escaped = name.replace('"', '""')
     return f'"{escaped}"'
-
-
-def classes_in(info: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes of labels, in the order of their model. info: what the ledger says of its run."""
-    return tuple(info["config"].get("classes", EMOTIONS))
 
 
 def digest_of(ledger: Ledger) -> str:

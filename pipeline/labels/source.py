@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.index import classes_in, clips_file, digest_of
+from pipeline.labels.index import clips_file, digest_of
 from pipeline.ledger.database import Database
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outputs import model_folders
 from pipeline.records.arrow import pc
-from pipeline.records.columns import with_classes
+from pipeline.records.columns import classes_in, with_classes
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
     FRAME_SCHEMA,
@@ -50,10 +50,11 @@ class Labels:
     def __init__(self, *urls: str) -> None:
         ledgers = [Ledger(url) for url in urls]
         self.storages = [ledger.storage for ledger in ledgers]
-        self.info = ledgers[0].run_info()
-        for url, ledger in zip(urls, ledgers, strict=True):
-            if (kind := ledger.run_info()["kind"]) != "labels":
-                raise UsageError(f"{url} holds {kind}, not labels; give the output of jobs/score.py")
+        infos = [ledger.run_info() for ledger in ledgers]
+        for url, info in zip(urls, infos, strict=True):
+            if info["kind"] != "labels":
+                raise UsageError(f"{url} holds {info['kind']}, not labels; give the output of jobs/score.py")
+        self.info = infos[0]
         digests = [digest_of(ledger) for ledger in ledgers]
         self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
         self.database = Database()

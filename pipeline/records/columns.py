@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, field, fields
 from enum import StrEnum
 from functools import lru_cache
@@ -99,6 +99,11 @@ def _flat_fields(classes: Sequence[str]) -> list[pa.Field]:
         pa.field(flat, pa.float32(), metadata={"meaning": f"the same as probabilities.{name}"})
         for flat, name in flat_columns(classes).items()
     ]
+
+
+def classes_in(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of labels, in the order of their model. info: what the ledger says of their run."""
+    return tuple(info["config"].get("classes", EMOTIONS))
 
 
 def classes_of(schema: pa.Schema) -> tuple[str, ...]:

@@ -30,12 +30,11 @@ from pipeline.ledger.removal import change_unit
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
 from pipeline.records.clips import whole_id
-from pipeline.records.columns import table_of, with_classes
+from pipeline.records.columns import classes_in, table_of, with_classes
 from pipeline.records.documents import parse_json
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, Box
 from pipeline.score.find_person import LabelledClip, number_of
 from pipeline.score.labels import clip_label_of
-from pipeline.score.night import ledger_classes
 
 # What a copy's row does not share with that of the clip that was scored.
 _OWN_COLUMNS = ("clip_id", "path", "content_id", "same_as", "model")
@@ -96,15 +95,17 @@ class _Removal:
         own = [face for face in self.clip.faces if number_of(face) in self.person.numbers]
         self._faces = {*self.person.faces, *((face.pts_seconds, face.box) for face in own)}
         self._tracks = pa.array([number - 1 for number in self.person.numbers], pa.int32())
+        info = self.ledger.run_info()
+        classes = classes_in(info)
         label = clip_label_of(
             self.clip.clip,
             self.clip.outcome,
             [face for face in self.clip.faces if number_of(face) not in self.person.numbers],
             [track for track in self.clip.tracks if track.track_index + 1 not in self.person.numbers],
-            abstain_below=self.ledger.run_info()["config"].get("abstain_below", 0.0),
-            classes=ledger_classes(self.ledger),
+            abstain_below=info["config"].get("abstain_below", 0.0),
+            classes=classes,
         )
-        (self._label,) = table_of([label], with_classes(CLIP_LABEL_SCHEMA, ledger_classes(self.ledger))).to_pylist()
+        (self._label,) = table_of([label], with_classes(CLIP_LABEL_SCHEMA, classes)).to_pylist()
 
     def changed(self, name: str, table: pa.Table) -> pa.Table:
         """The rows of a table without the person; the same table where it has nothing of it."""

@@ -24,11 +24,10 @@ from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import ENTRIES_AT_ONCE, Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.records.arrow import pc
-from pipeline.records.columns import with_classes
+from pipeline.records.columns import classes_in, with_classes
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, ClipLabel
 from pipeline.records.outcomes import Outcome, State
-from pipeline.records.vocabulary import EMOTIONS
 from pipeline.score.drift import DRIFT_NIGHTS, drift, night_record, read_nights
 
 # Measured: 0.6 core-seconds a clip of a second, 8 frames, Dlib's CNN in bf16. Used until a night was measured.
@@ -109,7 +108,7 @@ def close_night(ledger: Ledger, snapshot: Snapshot, *, day: str) -> dict[str, An
     Returns what the summary says of it. A night in which nothing was scored has no record.
     """
     summary: dict[str, Any] = {"same_content": commit_copies(ledger, snapshot, day=day)}
-    classes = ledger_classes(ledger)
+    classes = classes_in(ledger.run_info())
     by_day = {row["day"]: row for row in snapshot.database.rows("night_figures")}
     # Not tonight's alone: a night whose driver was killed has no record yet, or an old one, and any may be damaged.
     days = sorted(each for each in by_day if each <= day)[-DRIFT_NIGHTS - 1 :]
@@ -123,16 +122,13 @@ def close_night(ledger: Ledger, snapshot: Snapshot, *, day: str) -> dict[str, An
     return summary
 
 
-def ledger_classes(ledger: Ledger) -> tuple[str, ...]:
-    """The classes of the labels in a ledger."""
-    return tuple(ledger.run_info()["config"].get("classes", EMOTIONS))
-
-
 def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
     """Commit the planned copies of clips that have ended; returns how many got their row."""
     units = snapshot.pending().of("copies")
     if not units:
         return 0
+    classes = classes_in(ledger.run_info())
+    label_schema, frame_schema = (with_classes(each, classes) for each in (CLIP_LABEL_SCHEMA, FRAME_SCHEMA))
 
     @lru_cache(maxsize=SHARDS_KEPT)
     def read_labels(path: str) -> pa.Table:
@@ -145,12 +141,11 @@ def commit_copies(ledger: Ledger, snapshot: Snapshot, *, day: str) -> int:
         if any(row["original_unit"] is None and row["state"] != State.CHANGED for row in rows):
             continue  # The original waits for the next run, and so do the copies.
         labels = [label for row in rows for label in _labels_of(row, read_labels)]
-        schema = with_classes(CLIP_LABEL_SCHEMA, ledger_classes(ledger))
         metadata = read_labels(rows[0]["shard"]).schema.metadata if rows[0]["shard"] else {}
-        table = pa.Table.from_pylist(labels, schema=schema).replace_schema_metadata(metadata)
+        table = pa.Table.from_pylist(labels, schema=label_schema).replace_schema_metadata(metadata)
         entry = ledger.commit(
             unit,
-            tables={"frames": with_classes(FRAME_SCHEMA, ledger_classes(ledger)).empty_table(), "clips": table},
+            tables={"frames": frame_schema.empty_table(), "clips": table},
             outcomes=[_outcome_of_copy(row) for row in rows],
             facts={},
             partition=f"day={day}",
