@@ -51,9 +51,10 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def locate(url: str) -> tuple[str, AbstractFileSystem | None]:
+def locate(url: str, *, is_listed: bool = False) -> tuple[str, AbstractFileSystem | None]:
     """The absolute local path and None, or the name in a store and the store.
 
+    is_listed: a manifest gives the URL, from another host than its own.
     Raises CorpusError for a URL of no store that is installed.
     """
     if (path := local_path(url)) is not None:
@@ -65,7 +66,7 @@ def locate(url: str) -> tuple[str, AbstractFileSystem | None]:
             "(archives are read as they are)"
         )
     try:
-        store, name = open_filesystem(url)
+        store, name = open_filesystem(url, is_listed=is_listed)
     except (ImportError, TypeError, ValueError) as error:
         raise CorpusError(
             f"input {shown_url(url)}: {shown_url(str(error))}; install the fsspec package of {protocol!r}, "

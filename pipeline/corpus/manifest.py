@@ -35,7 +35,7 @@ from pipeline.corpus.parquet_rows import parquet_rows
 from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, ListedFile
 from pipeline.records.documents import shown_value
-from pipeline.storage.hosts import SCHEMES_WITH_HOSTS, host_of, is_whole, private_address
+from pipeline.storage.hosts import SCHEMES_WITH_HOSTS, host_of, is_address, is_whole, private_address, same_host
 from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed, read_url
 from pipeline.storage.retry import StorageError, StoreLostError
@@ -56,9 +56,12 @@ def read_manifest_file(
     *,
     rules: SplitRules,
     shown: str,
-    allow_private_hosts: bool = False,
+    reach: frozenset[str] | None = frozenset(),
 ) -> Corpus:
-    """The corpus of a manifest. shown: its name in messages. Raises CorpusError for what it must not say, by row."""
+    """The corpus of a manifest. Raises CorpusError for what it must not say, by row.
+
+    shown: its name in messages. reach: the private hosts that it may name (`storage.reach_of`).
+    """
     url = place if store is None else url_of(place, store)
     content = read_url(url, max_bytes=MAX_BYTES, what=f"manifest {shown}", num_tries=NUM_TRIES)
     extension = extension_of(without_query(place))
@@ -66,14 +69,12 @@ def read_manifest_file(
     columns = columns_of(names, shown=shown)
     folder = os.path.dirname(place) if store is None else posixpath.dirname(without_query(place))
 
-    own_host = host_of(url_of(place, store))
-
     def files() -> Iterator[tuple[str, str, ListedFile]]:
         for where, row in _manifest_rows(content, names, columns, extension=extension, shown=shown):
             thing = f"manifest {shown}, {where}"
             row_url = _url_of_row(row, thing, folder, store)
-            if not allow_private_hosts:
-                _check_host(row_url, thing, folder, own_host)
+            if reach is not None:
+                _check_host(row_url, thing, folder, reach)
             yield where, row["url"], _file_of_row(row, row_url, thing, folder, store)
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
@@ -90,16 +91,24 @@ def read_manifest_file(
     )
 
 
-def _check_host(url: str, thing: str, folder: str, own_host: str | None) -> None:
-    """Raise CorpusError for a row whose host is not public, and not the one that the manifest itself came from.
+def _check_host(url: str, thing: str, folder: str, reach: frozenset[str]) -> None:
+    """Raise CorpusError for a row whose host is not public, and none of `reach`.
 
     url: as it is read afterwards, and not as the row has it.
     """
-    host = host_of(urljoin(f"{folder}/", url) if "://" in folder else url)
-    if host is not None and host != own_host and (address := private_address(host)) is not None:
+    url = urljoin(f"{folder}/", url) if "://" in folder else url
+    host = host_of(url)
+    if host is None or same_host(host) in reach:
+        return
+    if (address := private_address(host)) is not None:
         raise CorpusError(
             f"{thing}: host {host} is at {address}, which is no public address; take the row out, or give"
             " --allow-private-hosts"
+        )
+    if not is_address(host) and (scheme := url.partition("://")[0].lower()) not in ("http", "https"):
+        raise CorpusError(
+            f"{thing}: where {scheme}://{host} leads to is not looked at once more when it is read, as with http and"
+            " https; give its address of numbers, or --allow-private-hosts"
         )
 
 
@@ -132,11 +141,11 @@ def _file_of_row(
     row: Mapping[str, Any], url: str, thing: str, folder: str, store: AbstractFileSystem | None
 ) -> ListedFile:
     if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
-        row_place, row_store = locate(url)
+        row_place, row_store = locate(url, is_listed=True)
     elif store is None:
         row_place, row_store = os.path.abspath(os.path.join(folder, url)), None
     elif "://" in folder:
-        row_place, row_store = urljoin(f"{folder}/", url), store
+        row_place, row_store = locate(urljoin(f"{folder}/", url), is_listed=True)
     else:
         row_place, row_store = posixpath.join(folder, url), store
         if {".", ".."} & set(url.split("/")):  # else not: "a//b" is a key of its own
@@ -286,7 +295,7 @@ def _path_from(
     """The path of a listed file from the manifest's folder, so that ids hold when both are moved together."""
     if row_store is None:
         return os.path.relpath(place, folder) if store is None else place
-    if row_store == store and place.startswith(f"{folder}/"):
+    if (row_store == store or "://" in folder) and place.startswith(f"{folder}/"):
         return without_query(place.removeprefix(f"{folder}/"))
     return without_secrets(row_store.unstrip_protocol(place))
 

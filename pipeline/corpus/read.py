@@ -19,6 +19,7 @@ from pipeline.corpus.manifest import read_manifest_file
 from pipeline.corpus.table import LabelConflicts, SplitRules, SplitScheme, check_fractions
 from pipeline.corpus.types import Corpus, CorpusError
 from pipeline.records.vocabulary import LAYOUTS
+from pipeline.storage.web import let_reach, reach_of
 
 
 def read_corpus(
@@ -76,17 +77,19 @@ def read_corpus(
         scheme=split_scheme,
         shard=shard,
     )
+    reach = reach_of(input_url, allow_private_hosts=allow_private_hosts)
+    let_reach(reach)
     with one_line_errors(input_url):
-        return _read(
-            input_url, rules, layout=layout, follow_links=follow_links, allow_private_hosts=allow_private_hosts
-        )
+        return _read(input_url, rules, layout=layout, follow_links=follow_links, reach=reach)
 
 
-def _read(input_url: str, rules: SplitRules, *, layout: str, follow_links: bool, allow_private_hosts: bool) -> Corpus:
+def _read(
+    input_url: str, rules: SplitRules, *, layout: str, follow_links: bool, reach: frozenset[str] | None
+) -> Corpus:
     place, store = locate(input_url)
     shown = shown_url(input_url)
     if layout in ("auto", "manifest") and is_manifest(place, store):
-        return read_manifest_file(place, store, rules=rules, allow_private_hosts=allow_private_hosts, shown=shown)
+        return read_manifest_file(place, store, rules=rules, reach=reach, shown=shown)
     if layout == "manifest":
         raise CorpusError(f"input {shown} is not a manifest; give a .csv, .tsv or .parquet file, or another layout")
     return read_files(place, store, shown=shown, layout=layout, rules=rules, follow_links=follow_links)

@@ -26,6 +26,8 @@ class ExportConfig:
     """Folder of the files; a path or any fsspec URL. Run the same command again to go on where it stopped."""
     input: Annotated[str | None, Setting("input", common=True)] = None
     """Where the videos lie now (folder or URL), for formats that need them; default: where they were scored."""
+    allow_private_hosts: Annotated[bool, Setting("input")] = False
+    """Read videos that a manifest named on hosts of this machine, of its link or of a private network."""
     import_: Annotated[str | None, Setting("input", common=True)] = None
     """What comes back from label-studio or cvat (file or folder): each change becomes a correction of the labels, and
     nothing is exported."""

@@ -68,7 +68,9 @@ def export(config: ExportConfig) -> int:
 
 
 def _videos(config: ExportConfig) -> AbstractContextManager[Videos | None]:
-    return opened_videos(config.input) if config.format in _WITH_VIDEOS else nullcontext()
+    if config.format not in _WITH_VIDEOS:
+        return nullcontext()
+    return opened_videos(config.input, allow_private_hosts=config.allow_private_hosts)
 
 
 def _write(storage: Storage, files: Iterator[NamedFile], is_kept: set[str], *, num_clips: int) -> tuple[int, int, int]:

@@ -31,6 +31,7 @@ from pipeline.storage.kept import KeptFile, kept_file
 from pipeline.storage.remote import absolute_url, fetch, local_path
 from pipeline.storage.retry import ContentChangedError, StorageError
 from pipeline.storage.scratch import PREFIX, ScratchFolder, sweep
+from pipeline.storage.web import let_reach, reach_of
 from pipeline.video.work import build_media
 
 LIMITS = SandboxLimits(timeout_seconds=60.0, memory_bytes=2**31)
@@ -48,10 +49,19 @@ class Videos:
 
     A large one in a store is read by ranges, a smaller one is copied. What was read lies in a scratch folder, and what
     was used longest ago goes where it is more than `cache_bytes` in all. Can be used by several threads. input_url:
-    where the videos lie now; by default where they lay when they were scored.
+    where the videos lie now; by default where they lay when they were scored. allow_private_hosts: also at addresses of
+    private networks that a manifest named.
     """
 
-    def __init__(self, input_url: str | None, *, cache_bytes: int = 8 * 2**30, num_children: int = 1) -> None:
+    def __init__(
+        self,
+        input_url: str | None,
+        *,
+        cache_bytes: int = 8 * 2**30,
+        num_children: int = 1,
+        allow_private_hosts: bool = False,
+    ) -> None:
+        let_reach(reach_of(input_url, allow_private_hosts=allow_private_hosts))
         self._root = None if input_url is None else absolute_url(input_url)
         if self._root is not None and local_path(self._root) is not None and not os.path.exists(self._root):
             raise UsageError(f"--input {input_url} is not there; give the folder of the videos that were scored")

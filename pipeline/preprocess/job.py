@@ -58,6 +58,7 @@ from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage.redaction import without_secrets
 from pipeline.storage.spool import spooled
+from pipeline.storage.web import let_reach, reach_of
 
 MAX_EXAMPLES_SHOWN = 60
 # What `try_out` tries.
@@ -73,9 +74,11 @@ class PreprocessActor:
         ledger_url: str,
         config: ExtractConfig,
         limits: SandboxLimits,
+        reach: frozenset[str] | None = frozenset(),
         corrected: CorrectedFaces | None = None,
         shared_detect: Detect | None = None,
     ) -> None:
+        let_reach(reach)
         self._corrected = corrected
         self._ledger = Ledger(ledger_url)
         self._forgotten = read_records(self._ledger.storage)
@@ -168,7 +171,13 @@ def job_of(
     """What preprocessing is for the runner. extract_config: with `auto` resolved. device: where faces are detected."""
     shared = shared_detection(extract_config, device=device)
     spec = ActorSpec(
-        build=partial(PreprocessActor, config=extract_config, limits=config.limits, corrected=corrected),
+        build=partial(
+            PreprocessActor,
+            config=extract_config,
+            limits=config.limits,
+            reach=reach_of(config.input, allow_private_hosts=config.allow_private_hosts),
+            corrected=corrected,
+        ),
         start_shared=shared or dict,
     )
 

@@ -65,7 +65,7 @@ def open_archive(url: str, num_bytes: int, block_bytes: int, content_id: str, *,
         if content_id:
             contents.verify(local, content_id)
         return open(local, "rb")
-    filesystem, path = open_filesystem(url)
+    filesystem, path = open_filesystem(url, is_listed=True)
     what = f"{url} cannot be read"
     require_content(filesystem, path, content_id, url=url)
     return RangedFile(filesystem, path, what=what, size_bytes=num_bytes, block_bytes=block_bytes, content_id=content_id)
@@ -80,7 +80,7 @@ def has_grown(clip: Clip) -> bool:
             with open(local, "rb") as stream:
                 is_longer = os.fstat(stream.fileno()).st_size > clip.size_bytes
                 return is_longer and begins_with(stream, clip.content_id, size_bytes=clip.size_bytes)
-        filesystem, path = open_filesystem(clip.url)
+        filesystem, path = open_filesystem(clip.url, is_listed=True)
         what = f"{clip.url} cannot be read"
         filesystem.invalidate_cache()
         if (call(filesystem, "info", path, what=what).get("size") or 0) <= clip.size_bytes:

@@ -212,7 +212,7 @@ def _ends(clip: Clip, *, copies: str) -> Iterator[Path]:
         with for_a_child(local, copies=copies) as path:
             yield path
         return
-    filesystem, place = open_filesystem(clip.url)
+    filesystem, place = open_filesystem(clip.url, is_listed=True)
     source = RangedFile(
         filesystem,
         place,

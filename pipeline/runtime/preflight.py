@@ -93,7 +93,7 @@ def check_clips(clips: Sequence[Clip] | BatchSpool) -> None:
     told = None
     for clip in {clip.clip_id: clip for clip in found}.values():
         url = _file_of(clip)
-        filesystem, path = open_filesystem(url)
+        filesystem, path = open_filesystem(url, is_listed=True)
         try:
             call(filesystem, "cat_file", path, start=0, end=1, what=f"{url} cannot be read", num_tries=TRIES)
         except FileNotFoundError:

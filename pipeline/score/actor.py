@@ -45,6 +45,7 @@ from pipeline.score.linking import (
     rows_of,
 )
 from pipeline.score.shots import joined_cuts
+from pipeline.storage.web import let_reach
 from pipeline.video.frames import Cuts
 
 # The frames of segments, before their clip is joined.
@@ -62,6 +63,7 @@ class ScoreActor:
         ledger_url: str,
         config: ExtractConfig,
         limits: SandboxLimits,
+        reach: frozenset[str] | None = frozenset(),
         checkpoint: str,
         which: Any,
         device: str,
@@ -81,6 +83,7 @@ class ScoreActor:
         from pipeline.models.predict import Predictor
 
         torch.set_num_threads(1)
+        let_reach(reach)
         self._ledger = Ledger(ledger_url)
         self._forgotten = read_records(self._ledger.storage)
         self._extractor = ClipExtractor(

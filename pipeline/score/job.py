@@ -52,6 +52,7 @@ from pipeline.score.night import (
 )
 from pipeline.score.page import day_to_show, picture_options, write_page
 from pipeline.score.reading import read_otherwise, reading_config
+from pipeline.storage.web import reach_of
 
 KIND = "labels"
 
@@ -148,11 +149,11 @@ def job_of(
         build = partial(
             ScoreActor,
             config=extract_config,
-            limits=config.limits,
+            reach=reach_of(config.input, allow_private_hosts=config.allow_private_hosts),
             checkpoint=portable(config.checkpoint),
             which=info["epoch"],
             device=device,
-            **{name: getattr(config, name) for name in ("batch_size", "blur_faces", "shots")},
+            **{name: getattr(config, name) for name in ("limits", "batch_size", "blur_faces", "shots")},
             **picture_options(config, choice.details.num_to_score),
             **labelled,
         )

@@ -1,4 +1,4 @@
-"""Tells hosts of this machine and of private networks from public ones, and follows no redirect from these to those.
+"""Tells hosts of this machine and of private networks from public ones.
 
 Whoever writes a manifest, or owns a public server, could else have this machine ask what only it may reach: the
 credentials that a cloud gives under 169.254.169.254, a service on the loopback address, a printer.
@@ -6,22 +6,28 @@ credentials that a cloud gives under 169.254.169.254, a service on the loopback 
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import ipaddress
 import socket
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 # In the URLs of others what stands there is the name of a bucket or container.
 SCHEMES_WITH_HOSTS = frozenset(
     ("dav", "davs", "ftp", "ftps", "hdfs", "http", "https", "sftp", "smb", "ssh", "webdav", "webhdfs")
 )
 
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Of IPv6, whose last four bytes are an address of IPv4: translated by a gateway, and an old form of the same address.
+_HOLD_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::/96")))
+# Public by the registry, or in some releases of Python, and yet within a network: of protocols and of clouds (Oracle's
+# and Azure's machines are told their secrets there), translated within a site, of the site, of segment routing.
+_WITHIN = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "168.63.129.16/32", "64:ff9b:1::/48", "fec0::/10", "5f00::/16"),
+    )
+)
 
 
 def host_of(url: str) -> str | None:
@@ -50,37 +56,39 @@ def private_address(host: str) -> str | None:
         found = socket.getaddrinfo(host.partition("%")[0], None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return None  # It cannot be asked for anything either.
-    return _first_private(str(each[4][0]) for each in found)
+    return first_private(str(each[4][0]) for each in found)
 
 
-def _first_private(addresses: Iterable[str]) -> str | None:
+def first_private(addresses: Iterable[str]) -> str | None:
+    """The first of these addresses that is not public; None where all are."""
     for text in addresses:
         address: Any = ipaddress.ip_address(text.partition("%")[0])
         inner = address
         if address.version == 6:
             inner = address.ipv4_mapped or address.sixtofour or address
-            if address in _NAT64:
+            if any(address in network for network in _HOLD_IPV4):
                 inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if not inner.is_global or inner.is_multicast:
+        if not inner.is_global or inner.is_multicast or any(inner in network for network in _WITHIN):
             return text
     return None
 
 
-async def public_client(**options: Any) -> Any:
-    """The session of fsspec's HTTP file system, but that a redirect from a public host to a private one fails."""
-    import aiohttp
+def is_address(host: str) -> bool:
+    """Whether a host is given as an address, and not as a name."""
+    try:
+        ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
-    trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(_check_redirect)
-    return aiohttp.ClientSession(trace_configs=[trace], **options)
 
-
-async def _check_redirect(_session: Any, _context: Any, parameters: Any) -> None:
-    here = str(parameters.url)
-    there = urljoin(here, parameters.response.headers.get("Location") or parameters.response.headers.get("URI") or "")
-    if not await asyncio.to_thread(leads_inside, here, there):
-        return
-    raise PermissionError(errno.EACCES, "a redirect from a public host to a private address is not followed")
+def same_host(host: str) -> str:
+    """A host in the one form in which it is compared: as it is asked for in the name system."""
+    host = host.strip("[]").rstrip(".").lower()
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        return host
 
 
 def leads_inside(here: str, there: str) -> bool:

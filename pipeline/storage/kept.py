@@ -114,7 +114,7 @@ def kept_file(url: str, to: Path, *, at_least: int, make_room: Callable[[int], N
 
     Raises FileNotFoundError, and StorageError for a fault that lasts.
     """
-    filesystem, path = open_filesystem(url)
+    filesystem, path = open_filesystem(url, is_listed=True)
     filesystem.invalidate_cache()
     info = call(filesystem, "info", path, what=f"{url} cannot be read")
     size_bytes = info.get("size") or 0

@@ -14,8 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.records.documents import read_at_most, too_long
 from pipeline.storage.contents import UNKNOWN, IfMatch, is_on_the_web, stored_content_id
-from pipeline.storage.hosts import public_client
 from pipeline.storage.retry import TRIES, ContentChangedError, FileGrewError, TruncatedError, call, checked
+from pipeline.storage.web import listed_client, typed_client
 
 
 def local_path(url: str) -> str | None:
@@ -36,9 +36,10 @@ def absolute_url(url: str) -> str:
     return url.rstrip("/") if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
-def open_filesystem(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str, *, is_listed: bool = False) -> tuple[Any, str]:
     """The file system of a URL and the path in it. Raises ImportError, TypeError or ValueError where there is none.
 
+    is_listed: a manifest may have given the URL, and not the user: then it may lead to no private host (`web`).
     Not fsspec's `url_to_fs`: it takes "::" inside a name for a chain of stores.
     """
     if "://" not in url:
@@ -52,7 +53,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         # for its size first (HEAD), whose answer cannot say why it is refused.
         options = {"config_kwargs": {"retries": {"total_max_attempts": 1}}, "max_concurrency": 1}
     elif protocol.lower() in ("http", "https"):
-        options = {"get_client": public_client}
+        options = {"get_client": listed_client if is_listed else typed_client}
     return kind(**{**kind._get_kwargs_from_urls(url), **options}), kind._strip_protocol(url)
 
 
@@ -85,7 +86,7 @@ def fetch(url: str, to: Path, *, size_bytes: int | None, content_id: str = "") -
     is not the one of `size_bytes` and `content_id` that was listed, as far as these are known (FileGrewError where it
     is longer and nothing else is known), and StorageError for a fault that lasts.
     """
-    filesystem, path = open_filesystem(url)
+    filesystem, path = open_filesystem(url, is_listed=True)
     reader = while_unchanged(filesystem, content_id)
 
     def check(_: Any) -> None:

@@ -110,11 +110,20 @@ def call(
         reraise=True,
     )
     try:
-        return tries(lambda: then(getattr(filesystem, method)(*arguments, **options)))
+        return tries(lambda: then(_asked(filesystem, method, *arguments, **options)))
     except store_errors() as error:
         if isinstance(error, TOLD_AS_IT_IS) and error_code(error) != "NoSuchBucket":
             raise
         raise_storage_error(error, what, num_tries=num_tries)
+
+
+def _asked(filesystem: Any, method: str, *arguments: Any, **options: Any) -> Any:
+    try:
+        return getattr(filesystem, method)(*arguments, **options)
+    except FileNotFoundError as error:  # which fsspec makes of all that a web server's `info` raises
+        if getattr(error.__cause__, "errno", None) == errno.EACCES and error.__cause__ is not None:
+            raise error.__cause__ from None
+        raise
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -17,6 +17,8 @@ class ViewConfig:
     """Output of jobs/score.py, or the folder model=... in it; a path or any fsspec URL."""
     input: Annotated[str | None, Setting("input", common=True)] = None
     """Where the videos lie now (folder or URL); default: where they lay when they were scored."""
+    allow_private_hosts: Annotated[bool, Setting("input")] = False
+    """Read videos that a manifest named on hosts of this machine, of its link or of a private network."""
     model: Annotated[str | None, Setting("input", common=True)] = None
     """Which model's labels: the beginning of its sha256, or of two, separated by a comma, which are shown side by side.
     Needed where the output holds more than two."""

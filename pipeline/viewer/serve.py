@@ -10,6 +10,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
 import uvicorn
@@ -34,7 +35,8 @@ def view(config: ViewConfig) -> int:
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(32)
     try:
-        with opened_videos(config.input, cache_bytes=int(config.cache_gib * 2**30), num_children=2) as videos:
+        options: dict[str, Any] = {"num_children": 2, "allow_private_hosts": config.allow_private_hosts}
+        with opened_videos(config.input, cache_bytes=int(config.cache_gib * 2**30), **options) as videos:
             media = Media(videos, models[0], blur_faces=config.blur_faces)
             app = build_app(models, media, token=token, cookie=f"viewer-{port}", blur_faces=config.blur_faces)
             options = {"access_log": False, "server_header": False, "timeout_graceful_shutdown": 2}

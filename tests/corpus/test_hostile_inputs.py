@@ -140,6 +140,15 @@ def test_an_address_that_is_none_is_one_line(url, tmp_path):
         read_corpus(str(tmp_path / "m.csv"))
 
 
+@pytest.mark.parametrize("scheme", ["ftp", "SFTP", "smb", "webhdfs", "dav"])
+def test_a_name_whose_connection_cannot_be_looked_at_is_refused(scheme, tmp_path):
+    (tmp_path / "m.csv").write_text(f"url\n{scheme}://films.invalid/a.mp4\n")
+    with pytest.raises(
+        CorpusError, match=rf"line 2: where {scheme.lower()}://films.invalid leads to .*--allow-private"
+    ):
+        read_corpus(str(tmp_path / "m.csv"))
+
+
 @pytest.mark.parametrize(
     "scheme", ["zip", "tar", "arrow_hdfs", "reference", "git", "github", "dask", "simplecache", "DIR", "jupyter"]
 )
