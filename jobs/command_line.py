@@ -43,7 +43,7 @@ try:
     from pipeline.records.flags import CommaSeparated, did_you_mean, flattened, one_line
     from pipeline.records.settings import Setting
     from pipeline.records.vocabulary import UsageError
-    from pipeline.runtime.console import log_as_json, log_status, log_traceback
+    from pipeline.runtime.console import log_as_json, log_status, log_traceback, told_while_silent
     from pipeline.storage.modes import close_to_others
 except ModuleNotFoundError as missing:
     name = Path(sys.argv[0]).name
@@ -95,7 +95,9 @@ def run_job(
         config = parse(config_class, sys.argv[1:], recipes=recipes, **options)
         if SHARED not in sys.argv:
             close_to_others()
-        _exit(main(config))
+        with told_while_silent(vars(config).values()):
+            code = main(config)
+        _exit(code)
     except UsageError as error:
         _end(f"{name}: error: {error}", 2)
     except ModuleNotFoundError as error:

@@ -8,9 +8,13 @@ from pipeline.preprocess.config import PreprocessConfig
 
 
 def main(config: PreprocessConfig) -> int:
+    from pipeline.corpus.read import require_input
     from pipeline.ledger.outputs import require_output_of
+    from pipeline.runtime.console import log_status
 
     require_output_of("preprocess", config.output)
+    require_input(config.input)  # What is not there is told before anything that takes long.
+    log_status(f"preprocessing {config.input}: loading decoders and detector")
     from pipeline.preprocess.job import preprocess  # Ray and Arrow, which --help does without.
 
     corrected = None

@@ -8,12 +8,18 @@ from pipeline.score.config import ScoreConfig
 
 
 def main(config: ScoreConfig) -> int:
+    from pipeline.corpus.read import require_input
     from pipeline.ledger.outputs import require_output_of
+    from pipeline.models.checkpoint_info import read_checkpoint_info
+    from pipeline.runtime.console import log_status
 
     require_output_of("score", config.output)
+    info = read_checkpoint_info(config.checkpoint, config.epoch)
+    require_input(config.input)  # What is not there is told before anything that takes long.
+    log_status(f"labelling {config.input}: loading decoders, detector and model")
     from pipeline.score.job import score  # Ray and PyTorch, which --help does without.
 
-    return score(config).exit_code
+    return score(config, info).exit_code
 
 
 run = partial(

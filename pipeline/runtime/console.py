@@ -7,12 +7,16 @@ import logging
 import shutil
 import sys
 import textwrap
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from pipeline.storage.redaction import redacted, terminal_text
 
-_output = {"as_json": False}
+SILENT_SECONDS = 2.5  # A person wonders at three.
+_output = {"as_json": False, "has_told": False}
 
 
 def log_as_json(wanted: bool = True) -> None:
@@ -33,10 +37,34 @@ def is_json() -> bool:
 
 def log_status(line: str, *, event: str = "message") -> None:
     """A line for the person who waits; without what it may hold of secrets."""
+    _output["has_told"] = True
     if is_json():
         log_event(event, text=line)
     else:
         print(_for_width(terminal_text(line), sys.stderr), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def told_while_silent(values: Iterable[Any], *, after_seconds: float = SILENT_SECONDS) -> Iterator[None]:
+    """Tells which stores a job waits for where it has told nothing by then: one that does not answer is asked again
+    for half a minute before there is an error to tell.
+
+    values: of the job's config, URLs among them.
+    """
+    urls = [each for each in values if isinstance(each, str) and "://" in each]
+    waiting = threading.Timer(after_seconds, _tell_waiting, args=(urls,))
+    waiting.daemon = True
+    if urls:
+        waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
+def _tell_waiting(urls: list[str]) -> None:
+    if not _output["has_told"]:
+        log_status(f"waiting for an answer of {' and of '.join(urls)}")
 
 
 def _for_width(line: str, stream: TextIO) -> str:
@@ -61,6 +89,7 @@ def log_traceback(text: str) -> None:
 
 def print_line(line: str) -> None:
     """A line of a command's answer, on stdout, as `terminal_text` has it."""
+    _output["has_told"] = True
     print(_for_width(terminal_text(line), sys.stdout))
 
 

@@ -115,10 +115,9 @@ def describe_summary(summary: Mapping[str, Any], *, output: str) -> list[str]:
     rare = [f"{summary[state]} {state}" for state in RARE_STATES if summary.get(state)]
     lines = [", ".join([states, *rare])]
     lines += [f"    {count:6d}  {reason}" for reason, count in summary["reasons"].items()]
-    lines.append(
-        f"{summary['frames']} frames, {summary['examples']} examples; this run: {summary['processed']} clips in "
-        f"{summary['seconds']:.1f} s ({summary['clips_per_second']:.2f} clips/s)"
-    )
+    now = f"{summary['processed']} clips in {summary['seconds']:.1f} s ({summary['clips_per_second']:.2f} clips/s)"
+    now = now if summary["processed"] else f"nothing to do, in {summary['seconds']:.1f} s"
+    lines.append(f"{summary['frames']} frames, {summary['examples']} examples; this run: {now}")
     if summary["peak_worker_memory_mib"]:
         lines.append(f"peak memory of a worker: {summary['peak_worker_memory_mib']} MiB")
     lines += [f"warning: a part of the run was tried again: {error}" for error in summary["errors"]]

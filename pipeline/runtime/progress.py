@@ -30,6 +30,7 @@ class TimeLeft:
         self._num_clips, self._actors = num_clips, actors
         self._marks: deque[tuple[int, float]] = deque()
         self._ends_at: float | None = None
+        self._last_at: float | None = None  # When a clip last ended; None once all have.
 
     def update(self, num_ended: int, *, now: float, seconds_of_clips: float) -> None:
         """So many clips have ended, which took their actors so many seconds in all."""
@@ -45,10 +46,15 @@ class TimeLeft:
         if num_ended > ended:
             per_clip = (now - at) / (num_ended - ended)
         self._ends_at = now + per_clip * max(0, self._num_clips - num_ended)
+        self._last_at = now if num_ended < self._num_clips else None
 
     def seconds(self, now: float) -> float | None:
         """Seconds that are left; None before the first clip has ended."""
-        return None if self._ends_at is None else max(0.0, self._ends_at - now)
+        if self._ends_at is None:
+            return None
+        # Of a last clip that takes longer than the others nothing is known but how long it has taken.
+        waited = 0.0 if self._last_at is None else now - self._last_at
+        return max(0.0, self._ends_at - now, waited / 2)
 
 
 class ProgressDisplay:

@@ -204,7 +204,9 @@ def _compute(
     actors = num_actors(config, units.num_units)
     log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
     check_nodes(ledger.storage.url)
-    return run_units(ledger, snapshot, job.build_actor(choice), config=config, started=started)
+    errors = run_units(ledger, snapshot, job.build_actor(choice), config=config, started=started)
+    log_status("the actors are done: ending Ray, then the audit, the tables' totals and the page")
+    return errors
 
 
 def _has_changed_clips(snapshot: Snapshot) -> bool:

@@ -65,10 +65,13 @@ DETECTOR_GPU = 0.6
 ACTOR_GPU = 0.02
 
 
-def score(config: ScoreConfig) -> Run:
-    """Label what this model has not seen of the input, and write summary, manifest, the night's record and page."""
+def score(config: ScoreConfig, info: dict[str, Any] | None = None) -> Run:
+    """Label what this model has not seen of the input, and write summary, manifest, the night's record and page.
+
+    info: of the checkpoint, where it has been read (`read_checkpoint_info`).
+    """
     log_as_json(config.json_logs)
-    info = read_checkpoint_info(config.checkpoint, config.epoch)
+    info = info or read_checkpoint_info(config.checkpoint, config.epoch)
     asked = reading_config(config, info)
     if config.link_persons:
         check_linking()

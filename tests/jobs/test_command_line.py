@@ -356,6 +356,21 @@ def test_a_job_that_loads_pytorch_says_what_it_does_before(job, tmp_path):
 
 
 @pytest.mark.lengthy
+@pytest.mark.parametrize(("job", "more"), [("preprocess", []), ("score", ["--checkpoint", "baseline"])])
+def test_a_job_on_clips_says_what_it_does_before_it_loads_decoders_and_ray(job, more, tmp_path):
+    code = (
+        "import sys, runpy; sys.path[:0] = ['jobs']; sys.modules |= dict.fromkeys(['av', 'ray', 'torch']); "
+        "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    )
+    arguments = ["--input", str(tmp_path), "--output", str(tmp_path / "out"), *more]
+    found = subprocess.run(
+        [sys.executable, "-c", code, f"jobs/{job}.py", *arguments], capture_output=True, text=True, check=False
+    )
+    assert f" {tmp_path}: loading decoders" in found.stderr.splitlines()[0]
+    assert found.returncode == 2  # There is no PyAV.
+
+
+@pytest.mark.lengthy
 def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
     for job, arguments in (("score", ("--input", KEPT / "uploads")), ("evaluate", ("--data", KEPT / "data"))):
         found = run(

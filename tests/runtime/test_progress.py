@@ -80,6 +80,16 @@ def test_the_time_left_follows_a_machine_that_is_free_again():
     assert left.seconds(now) == pytest.approx(20, rel=1 / 3)
 
 
+def test_a_last_clip_that_takes_longer_than_the_others_is_never_about_to_end():
+    left = TimeLeft(30, actors=2)
+    for done in range(1, 30):
+        left.update(done, now=float(done), seconds_of_clips=2.0 * done)
+    assert left.seconds(29.0) == pytest.approx(1, rel=1 / 3)
+    assert left.seconds(49.0) >= 5
+    left.update(30, now=49.0, seconds_of_clips=80.0)
+    assert left.seconds(50.0) == 0
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
@@ -109,6 +119,24 @@ def test_at_80_columns_the_bar_is_one_line_and_no_word_is_broken(num_clips):
     assert f"/{num_clips} clips and segments" in lines[0]
     words = " ".join(lines[1:]).split()
     assert words == display._words.split()
+
+
+@pytest.mark.parametrize(
+    ("values", "has_told", "said"),
+    [
+        (("s3://bucket/videos", 3, None, "out"), False, ["waiting for an answer of s3://bucket/videos"]),
+        (("s3://key:secret@a/b", "gs://c"), False, ["waiting for an answer of s3://…@a/b and of gs://c"]),
+        (("s3://bucket/videos",), True, []),
+        (("videos", "out"), False, []),
+    ],
+)
+def test_a_store_that_has_not_answered_is_named_unless_something_was_told(values, has_told, said, monkeypatch, capsys):
+    monkeypatch.setitem(console._output, "has_told", has_told)
+    with console.told_while_silent(values, after_seconds=0.0):
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
+    assert capsys.readouterr().err.splitlines() == said
 
 
 class Terminal(io.StringIO):
