@@ -1,197 +1,254 @@
-"""The table of clips of one model's labels as one Parquet file: made from the ledger, and kept beside the labels, so
-that a large collection opens at once the next time.
+"""The table of clips of one model's labels as Parquet files, made from the ledger and kept beside the labels, so that
+a large collection opens at once the next time.
 
-    LABELS/model=.../view/clips-v5-LEDGER-CONTENT.parquet
+    LABELS/model=.../view/clips-v6-LEDGER-CONTENT.parquet
 
-It is used only while the ledger's entries are those that it was made from (LEDGER) and its bytes are those that were
-written (CONTENT). After a night the rows of shards that it knows are taken from it, and only new shards are read. It
-can be deleted: it is made again.
+A file is used only while its bytes are those that were written (CONTENT), and the table that it ends only while the
+ledger's entries are those that it was made from (LEDGER). Its footer names the files before it, and the entries that
+they cover together. What a night adds is one more file; where it changes more than its own clips all is made again,
+and the rows of shards that are known are taken over. All of them can be deleted: they are made again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
-from collections.abc import Iterator
-from itertools import chain, islice
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.labels.index_rows import OtherRowsError, Reading, write_all, write_merged, write_units
 from pipeline.ledger.database import DatabaseError
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.snapshot import Snapshot
-from pipeline.records.columns import classes_in, with_classes
-from pipeline.records.evolution import read_shard
-from pipeline.records.faces import CLIP_LABEL_SCHEMA, ClipLabel
-from pipeline.runtime.console import log_status
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
-INDEX_VERSION = 5
-# Some at a time: a join of a million whole rows does not fit into the memory that the database may have.
-SHARDS_AT_ONCE, BATCHES_AT_ONCE = 2048, 4
+INDEX_VERSION = 6
+# More are made one: each question reads all of them.
+MAX_PARTS = 12
+# Of a collection that was never read, so many units are shown while the others are read.
+FIRST_UNITS = 64
+WORTH_BEGINNING = 512
 _NAME = re.compile(r"view/clips-v(\d+)-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
-_BEGIN = """
-create or replace table shards_of as select unit,
-  max(path) filter ("table" = 'clips') as clips_shard, max(path) filter ("table" = 'frames') as frames_shard,
-  max(path) filter ("table" = 'tracks') as tracks_shard, max(path) filter ("table" = 'shots') as shots_shard
-  from shards group by unit;
-create or replace table labelled (clip_id varchar);
-"""
-# The rows of the inputs in `here` (clip_id, unit); a copy's faces lie where those of its original do.
-_ROWS = """
-select l.clip_id, l.path, l.state, coalesce(c.reason, l.reason) as reason, l.detail,
-  {columns}, l.unit,
-  regexp_extract(s.clips_shard, 'day=([0-9-]+)', 1) as day, s.clips_shard,
-  coalesce(o.frames_shard, s.frames_shard) as frames_shard, coalesce(o.tracks_shard, s.tracks_shard) as tracks_shard,
-  coalesce(o.shots_shard, s.shots_shard) as shots_shard, p.url, p.size_bytes,
-  coalesce(c.same_as, l.clip_id) as original, {highest} as probability,
-  if(contains(l.path, '/'), split_part(l.path, '/', 1), '') as show
-  from (from latest semi join here using (clip_id, unit)) l
-  left join label_rows c on c.clip_id = l.clip_id and c.unit = l.unit
-  left join shards_of s on s.unit = l.unit
-  left join (from planned semi join here using (clip_id)) p on p.clip_id = l.clip_id
-  left join (select clip_id, unit from latest semi join (select same_as as clip_id from label_rows) using (clip_id)) a
-    on a.clip_id = c.same_as
-  left join shards_of o on o.unit = a.unit
-  order by l.path, l.clip_id
-"""
-# Of an older file the shards all of whose rows it has: content_id is null where a clip has no label.
-_KNOWN = """
-create or replace table known as select s.path, s.unit from shards s join
-  (select clips_shard, count(*) as num from old where content_id is not null group by clips_shard) o
-  on o.clips_shard = s.path and o.num = s.rows where s."table" = 'clips'
-"""
-_TAKEN_OVER = """
-select {columns}, unit from old semi join known on known.path = old.clips_shard
-  where content_id is not null
-"""
+_ENTRY = re.compile(r"ledger/(g\d{3,}-u\d{6,})\.json")
+_FOOTER = b"clips"
 
 
-class _Queries:
-    """The queries for the classes of one model."""
-
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        schema = with_classes(CLIP_LABEL_SCHEMA, classes)
-        own = [name for name in schema.names if name not in ("clip_id", "path", "state", "reason")]
-        highest = ", ".join(f"c.probabilities.{_quoted(name)}" for name in classes)
-        self.label_rows = schema.append(pa.field("unit", pa.string()))
-        self.rows = _ROWS.format(
-            columns=", ".join(f"c.{_quoted(name)}" for name in own), highest=f"greatest({highest})"
-        )
-        self.taken_over = _TAKEN_OVER.format(columns=", ".join(map(_quoted, schema.names)))
+class DamagedError(Exception):
+    """A kept file is not what was written."""
 
 
-def _quoted(name: str) -> str:
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
+@dataclass(frozen=True)
+class _Kept:
+    """Files that are a table together, copied; what their last footer says.
+
+    names: as they are stored. files: here. digest: of the ledger. entries: which it was made from. num_generations: of
+    the plan then. supersedes: whether a later file has rows of clips that an earlier one has too.
+    """
+
+    names: tuple[str, ...]
+    files: tuple[Path, ...]
+    digest: str
+    entries: frozenset[str]
+    num_generations: int
+    supersedes: bool
+
+    @property
+    def sql(self) -> str:
+        """The table."""
+        return _table_of(self.files, supersedes=self.supersedes)
 
 
-def digest_of(ledger: Ledger) -> str:
-    """16 digits that change whenever an entry of the ledger is written."""
+def digest_of(stamps: Mapping[str, str]) -> str:
+    """16 digits that change whenever one of these objects is written, or another is there."""
     digest = hashlib.sha256()
-    for name, stamp in sorted(ledger.storage.stamps("ledger")):
-        digest.update(f"{name} {stamp}\n".encode())
+    for name in sorted(stamps):
+        digest.update(f"{name} {stamps[name]}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def clips_file(ledger: Ledger, digest: str, folder: Path) -> Path:
-    """A Parquet file in the local `folder` with the table of clips as the ledger has it now, sorted by path.
+class ClipsIndex:
+    """The table of clips of one ledger, in files of the local `folder`.
 
-    digest: `digest_of` the ledger. Raises LedgerError, StorageError.
+    Attributes:
+        digest: changes whenever an entry of the ledger is written.
+        sql: the table as far as it is read; before `begin` or `finish`, empty where nothing of today is kept.
+        is_whole: whether it is the ledger's of today.
+        is_finished: whether nothing is left for `finish`.
+        reading: how far the rest is.
+
+    Raises LedgerError, StorageError.
     """
-    kept = {name: match for name in ledger.storage.sizes("view") if (match := _NAME.fullmatch(name))}
-    kept = {name: match for name, match in kept.items() if match[1] == str(INDEX_VERSION)}
-    path, old = folder / "clips.parquet", None
-    for name, match in kept.items():
-        if match[2] == digest and _copied(ledger.storage, name, match[3], path):
-            return path
-    for name, match in kept.items():
-        if match[2] != digest and _copied(ledger.storage, name, match[3], folder / "old.parquet"):
-            old = folder / "old.parquet"
-    _make(ledger, path, old)
-    if old is not None:
-        old.unlink()
-    _keep(ledger.storage, digest, path)
-    return path
 
+    def __init__(self, ledger: Ledger, folder: Path) -> None:
+        self._ledger, self._folder = ledger, folder
+        self._num_generations = ledger.num_generations  # First: what is planned meanwhile is read the next time.
+        self._stamps = dict(ledger.storage.stamps("ledger"))
+        self.digest = digest_of(self._stamps)
+        self.reading = Reading()
+        self._old = self._any_kept()
+        self._kept = self._old if self._old is not None and self._old.digest == self.digest else self._with_night()
+        self.is_whole = self._kept is not None
+        self.sql = "" if self._kept is None else self._kept.sql
+        self.is_finished = self._kept is not None and len(self._kept.files) <= MAX_PARTS
 
-def _copied(storage: Storage, name: str, content: str, to: Path) -> bool:
-    """Whether a kept file was copied, and is whole."""
-    try:
-        data = storage.read(name)
-    except FileNotFoundError:
-        return False
-    if hashlib.sha256(data).hexdigest()[:16] != content:
-        return False
-    to.write_bytes(data)
-    return True
-
-
-def _make(ledger: Ledger, to: Path, old: Path | None) -> None:
-    snapshot, queries = ledger.snapshot(), _Queries(classes_in(ledger.run_info()))
-    database = snapshot.settle("latest", "planned").database
-    database.execute(_BEGIN)
-    known = _known(snapshot, old, queries) if old is not None else set()
-    shards = snapshot.shards("\"table\" = 'clips' and rows > 0")
-    paths = {shard["path"]: shard["unit"] for shard in shards if shard["path"] not in known}
-    if len(paths) > SHARDS_AT_ONCE:
-        log_status(f"reading the labels of {len(paths)} shards; the next time it is done")
-    taken_over = _tables_of(database.batches(queries.taken_over)) if known else ()
-    writer: pq.ParquetWriter | None = None
-    for rows in chain(taken_over, _label_tables(ledger.storage, paths), [None]):
-        database.create("label_rows", queries.label_rows)
-        if rows is None:  # The inputs that have no label.
-            database.execute(
-                "create or replace table here as select clip_id, unit from latest anti join labelled using (clip_id)"
-            )
+    def begin(self) -> None:
+        """Have something to show soon: the table of an earlier day, else some of the newest units."""
+        if self.is_whole:
+            return
+        if len(self._stamps) <= WORTH_BEGINNING:
+            self.finish()
+        elif self._old is not None:
+            self.sql = self._old.sql
         else:
-            database.insert("label_rows", rows)
-            database.execute("create or replace table here as select clip_id, unit from label_rows")
-        table = database.table(queries.rows)
-        database.insert("labelled", table.select(["clip_id"]))
-        writer = writer or pq.ParquetWriter(to, table.schema, compression="zstd")
-        writer.write_table(table.cast(writer.schema))
-    assert writer is not None
-    writer.close()
-    database.close()
+            units = sorted(filter(None, map(_unit_of, self._stamps)), key=lambda unit: (len(unit), unit))
+            path = self._folder / "first.parquet"
+            options: Any = {"since": self._num_generations, "old": None, "metadata": lambda _: {}}
+            write_units(self._ledger, path, units[-FIRST_UNITS:], **options)
+            self.sql = _table_of([path], supersedes=False)
+
+    def finish(self) -> None:
+        """Read what is missing, and keep the table. Raises LedgerError, StorageError, StoppedError."""
+        if self.is_finished:
+            return
+        path, footer = self._folder / "whole.parquet", self._footer([], supersedes=False)
+        if self._kept is not None:
+            write_merged(path, self._kept.sql, metadata=footer)
+        else:
+            old = None if self._old is None else self._old.sql
+            write_all(self._ledger, path, old=old, metadata=footer, reading=self.reading)
+        self._store(path, [])
+        self.sql = _table_of([path], supersedes=False)
+        self.is_whole = self.is_finished = True
+
+    def _with_night(self) -> _Kept | None:
+        """The table that was kept earlier, and the rows of what was committed since; None where those change others."""
+        old = self._old
+        if old is None or not old.entries <= self._stamps.keys():
+            return None
+        if old.digest != digest_of({name: self._stamps[name] for name in old.entries}):
+            return None
+        units = {unit for name in self._stamps.keys() - old.entries if (unit := _unit_of(name)) is not None}
+        path, supersedes = self._folder / "night.parquet", old.supersedes
+
+        def footer(is_known: bool) -> dict[bytes, bytes]:
+            nonlocal supersedes
+            supersedes = supersedes or is_known
+            return self._footer(old.names, supersedes=supersedes)
+
+        try:
+            write_units(self._ledger, path, units, since=old.num_generations, old=old.sql, metadata=footer)
+        except (OtherRowsError, DatabaseError):
+            return None
+        name = self._store(path, old.names)
+        return replace(
+            old, names=(*old.names, name), files=(*old.files, path), digest=self.digest, supersedes=supersedes
+        )
+
+    # What is kept
+
+    def _any_kept(self) -> _Kept | None:
+        """The table that was kept of the ledger as it is now, else one of an earlier day."""
+        named = [(name, match) for name in self._ledger.storage.sizes("view") if (match := _NAME.fullmatch(name))]
+        ours = [(name, match[2]) for name, match in named if match[1] == str(INDEX_VERSION)]
+        found = [
+            kept
+            for name, digest in sorted(ours, key=lambda each: each[1] != self.digest)
+            if (kept := self._read(name, digest)) is not None
+        ]
+        return max(found, key=lambda kept: (kept.digest == self.digest, len(kept.entries)), default=None)
+
+    def _read(self, name: str, digest: str) -> _Kept | None:
+        """The table that a kept file ends; None where a file of it is gone or damaged."""
+        storage = self._ledger.storage
+        try:
+            last = _copied(storage, name, self._folder)
+            told = json.loads(zlib.decompress(pq.read_schema(last).metadata[_FOOTER]))
+            return _Kept(
+                names=(*told["before"], name),
+                files=(*(_copied(storage, each, self._folder) for each in told["before"]), last),
+                digest=digest,
+                entries=frozenset(told["entries"]),
+                num_generations=told["num_generations"],
+                supersedes=told["supersedes"],
+            )
+        except (FileNotFoundError, DamagedError):
+            return None
+
+    def _footer(self, before: Sequence[str], *, supersedes: bool) -> dict[bytes, bytes]:
+        told = {
+            "before": list(before),
+            "entries": sorted(self._stamps),
+            "num_generations": self._num_generations,
+            "supersedes": supersedes,
+        }
+        return {_FOOTER: zlib.compress(json.dumps(told).encode())}
+
+    def _store(self, path: Path, before: Sequence[str]) -> str:
+        """Keep a file that goes on from others, and delete all that are of neither; its name."""
+        storage, content = self._ledger.storage, _content_of(path)
+        name = f"view/clips-v{INDEX_VERSION}-{self.digest}-{content}.parquet"
+        try:
+            for old in storage.sizes("view"):
+                if old.startswith("view/clips-") and old not in (*before, name):
+                    storage.delete(old)
+            storage.put_stream(name, _parts_of(path))
+        except (OSError, StorageError):
+            pass  # Labels that may only be read are indexed each time.
+        return name
 
 
-def _known(snapshot: Snapshot, old: Path, queries: _Queries) -> set[str]:
-    """The shards whose rows an older file has."""
-    try:
-        snapshot.database.execute(f"create or replace view old as select * from read_parquet('{old}')")
-        snapshot.database.execute(_KNOWN)
-        snapshot.database.table(f"select * from ({queries.taken_over}) limit 0")
-    except DatabaseError:  # Its columns are others.
-        return set()
-    return {row["path"] for row in snapshot.database.rows("select path from known")}
+def _table_of(files: Sequence[Path], *, supersedes: bool) -> str:
+    """SQL of a table in files of which a later one's rows stand in place of an earlier one's."""
+    parts = []
+    for place, file in enumerate(files):
+        later = [f"select clip_id from read_parquet('{each}')" for each in files[place + 1 :]]
+        where = f" where clip_id not in ({' union all '.join(later)})" if supersedes and later else ""
+        parts.append(f"select * from read_parquet('{file}'){where}")
+    return f"({' union all by name '.join(parts)})"
 
 
-def _tables_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    while some := list(islice(batches, BATCHES_AT_ONCE)):
-        yield pa.Table.from_batches(some)
+def _unit_of(name: str) -> str | None:
+    match = _ENTRY.fullmatch(name)
+    return None if match is None else match[1]
 
 
-def _label_tables(storage: Storage, paths: dict[str, str]) -> Iterator[pa.Table]:
-    names = list(paths)
-    for start in range(0, len(names), SHARDS_AT_ONCE):
-        tables = []
-        for name, data in storage.read_many(names[start : start + SHARDS_AT_ONCE]).items():
-            rows = read_shard(data, ClipLabel, CLIP_LABEL_SCHEMA).replace_schema_metadata(None)
-            tables.append(rows.append_column("unit", pa.repeat(pa.scalar(paths[name]), rows.num_rows)))
-        yield pa.concat_tables(tables)
+def _copied(storage: Storage, name: str, folder: Path) -> Path:
+    """A kept file as a file of this folder. Raises FileNotFoundError, DamagedError, StorageError."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise DamagedError
+    to = folder / name.rpartition("/")[2]
+    if to.exists():
+        return to
+    if storage.is_local:
+        try:
+            os.link(storage.path(name), to)  # Another viewer may delete it.
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(storage.path(name), to)
+    else:
+        to.write_bytes(storage.read(name))
+    if _content_of(to) != match[3]:
+        to.unlink()
+        raise DamagedError
+    return to
 
 
-def _keep(storage: Storage, digest: str, path: Path) -> None:
-    data = path.read_bytes()
-    name = f"view/clips-v{INDEX_VERSION}-{digest}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
-    try:
-        for old in storage.sizes("view"):
-            if old.startswith("view/clips-"):
-                storage.delete(old)
-        storage.put(name, data)
-    except (OSError, StorageError):
-        return  # Labels that may only be read are indexed each time.
+def _content_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _parts_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while part := file.read(2**22):
+            yield part

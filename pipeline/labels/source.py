@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.index import clips_file, digest_of
+from pipeline.labels.index import ClipsIndex
+from pipeline.labels.index_rows import Reading
 from pipeline.ledger.database import Database
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outputs import model_folders
@@ -45,9 +46,12 @@ class Labels:
         storages: the folders of the model, one a part. Corrections of a clip lie in its own.
         info: kind, config and versions with which they were made.
         digest: changes whenever an entry is written.
+
+    waits: for the whole table of clips. Otherwise, where it is not kept, it has those of an earlier day or some of the
+    newest until `finish` was called.
     """
 
-    def __init__(self, *urls: str) -> None:
+    def __init__(self, *urls: str, waits: bool = True) -> None:
         ledgers = [Ledger(url) for url in urls]
         self.storages = [ledger.storage for ledger in ledgers]
         infos = [ledger.run_info() for ledger in ledgers]
@@ -55,17 +59,46 @@ class Labels:
             if info["kind"] != "labels":
                 raise UsageError(f"{url} holds {info['kind']}, not labels; give the output of jobs/score.py")
         self.info = infos[0]
-        digests = [digest_of(ledger) for ledger in ledgers]
-        self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
         self.database = Database()
         self._shard = lru_cache(maxsize=SHARDS_KEPT)(self._read)
-        rows = []
-        for part, (ledger, digest) in enumerate(zip(ledgers, digests, strict=True)):
+        self._indexes = []
+        for part, ledger in enumerate(ledgers):
             folder = self.database.folder / str(part)
             folder.mkdir()
-            path = clips_file(ledger, digest, folder)
-            rows.append(f"select *, {part} as part from read_parquet('{path}')")
-        self.database.execute(f"create view clips as {' union all by name '.join(rows)}")
+            self._indexes.append(ClipsIndex(ledger, folder))
+        digests = [index.digest for index in self._indexes]
+        self.digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+        if waits:
+            self.finish()
+        else:
+            for index in self._indexes:
+                index.begin()
+        self.show_read()
+
+    def finish(self) -> None:
+        """Read the rest of the table of clips; `show_read` then shows it. Raises what opening raises, StoppedError."""
+        for index in self._indexes:
+            index.finish()
+
+    def show_read(self) -> None:
+        """Make the table `clips` what is read by now. Not while another thread asks."""
+        tables = [f"select *, {part} as part from {index.sql}" for part, index in enumerate(self._indexes)]
+        self.database.execute(f"create or replace view clips as {' union all by name '.join(tables)}")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the table of clips is that of the ledger as it is now."""
+        return all(index.is_whole for index in self._indexes)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left for `finish`."""
+        return all(index.is_finished for index in self._indexes)
+
+    @property
+    def readings(self) -> list[Reading]:
+        """How far the table of each part is."""
+        return [index.reading for index in self._indexes]
 
     @property
     def model(self) -> str:
@@ -161,13 +194,14 @@ def _models_at(url: str) -> list[str]:
     return models
 
 
-def open_labels(url: str, *, model: str | None = None) -> Labels:
+def open_labels(url: str, *, model: str | None = None, waits: bool = True) -> Labels:
     """The labels of one model in an output of jobs/score.py.
 
     Args:
         url: the output, the folder `model=...` in it, or a pattern of the outputs of all parts (`labels-*`); a path or
             any fsspec URL.
         model: the beginning of the checkpoint's sha256, where there are several.
+        waits: see `Labels`.
 
     Raises:
         UsageError: where there are none, or several and no choice.
@@ -176,7 +210,7 @@ def open_labels(url: str, *, model: str | None = None) -> Labels:
     fitting = [each for each in models if model is None or each[0].rpartition("model=")[2].startswith(model)]
     if len(fitting) != 1:
         raise UsageError(f"--model is {model!r}; {url} holds the labels of {names_of(models)}: give one of them")
-    return Labels(*fitting[0])
+    return Labels(*fitting[0], waits=waits)
 
 
 def names_of(models: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,12 +27,12 @@ from pipeline.ledger.entries import compacted, entry_of, uncompacted
 from pipeline.ledger.files import arrow_bytes, json_bytes, json_with_list, parquet_bytes
 from pipeline.ledger.lock import LedgerError, RunLock
 from pipeline.ledger.snapshot import STORED_ROWS, Snapshot
-from pipeline.ledger.units import Unit
+from pipeline.ledger.units import Unit, without_addresses
 from pipeline.records.arrow import pc
 from pipeline.records.documents import arrow_table, parse_json
 from pipeline.records.evolution import fixed
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome
-from pipeline.storage.redaction import unquoted, without_secrets
+from pipeline.storage.redaction import unquoted
 from pipeline.storage.store import Storage
 
 ENTRIES_AT_ONCE = 1000
@@ -221,20 +221,43 @@ class Ledger:
         """
         snapshot = Snapshot(memory_bytes=memory_bytes)
         for number, (name, size_bytes) in self._generations().items():
-            cure = "put it back, or give another output"
-            data = self.storage.read(name)
-            try:
-                table = arrow_table(data, "it")
-            except ValueError as error:
-                raise self._unreadable(f"{name} ({len(data)} of {size_bytes} bytes)", error, cure) from None
-            snapshot.add_plan(table, generation=number)
+            snapshot.add_plan(self._plan_in(name, size_bytes), generation=number)
         self.refresh(snapshot, compacts=compacts)
         return snapshot
 
-    def refresh(self, snapshot: Snapshot, *, compacts: bool = False) -> None:
+    def snapshot_of(self, unit_ids: Collection[str], *, since: int) -> Snapshot:
+        """As `snapshot`, but only of these units and of those in generations of the plan from `since` on."""
+        snapshot, found = Snapshot(), set(unit_ids)
+        numbers = {int(unit_id[1:].partition("-")[0]) for unit_id in found}
+        for number, (name, size_bytes) in self._generations().items():
+            if number >= since or number in numbers:
+                table = self._plan_in(name, size_bytes)
+                if number >= since:
+                    found.update(pc.unique(table["unit"]).to_pylist())
+                else:
+                    table = table.filter(pc.is_in(table["unit"], pa.array(sorted(found), pa.string())))
+                snapshot.add_plan(table, generation=number)
+        self.refresh(snapshot, unit_ids=found)
+        return snapshot
+
+    @property
+    def num_generations(self) -> int:
+        """How many generations the plan has."""
+        return len(self._generations())
+
+    def _plan_in(self, name: str, size_bytes: int) -> pa.Table:
+        data = self.storage.read(name)
+        try:
+            return arrow_table(data, "it")
+        except ValueError as error:
+            what, cure = f"{name} ({len(data)} of {size_bytes} bytes)", "put it back, or give another output"
+            raise self._unreadable(what, error, cure) from None
+
+    def refresh(self, snapshot: Snapshot, *, compacts: bool = False, unit_ids: Collection[str] | None = None) -> None:
         """Bring the snapshot's entries up to what is stored.
 
         Args:
+            unit_ids: of these alone.
             compacts: of the holder of the lock alone: entries that had to be fetched one by one are stored once more,
                 `ENTRIES_AT_ONCE` in one object, where they are more. Objects with copies of what is another entry now,
                 or none, and those that cannot be read are deleted.
@@ -242,13 +265,13 @@ class Ledger:
         Raises LedgerError for an entry of no planned unit.
         """
         units = ((match[1], size) for name, size in self.storage.listing("ledger") if (match := _ENTRY.fullmatch(name)))
-        snapshot.list_entries(units)
+        snapshot.list_entries(each for each in units if unit_ids is None or each[0] in unit_ids)
         if (lost := snapshot.entry_without_plan()) is not None:
             raise LedgerError(
                 f"{self.storage.url}: ledger/{lost}.json is of no unit in plan/; the plan was lost, or copied in part: "
                 "put plan/ back (finish the copy), or give another output"
             )
-        if snapshot.num_unread():
+        if snapshot.num_unread() > (0 if unit_ids is None else ENTRIES_AT_ONCE):
             for name in self.storage.sizes("compact"):
                 texts = uncompacted(name, self.storage.read(name))
                 is_current = texts is not None and snapshot.add_compacted(texts)
@@ -364,19 +387,6 @@ class Ledger:
         # What DuckDB quotes of it may be of anything.
         reason = unquoted(" ".join(str(error).split()))[:120] or type(error).__name__
         return LedgerError(f"{self.storage.url}/{name} cannot be read: {reason}; {cure}")
-
-
-def without_addresses(clips: pa.Table) -> pa.Table:
-    """Clips with urls that may be written down: a signed address is a password, and dead the day after."""
-    has_secret = pc.match_substring_regex(clips["url"], "(?i)://.*(@|[^/][?]|#|;|%(25)*(40|3F|23|3B))")
-    if not pc.any(has_secret).as_py():
-        return clips
-    urls = [
-        without_secrets(url) if secret else url
-        for url, secret in zip(clips["url"].to_pylist(), has_secret.to_pylist(), strict=True)
-    ]
-    place = clips.schema.get_field_index("url")
-    return clips.set_column(place, clips.schema.field(place), pa.array(urls, pa.string()))
 
 
 def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

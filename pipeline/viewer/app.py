@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
@@ -31,6 +32,7 @@ from pipeline.viewer.guard import Guard
 from pipeline.viewer.media import Media
 from pipeline.viewer.parts import part_of
 from pipeline.viewer.questions import SORTS, BadQuestionError, Questions
+from pipeline.viewer.rest import Rest
 
 MAX_BODY_BYTES = 2**16
 CLIPS_KEPT = 8
@@ -51,6 +53,14 @@ class Application:
         self._logs = [CorrectionLog(model.storages) for model in models]
         self._asking = threading.Lock()
         self._faces = lru_cache(maxsize=CLIPS_KEPT)(self._read_faces)
+        self.rest = Rest(models, self._show_read)
+
+    def _show_read(self) -> None:
+        with self._asking:
+            for model in self._models:
+                model.show_read()
+            self._questions.refresh()
+        self._faces.cache_clear()
 
     def _read_faces(self, model: int, clip_id: str) -> pa.Table:
         return self._models[model].faces(self._clip(model, clip_id))
@@ -59,7 +69,8 @@ class Application:
         with self._asking:
             clip = self._models[model].clip(clip_id)
         if clip is None:
-            raise NotThereError(f"no clip {clip_id!r} among these labels")
+            read = "" if self._models[model].is_whole else ", as far as they are read; wait until all are"
+            raise NotThereError(f"no clip {clip_id!r} among these labels{read}")
         return clip
 
     def collection(self, _: Request) -> Any:
@@ -74,7 +85,11 @@ class Application:
             "person_colours": list(PERSON_COLOURS),
             "sorts": list(SORTS),
             "blur_faces": self._blur,
+            "reading": self.rest.told(),
         }
+
+    def reading(self, _: Request) -> Any:
+        return {"reading": self.rest.told()}
 
     def clips(self, request: Request) -> Any:
         counts = self._logs[0].counts()
@@ -238,12 +253,20 @@ def build_app(models: list[Labels], media: Media, *, token: str, cookie: str, bl
     """The application for uvicorn or a test."""
     own = Application(models, media, blur_faces=blur_faces)
     one = "/api/clips/{clip_id:str}"
+
+    @asynccontextmanager
+    async def reading_on(_: Starlette) -> AsyncIterator[None]:
+        own.rest.start()
+        yield
+        await run_in_threadpool(own.rest.close)
+
     return Starlette(
         routes=[
             Route("/", _static),
             Route("/static/{name:str}", _static),
             Route("/favicon.ico", _nothing),
             Route("/api/collection", _answers(own.collection)),
+            Route("/api/reading", _answers(own.reading)),
             Route("/api/clips", _answers(own.clips)),
             Route("/api/drift", _answers(own.drift)),
             Route(one, _answers(own.clip)),
@@ -257,4 +280,5 @@ def build_app(models: list[Labels], media: Media, *, token: str, cookie: str, bl
             Route("/media/{clip_id:str}/{number:int}.mp4", _answers(own.stretch)),
         ],
         middleware=[Middleware(Guard, token=token, cookie=cookie)],
+        lifespan=reading_on,
     )

@@ -53,8 +53,12 @@ class Questions:
         # Of both models: what the pages number emotions by.
         self.classes = tuple(dict.fromkeys((*labels.classes, *(other.classes if other else ()))))
         self.database.execute("create or replace table corrected (clip_id varchar, num bigint)")
-        if other is not None:
-            own = other.database.table("select clip_id, emotion, probability from clips")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over what was read of the other model's clips since."""
+        if self.other is not None:
+            own = self.other.database.table("select clip_id, emotion, probability from clips")
             self.database.create("other", own.schema)
             self.database.insert("other", own)
 

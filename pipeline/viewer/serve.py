@@ -65,7 +65,8 @@ class _Server(uvicorn.Server):
 
 def _say_where(config: ViewConfig, models: list[Labels], address: str) -> None:
     num_clips = models[0].database.value("select count(*) from clips")
-    log_status(f"{num_clips} clips, model {' and '.join(model.model for model in models)}; Ctrl-C ends it")
+    so_far = "" if models[0].is_whole else " so far"
+    log_status(f"{num_clips} clips{so_far}, model {' and '.join(model.model for model in models)}; Ctrl-C ends it")
     print(address, flush=True)
     if not config.no_browser and has_screen():
         webbrowser.open(address)
@@ -74,18 +75,23 @@ def _say_where(config: ViewConfig, models: list[Labels], address: str) -> None:
 def opened_models(config: ViewConfig) -> list[Labels]:
     """The labels of one model, or of two. Raises UsageError."""
     if config.model is not None:
-        return [open_labels(config.labels, model=name) for name in config.model.split(",")]
+        return [open_labels(config.labels, model=name, waits=False) for name in config.model.split(",")]
     found = models_of(absolute_url(config.labels))
     if len(found) > 2:
         told = f"{config.labels} holds the labels of {names_of(found)}"
         raise UsageError(f"--model is not given; {told}: give one or two of them")
-    return [Labels(*folders) for folders in found]
+    return [Labels(*folders, waits=False) for folders in found]
 
 
 def place_of(labels: Labels, clip: str, *, seconds: float) -> str:
     """What an address of the viewer goes on with to open a clip, by its path or id, so many seconds after its first
     frame. Raises UsageError for a clip that has no label."""
-    rows = list(labels.database.rows("select * from clips where path = $clip or clip_id = $clip limit 1", clip=clip))
+    find = "select * from clips where path = $clip or clip_id = $clip limit 1"
+    rows = list(labels.database.rows(find, clip=clip))
+    if not rows and not labels.is_whole:
+        labels.finish()
+        labels.show_read()
+        rows = list(labels.database.rows(find, clip=clip))
     if not rows:
         raise UsageError(
             f"--clip {clip!r} is no path or clip_id of a labelled clip; leave it out to see the list of all"

@@ -1,6 +1,7 @@
 """The table of clips that is kept beside the labels is used while it is true, and made again where it is not."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import pyarrow as pa
@@ -146,3 +147,121 @@ def test_labels_of_which_a_part_is_missing_are_refused(tmp_path):
     make_labels(tmp_path / "videos", tmp_path / "labels-1-of-2", [ONE, BROKEN])
     with pytest.raises(UsageError, match=r"of 2 parts of labels 1 are not there \(2\)"):
         open_labels(str(tmp_path / "labels-*"))
+
+
+def made_anew(folder, tmp_path):
+    """The rows of the clips as they are without anything that is kept."""
+    copy = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("view"))
+    return opened(copy)[0]
+
+
+def files(folder):
+    return len(list((folder / "view").iterdir()))
+
+
+def committed(ledger, *units, day, same_as=None):
+    """Commit units whose clips are copies, or have no label."""
+    for unit in units:
+        labels = [{**same_as, "clip_id": clip.clip_id, "path": clip.path} for clip in unit.clips] if same_as else []
+        state, reason = (State.DONE, None) if same_as else (State.QUARANTINED, "not_a_video")
+        outcomes = [Outcome(clip_id=each.clip_id, path=each.path, state=state, reason=reason) for each in unit.clips]
+        tables = {"clips": pa.Table.from_pylist(labels, schema=CLIP_LABEL_SCHEMA)} if labels else {}
+        ledger.commit(unit, tables=tables, outcomes=outcomes, facts={}, partition=f"day={day}")
+
+
+def planned(ledger, clips):
+    """Plan clips, one a unit; the pending units."""
+    rows = pa.Table.from_pylist([asdict(clip) for clip in clips], schema=CLIP_SCHEMA)
+    settings = ledger.run_info()["config"]
+    snapshot, _ = plan_clips(ledger, rows, kind="labels", config=settings, versions={}, clips_per_shard=1)
+    return list(snapshot.pending())
+
+
+def test_a_night_is_a_file_more_and_says_what_all_of_it_made_anew_says(two_nights, tmp_path):
+    folder = two_nights(ONE, BROKEN, day="2026-11-20")
+    rows, _ = opened(folder)
+    ledger = Ledger(str(folder))
+    clips = [clip for unit in ledger.snapshot().units() for clip in unit.clips]
+    (first,) = [clip for clip in clips if clip.path == ONE.path]
+    later = [replace(first, clip_id=f"{place}" * 20, path=f"late/{place}.mp4", content_id="") for place in range(3)]
+    copy = replace(first, clip_id="c" * 20, path="again.mp4", same_as=first.clip_id)
+
+    units = planned(ledger, [*clips, *later, copy])  # A run that was killed: none of its units is done.
+    assert (opened(folder)[0], files(folder)) == (rows, 1)
+    committed(ledger, *(unit for unit in units if unit.clips[0] in later[:2]), day="2026-11-21")
+    told = opened(folder)[0]
+    assert (told, files(folder)) == (made_anew(folder, tmp_path), 2)
+    assert [told[clip.path]["reason"] for clip in later] == ["not_a_video", "not_a_video", "not_finished"]
+
+    label = {**rows[ONE.path], "same_as": first.clip_id}
+    committed(ledger, *(unit for unit in units if unit.clips[0] == copy), day="2026-11-22", same_as=label)
+    told = opened(folder)[0]
+    assert (told, files(folder)) == (made_anew(folder, tmp_path), 3)
+    assert told["again.mp4"]["frames_shard"] == rows[ONE.path]["frames_shard"]
+    assert opened(folder)[0] == told  # As it was kept.
+
+    committed(ledger, *(unit for unit in units if unit.clips[0] == later[2]), day="2026-11-23")
+    told = opened(folder)[0]
+    assert (told, files(folder)) == (made_anew(folder, tmp_path), 4)
+    assert len(told) == 6
+
+
+def test_a_night_that_changes_other_clips_makes_the_table_anew(two_nights, tmp_path):
+    folder = two_nights(ONE, BROKEN, day="2026-11-20")
+    opened(folder)
+    (tmp_path / "videos" / ONE.path).unlink()
+    two_nights(replace(ONE, num_frames=30), BROKEN, day="2026-11-21")  # Other bytes at its path.
+    told = [row["state"] for row in rows_at(folder, ONE.path)]
+    assert sorted(told) == ["changed", "done"]
+    assert files(folder) == 1
+
+
+def rows_at(folder, path):
+    labels = Labels(str(folder))
+    found = list(labels.database.rows("select * from clips where path = $path", path=path))
+    labels.database.close()
+    return found
+
+
+def test_many_nights_are_one_file_again(two_nights, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.labels.index.MAX_PARTS", 2)
+    clips = [replace(ONE, path=f"show/{place}.mp4", num_frames=10 + place) for place in range(3)]
+    for place in range(3):
+        folder = two_nights(*clips[: place + 1], day=f"2026-11-2{place}")
+        before = opened(folder)[0]
+        assert len(before) == place + 1
+    assert files(folder) == 1
+    assert opened(folder)[0] == before == made_anew(folder, tmp_path)
+
+
+def test_a_file_that_is_gone_or_damaged_takes_those_after_it_along(two_nights):
+    folder = two_nights(ONE, day="2026-11-20")
+    opened(folder)
+    first = kept(folder)
+    two_nights(ONE, TWO, day="2026-11-21")
+    both = opened(folder)
+    data = first.read_bytes()
+    for damage in (first.unlink, lambda: first.write_bytes(data[:-1])):
+        first.write_bytes(data)
+        damage()
+        assert opened(folder) == both
+
+
+def test_who_does_not_wait_sees_the_newest_first(two_nights, monkeypatch):
+    for name in ("WORTH_BEGINNING", "FIRST_UNITS"):
+        monkeypatch.setattr(f"pipeline.labels.index.{name}", 1)
+    folder = two_nights(ONE, BROKEN, day="2026-11-20")
+    two_nights(ONE, BROKEN, TWO, day="2026-11-21")
+    labels = Labels(str(folder), waits=False)
+    paths = "select path from clips order by path"
+    assert [row["path"] for row in labels.database.rows(paths)] == [TWO.path]
+    assert not labels.is_whole
+    labels.finish()
+    labels.show_read()
+    assert [row["path"] for row in labels.database.rows(paths)] == [BROKEN.path, ONE.path, TWO.path]
+    assert labels.is_whole
+    labels.database.close()
+    again = Labels(str(folder), waits=False)
+    assert again.is_finished
+    again.database.close()

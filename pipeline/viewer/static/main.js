@@ -47,10 +47,32 @@ if (query().has("token")) {
   history.replaceState(null, "", rest ? `/?${rest}` : "/");
 }
 
+// Of a large collection that is opened for the first time some clips are shown while the others are read.
+async function tellReading(told) {
+  const line = document.getElementById("reading"), bar = line.querySelector("progress");
+  while (told && !told.error) {
+    line.firstElementChild.textContent = "All labels are read for the first time. Until then the pages have some of them.";
+    if (told.num_shards) Object.assign(bar, { max: told.num_shards, value: told.num_read });
+    line.hidden = false;
+    await new Promise(resolve => { setTimeout(resolve, 2000); });
+    ({ reading: told } = await ask("/api/reading"));
+  }
+  bar.hidden = true;
+  if (told) {
+    line.firstElementChild.textContent = `Not all labels can be shown: ${told.error}`;
+    return;
+  }
+  line.hidden = true;
+  state.collection = await ask("/api/collection");
+  say("All labels are read.");
+  if (!query().get("clip")) await showCollection(query());
+}
+
 try {
   state.collection = await ask("/api/collection");
   document.getElementById("models").textContent = `Model ${state.collection.models.join(" and ")}`;
   await show();
+  if (state.collection.reading) await tellReading(state.collection.reading);
 } catch (error) {
   say(error.message, { bad: true });
 }
