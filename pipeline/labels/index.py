@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from pipeline.labels.index_rows import OtherRowsError, Reading, write_all, write_merged, write_units
 from pipeline.ledger.database import DatabaseError
 from pipeline.ledger.ledger import Ledger
+from pipeline.records.documents import parse_json
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
@@ -170,7 +171,7 @@ class ClipsIndex:
         storage = self._ledger.storage
         try:
             last = _copied(storage, name, self._folder)
-            told = json.loads(zlib.decompress(pq.read_schema(last).metadata[_FOOTER]))
+            told = parse_json(zlib.decompress(pq.read_schema(last).metadata[_FOOTER]), "it")
             return _Kept(
                 names=(*told["before"], name),
                 files=(*(_copied(storage, each, self._folder) for each in told["before"]), last),
