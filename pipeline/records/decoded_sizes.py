@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from pipeline.records.arrow import pc
+from pipeline.records.parquet_pages import page_sizes
 
 ROWS_AT_ONCE = 256
 # Of the longest values that a dictionary may have, so many rows are decoded at a time.
@@ -21,23 +22,25 @@ BYTES_AT_ONCE = 2**26
 _AMPLIFYING = ("dictionary", "run_end_encoded", "view")
 
 
-def parquet_groups(file: Any, columns: Collection[str], *, max_bytes: int) -> Iterator[tuple[int, int]] | None:
+def parquet_groups(
+    file: Any, content: bytes, columns: Collection[str], *, max_bytes: int
+) -> Iterator[tuple[int, int]] | None:
     """The row groups of an open Parquet file, each with how many of its rows to decode at a time.
 
-    None where its footer says that it decodes to more than `max_bytes`: what a page holds is told there, but that each
-    row of it may be the same long value of a dictionary. Raises ValueError where a column that is wanted has lists,
-    which this package does not write: a row of one may have any number of values.
+    None where its pages are more than `max_bytes` once they are unpacked. Raises ValueError where it is damaged, or a
+    column that is wanted has lists, which this package does not write: a row of one may have any number of values.
     """
     # Not the footer's facts of each column: this version of Arrow ends the process where they are damaged.
     leaves = map(file.schema.column, range(len(file.schema.names)))
     if any(leaf.max_repetition_level and leaf.path.partition(".")[0] in columns for leaf in leaves):
         raise ValueError("it has a column of a kind that is not written here")
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    if any(group.total_byte_size < 0 for group in groups):
-        raise ValueError("a group of its rows has no length")
-    if sum(group.total_byte_size for group in groups) > max_bytes:
+    groups = page_sizes(content, columns)
+    if len(groups) != file.metadata.num_row_groups:
+        raise ValueError("its footer has two meanings")
+    if sum(group.num_bytes for group in groups) > max_bytes:
         return None
-    at_once = (BYTES_AT_ONCE // max(1, group.total_byte_size) for group in groups)
+    # No value is longer than the page that it stands in, nor than that of its dictionary.
+    at_once = (BYTES_AT_ONCE // max(1, group.longest_bytes) for group in groups)
     return enumerate(max(1, min(ROWS_AT_ONCE, number)) for number in at_once)
 
 

@@ -24,8 +24,9 @@ MAX_TEXT_BYTES = 2**22
 MAX_DEPTH = 32
 # Of a safetensors file: 0.1 KB a tensor.
 MAX_TENSOR_HEADER_BYTES = 2**23
-# Decoded rows of one Parquet file; those that this package writes have less than a tenth.
-MAX_TABLE_BYTES = 2**32
+# Decoded rows of one Parquet or Arrow file; those that this package writes have less than a tenth. What is packed more
+# than 64 to one, which ours are not, is bounded by the first number.
+FREE_TABLE_BYTES, MAX_TABLE_BYTES = 2**29, 2**32
 
 
 class DocumentError(UsageError):
@@ -174,7 +175,7 @@ def parquet_table(
     *,
     num_rows: int | None = None,
     columns: Collection[str] | None = None,
-    max_bytes: int = MAX_TABLE_BYTES,
+    max_bytes: int | None = None,
 ) -> Any:
     """The table of a Parquet file.
 
@@ -184,7 +185,7 @@ def parquet_table(
     Args:
         num_rows: that it must have.
         columns: those of these names that it has; by default all.
-        max_bytes: of the decoded rows.
+        max_bytes: of the decoded rows; by default what its length makes likely.
 
     Raises:
         DocumentError: where it is no Parquet, has another number of rows, or decodes to more bytes.
@@ -194,6 +195,7 @@ def parquet_table(
 
     from pipeline.records.decoded_sizes import parquet_groups, written_bytes
 
+    max_bytes = _likely_bytes(content) if max_bytes is None else max_bytes
     batches, num_bytes = [], 0
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
@@ -202,7 +204,7 @@ def parquet_table(
         schema = file.schema_arrow
         if columns is not None:
             schema = pa.schema([each for each in schema if each.name in columns], metadata=schema.metadata)
-        groups = parquet_groups(file, schema.names, max_bytes=max_bytes)
+        groups = parquet_groups(file, content, schema.names, max_bytes=max_bytes)
         if groups is None:
             raise _too_large(what, max_bytes)
         for number, num_at_once in groups:
@@ -220,12 +222,17 @@ def parquet_table(
         raise DocumentError(f"{what} is not Parquet ({_fault_of(error)})") from None
 
 
-def arrow_table(content: bytes, what: str, *, max_bytes: int = MAX_TABLE_BYTES) -> Any:
-    """The table of an Arrow file. Raises DocumentError where it is none, or decodes to more than `max_bytes`."""
+def arrow_table(content: bytes, what: str, *, max_bytes: int | None = None) -> Any:
+    """The table of an Arrow file.
+
+    max_bytes: of the decoded rows; by default what its length makes likely. Raises DocumentError where it is none, or
+    decodes to more.
+    """
     import pyarrow as pa
 
     from pipeline.records.decoded_sizes import arrow_sizes
 
+    max_bytes = _likely_bytes(content) if max_bytes is None else max_bytes
     try:
         with pa.ipc.open_file(pa.BufferReader(content)) as reader:
             sizes = [*arrow_sizes(content)]
@@ -272,6 +279,10 @@ def too_long(what: str, max_bytes: int) -> DocumentError:
     """What a file of more bytes than this is refused with."""
     told = f"{max_bytes / 2**20:.0f} MiB" if max_bytes >= 2**20 else f"{max_bytes} bytes"
     return DocumentError(f"{what} is longer than {told}, the most that is read of such a file")
+
+
+def _likely_bytes(content: bytes) -> int:
+    return min(MAX_TABLE_BYTES, max(FREE_TABLE_BYTES, 64 * len(content)))
 
 
 def _fault_of(error: Exception) -> str:
