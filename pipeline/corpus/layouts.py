@@ -16,6 +16,7 @@ from pipeline.corpus.listing import list_input, url_of
 from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, IgnoredFiles, ListedFile, ListedFiles
 from pipeline.records.vocabulary import EMOTIONS, SPLITS
+from pipeline.video.formats import extension_of
 
 LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
     "angry": "Anger",
@@ -27,6 +28,8 @@ LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
 }
 
 
+# In which a list of clips may lie that somebody takes for a manifest.
+_OTHER_TABLES = ("txt", "tab", "json", "jsonl", "ndjson", "gz", "xls", "xlsx", "ods", "feather", "arrow", "pkl")
 SPLIT_NAMES: dict[str, str] = {name: name for name in SPLITS} | {"val": "validation"}
 
 
@@ -80,16 +83,23 @@ def read_files(
         layout = "folder"
         ignored.extend(map(why_not_a_video, chain(found.images.taken(), found.broken_images)))
         if not found.videos and not broken:
-            reasons = ignored.reasons.most_common(3)
-            told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
-            cure = "images are read in the CAER-S layout only" if has_images else "check the path"
-            raise CorpusError(f"input {shown} holds no video ({told}); {cure}")
+            raise _no_video(ignored, has_images=has_images, single=place if single else "", shown=shown)
         is_labelled = _are_labels(found.videos.tree_paths())
         notes = [] if is_labelled or not found.videos else ["no labels"]
         clips = map(_in_its_folder, found.videos.taken()) if is_labelled else found.videos.taken()
     url = url_of(root.rstrip("/") or "/", store)
     files = chain(clips, broken)
     return corpus_of(layout, url, files=files, ignored=ignored, rules=rules, notes=notes)
+
+
+def _no_video(ignored: IgnoredFiles, *, has_images: bool, single: str, shown: str) -> CorpusError:
+    """single: where the input is one file."""
+    reasons = ignored.reasons.most_common(3)
+    told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
+    cure = "images are read in the CAER-S layout only" if has_images else "check the path"
+    if extension_of(single) in _OTHER_TABLES:
+        cure = "a manifest is a .csv, .tsv or .parquet with a column url"
+    return CorpusError(f"input {shown} holds no video ({told}); {cure}")
 
 
 def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
-import io
 import math
 import os
 import posixpath
 import re
 import stat
-import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +18,7 @@ from urllib.parse import urljoin
 from fsspec import AbstractFileSystem
 
 from pipeline.corpus.columns import MANIFEST_COLUMNS, columns_of
+from pipeline.corpus.csv_text import BLANK, csv_rows, with_decimal_point
 from pipeline.corpus.layouts import LABEL_NAMES, SPLIT_NAMES
 from pipeline.corpus.listing import (
     NUM_TRIES,
@@ -34,6 +33,7 @@ from pipeline.corpus.listing import (
 from pipeline.corpus.parquet_rows import parquet_rows
 from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, ListedFile
+from pipeline.records.arrow import pc
 from pipeline.records.documents import shown_value
 from pipeline.storage.hosts import SCHEMES_WITH_HOSTS, host_of, is_address, is_whole, private_address, same_host
 from pipeline.storage.redaction import without_query, without_secrets
@@ -43,9 +43,6 @@ from pipeline.video.formats import extension_of
 
 # Stores in which a name stands after that of its bucket.
 _BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "r2")
-# Around a cell: also what web pages leave there, and what prints nothing.
-_BLANK = f"{string.whitespace}\N{NO-BREAK SPACE}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
-_SEPARATORS = {"csv": ",;\t|", "tsv": "\t,;|"}
 # Ten million rows have about this much.
 MAX_BYTES = 2**31
 
@@ -81,7 +78,7 @@ def read_manifest_file(
     folders = _checked_rows(files, shown=shown)
     unread = [name for name in columns if name not in MANIFEST_COLUMNS and not name.startswith("unnamed")]
     notes = [f"columns not read: {', '.join(unread)}"] if unread else []
-    return corpus_of(
+    found = corpus_of(
         "manifest",
         url_of(folder, store),
         files=_looked_up((file for _, _, file in files()), folders),
@@ -89,6 +86,12 @@ def read_manifest_file(
         rules=rules,
         notes=notes,
     )
+    missing = [batch["path"].filter(pc.equal(batch["content_id"], "missing")) for batch in found.rows]
+    if num_missing := sum(map(len, missing)):
+        first = repr(next(paths[0].as_py() for paths in missing if len(paths)))
+        told = f"{num_missing} of {found.num_clips} are not there, the first {first}: paths count from its folder"
+        return replace(found, description=f"{found.description}; {told}")
+    return found
 
 
 def _check_host(url: str, thing: str, folder: str, reach: frozenset[str]) -> None:
@@ -128,7 +131,7 @@ def _names_a_file(url: str) -> bool:
 def _url_of_row(row: Mapping[str, Any], thing: str, folder: str, store: AbstractFileSystem | None) -> str:
     """The path or URL of a row. Raises CorpusError where it has none."""
     given = row["url"]
-    url = given.strip(_BLANK) if isinstance(given, str) and "\0" not in given else ""
+    url = given.strip(BLANK) if isinstance(given, str) and "\0" not in given else ""
     if store is None and "\\" in url and "://" not in url and not os.path.exists(os.path.join(folder, url)):
         url = url.replace("\\", "/")  # written on Windows
     if not url or not _names_a_file(url):
@@ -183,7 +186,8 @@ def _checked_rows(
         if hash(key) in seen:
             first = next(other for other, _, earlier in files() if key_of(earlier) == key)
             if first != where:  # else two keys have one hash
-                times = f"from {file.start_pts_seconds} to {file.end_pts_seconds} s"
+                start, end = file.start_pts_seconds, file.end_pts_seconds
+                times = "as a whole" if start is end is None else f"from {start or 0.0} s to {end or 'its end'}"
                 raise CorpusError(
                     f"manifest {shown}: {first} and {where} both give {shown_url(url)!r} {times}; remove one"
                 )
@@ -203,22 +207,8 @@ def _manifest_errors(extension: str, *, shown: str) -> Iterator[None]:
         told = f"byte {error.start} is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
         raise CorpusError(
             f"manifest {shown} is not a readable .{extension} file: {told}; "
-            "write it again as UTF-8 CSV, TSV or Parquet with a header"
+            "write it again as UTF-8 CSV (in Excel: 'CSV UTF-8'), TSV or Parquet with a header"
         ) from None
-
-
-def _csv_reader(content: bytes, extension: str) -> Any:
-    content = re.sub(rb"^(\xef\xbb\xbf)?sep=[,;\t|]\r?\n", b"", content, count=1)  # for spreadsheets
-    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
-    return csv.reader(text, delimiter=_separator(content, extension), strict=True, skipinitialspace=True)
-
-
-def _separator(content: bytes, extension: str) -> str:
-    """The separator of which the header has a column `url`; that of the name where none does."""
-    header = content.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].decode("utf-8", "replace")
-    separators = _SEPARATORS[extension]
-    names = ({name.strip(' \t\r"').lower() for name in header.split(each)} for each in separators)
-    return next((each for each, found in zip(separators, names, strict=True) if "url" in found), separators[0])
 
 
 def _names(content: bytes, *, extension: str, shown: str) -> list[str]:
@@ -226,7 +216,10 @@ def _names(content: bytes, *, extension: str, shown: str) -> list[str]:
     if extension == "parquet":
         return next(parquet_rows(content, None, shown=shown))
     with _manifest_errors(extension, shown=shown):
-        return next(_csv_reader(content, extension), [])
+        names = next(csv_rows(content, extension)[1], (0, []))[1]
+        if any("\0" in name for name in names):
+            raise csv.Error("its header holds NUL, as UTF-16 without its mark does")
+        return names
 
 
 def _manifest_rows(
@@ -242,30 +235,28 @@ def _manifest_rows(
             yield f"row {number}", dict(zip(read, row, strict=True))
         return
     with _manifest_errors(extension, shown=shown):
-        reader = _csv_reader(content, extension)
-        next(reader)
-        for cells in reader:
-            where = f"line {reader.line_num}"
-            fields = [each.strip(_BLANK) for each in cells]
-            if not any(fields):
-                continue
+        separator, rows = csv_rows(content, extension)
+        next(rows)
+        for line, fields in rows:
             if not any(fields[len(columns) :]):
                 del fields[len(columns) :]  # separators without a name, as spreadsheets leave them
             if len(fields) != len(columns):
                 raise CorpusError(
-                    f"manifest {shown}, {where}: {len(fields)} fields, but the header has {len(columns)}; "
+                    f"manifest {shown}, line {line}: {len(fields)} fields, but the header has {len(columns)}; "
                     "quote fields that hold the separator"
                 )
-            yield where, dict(zip(columns, fields, strict=True))
+            row = dict(zip(columns, fields, strict=True))
+            if separator != ",":  # Where it is, 1,234 may be thousands.
+                row |= {name: row[name].replace(",", ".") for name in MANIFEST_COLUMNS[3:5] if name in row}
+            yield f"line {line}", row
 
 
 def _seconds(value: Any, thing: str) -> float | None:
     if value is None or value == "" or value != value:  # noqa: PLR0124 (NaN: how pandas writes an empty number)
         return None
     try:
-        seconds = (
-            math.nan if isinstance(value, bool) else float(value.replace(",", ".") if isinstance(value, str) else value)
-        )
+        is_odd = isinstance(value, bool) or (isinstance(value, str) and "_" in value)  # Python's own 1_000
+        seconds = math.nan if is_odd else float(with_decimal_point(value) if isinstance(value, str) else value)
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):

@@ -578,7 +578,7 @@ def test_rows_without_a_split_are_split_by_the_whole_file(tmp_path: Path) -> Non
         ("url,start_seconds,end_seconds\na.mp4,3,2\n", "line 2: it ends at 2.0 s, before it starts at 3.0 s"),
         ("url,label\na.mp4\n", "line 2: 1 fields, but the header has 2"),
         ("url,label\n,Sad\n", "line 2: url is ''; give a path or URL"),
-        ("url\na.mp4\nb.mp4\n./a.mp4\n", r"line 2 and line 4 both give './a.mp4' from None to None s; remove one"),
+        ("url\na.mp4\nb.mp4\n./a.mp4\n", r"line 2 and line 4 both give './a.mp4' as a whole; remove one"),
         ('url\n"a.mp4\n', "is not a readable .csv file"),
         ("url\nfoo://a.mp4\n", "Protocol not known: foo"),
     ],

@@ -41,6 +41,9 @@ def rows_of(folder: Path, text: str, *, name: str = "m.csv") -> list[tuple]:
         ("m.csv", ",url,label,start_seconds,end_seconds\n0,a.mp4,Happy,0.5,1\n"),
         ("m.csv", "URL,Emotion,Start_Seconds,end_seconds\na.mp4,happy,0.5,1\n"),
         ("m.csv", "sep=;\r\nurl;label;start_seconds;end_seconds\r\na.mp4;Happy;0,5;1\r\n"),
+        ("m.csv", "url,label,start_seconds,end_seconds\r\na.mp4,Happy,0.5,1\r\n\x1a"),
+        ("m.csv", '\n,,,\nurl,label,start_seconds,end_seconds\na.mp4,Happy,"0,5",1\n'),
+        ("m.csv", "url;label;start_seconds;end_seconds\na.mp4;Happy;0,500;1,000\n"),
         ("m.csv", "url,label,Start (s),End [sec]\na.mp4,Happy,0.5,1\n"),
         ("m.csv", "url,label,clip_start_s,stop time in seconds\na.mp4,Happy,0.5,1\n"),
         ("m.csv", "url,label,start_seconds,end_seconds\r\u00a0a.mp4\u200b, Happy\t,0.5,1\r"),
@@ -48,6 +51,47 @@ def rows_of(folder: Path, text: str, *, name: str = "m.csv") -> list[tuple]:
 )
 def test_a_manifest_is_read_as_spreadsheets_and_scripts_write_it(folder: Path, name: str, text: str):
     assert rows_of(folder, text, name=name) == [("a.mp4", "Happy", 0.5, 1.0)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_an_encoding_that_a_mark_names_is_read(folder: Path, encoding: str, separator: str):
+    (folder / "é.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    text = f"url{separator}label\r\né.mp4{separator}Happy\r\n"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    (folder / "m.csv").write_bytes(mark + text.encode(encoding))
+    assert [(clip.path, clip.label) for clip in read_corpus(str(folder / "m.csv")).clips] == [("é.mp4", "Happy")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "cp1252", "shift-jis"])
+def test_an_encoding_that_nothing_names_is_one_line(folder: Path, encoding: str):
+    name = "é.mp4" if encoding == "cp1252" else "表.mp4"
+    (folder / "m.csv").write_bytes(f"url,label\n{name},Happy\n".encode(encoding))
+    with pytest.raises(CorpusError, match=r"(is not UTF-8|UTF-16 without its mark).*; write it again as UTF-8 CSV"):
+        read_corpus(str(folder / "m.csv"))
+
+
+def test_a_quoted_break_of_a_line_is_part_of_a_cell_and_lines_are_counted_as_an_editor_does(folder: Path):
+    (folder / "new\nline.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    text = '\n"a\nnote";url;label;start_seconds\n1;"new\nline.mp4";Happy;12,345\n'
+    assert rows_of(folder, text) == [("new\nline.mp4", "Happy", 12.345, None)]
+    with pytest.raises(CorpusError, match="line 6: label 'Hapy'"):
+        rows_of(folder, text + "2;a.mp4;Hapy;1\n")
+
+
+def test_rows_whose_files_are_not_there_are_told_at_once(folder: Path):
+    (folder / "m.csv").write_text("url\na.mp4\ngone/b.mp4\ngone/c.mp4\n")
+    found = read_corpus(str(folder / "m.csv"))
+    assert found.description.endswith("; 2 of 3 are not there, the first 'gone/b.mp4': paths count from its folder")
+
+
+@pytest.mark.parametrize("name", ["m.txt", "m.json", "m.jsonl", "m.xlsx", "m.csv.gz", "m.tab"])
+def test_a_list_in_another_kind_of_file_is_told_what_a_manifest_is(folder: Path, name: str):
+    (folder / name).write_bytes(b"url,label\na.mp4,Happy\n")
+    with pytest.raises(
+        CorpusError, match=r"holds no video .*; a manifest is a \.csv, \.tsv or \.parquet with a column"
+    ):
+        read_corpus(str(folder / name))
 
 
 @pytest.mark.parametrize("name", ["gender", "weekend", "start_date", "tone", "duration", "classroom", "intention"])
@@ -82,6 +126,9 @@ def test_paths_written_on_windows_are_found(folder: Path):
         ("url,start,end\na.mp4,1,2\n", "column 'start' does not say its unit; call it 'start_seconds'"),
         ("url,start_seconds,stop\na.mp4,1,2\n", "column 'stop' does not say its unit; call it 'end_seconds'"),
         ("url,label,emotion\na.mp4,Happy,Sad\n", "column 'label' is there twice"),
+        ('url,end_seconds\na.mp4,"1,234"\n', "end_seconds '1,234' is not a number of seconds"),
+        ("url,end_seconds\na.mp4,1:02:03.5\n", "end_seconds '1:02:03.5' is not a number of seconds; write it like"),
+        ("url,end_seconds\na.mp4,1_0\n", "end_seconds '1_0' is not a number of seconds"),
         ("url,emotion\na.mp4,Hapy\n", "label 'Hapy' is unknown"),
         ("url,start_seconds,end_seconds\na.mp4,-2,-1\n", "line 2: it ends at -1.0 s, before it starts at 0.0 s"),
         ("url,end_seconds\na.mp4,0\n", "line 2: it ends at 0.0 s, before it starts at 0.0 s"),
