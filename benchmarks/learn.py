@@ -34,6 +34,7 @@ from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import single_stream_bounds
 from pipeline.train.config import TrainConfig
+from pipeline.train.network import NORMED_DROPOUT
 from pipeline.train.worker import train_worker
 
 NETWORKS: dict[str, dict[str, Any]] = {  # name in the table: fields of TrainConfig
@@ -93,8 +94,8 @@ class LearnConfig:
     """Examples of one optimizer step."""
     lr: float = 0.02
     """Learning rate of the first step."""
-    dropout: float = 0.5
-    """Share of features that dropout zeroes."""
+    dropout: float = NORMED_DROPOUT
+    """Share of features that dropout zeroes; the paper's is 0.5."""
     precision: str = "auto"
     """auto (bf16 on CUDA, fp32 on CPU), fp32 or bf16."""
     device: str = "auto"

@@ -38,6 +38,7 @@ from pipeline.models.predict import reads_of
 from pipeline.records.vocabulary import BACKBONES, EMOTIONS, UsageError
 from pipeline.report.paper import (
     PAPER_NETWORKS,
+    PAPER_TRAINING,
     answered_by,
     asked_for,
     data_differences,
@@ -307,6 +308,7 @@ def _missing(networks: Sequence[Mapping[str, Any]], *, data_url: str, folder: st
         if paper.model not in BACKBONES:  # today's defaults are others
             asked = asked_for(paper)
             flags += ["--pooled-norm", asked["pooled_norm"], "--attention-gain", asked["attention_gain"]]
+            flags += ["--dropout", str(PAPER_TRAINING["dropout"])]
         outputs = [f"{folder}/{name}{f'-seed-{seed}' if seed else ''}" for seed in range(NUM_SEEDS)]
         train = ["python", "jobs/train.py", "--data", data_url, "--model", paper.model, *flags]
         commands = [

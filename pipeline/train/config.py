@@ -70,8 +70,9 @@ class TrainConfig:
     """Parameters that --weight-decay is for: all, or weights, which spares norms and biases."""
     flooding: Annotated[float, Setting("training")] = 0.05
     """Level b of |loss - b| + b, in nats: the training loss is kept from falling under it. 0 turns it off."""
-    dropout: Annotated[float, Setting("training")] = 0.5
-    """Share of features that dropout zeroes, 0 up to 1 (exclusive)."""
+    dropout: Annotated[float | None, Setting("training")] = None
+    """Share of features that dropout zeroes, 0 up to 1 (exclusive). None: 0.2 in the paper's networks where
+    --pooled-norm is batch, 0.5 (the paper's) in all others, and in a resumed run what it had."""
     pooled_norm: Annotated[PooledNorm | None, Setting("network")] = None
     """What each pooled vector passes before it is weighted: batch (batch norm) or none. None: batch, and in a resumed
     run what it had."""
@@ -166,7 +167,8 @@ class TrainConfig:
         for name in ("workers", "max_failures", "seed", "warmup_steps"):
             require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("momentum", "dropout", "label_smoothing"):
-            require(0 <= getattr(self, name) < 1, name, "a number from 0 up to 1 (exclusive)")
+            value = getattr(self, name)
+            require(value is None or 0 <= value < 1, name, "a number from 0 up to 1 (exclusive)")
         require(0 <= self.mixup < math.inf, "mixup", "0 (never) or a number above it, such as 0.2")
         require(self.early_stop is None or self.early_stop >= 1, "early_stop", "1 or more epochs, or leave it out")
         for name, choices in CHOICES.items():

@@ -26,7 +26,9 @@ PUBLIC_FACE_PX = 96  # of the public CAER-Net-S
 
 
 # What older runs did where they have no such setting.
-BEFORE = {"attention_gain": "area", "pooled_norm": "none", "context_crop": "none"}
+BEFORE: dict[str, Any] = {"attention_gain": "area", "pooled_norm": "none", "context_crop": "none", "dropout": 0.5}
+# What the networks of the paper learn at, where pooled vectors pass batch norm: benchmarks/README.md has the figures.
+NORMED_DROPOUT = 0.2
 
 
 def with_readings(config: TrainConfig, saved: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -35,13 +37,17 @@ def with_readings(config: TrainConfig, saved: Mapping[str, Any] | None = None) -
     saved: the training config in a checkpoint of the run that goes on.
     """
     if saved is not None:
-        found = {name: saved.get(name) or before for name, before in BEFORE.items()}
+        found = {name: before if saved.get(name) is None else saved[name] for name, before in BEFORE.items()}
     elif config.model == "caer-net-s":
-        found = {**READINGS[config.model], "context_crop": "none" if config.input_px else "public"}
+        found = {**BEFORE, **READINGS[config.model], "context_crop": "none" if config.input_px else "public"}
+    elif (config.pooled_norm or "batch") == "batch":
+        found = {**BEFORE, "pooled_norm": "batch", "attention_gain": "paper"}
+        if config.model in PAIR_MODELS:
+            found["dropout"] = NORMED_DROPOUT
     else:
-        norm = config.pooled_norm or "batch"
-        found = {"pooled_norm": norm, "attention_gain": "paper" if norm == "batch" else "area", "context_crop": "none"}
-    return replace(config, **{name: getattr(config, name) or value for name, value in found.items()})
+        found = BEFORE
+    given = {name: getattr(config, name) for name in found}
+    return replace(config, **{name: found[name] if value is None else value for name, value in given.items()})
 
 
 def input_sizes(config: TrainConfig) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def test_each_run_stands_in_its_rows_and_what_is_missing_says_its_command(data: 
     ablation = shlex.split(missing["se-ca-aa"])
     assert ablation[ablation.index("--pooled-norm") + 1] == "none"
     assert ablation[ablation.index("--attention-gain") + 1] == "area"
+    assert ablation[ablation.index("--dropout") + 1] == "0.5"
 
 
 @pytest.mark.lengthy

@@ -430,6 +430,24 @@ def test_a_run_that_goes_on_keeps_its_readings_and_a_new_one_has_todays():
     assert with_readings(TrainConfig(**fields, model="caer-net-s", input_px=32)).context_crop == "none"
 
 
+@pytest.mark.parametrize(
+    ("settings", "saved", "dropout"),
+    [
+        ({}, None, 0.2),
+        ({"model": "se-af"}, None, 0.2),
+        ({"pooled_norm": "none"}, None, 0.5),
+        ({"model": "caer-net-s"}, None, 0.5),
+        ({"model": "resnet50"}, None, 0.5),
+        ({"dropout": 0.0}, None, 0.0),
+        ({}, {"model": "cahfw", "dropout": 0.5, "pooled_norm": "batch"}, 0.5),
+        ({}, {"model": "cahfw", "dropout": 0.0}, 0.0),
+        ({"dropout": 0.3}, {"model": "cahfw", "dropout": 0.3}, 0.3),
+    ],
+)
+def test_dropout_is_what_the_networks_learn_at_and_a_run_that_goes_on_keeps_its_own(settings, saved, dropout):
+    assert with_readings(TrainConfig(data="data", output="run", **settings), saved).dropout == dropout
+
+
 def test_settings_that_work_against_each_other_are_told():
     assert least_smoothed_loss(0.05) == pytest.approx(0.254, abs=5e-4)
     assert least_smoothed_loss(0.1) == pytest.approx(0.446, abs=5e-4)
