@@ -40,7 +40,7 @@ try:
     from jsonargparse._actions import ActionConfigFile  # It has no public name.
 
     from pipeline.records.documents import mapping_of, parse_yaml, read_at_most, shown_value
-    from pipeline.records.flags import CommaSeparated, did_you_mean, flattened, one_line
+    from pipeline.records.flags import CommaSeparated, did_you_mean, flattened, one_line, words_of
     from pipeline.records.settings import Setting
     from pipeline.records.vocabulary import UsageError
     from pipeline.runtime.console import log_as_json, log_status, log_traceback, told_while_silent
@@ -54,7 +54,6 @@ DISTRIBUTION = "emotion-pipeline"
 MAX_CONFIG_BYTES, MAX_OPENERS = 2**20, 1000
 SHARED = "--shared-output"
 _NO_FIELDS = {"help", "help_all", "shared_output", "config", "recipe", "print_config", "version"}
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 METAVARS = {int: "N", int | None: "N", float: "X", float | None: "X"}
 EXIT_CODES = (
     "exit codes: 0 every input is accounted for; 1 a bug; 2 wrong use, or a store or disk that fails (what was "
@@ -194,7 +193,8 @@ def parse(
         raise
     except (ArgumentError, ValueError, TypeError, OSError, RecursionError) as error:
         names = {field.name: field.name if field.name in positional else _flag(field) for field in fields(config_class)}
-        told = one_line(error, names)
+        hints = get_type_hints(config_class)
+        told = one_line(error, names, {shown: words_of(hints[name]) for name, shown in names.items()})
         raise UsageError(f"{told}{did_you_mean(told, ['--help-all', *names.values()])} (see --help)") from None
 
 
@@ -322,8 +322,7 @@ class _Config(ActionConfigFile):
                 found = parser.parse_object({name: given}, defaults=False, _skip_required=True)
             except (ArgumentError, TypeError, ValueError, RecursionError):
                 hint = getattr(known[name], "_typehint", None) or known[name].type
-                wanted = _WORDS.get(hint) or str(hint).replace("typing.Literal", "one of ")
-                raise UsageError(f"{what}: {key} is {shown_value(given)}; give {wanted}") from None
+                raise UsageError(f"{what}: {key} is {shown_value(given)}; give {words_of(hint)}") from None
             cfg.update(found[name], name)
 
 

@@ -89,10 +89,12 @@ def describe_verified(found: Sequence[Verified]) -> list[str]:
 
 
 def _describe_foreign(names: Sequence[str]) -> str:
-    return (
-        f"{len(names)} Parquet files that no entry names are among the shards, and readers of the folder would count "
-        f"their rows: move away {name_first(names)}"
+    what = (
+        "1 Parquet file that no entry names is"
+        if len(names) == 1
+        else (f"{len(names)} Parquet files that no entry names are")
     )
+    return f"{what} among the shards, and readers of the folder would count the rows: move away {name_first(names)}"
 
 
 def name_some(some: Some) -> str:

@@ -36,7 +36,7 @@ def _forget_clips(ledgers: Sequence[Ledger], config: ForgetConfig) -> Lines:
         snapshot = ledger.snapshot()
         ids = clips_to_forget(ledger, snapshot, config)
         num_clips += len(ids)
-        if config.dry_run:
+        if ids and config.dry_run:
             named = ", ".join(ids[:MAX_NAMED])
             yield f"{ledger.storage.url}: {len(ids)} clips would be forgotten: {named}", ()
         elif ids:

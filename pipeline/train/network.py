@@ -84,7 +84,10 @@ def load_pretrained(model: nn.Module, config: TrainConfig) -> str:
 def load_initial(model: nn.Module, config: TrainConfig) -> str:
     """The weights of --init into a network; where they are from. Raises UsageError where it is another network."""
     assert config.init is not None
-    checkpoint = load_checkpoint(absolute_url(config.init), "best")
+    try:
+        checkpoint = load_checkpoint(absolute_url(config.init), "best")
+    except UsageError as error:
+        raise UsageError(f"--init: {error}") from None
     found = checkpoint.config["model"]
     theirs = {"model": found["name"], "pooled_norm": "none", "encoder": "paper", **found["options"]}
     ours = {"model": config.model, **_model_options(config)}
@@ -119,8 +122,6 @@ def check_model(config: TrainConfig, manifest: Manifest) -> None:
     sizes = {name: px or stored[name] for name, px in input_sizes(config).items() if name in stored}
     try:
         check_network(config.model, **_model_options(config), **sizes)
-        if config.init is not None:
-            load_initial(new_model(config), config)
         if config.pretrained != "none":
             tensors, source, _ = _pretrained(config)
             if config.model in BACKBONES:
@@ -129,6 +130,8 @@ def check_model(config: TrainConfig, manifest: Manifest) -> None:
                 check_imagenet(tensors, source=source)
     except ValueError as error:
         raise UsageError(f"--model {config.model}, --input-px {config.input_px}: {error}") from None
+    if config.init is not None:
+        load_initial(new_model(config), config)
 
 
 def _pretrained_network(config: TrainConfig) -> str:
