@@ -77,25 +77,33 @@ class ViewerConfig:
     """Clips in one unit (count)."""
     rounds: int = 3
     """Times that each question is asked, and that the labels are opened again (count)."""
+    night: float = 0.01
+    """Clips of a night that is added, as a share of the others."""
     keep: bool = False
     """Leave the labels where they are; the next run opens them again, and none for the first time."""
 
     def __post_init__(self) -> None:
         if min(self.clips, self.clips_per_shard, self.rounds) < 1:
             raise ValueError("--clips, --clips-per-shard, --rounds: give 1 or more")
+        if not 0 < self.night <= 1:
+            raise ValueError(f"--night is {self.night}; give a share above 0, up to 1")
 
 
 def viewer(config: ViewerConfig) -> dict[str, Any]:
     """Make the labels, open them and ask; writes viewer.json and returns what it holds."""
     storage = Storage(config.output)
     folder = Path(storage.path("made"))
-    before, first = os.getloadavg()[0], None
+    before, first, night = os.getloadavg()[0], None, None
     if not (config.keep and (folder / "whole").exists()):
         shutil.rmtree(folder, ignore_errors=True)
         log_status(f"making the labels of {config.clips:,} clips")
         made_labels(folder / "labels", config.clips, clips_per_shard=config.clips_per_shard)
-        first = _opened(folder / "labels", {})["opened"]
+        first = _opened(folder / "labels", {}, reads_all=True)["opened"]
         (folder / "whole").touch()
+        num_after = config.clips + max(1, round(config.clips * config.night))
+        log_status(f"making the labels of a night of {num_after - config.clips:,} clips")
+        made_labels(folder / "labels", num_after, clips_per_shard=config.clips_per_shard, night=NUM_NIGHTS)
+        night = _opened(folder / "labels", {})["opened"]
     again = [_opened(folder / "labels", {})["opened"] for _ in range(config.rounds - 1)]
     last = str(max(0, config.clips - 50))
     asked = _opened(folder / "labels", QUESTIONS, rounds=config.rounds, last=last)
@@ -105,6 +113,7 @@ def viewer(config: ViewerConfig) -> dict[str, Any]:
         "settings": asdict(config),
         "load_average": {"before": before, "after": os.getloadavg()[0]},
         "opened_first": first,
+        "opened_after_night": night,
         "opened_again": _median(again),
         "mib": asked["mib"],
         "questions": {name: _median(each) for name, each in asked["questions"].items()},
@@ -115,8 +124,11 @@ def viewer(config: ViewerConfig) -> dict[str, Any]:
     return results
 
 
-def _opened(labels: Path, questions: Mapping[str, str], *, rounds: int = 1, last: str = "0") -> dict[str, Any]:
-    """Start the viewer, wait for its first page of rows, ask the questions, end it."""
+def _opened(
+    labels: Path, questions: Mapping[str, str], *, rounds: int = 1, last: str = "0", reads_all: bool = False
+) -> dict[str, Any]:
+    """Start the viewer, wait for its first page of rows (`reads_all`: and until it has read the rest), ask the
+    questions, end it."""
     started = time.monotonic()
     command = [sys.executable, str(JOB), str(labels), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -130,6 +142,9 @@ def _opened(labels: Path, questions: Mapping[str, str], *, rounds: int = 1, last
                 clip = ask("/api/clips")["rows"][0]["clip_id"]
                 own = psutil.Process(process.pid)
                 opened = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds(own)}
+                while reads_all and ask("/api/reading")["reading"]:
+                    time.sleep(1)
+                opened["all_seconds"], opened["all_cpu_seconds"] = time.monotonic() - started, _cpu_seconds(own)
                 taken: dict[str, list[dict[str, float]]] = {}
                 for name, path in questions.items():
                     for _ in range(rounds):
@@ -161,15 +176,16 @@ def _ask(connection: http.client.HTTPConnection, path: str, *, headers: dict[str
     return json.loads(data)
 
 
-def made_labels(output: Path, num_clips: int, *, clips_per_shard: int) -> None:
-    """Commit labels of made-up clips, without the fsync of a commit."""
+def made_labels(output: Path, num_clips: int, *, clips_per_shard: int, night: int | None = None) -> None:
+    """Commit labels of so many made-up clips, those that are new, without the fsync of a commit. night: by default they
+    are spread over some."""
     found = Ledger(f"{output}/model={SHA256[:12]}")
     folder = Path(found.storage.path())
     snapshot = found.snapshot()
     snapshot.give(_in_shows(batch) for batch in made_batches(num_clips))
     job: dict[str, Any] = {"kind": "labels", "versions": {}, "clips_per_shard": clips_per_shard}
     plan(found, snapshot, config={"checkpoint_sha256": SHA256, "sample_fps": 5.0}, **job)
-    _commit_all(snapshot.pending(), folder)
+    _commit_all(snapshot.pending(), folder, night)
     found.refresh(snapshot, compacts=True)  # As a run leaves it.
     snapshot.database.close()
 
@@ -179,13 +195,13 @@ def _in_shows(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.set_column(batch.schema.get_field_index("path"), batch.schema.field("path"), pa.array(paths))
 
 
-def _commit_all(pending: PendingUnits, folder: Path) -> None:
+def _commit_all(pending: PendingUnits, folder: Path, own_night: int | None) -> None:
     done = asdict(Outcome(clip_id="", path="", state=State.DONE, num_frames=8, num_examples=20, seconds=0.6))
-    (folder / "ledger").mkdir()
-    for night in range(NUM_NIGHTS):
-        (folder / "clips" / f"day=2026-01-{night + 1:02d}").mkdir(parents=True)
+    (folder / "ledger").mkdir(exist_ok=True)
     for number, unit in enumerate(pending):
-        name = f"clips/day=2026-01-{number % NUM_NIGHTS + 1:02d}/{unit.unit_id}-made.parquet"
+        night = number % NUM_NIGHTS if own_night is None else own_night
+        name = f"clips/day=2026-01-{night + 1:02d}/{unit.unit_id}-made.parquet"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         data = parquet_bytes(made_rows(unit, seed=number))
         (folder / name).write_bytes(data)
         shard = {"path": name, "table": "clips", "split": None, "unit": unit.unit_id, "rows": len(unit.clips)}
@@ -227,7 +243,13 @@ def made_rows(unit: Unit, *, seed: int) -> pa.Table:
 
 def print_viewer(results: Mapping[str, Any]) -> None:
     """Print a row for each opening and question."""
-    steps = {"opened for the first time": results["opened_first"], "opened again": results["opened_again"]}
+    first = results["opened_first"]
+    steps = {
+        "opened for the first time": first,
+        "until all is read": first and {name: first[f"all_{name}"] for name in ("seconds", "cpu_seconds")},
+        "opened after a night": results["opened_after_night"],
+        "opened again": results["opened_again"],
+    }
     steps |= results["questions"]
     rows = [[name, f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}"] for name, row in steps.items() if row]
     load = results["load_average"]

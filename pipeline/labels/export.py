@@ -175,6 +175,7 @@ def _of_clip(
         shots = shot_times(labels.shots(clip))
         return elan(clip, faces, shots, **how, author=f"emotion-pipeline, model {labels.model}")
     assert videos is not None
+    videos.require_scored(clip)
     if config.format == "video":
         tracks = {"hidden": plain_tracks(faces), "step_seconds": step_of(faces, labels.info["config"])}
         log_status(f"drawing {clip['path']}")

@@ -111,6 +111,7 @@ def _rows_of(
     chosen = sorted(first.values(), key=lambda row: (row["pts_seconds"], row["track_index"]))
     boxes = [[row["box"][side] for side in ("x_min", "y_min", "x_max", "y_max")] for row in chosen]
     wanted = [(row["pts_seconds"], box) for row, box in zip(chosen, boxes, strict=True)]
+    videos.require_scored(clip)
     images = videos.ask_many("crops", clip, wanted=wanted, px=FACE_PX, blur=blur)
     for row, box, image in zip(chosen, boxes, images, strict=True):
         correction = said_of(said, track_index=row["track_index"], pts_seconds=row["pts_seconds"])

@@ -22,12 +22,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.labels.index_rows import OtherRowsError, Reading, write_all, write_merged, write_units
 from pipeline.ledger.database import DatabaseError
 from pipeline.ledger.ledger import Ledger
 from pipeline.records.documents import parse_json
+from pipeline.records.vocabulary import UsageError
 from pipeline.storage.retry import StorageError
 from pipeline.storage.store import Storage
 
@@ -37,6 +39,8 @@ MAX_PARTS = 12
 # Of a collection that was never read, so many units are shown while the others are read.
 FIRST_UNITS = 64
 WORTH_BEGINNING = 512
+# Of ten million clips it has 9 MB.
+MAX_FOOTER_BYTES = 2**26
 _NAME = re.compile(r"view/clips-v(\d+)-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
 _ENTRY = re.compile(r"ledger/(g\d{3,}-u\d{6,})\.json")
 _FOOTER = b"clips"
@@ -159,11 +163,12 @@ class ClipsIndex:
         """The table that was kept of the ledger as it is now, else one of an earlier day."""
         named = [(name, match) for name in self._ledger.storage.sizes("view") if (match := _NAME.fullmatch(name))]
         ours = [(name, match[2]) for name, match in named if match[1] == str(INDEX_VERSION)]
-        found = [
-            kept
-            for name, digest in sorted(ours, key=lambda each: each[1] != self.digest)
-            if (kept := self._read(name, digest)) is not None
-        ]
+        found = []
+        for name, digest in sorted(ours, key=lambda each: each[1] != self.digest):
+            if (kept := self._read(name, digest)) is not None:
+                found.append(kept)
+                if digest == self.digest:
+                    break
         return max(found, key=lambda kept: (kept.digest == self.digest, len(kept.entries)), default=None)
 
     def _read(self, name: str, digest: str) -> _Kept | None:
@@ -171,7 +176,8 @@ class ClipsIndex:
         storage = self._ledger.storage
         try:
             last = _copied(storage, name, self._folder)
-            told = parse_json(zlib.decompress(pq.read_schema(last).metadata[_FOOTER]), "it")
+            footer = zlib.decompressobj().decompress((pq.read_schema(last).metadata or {})[_FOOTER], MAX_FOOTER_BYTES)
+            told = parse_json(footer, "it", max_bytes=MAX_FOOTER_BYTES)
             return _Kept(
                 names=(*told["before"], name),
                 files=(*(_copied(storage, each, self._folder) for each in told["before"]), last),
@@ -181,6 +187,8 @@ class ClipsIndex:
                 supersedes=told["supersedes"],
             )
         except (FileNotFoundError, DamagedError):
+            return None
+        except (ValueError, KeyError, TypeError, zlib.error, pa.ArrowException, UsageError):  # Not as we write it.
             return None
 
     def _footer(self, before: Sequence[str], *, supersedes: bool) -> dict[bytes, bytes]:

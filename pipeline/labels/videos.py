@@ -26,8 +26,8 @@ from pipeline.storage.archives.members import is_member
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
 from pipeline.storage.asked import MAX_PART_BYTES
-from pipeline.storage.contents import LocalContents
-from pipeline.storage.kept import KeptFile, kept_file
+from pipeline.storage.contents import UNKNOWN, LocalContents, is_md5
+from pipeline.storage.kept import KeptFile, content_id_at, kept_file
 from pipeline.storage.remote import absolute_url, fetch, local_path
 from pipeline.storage.retry import ContentChangedError, StorageError
 from pipeline.storage.scratch import PREFIX, ScratchFolder, sweep
@@ -38,6 +38,12 @@ LIMITS = SandboxLimits(timeout_seconds=60.0, memory_bytes=2**31)
 SCRATCH = f"{PREFIX}videos-"
 # A smaller one is copied whole: one request, where ranges would take some ten.
 MIN_RANGED_BYTES = 2**23
+# The MD5 of so much takes a tenth of a second.
+SOON_HASHED_BYTES = 2**26
+OTHER = (
+    "{path} is another file than the one that was scored (its bytes differ); give --input, the folder of that one, or"
+    " score it again"
+)
 
 
 class VideoMissingError(Exception):
@@ -76,6 +82,8 @@ class Videos:
             for _ in range(num_children)
         ]
         self._ranged: dict[str, KeptFile | None] = {}
+        self._contents, self._hashing = LocalContents(), threading.Lock()
+        self._copied_as: dict[str, str] = {}
         self._members = MemberReader(partial(open_archive, contents=LocalContents()))
 
     def close(self) -> None:
@@ -152,6 +160,7 @@ class Videos:
             elif (place := local_path(url)) is not None:
                 shutil.copyfile(place, made)
             else:
+                self._copied_as[clip["clip_id"]] = content_id_at(url)
                 fetch(url, made, size_bytes=None)
             self.make_room(made.stat().st_size)
             os.replace(made, target)
@@ -174,10 +183,44 @@ class Videos:
             total -= size
 
     def is_changed(self, clip: dict[str, Any]) -> bool:
+        """Whether another file lies there than was scored: boxes of one must not be drawn on the other.
+
+        Raises VideoMissingError.
+        """
+        video, size = self.found(clip), clip.get("size_bytes")
+        if self.has_other_size(clip):
+            return True
+        url, content_id = self.url_of(clip), clip.get("content_id") or ""
+        if is_member(url) or not size or content_id in UNKNOWN:
+            return False
+        if isinstance(video, KeptFile) or (url == clip["url"] and local_path(url) is None):
+            now = video.content_id if isinstance(video, KeptFile) else self._copied_as.get(clip["clip_id"], "")
+            return url == clip["url"] and now not in ("", content_id)
+        if local_path(clip["url"] or "") is None or not is_md5(content_id):
+            return False  # What its store said of it then need not be an MD5: the size has to do.
+        with self._hashing:
+            try:
+                self._contents.verify(str(video), content_id)
+            except ContentChangedError:
+                return True
+            except OSError as error:
+                raise VideoMissingError(f"{clip['path']} cannot be read: {error}") from None
+        return False
+
+    def has_other_size(self, clip: dict[str, Any]) -> bool:
         """Whether the file has another size than what was scored. Raises VideoMissingError."""
         size, video = clip.get("size_bytes"), self.found(clip)
-        now = video.size_bytes if isinstance(video, KeptFile) else video.stat().st_size
-        return bool(size) and not is_member(clip["url"] or "") and now != size
+        return bool(size) and not is_member(clip["url"] or "") and _size_of(video) != size
+
+    def is_long_to_tell(self, clip: dict[str, Any]) -> bool:
+        """Whether `is_changed` has to read a large file. Raises VideoMissingError."""
+        video = self.found(clip)
+        return not isinstance(video, KeptFile) and _size_of(video) > SOON_HASHED_BYTES
+
+    def require_scored(self, clip: dict[str, Any]) -> None:
+        """Raise VideoMissingError where the clip's video is not there, or another file in its place."""
+        if self.is_changed(clip):
+            raise VideoMissingError(OTHER.format(path=clip["path"]))
 
     def version(self, clip: dict[str, Any]) -> str:
         """What changes when the file does. Raises VideoMissingError."""
@@ -225,6 +268,10 @@ class Videos:
             except OSError as error:
                 raise VideoMissingError(f"{clip['path']} cannot be read: {error}") from None
         return items
+
+
+def _size_of(video: Path | KeptFile) -> int:
+    return video.size_bytes if isinstance(video, KeptFile) else video.stat().st_size
 
 
 def _version(video: Path | KeptFile) -> str:

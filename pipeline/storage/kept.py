@@ -126,6 +126,18 @@ def kept_file(url: str, to: Path, *, at_least: int, make_room: Callable[[int], N
     return KeptFile(filesystem, path, to=to, make_room=make_room, **facts)
 
 
+def content_id_at(url: str) -> str:
+    """What the store of a remote file says of its bytes now; "" where it says nothing.
+
+    Raises FileNotFoundError, and StorageError for a fault that lasts.
+    """
+    filesystem, path = open_filesystem(url)
+    if is_on_the_web(filesystem):
+        return ""
+    filesystem.invalidate_cache()
+    return stored_content_id(call(filesystem, "info", path, what=f"{url} cannot be read"))
+
+
 def _gives_ranges(filesystem: Any, path: str) -> bool:
     """Whether a web server sends a part of a file where it is asked for one, and not all of it."""
     try:

@@ -26,26 +26,41 @@ class Media:
     def __init__(self, videos: Videos, labels: Labels, *, blur_faces: bool) -> None:
         self._videos, self._labels, self._blur = videos, labels, blur_faces
         self._facts: dict[str, dict[str, Any]] = {}
-        self._reading = threading.Lock()
+        self._others: dict[str, bool | None] = {}
+        self._reading, self._telling = threading.Lock(), threading.Lock()
 
     def facts(self, clip: dict[str, Any]) -> dict[str, Any]:
-        """`VideoFacts` by name, and how it is to be played. Raises VideoMissingError."""
+        """`VideoFacts` by name, how it is to be played, and whether it `is_changed` than the one that was scored: None
+        while a large file is read to tell. Raises VideoMissingError."""
         key = f"{clip['clip_id']} {self._videos.version(clip)}"
-        if (known := self._facts.get(key)) is not None:
-            return known
-        found = self._videos.ask("facts", clip, child=PLAYER)
-        is_changed = self._videos.is_changed(clip)
-        num = max(1, math.ceil((found["end"] - found["start"]) / STRETCH_SECONDS - 1e-6))
-        facts = {
-            **found,
-            "is_played": found["is_played"] and not self._blur,
-            "is_changed": is_changed,
-            "stretch_seconds": STRETCH_SECONDS,
-            "num_stretches": num,
-            "mime": self._mime(found),
-        }
-        self._facts[key] = facts
-        return facts
+        if (known := self._facts.get(key)) is None:
+            found = self._videos.ask("facts", clip, child=PLAYER)
+            known = self._facts[key] = {
+                **found,
+                "is_played": found["is_played"] and not self._blur,
+                "stretch_seconds": STRETCH_SECONDS,
+                "num_stretches": max(1, math.ceil((found["end"] - found["start"]) / STRETCH_SECONDS - 1e-6)),
+                "mime": self._mime(found),
+            }
+        return {**known, "is_changed": self._is_changed(clip, key)}
+
+    def _is_changed(self, clip: dict[str, Any], key: str) -> bool | None:
+        with self._telling:
+            if key in self._others:
+                return self._others[key]
+            is_changed = self._videos.has_other_size(clip)
+            if not is_changed and self._videos.is_long_to_tell(clip):
+                self._others[key] = None
+                threading.Thread(target=self._tell, args=(clip, key), daemon=True).start()
+                return None
+            self._others[key] = is_changed or self._videos.is_changed(clip)
+            return self._others[key]
+
+    def _tell(self, clip: dict[str, Any], key: str) -> None:
+        try:
+            self._others[key] = self._videos.is_changed(clip)
+        except VideoMissingError:  # It went meanwhile: the next question says so.
+            self._others.pop(key, None)
 
     def _mime(self, found: dict[str, Any]) -> str:
         return 'video/mp4; codecs="avc1.42C01F' + (', mp4a.40.2"' if found["sound"] else '"')
@@ -92,6 +107,7 @@ class Media:
             return target
         hidden: dict[str, Any] = {"blur": self._blur}
         if self._blur:
+            self._videos.require_scored(clip)  # In another file faces are elsewhere.
             faces = self._faces(clip)
             hidden |= {"hidden": plain_tracks(faces), "step_seconds": step_of(faces, self._labels.info["config"])}
         made = self._videos.ask(what, clip, child=child, **options, **hidden)

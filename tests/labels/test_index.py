@@ -1,10 +1,13 @@
 """The table of clips that is kept beside the labels is used while it is true, and made again where it is not."""
 
+import hashlib
 import json
 import shutil
+import zlib
 from dataclasses import asdict, replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_labels import MadeClip, make_labels
 
@@ -246,6 +249,18 @@ def test_a_file_that_is_gone_or_damaged_takes_those_after_it_along(two_nights):
         first.write_bytes(data)
         damage()
         assert opened(folder) == both
+
+
+@pytest.mark.parametrize("footer", [None, b"no zlib", zlib.compress(b"[1]"), zlib.compress(b'{"before": ["../x"]}')])
+def test_a_file_with_a_foreign_footer_is_not_used(two_nights, footer):
+    folder = two_nights(ONE, day="2026-11-20")
+    before = opened(folder)
+    path = kept(folder)
+    rows = pq.read_table(path).replace_schema_metadata(footer and {b"clips": footer})
+    pq.write_table(rows.slice(0, 0), path)
+    content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}-{content}.parquet"))
+    assert opened(folder) == before
 
 
 def test_who_does_not_wait_sees_the_newest_first(two_nights, monkeypatch):

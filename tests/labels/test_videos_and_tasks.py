@@ -84,6 +84,27 @@ def test_a_video_that_is_gone_is_left_out_and_told(own, tmp_path, capsys):
     assert "1 left out" in said
 
 
+def with_other_bytes(path):
+    """Another file of the same size under its name, that plays as well."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"Lavc")  # In what the encoder says of itself.
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("format_", ["video", "label-studio", "cvat"])
+def test_boxes_of_one_video_are_drawn_on_no_other(tmp_path, capsys, format_):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4"), MadeClip("b.mp4", num_frames=30)])
+    with_other_bytes(tmp_path / "videos" / "a.mp4")
+    with (tmp_path / "videos" / "b.mp4").open("ab") as file:
+        file.write(b"longer")
+    out = exported(tmp_path / "labels", tmp_path / "out", format_)
+    assert {path.name for path in out.iterdir()} <= {"export.json", "_SUCCESS", "config.xml"}
+    told = capsys.readouterr().err
+    for name in ("a.mp4", "b.mp4"):
+        assert f"left out: {name} is another file than the one that was scored" in " ".join(told.split())
+
+
 @pytest.mark.lengthy
 def test_tasks_of_label_studio_hold_each_stretch_and_come_back(own, tmp_path):
     out = exported(own.labels, tmp_path / "out", "label-studio", clips="show/one*")

@@ -14,7 +14,7 @@ import pytest
 from films import draw_film
 from made_labels import MadeClip, make_labels
 from PIL import Image
-from viewing import TOKEN, viewing
+from viewing import TOKEN, until, viewing
 
 from pipeline.records.vocabulary import UsageError
 from pipeline.viewer.config import ViewConfig
@@ -253,6 +253,33 @@ def test_labels_and_videos_in_a_bucket(s3, drawn):
         path = f"/api/clips/{clip}/corrections"
         assert len(found.get(path, method="POST", body=said, Content_Type="application/json").json()) == 1
     assert any("/corrections/" in name for name in s3.fs.find(f"{s3.bucket}/labels"))
+
+
+def test_another_file_under_the_name_is_told_and_shown_to_nobody_whose_faces_are_hidden(tmp_path):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4"), MadeClip("b.mp4", num_frames=30)])
+    path = tmp_path / "videos" / "a.mp4"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"Lavc")] ^= 1
+    with viewing(tmp_path / "labels") as found:
+        ids = found.ids()
+        assert found.get(f"/api/clips/{ids['a.mp4']}/video").json()["is_changed"] is False
+        path.write_bytes(data)
+        assert found.get(f"/api/clips/{ids['a.mp4']}/video").json()["is_changed"] is True
+    with viewing(tmp_path / "labels", blur_faces=True) as found:
+        for address in (f"/picture/{ids['a.mp4']}", f"/media/{ids['a.mp4']}/0.mp4"):
+            answer = found.get(address)
+            assert answer.status == 404
+            assert "another file than the one that was scored" in answer.json()["error"]
+        assert found.get(f"/picture/{ids['b.mp4']}").status == 200
+
+
+def test_a_large_file_is_told_from_another_while_the_page_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.labels.videos.SOON_HASHED_BYTES", 10)
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4")])
+    with viewing(tmp_path / "labels") as found:
+        address = f"/api/clips/{found.ids()['a.mp4']}/video"
+        assert found.get(address).json()["is_changed"] is None
+        until(lambda: found.get(address).json()["is_changed"] is False)
 
 
 def started(*arguments, **options):

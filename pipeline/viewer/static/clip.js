@@ -60,7 +60,7 @@ async function openVideo(own, asked, { facts, error }) {
     facts = { width: 1, height: 1, start: row.first ?? 0, end: (row.last ?? 0) + row.step, is_absent: true };
   }
   own.facts = facts;
-  if (facts.is_changed) note(own, "The video has another size than when it was scored: the boxes may not fit it.");
+  judge(own).catch(tell);
   own.step = row.step;
   own.faces = new Faces(clipId, 0, own.step);
   get("stage").style.aspectRatio = `${facts.width} / ${facts.height}`;
@@ -79,6 +79,22 @@ async function openVideo(own, asked, { facts, error }) {
   }
   await Promise.all(others);
   if (open === own) moment(own, own.now);
+}
+
+// Boxes of one video are not drawn on another: whether it is the one that was scored takes a while to tell of a large file.
+async function judge(own) {
+  const { facts } = own, checking = "Boxes follow once it is known whether this is the file that was scored.";
+  while (facts.is_changed === null && open === own) {
+    note(own, checking);
+    await new Promise(resolve => { setTimeout(resolve, 1000); });
+    facts.is_changed = (await ask(`/api/clips/${encodeURIComponent(own.clipId)}/video`)).is_changed;
+  }
+  if (open !== own) return;
+  if (facts.is_changed) {
+    note(own, "This is another file than the one that was scored (its bytes differ): no boxes are drawn on it. "
+      + "Open the viewer with --input, the folder of that one, or score this one.");
+  } else if (own.get("note").textContent === checking) own.get("note").hidden = true;
+  redraw(own);
 }
 
 // Where the address names no time: what a clip is opened for is its faces.
@@ -214,7 +230,8 @@ function redraw(own) {
   get("time").textContent = `${clock(own.now)} / ${clock(facts.end)}`;
   const places = own.faces.at(own.now), size = { frameWidth: facts.width, frameHeight: facts.height };
   if (!facts.is_absent) {
-    const isDrawn = get("show-boxes").checked && !own.player?.seeking;  // None on a frame of another time.
+    // None on a frame of another time, and none on another video.
+    const isDrawn = get("show-boxes").checked && !own.player?.seeking && facts.is_changed === false;
     drawBoxes(get("boxes"), isDrawn ? places : [], { ...size, chosen: own.chosen });
   }
   for (const { canvas, bins, person, isOfFirst } of own.strips) {
@@ -228,7 +245,8 @@ function redraw(own) {
   drawSeven(get("seven"), here?.row);
   get("moment-note").textContent = here ? here.between ? `between sampled frames, the last at ${clock(here.time)}`
     : `sampled frame at ${clock(here.time)}` : "no face of this person here";
-  if (!facts.is_absent) drawCrops(get("video"), own.player?.seeking ? null : here, { ...size, face: get("face"), context: get("context") });
+  const isCut = !own.player?.seeking && facts.is_changed === false;
+  if (!facts.is_absent) drawCrops(get("video"), isCut ? here : null, { ...size, face: get("face"), context: get("context") });
 }
 
 export function clipKey(event) {
