@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -81,6 +82,7 @@ class Application:
             **found,
             "models": [model.model for model in self._models],
             "emotions": list(self._questions.classes),
+            "own_emotions": list(self._models[0].classes),
             "colours": list(colours_of(self._questions.classes).values()),
             "person_colours": list(PERSON_COLOURS),
             "sorts": list(SORTS),
@@ -236,6 +238,8 @@ def _answers(handler: Callable[..., Any], *, takes_body: bool = False) -> Callab
                         raise BadQuestionError(f"the request has more than {MAX_BODY_BYTES} bytes")
                 call = partial(handler, request, parse_json(bytes(body), "the request"))
             found = await run_in_threadpool(call)
+        except asyncio.CancelledError:  # The viewer ends, and waits no longer.
+            return Response(status_code=503)
         except (BadQuestionError, DocumentError) as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         except NotThereError as error:

@@ -31,6 +31,9 @@ _BETWEEN = {
     "min_agreement": ("c.agreement", ">="),
     "max_agreement": ("c.agreement", "<="),
 }
+# What is asked for where the model was too uncertain to say an emotion.
+ABSTAINED = "abstained"
+_ABSTAINED = "c.state = 'done' and c.emotion is null and c.num_faces > 0"
 _ROW = (
     "c.clip_id, c.path, c.state, c.reason, c.emotion, c.probability, c.mean_entropy, c.agreement, c.num_tracks,"
     ' c.num_faces, c.day, c."show", c.same_as'
@@ -111,16 +114,22 @@ class Questions:
         where, values = self._where(asked)
         found = list(
             self.database.rows(
-                f"select emotion, state, count(*) as num from clips c where {where} group by emotion, state", **values
+                f"select emotion, state, {_ABSTAINED} as is_abstained, count(*) as num from clips c where {where}"
+                " group by all",
+                **values,
             )
         )
         emotions = dict.fromkeys(self.classes, 0)
+        num_abstained = 0
         states: dict[str, int] = {}
         for row in found:
             if row["emotion"] is not None:
                 emotions[row["emotion"]] += row["num"]
+            elif row["is_abstained"]:
+                num_abstained += row["num"]
             states[row["state"]] = states.get(row["state"], 0) + row["num"]
-        return {"total": sum(row["num"] for row in found), "emotions": emotions, "states": states}
+        total = sum(row["num"] for row in found)
+        return {"total": total, "emotions": emotions, "num_abstained": num_abstained, "states": states}
 
     def drift(self, asked: Mapping[str, str]) -> list[dict[str, Any]]:
         """For each night, oldest first, how many of the clips that fit have each emotion."""
@@ -164,10 +173,14 @@ class Questions:
                 parts.append(f"{column} = ${name}")
                 values[name] = asked[name]
         if emotion := asked.get("emotion"):
-            if emotion not in self.classes:
-                raise BadQuestionError(f"emotion is {emotion!r}; give one of {', '.join(self.classes)}")
-            parts.append("c.emotion = $emotion")
-            values["emotion"] = emotion
+            if emotion not in (*self.classes, ABSTAINED):
+                names = ", ".join((*self.classes, ABSTAINED))
+                raise BadQuestionError(f"emotion is {emotion!r}; give one of {names}")
+            if emotion == ABSTAINED:
+                parts.append(f"({_ABSTAINED})")
+            else:
+                parts.append("c.emotion = $emotion")
+                values["emotion"] = emotion
         for name, (column, sign) in _BETWEEN.items():
             if asked.get(name):
                 parts.append(f"{column} {sign} ${name}")

@@ -125,6 +125,7 @@ def make_labels(
     sha256: str = SHA256,
     draw: bool = True,
     classes: tuple[str, ...] = EMOTIONS,
+    abstain_below: float = 0.0,
 ) -> Path:
     """Draw the clips into `videos` and commit their labels to `output`; the model's folder. A clip without persons
     has no face, and one of codec "" is quarantined."""
@@ -141,12 +142,13 @@ def make_labels(
         read_corpus(str(videos), split_fractions=None).table,
         kind="labels",
         config={"checkpoint_sha256": sha256, "box_margin": 0.0, "sample_fps": 5.0}
-        | ({} if classes == EMOTIONS else {"classes": list(classes)}),
+        | ({} if classes == EMOTIONS else {"classes": list(classes)})
+        | ({"abstain_below": abstain_below} if abstain_below else {}),
         versions={},
         clips_per_shard=2,
     )
     for unit in snapshot.pending().of("compute"):
-        rows, outcomes = UnitLabels(sha256, abstain_below=0.0, day=day, classes=classes), []
+        rows, outcomes = UnitLabels(sha256, abstain_below=abstain_below, day=day, classes=classes), []
         for each in unit.clips:
             clip = by_path[each.path]
             faces, probabilities, cuts = [], np.zeros((0, len(classes))), None

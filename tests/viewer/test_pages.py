@@ -1,9 +1,13 @@
 """The pages as a person uses them, in Chromium."""
 
+import threading
+
 import numpy as np
 import pytest
 from made_labels import MadeClip, box_at, make_labels
 from viewing import until, viewing
+
+from pipeline.labels.source import Labels
 
 # Of the frame that is on the screen: its time, the box of the bright square in it, and that of the outline of person 1
 # (#6a3d9a) in what is drawn over it; both in pixels of the video.
@@ -291,6 +295,56 @@ def test_every_control_has_a_name(viewer, browse):
     assert page.evaluate(nameless) == []
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
+
+
+@pytest.mark.lengthy
+def test_the_keys_go_to_the_page_that_is_shown(own_viewer, browse):
+    page = browse(own_viewer.link)
+    until(lambda: page.locator("#results tbody a").count() == 2)
+    page.locator("#results tbody a").first.focus()
+    page.keyboard.press("Enter")
+    until(lambda: page.locator(".strips canvas").count() == 2)
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.locator("#seek").focus()
+    until(lambda: page.locator("#moment-note").inner_text().startswith("sampled"))
+    page.keyboard.press("ArrowRight")  # 2 s on, as everywhere on the page.
+    until(lambda: page.locator("#time").inner_text().startswith("0:02."))
+    page.locator("#annotator").fill("Ada")
+    page.keyboard.press("Escape")
+    page.keyboard.press("9")
+    until(lambda: "There is no emotion 9" in page.locator("#said").inner_text())
+    page.keyboard.press("2")
+    until(lambda: page.locator("#corrections button").count() == 1)
+    assert page.locator("#corrections button").get_attribute("aria-label").startswith("Undo Disgust: person 1")
+    page.keyboard.press("Escape")
+    until(lambda: page.locator("#results tbody a").count() == 2)
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+@pytest.mark.lengthy
+def test_what_is_still_read_is_told(tmp_path, browse, monkeypatch):
+    for name in ("WORTH_BEGINNING", "FIRST_UNITS"):
+        monkeypatch.setattr(f"pipeline.labels.index.{name}", 1)
+    begun, go_on = threading.Event(), threading.Event()
+    finish = Labels.finish
+
+    def wait_and_finish(labels):
+        begun.set()
+        go_on.wait(timeout=60)
+        finish(labels)
+
+    for place in range(2):
+        clips = [MadeClip(f"{each}.mp4", num_frames=20 + each) for each in range(place + 1)]
+        make_labels(tmp_path / "videos", tmp_path / "labels", clips)
+    monkeypatch.setattr(Labels, "finish", wait_and_finish)
+    with viewing(tmp_path / "labels") as found:
+        page = browse(found.link)
+        until(lambda: page.locator("#results tbody tr").count() == 1)
+        assert begun.wait(timeout=20)
+        until(lambda: "some of them" in page.locator("#reading").inner_text())
+        go_on.set()
+        until(lambda: page.locator("#results tbody tr").count() == 2)
+        assert page.locator("#reading").is_hidden()
 
 
 @pytest.mark.lengthy

@@ -115,6 +115,16 @@ def test_counts_follow_the_filters(viewer):
     assert (night["day"], night["num"], night["Anger"]) == ("2026-11-20", 3, 1)
 
 
+def test_clips_of_which_the_model_is_too_uncertain_are_counted_and_found(tmp_path):
+    clips = [MadeClip("a.mp4"), MadeClip("b.mp4", sureness=0.4, num_frames=40), MadeClip("c.mp4", emotions=())]
+    make_labels(tmp_path / "videos", tmp_path / "labels", clips, abstain_below=0.5)
+    with viewing(tmp_path / "labels") as found:
+        every, some = (found.get(f"/api/clips{asked}").json() for asked in ("", "?emotion=abstained"))
+    assert (every["num_abstained"], every["states"]) == (1, {"done": 2, "no_face": 1})
+    assert [row["path"] for row in some["rows"]] == ["b.mp4"]
+    assert (some["total"], some["num_abstained"], sum(some["emotions"].values())) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("asked", ["sort=nothing", "emotion=Joy", "start=-1", "size=a", "min_persons=nan", "differ=1"])
 def test_a_wrong_question_is_named(viewer, asked):
     answer = viewer.get(f"/api/clips?{asked}")

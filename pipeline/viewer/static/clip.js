@@ -1,6 +1,7 @@
 // The page of one clip: its video with boxes in step with the frames, strips of its persons, and what is known at the
 // moment.
-import { ask, chip, clock, counted, decimal, element, go, number, page, percent, query, say, state, without } from "./page.js";
+import { ask, breakable, chip, clock, counted, decimal, element, go, number, page, percent, query, say, state, stateOf,
+  without } from "./page.js";
 import { Corrections, OTHER_KEYS } from "./correct.js";
 import { drawBoxes, drawCrops, drawSeven, drawStrip, personColour } from "./draw.js";
 import { Faces } from "./faces.js";
@@ -24,9 +25,9 @@ export async function showClip(clipId, asked) {
   const own = { clipId, row, get, rest, now: 0, chosen: 0, shots: row.cuts, strips: [], facts: null, player: null };
   open = own;
   document.title = `${row.path} – Labels`;
-  get("path").textContent = row.path;
+  get("path").replaceChildren(...breakable(row.path));
   get("facts").replaceChildren(row.emotion ? chip(row.emotion, `${row.emotion} ${percent(row.probability)}`)
-    : `${row.state.replace("_", " ")}${row.reason ? `: ${row.reason.replaceAll("_", " ")}` : ""}`,
+    : stateOf(row),
   ` · entropy ${decimal(row.mean_entropy)} · agreement ${percent(row.agreement)}`
     + ` · ${counted(row.num_tracks, "person")} · ${counted(row.num_faces, "face")} · night ${row.day || "–"}`
     + (row.same_as ? " · the same bytes as another clip" : ""));
@@ -254,7 +255,7 @@ export function clipKey(event) {
   if (!own?.corrections) return false;
   const { key } = event, onControl = event.target.matches("button, summary, a, input");
   if ((key === " " || key === "Enter") && onControl && !event.target.matches("input[type=range]")) return false;
-  if (event.target.matches("input[type=range], input[type=radio]") && key.startsWith("Arrow")) return false;
+  if (event.target.matches("input[type=radio]") && key.startsWith("Arrow")) return false;
   if (key === " ") toggle(own);
   else if (key === "ArrowLeft" || key === "ArrowRight") seek(own, own.now + (key === "ArrowLeft" ? -2 : 2));
   else if (key === "," || key === ".") {
@@ -267,7 +268,7 @@ export function clipKey(event) {
   } else if (key === "[") own.corrections.edge("from");
   else if (key === "]") own.corrections.edge("to");
   else if (key === "\\") own.corrections.when("clip");
-  else if (/^[1-7]$/.test(key)) own.corrections.emotion(Number(key) - 1);
+  else if (/^[1-9]$/.test(key)) own.corrections.emotion(Number(key) - 1);
   else if (OTHER_KEYS[key]) own.corrections.send({ said: OTHER_KEYS[key] });
   else if (key === "u") own.corrections.undo();
   else if (key === "m") mute(own);

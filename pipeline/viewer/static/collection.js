@@ -1,9 +1,11 @@
 // The collection: filters, counts that follow them, a table or a wall of pictures, pages of rows.
-import { ask, chip, colourOf, decimal, element, go, number, page, percent, query, say, state, swatch, without }
-  from "./page.js";
+import { ask, breakable, chip, colourOf, decimal, element, go, number, page, percent, query, say, state, stateOf, swatch,
+  without } from "./page.js";
 
 const SIZE = { table: 50, wall: 48 };
 const NUMBERS = new Set(["Probability", "Entropy", "Agreement", "Persons", "Corrections"]);
+// Of clips with faces about which the model is too uncertain to say one.
+const NONE = "abstained";
 let asking = 0;
 
 const fields = form => [...form.elements].filter(each => each.name);
@@ -22,11 +24,12 @@ function options(select, values, all = "all") {
 export async function showCollection(asked) {
   document.title = "Labels";
   const get = page("collection-page"), form = get("filters"), { collection } = state;
-  options(form.elements.emotion, collection.emotions.map(name => [name, name]));
+  options(form.elements.emotion, [...collection.emotions, NONE].map(name => [name, name]));
   options(form.elements.state, ["done", "no_face", "quarantined", "retryable", "changed"].map(name => [name, name]));
   options(form.elements.reason, collection.reasons.map(row => [row.reason, `${row.reason} (${number(row.num)})`]));
   options(form.elements.day, collection.days.map(row => [row.day, `${row.day} (${number(row.num)})`]));
   options(form.elements.show, collection.shows.map(row => [row.show, `${row.show} (${number(row.num)})`]));
+  for (const edge of ["min", "max"]) form.elements[`${edge}_entropy`].max = Math.log(collection.emotions.length).toFixed(2);
   document.querySelector(".two-models").hidden = collection.models.length < 2;
   let hidden = false;
   for (const each of fields(form)) {
@@ -100,10 +103,11 @@ function drawCounts(found) {
       form.elements.emotion.value = chosen === name ? "" : name;
       form.dispatchEvent(new Event("input", { bubbles: true }));
     },
-  }, swatch(name), name, element("span", { class: "number" }, number(num)));
+  }, name === NONE ? null : swatch(name), name, element("span", { class: "number" }, number(num)));
   const others = Object.entries(found.states).filter(([name]) => name !== "done");
   document.getElementById("counts").replaceChildren(
     ...Object.entries(found.emotions).map(([name, num]) => button(name, num)),
+    ...found.num_abstained || chosen === NONE ? [button(NONE, found.num_abstained)] : [],
     ...others.map(([name, num]) => element("span", { class: "dim" }, `${name.replace("_", " ")} ${number(num)}`)));
 }
 
@@ -118,9 +122,8 @@ function table(rows) {
   const heads = ["Clip", "Emotion", ...two ? ["Other model"] : [], "Probability", "Entropy", "Agreement", "Persons",
     "Night", "Corrections"];
   const body = element("tbody", {}, ...rows.map(row => element("tr", {},
-    element("th", { scope: "row", class: "path" }, element("a", { href: clipLink(row) }, row.path)),
-    element("td", {}, row.emotion ? chip(row.emotion) : `${row.state.replace("_", " ")}`
-      + (row.reason ? `: ${row.reason.replaceAll("_", " ")}` : "")),
+    element("th", { scope: "row", class: "path" }, element("a", { href: clipLink(row) }, ...breakable(row.path))),
+    element("td", {}, row.emotion ? chip(row.emotion) : stateOf(row)),
     ...two ? [element("td", {}, chip(row.other_emotion))] : [],
     element("td", { class: "number" }, percent(row.probability)),
     element("td", { class: "number" }, decimal(row.mean_entropy)),
@@ -139,9 +142,9 @@ function wall(rows) {
     const picture = row.state === "quarantined" ? none()
       : element("img", { src: `/picture/${row.clip_id}?px=240`, alt: "", loading: "lazy", decoding: "async" });
     if (picture.nodeName === "IMG") picture.addEventListener("error", () => picture.replaceWith(none()));
-    const link = element("a", { href: clipLink(row) }, picture, element("span", { class: "name" }, row.path),
+    const link = element("a", { href: clipLink(row) }, picture, element("span", { class: "name" }, ...breakable(row.path)),
       element("span", { class: "dim" }, row.emotion ? swatch(row.emotion) : null,
-        row.emotion ? `${row.emotion} ${percent(row.probability)}` : (row.reason || row.state).replaceAll("_", " "),
+        row.emotion ? `${row.emotion} ${percent(row.probability)}` : stateOf(row),
         row.num_corrections ? ` · ${row.num_corrections} corrected` : ""));
     if (row.emotion) link.style.setProperty("--mark", colourOf(row.emotion));
     return element("li", {}, link);

@@ -20,10 +20,10 @@ export class Corrections {
       document.getElementById(`set-${edge}`).addEventListener("click", () => this.edge(edge));
       document.getElementById(edge).addEventListener("input", () => this.when("span"));
     }
-    const { emotions } = state.collection;
+    const emotions = state.collection.own_emotions;
     document.getElementById("says").replaceChildren(
       ...emotions.map((name, place) => element("button", { type: "button", onclick: () => this.emotion(place) },
-        swatch(name), name, " ", element("kbd", {}, String(place + 1)))),
+        swatch(name), name, " ", place < 9 ? element("kbd", {}, String(place + 1)) : null)),
       ...OTHERS.map(([said, text, key]) => element("button", { type: "button", onclick: () => this.send({ said }) },
         text, " ", element("kbd", {}, key))));
   }
@@ -38,7 +38,11 @@ export class Corrections {
       ({ start: each.start_pts_seconds ?? start, end: each.end_pts_seconds ?? end, label: each.label }));
   }
 
-  emotion(place) { return this.send({ said: "emotion", label: state.collection.emotions[place] }); }
+  emotion(place) {
+    const label = state.collection.own_emotions[place];
+    if (label) this.send({ said: "emotion", label });
+    else say(`There is no emotion ${place + 1}.`, { bad: true });
+  }
 
   edge(name) {
     document.getElementById(name).value = this.now().toFixed(3);
@@ -101,7 +105,7 @@ export class Corrections {
       const text = `${each.label || WORDS[each.said]}: ${whom}, ${when} — ${each.annotator}, `
         + `${each.created.slice(0, 16).replace("T", " ")} UTC `;
       return element("li", {}, each.label ? swatch(each.label) : null, ` ${text}`,
-        each.annotator === mine ? element("button", { type: "button",
+        each.annotator === mine ? element("button", { type: "button", "aria-label": `Undo ${text}`,
           onclick: () => this.send({ said: "undo", undoes: each.correction_id }) }, "Undo") : null);
     }));
   }

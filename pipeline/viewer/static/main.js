@@ -39,7 +39,12 @@ addEventListener("keydown", event => {
   event.preventDefault();
 });
 
-addEventListener("popstate", () => { show(); scrollTo(0, 0); });
+// Who reads by ear or goes by keys is led to the new page.
+addEventListener("popstate", async () => {
+  scrollTo(0, 0);
+  await show();
+  document.getElementById("main").focus({ preventScroll: true });
+});
 
 // The token is in a cookie by now; in the address it would be shared with every link.
 if (query().has("token")) {

@@ -59,6 +59,17 @@ export function swatch(emotion) {
   return node;
 }
 
+// What stands where a clip has no emotion: its state, and why.
+export function stateOf(row) {
+  const reason = row.reason ? row.reason.replaceAll("_", " ") : "";
+  return row.state === "done" ? reason || "done" : `${row.state.replace("_", " ")}${reason ? `: ${reason}` : ""}`;
+}
+
+// A path that may be broken where its parts end, rather than within a word.
+export function breakable(path) {
+  return path.split(/(?<=[/_\-. ])/).flatMap((part, place) => place ? [element("wbr"), part] : [part]);
+}
+
 export function chip(emotion, text) {
   if (!emotion) return document.createTextNode(text || "–");
   return element("span", { class: "chip" }, swatch(emotion), text || emotion);
