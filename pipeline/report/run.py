@@ -18,6 +18,7 @@ from pipeline.report.cures import cure_of
 from pipeline.report.parts import MAX_LISTED, Bar, Listing, Table, bar_of
 from pipeline.report.values import percent, said, short
 
+REPLACED = "replaced"
 # The states in words, behind a count.
 WORDS = {
     State.DONE: "done",
@@ -42,6 +43,26 @@ class Ended:
     def num_inputs(self) -> int:
         """The sum of the states."""
         return sum(self.counts.values())
+
+    @property
+    def num_replaced(self) -> int:
+        """Inputs at whose path other bytes lie now, which are an input of their own: history, and none of the clips."""
+        return self.reasons.get((State.CHANGED.value, REPLACED), 0)
+
+    @property
+    def of_clips(self) -> dict[str, int]:
+        """How many of the inputs that are there ended in each state."""
+        return {state: num - self.num_replaced * (state == State.CHANGED) for state, num in self.counts.items()}
+
+    @property
+    def num_clips(self) -> int:
+        """The inputs that are there."""
+        return self.num_inputs - self.num_replaced
+
+    @property
+    def num_not_done(self) -> int:
+        """Those of them that have nothing to show."""
+        return self.num_clips - self.counts.get(State.DONE.value, 0)
 
 
 @dataclass(frozen=True)
@@ -73,17 +94,18 @@ def run_parts(summary: Mapping[str, Any], outcomes: pa.Table) -> RunParts:
     """What a page says of a run. summary: as in summary.json."""
     ended = ended_of(summary, outcomes)
     counts, num_rows = ended.counts, ended.num_inputs
-    num_not_done = num_rows - counts.get(State.DONE.value, 0)
+    num_not_done = ended.num_not_done
     states = [
         [str(state), counts.get(state.value, 0), f"{percent(counts.get(state.value, 0) / (num_rows or 1))} %"]
         for state in State
     ]
     facts = {name: each for name, each in summary.items() if isinstance(each, str | int | float) and name != "audit"}
-    not_done = outcomes.filter(pc.field("state") != State.DONE.value)
+    is_history = pc.fill_null(pc.equal(outcomes["reason"], REPLACED), fill_value=False)
+    not_done = outcomes.filter(pc.invert(is_history)).filter(pc.field("state") != State.DONE.value)
     return RunParts(
         audit=summary.get("audit"),
         bar=bar_of(
-            "How the inputs ended", [(state.value, counts.get(state.value, 0), WORDS[state]) for state in State]
+            "How the clips ended", [(state.value, ended.of_clips.get(state.value, 0), WORDS[state]) for state in State]
         ),
         states=Table(f"How the {num_rows:,} inputs ended", ["state", "clips", "share"], states),
         facts=facts,
@@ -95,7 +117,7 @@ def run_parts(summary: Mapping[str, Any], outcomes: pa.Table) -> RunParts:
 
 def ended_sentence(ended: Ended) -> str:
     """How the inputs ended, in a sentence."""
-    counts, num = ended.counts, ended.num_inputs
+    counts, num = ended.of_clips, ended.num_clips
     if not num:
         return "There was nothing to do: the input holds no clips."
     done = counts.get(State.DONE.value, 0)
@@ -117,6 +139,7 @@ def _reasons(reasons: Mapping[tuple[str, str], int]) -> Table:
     rows = [
         [state, reason, count, cure_of(reason)]
         for (state, reason), count in sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
+        if reason != REPLACED
     ]
     return Table("Reasons", ["state", "reason", "clips", "what to do"], rows)
 

@@ -59,7 +59,7 @@ def score_page(
     return render(
         "score.html",
         title=title,
-        lead=_lead(ended_of(summary, outcomes).num_inputs, labels),
+        lead=_lead(ended_of(summary, outcomes).num_not_done, labels),
         warnings=[*model.get("warnings", ()), *drift.get("warnings", ())],
         model_words=model.get("words", ()),
         run=run_parts(summary, outcomes),
@@ -117,7 +117,7 @@ def _split_up(labels: pa.Table) -> tuple[dict[str, int], int]:
     return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0]))), num_undecided
 
 
-def _lead(num_inputs: int, labels: pa.Table) -> list[str]:
+def _lead(num_not_done: int, labels: pa.Table) -> list[str]:
     """What people feel in the collection, and how sure that is."""
     counts, num_undecided = _split_up(labels)
     num_decided = sum(counts.values())
@@ -135,10 +135,9 @@ def _lead(num_inputs: int, labels: pa.Table) -> list[str]:
         _which_leads(counts),
         f"{decided}, and undecided on {num_undecided:,}." if num_undecided else f"{decided}.",
     ]
-    num_others = num_inputs - num_seen
-    if num_others > 0:
-        verb = "has" if num_others == 1 else "have"
-        found.append(f"{counted(num_others, 'other clip')} {verb} no label: see below.")
+    if num_not_done:
+        verb = "has" if num_not_done == 1 else "have"
+        found.append(f"{counted(num_not_done, 'other clip')} {verb} no label: see below.")
     return found
 
 

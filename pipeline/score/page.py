@@ -81,6 +81,9 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
         for thumbnail in _thumbnails_of(storage, day=day):
             pictures.setdefault(thumbnail.clip_id, []).append(thumbnail)
     labels = _night_labels(storage, [each["clips"] for each in paths])
+    # Where other bytes lie by now: their labels stay as history, and are none of the collection's.
+    replaced = run.snapshot.database.table("select clip_id from replaced")["clip_id"]
+    labels = labels.filter(pc.invert(pc.is_in(labels["clip_id"], value_set=replaced.combine_chunks())))
     shown = []
     for label in report.shown_clips(labels, pictures.keys()):
         own = pc.field("clip_id") == label["clip_id"]

@@ -353,6 +353,17 @@ def test_the_preprocess_page_counts_states_and_lists_what_is_not_done(pages):
     assert "Faces kept per sampled frame" in text
 
 
+def test_bytes_that_others_replaced_are_no_clip_of_the_collection():
+    kept = [outcome(n, State.DONE) for n in range(3)]
+    old = outcome(3, State.CHANGED, reason="replaced", stage="plan")
+    page = Outline(preprocess_page({}, [*kept, old], [example(0)], title="Replaced"))
+    assert "All 3 clips are done." in page.text
+    assert "Clips that are not done" not in page.text
+    other = outcome(4, State.CHANGED, reason="changed", stage="fetch")
+    page = Outline(preprocess_page({}, [*kept, old, other], [example(0)], title="Replaced"))
+    assert "3 of 4 clips (75 %) are done; 1 changed since." in page.text
+
+
 @pytest.fixture(scope="module")
 def large_page():
     """A run of as many clips as CAER has, none of them done: the longest page there is of it."""
@@ -400,7 +411,7 @@ def test_a_run_of_more_than_a_page_lists_is_counted_by_its_summary():
     assert "of 3 clips, first by path" in text
     assert "train/Happy/0002.avi retryable timeout" in text
     labels = [clip_row(each.clip_id, each.path) for each in listed[:2]]
-    assert "2,999,998 other clips have no label" in Outline(score_page(summary, listed, [], [], labels, title="N")).text
+    assert "100,000 other clips have no label" in Outline(score_page(summary, listed, [], [], labels, title="N")).text
 
 
 def test_an_empty_run_has_a_page():

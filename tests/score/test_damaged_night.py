@@ -92,6 +92,18 @@ def test_a_page_is_made_again(labels, tmp_path, how):
     assert again.rstrip().endswith("</html>")
 
 
+def test_the_page_has_no_label_of_bytes_that_others_replaced(labels, tmp_path):
+    uploads = tmp_path / "uploads"
+    shutil.copytree(KEPT / "uploads", uploads)
+    (uploads / "two.avi").write_bytes((uploads / "one.avi").read_bytes())
+    found = score(config_of(tmp_path, input=str(uploads), page=True))
+    assert (found.audit.num_by_state["changed"], found.audit.num_by_state["done"]) == (1, 3)
+    page = (labels / "report.html").read_text()
+    # The old bytes and the new ones, each a row and what it is sorted by in the list of all inputs, and nowhere else.
+    assert page.count("two.avi") == 4
+    assert "no label: see below" not in page
+
+
 def test_what_others_leave_in_the_folders_is_ignored(labels, tmp_path):
     whole = files_of(labels)
     for folder in (".", "nights", "thumbnails/day=2026-11-20", "clips/day=2026-11-20", "plan", "ledger"):
