@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.over_time import by_person, moments_of, spans_of
+from pipeline.labels.over_time import by_person, moments_of, printable, spans_of
 from pipeline.records.columns import classes_of
 
 # What an annotator may say there besides the model's classes, and what it means here.
@@ -101,7 +101,12 @@ def cvat_annotations(clip: dict[str, Any], faces: pa.Table, facts: dict[str, Any
     ET.SubElement(root, "version").text = "1.1"
     task = ET.SubElement(ET.SubElement(root, "meta"), "task")
     last = max(faces["frame_index"].to_pylist())
-    for name, text in (("name", clip["path"]), ("size", str(last + 1)), ("mode", "interpolation"), ("overlap", "0")):
+    for name, text in (
+        ("name", printable(clip["path"])),
+        ("size", str(last + 1)),
+        ("mode", "interpolation"),
+        ("overlap", "0"),
+    ):
         ET.SubElement(task, name).text = text
     label = ET.SubElement(ET.SubElement(task, "labels"), "label")
     ET.SubElement(label, "name").text = "face"

@@ -53,7 +53,7 @@ def export(config: ExportConfig) -> int:
         chosen["clip_ids"] = sorted({row["clip_id"] for row in persons})
     num_clips = _count(labels, chosen)
     if not num_clips:
-        raise UsageError(f"--clips is {config.clips!r}; no labelled clip of {config.labels} fits it")
+        _require_some(labels, chosen, config)
     storage = Storage(config.output)
     is_same = _begin(storage, labels, config)
     is_kept: set[str] = set(storage.sizes("")) if is_same else set()
@@ -101,6 +101,19 @@ def _count(labels: Labels, chosen: dict[str, Any]) -> int:
         pattern=chosen["pattern"],
         ids=chosen["clip_ids"],
     )
+
+
+def _require_some(labels: Labels, chosen: dict[str, Any], config: ExportConfig) -> None:
+    """Of clips without faces there are tables alone. Raises UsageError."""
+    sql = "select count(*) from clips where path glob $pattern or clip_id = $pattern"
+    num_clips = labels.database.value(sql, pattern=chosen["pattern"])
+    if not num_clips:
+        raise UsageError(f"--clips is {config.clips!r}; no labelled clip of {config.labels} fits it")
+    if config.format != "csv" or config.most_uncertain is not None:
+        raise UsageError(
+            f"{config.labels} holds no face: {num_clips} clips fit --clips {config.clips!r}, none with a face that is"
+            " labelled; --format csv lists them with their states"
+        )
 
 
 def _begin(storage: Storage, labels: Labels, config: ExportConfig) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.labels.over_time import by_person, file_name, moments_of
+from pipeline.labels.over_time import by_person, file_name, moments_of, printable
 from pipeline.labels.source import Labels
 from pipeline.records.columns import classes_of
 from pipeline.records.evolution import from_first_frame
@@ -67,13 +68,21 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
+def _plain(text: str) -> str:
+    """A text as it is: for matplotlib a $ begins a formula, and a label that begins with _ is left out."""
+    safe = printable(text).replace("$", r"\$")
+    return f" {safe}" if safe.startswith("_") else safe
+
+
 def _saved(figure: Any, kind: str) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
     # No date, and ids from a fixed salt: the same labels give the same bytes. Text stays text.
     settings: Any = {"svg.hashsalt": "emotion-pipeline", "svg.fonttype": "none", "pdf.fonttype": 42}
-    with matplotlib.rc_context(settings):
+    # Letters that its font has not are boxes in a PDF; in an SVG text stays text.
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         metadata = {"Date": None} if kind == "svg" else {"CreationDate": None}
         figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
@@ -93,10 +102,9 @@ def _collection(labels: Labels, chosen: dict[str, Any], kind: str) -> bytes:
         high = [max(0.0, edge[1] - share) for share, edge in zip(shares, edges, strict=True)]
         at = [number + (place - (len(groups) - 1) / 2) * width for number in range(len(classes))]
         grey = 0.25 + 0.5 * place / max(1, len(groups) - 1) if len(groups) > 1 else 0.4
-        axes.bar(
-            at, shares, width=width * 0.92, yerr=[low, high], capsize=2, color=str(grey), label=f"{name} ({total})"
-        )
-    axes.set_xticks(range(len(classes)), classes)
+        label = _plain(f"{name} ({total})")
+        axes.bar(at, shares, width=width * 0.92, yerr=[low, high], capsize=2, color=str(grey), label=label)
+    axes.set_xticks(range(len(classes)), list(map(_plain, classes)))
     axes.set_ylabel("share of clips")
     axes.set_ylim(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
@@ -139,7 +147,8 @@ def _clip(faces: pa.Table, kind: str, *, every: float) -> bytes:
                     values.append(float("nan"))
                 seconds.append(moment.second)
                 values.append(moment.probabilities[number])
-            axes.plot(seconds, values, color=colours[emotion], label=emotion, linewidth=1.2, marker=".", markersize=3)
+            look = {"color": colours[emotion], "linewidth": 1.2, "marker": ".", "markersize": 3}
+            axes.plot(seconds, values, label=_plain(emotion), **look)
         axes.set_ylim(0, 1)
         axes.set_ylabel(f"person {person + 1}")
         axes.spines[["top", "right"]].set_visible(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,10 @@ from pipeline.models.sidecar import AFFECT
 from pipeline.records.arrow import pc
 from pipeline.records.columns import classes_of
 from pipeline.score.tracks import emotion_of
+
+MAX_NAME_BYTES = 120
+# What XML 1.0 has no place for, and lone halves of letters.
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,4 +126,10 @@ def by_person(faces: pa.Table) -> dict[int, pa.Table]:
 def file_name(clip: dict[str, Any], ending: str) -> str:
     """A file's name for a clip that no path can lead out of its folder with, and that no other clip has."""
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in clip["path"]).strip(".")
-    return f"{safe[-120:] or 'clip'}-{clip['clip_id'][:8]}.{ending}"
+    short = safe.encode()[-MAX_NAME_BYTES:].decode("utf-8", "ignore")  # A letter may have four of them.
+    return f"{short or 'clip'}-{clip['clip_id'][:8]}.{ending}"
+
+
+def printable(text: str) -> str:
+    """A text that any XML file and figure can hold: with a mark in place of what is no letter to them."""
+    return _NOT_IN_XML.sub("\ufffd", text)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from pympi.Elan import Eaf
 
-from pipeline.labels.over_time import by_person, moments_of, spans_of
+from pipeline.labels.over_time import by_person, moments_of, printable, spans_of
 from pipeline.records.columns import classes_of
 from pipeline.records.evolution import from_first_frame
 from pipeline.storage.scratch import scratch
@@ -60,7 +60,7 @@ def elan(
     eaf.add_linguistic_type("emotion", constraints=None, timealignable=True, graphicreferences=False)
     eaf.linguistic_types["emotion"]["CONTROLLED_VOCABULARY_REF"] = "emotions"
     ending = clip["path"].rpartition(".")[2].lower()
-    name = clip["path"].rpartition("/")[2]
+    name = printable(clip["path"].rpartition("/")[2])
     eaf.add_linked_file(name, relpath=f"./{name}", mimetype=MIME_TYPES.get(ending, "video/unknown"))
     for person, own in by_person(faces).items():
         tier = f"Person {person + 1}"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -83,6 +84,38 @@ def test_a_hostile_path_is_harmless_in_the_tables_and_in_names_of_files(tmp_path
     out = exported(tmp_path / "labels", tmp_path / "vtt", "webvtt")
     (name,) = (path.name for path in out.glob("*.vtt"))
     assert name.startswith("_cmd____")
+
+
+@pytest.mark.parametrize("format_", ["elan", "cvat", "figure", "webvtt", "label-studio"])
+def test_names_that_xml_and_figures_have_no_place_for_are_exported(tmp_path, format_):
+    names = ["$\\bad$/\x01\x1b[31m\u202e.mp4", "_own/\n\ufffe-->.mp4", "日本/" + "語" * 70 + ".mp4"]
+    clips = [MadeClip(name, num_frames=12 + place) for place, name in enumerate(names)]
+    make_labels(tmp_path / "videos", tmp_path / "labels", clips)
+    out = exported(tmp_path / "labels", tmp_path / "out", format_)
+    ending = {"elan": "eaf", "cvat": "xml", "figure": "svg", "webvtt": "vtt", "label-studio": "json"}[format_]
+    found = [path for path in out.glob(f"*.{ending}") if path.name != "export.json"]
+    assert len(found) == len(names) + (format_ == "figure")
+    for path in found:
+        if format_ == "label-studio":
+            assert json.loads(path.read_text())[0]["data"]["path"] in names
+        elif format_ == "webvtt":
+            assert len(webvtt.read(path)) == 1
+        else:
+            ElementTree.parse(path)
+    if format_ == "figure":
+        svg = (out / "collection.svg").read_text()
+        for group in ("$\\bad$ (1)", "_own (1)", "日本 (1)"):
+            assert group in svg
+
+
+def test_of_clips_without_faces_there_are_tables_alone(tmp_path):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4", emotions=()), MadeClip("b.mp4", codec="")])
+    out = exported(tmp_path / "labels", tmp_path / "out", "csv")
+    assert pd.read_csv(out / "clips.csv")["state"].tolist() == ["no_face", "quarantined"]
+    assert len(pd.read_csv(out / "persons.csv")) == 0
+    for options in ({"format": "elan"}, {"format": "csv", "most_uncertain": 5}):
+        with pytest.raises(UsageError, match="holds no face: 2 clips fit"):
+            export(ExportConfig(labels=str(tmp_path / "labels"), output=str(tmp_path / "no"), **options))
 
 
 def test_a_cue_for_each_stretch_of_a_persons_emotion(made, tmp_path):
