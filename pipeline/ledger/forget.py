@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from pipeline.corpus.listing import remote_modified
 from pipeline.ledger.audit import audit
+from pipeline.ledger.beside import EXPORT, clear_beside, exports_in
 from pipeline.ledger.config import ForgetConfig
 from pipeline.ledger.entries import entry_of
 from pipeline.ledger.files import arrow_bytes
@@ -37,7 +38,6 @@ from pipeline.records.outcomes import State, forgotten_outcome
 from pipeline.storage.parts import is_named
 from pipeline.storage.store import Storage
 
-EXPORT = "export.json"
 # It names each shard.
 MAX_MANIFEST_BYTES = 2**28
 # What holds the ids, and no more of a clip than its path: that it is forgotten must be known.
@@ -64,6 +64,7 @@ class Forgotten:
     alike: tuple[str, ...]
     unread: tuple[str, ...]
     manifests: tuple[str, ...]
+    beside: tuple[str, ...] = ()
 
 
 def clips_to_forget(ledger: Ledger, snapshot: Snapshot, config: ForgetConfig) -> tuple[str, ...]:
@@ -109,6 +110,7 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
             num_rows += table.num_rows
             faces |= _images(table)
     names, num_deleted = clear(ledger, units, partial(_clear, ledger.storage, ids=ids))
+    beside = clear_beside(ledger.storage.url, ids)
     left = tuple(name for name in names if _holds(ledger.storage, name, ids))
     alike = tuple(name for name in names if _shows(ledger.storage, name, faces))
     unread = unreadable(ledger.storage, names)
@@ -116,12 +118,13 @@ def forget(ledger: Ledger, snapshot: Snapshot, clip_ids: Collection[str]) -> For
         clip_ids=tuple(sorted(ids)),
         num_units=len(units),
         num_rows=num_rows,
-        num_deleted=num_deleted,
-        num_read=len(names),
+        num_deleted=num_deleted + beside.num_deleted,
+        num_read=len(names) + beside.num_read,
         left=left,
         alike=alike,
         unread=unread,
         manifests=tuple(sorted(noted.manifests)),
+        beside=beside.named,
     )
 
 
@@ -165,7 +168,7 @@ def clear(ledger: Ledger, units: Sequence[str], clear_one: Callable[[str], bool]
     nights = {f"nights/{row['day']}.json" for row in fresh.database.rows(sql, units=list(units))}
     names = list(ledger.storage.sizes(""))
     # What an export says of a clip may name neither its id nor be told apart from the others': it is made again.
-    exports = tuple(name.removesuffix(EXPORT) for name in names if name.endswith(f"/{EXPORT}"))
+    exports = exports_in(names)
     for name in sorted(names, key=lambda name: name.endswith(f"/{EXPORT}")):  # These last: they tell what is an export.
         if name in keep or _KEEPS_IDS.fullmatch(name):
             continue

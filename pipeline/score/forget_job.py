@@ -68,6 +68,8 @@ def _report(ledger: Ledger, done: Forgotten, config: ForgetConfig, *, what: str)
     yield f"proof: {done.num_read} objects read, {len(done.left)} of them hold something of it", done.left
     for name in done.alike:
         yield f"warning: {name} holds the same pictures as other clips': look for copies with other bytes", ()
+    for name in done.beside:
+        yield f"warning: {name} lies beside the labels and names it: delete it, if it is about it", ()
     for name in done.unread:
         yield f"warning: {name} cannot be read as a table: nobody knows what it holds; mend or delete it", ()
     for name in checkpoints_of(config.checkpoints, done.manifests, data=ledger.storage.url):

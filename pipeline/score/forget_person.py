@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.ledger.beside import clear_beside
 from pipeline.ledger.forget import (
     Forgotten,
     check_finished,
@@ -67,6 +68,7 @@ def forget_person(ledger: Ledger, snapshot: Snapshot, clip: LabelledClip, person
         change_unit(ledger, unit, change=work.changed, outcomes=work.outcomes)
     work.find_corrections()
     names, num_deleted = clear(ledger, units, work.clear)
+    num_deleted += clear_beside(ledger.storage.url, ()).num_deleted
     return Forgotten(
         clip_ids=clip.kin,
         num_units=len(units),

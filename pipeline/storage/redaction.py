@@ -57,7 +57,8 @@ _CODED_PARAMETERS = re.compile(rf"(?i)({_CODE}3B[\w.~-]+{_EQUALS})(?!{HIDDEN})[^
 
 # What ends the name of a secret, and what is one as a whole. No part has any length, as a name may be a long one.
 _ENDS = (
-    r"token|password|passwd|pwd|passphrase|secret[\w-]{0,40}|api[_ -]?key|(?:account|access|private|shared)_?-?key|"
+    r"token|password|passwd|pwd|passphrase|secret[\w-]{0,40}|api[_ -]?key|"
+    r"(?:account|access|private|shared|ssh|rsa|pgp|gpg|hmac|aes|encryption|signing|storage|service|master)[_-]?key|"
     r"credentials?|connection_?string"
 )
 _WORDS = (
@@ -106,9 +107,10 @@ _AFTER_BLANK = re.compile(rf"(://[^\n? ]*+ [^\n?]*+\?[\w.~%-]+=)(?!{HIDDEN})[^\s
 _FLAG = re.compile(
     rf"(?i)(?<![\w-])(--?[\w-]{{0,40}}?(?:password|passwd|passphrase|secret|token|api-?key)\s+)(?!{HIDDEN})[^\s'\"]+"
 )
+_USER_FLAG = re.compile(rf"(?<![\w-])((?:-u|--user|--proxy-user|-U)[ =]['\"]?[\w.@-]{{1,80}}:)(?!{HIDDEN})[^\s'\"]+")
 
 
-_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(?:(?=-----END)|$)", re.DOTALL)
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----).*?(?:(?=-----END)|$)", re.DOTALL)
 
 
 def redacted(text: str) -> str:
@@ -117,7 +119,7 @@ def redacted(text: str) -> str:
     text = _URL.sub(lambda found: f"{HIDDEN}@" if found["pair"] else _redacted_url(found[0], HIDDEN), text)
     # The address of an archive's member, which holds a URL in percent codes, may have been cut.
     text = _CODED_URL.sub(_redacted_codes, text)
-    for after in (_CODED_PARAMETERS, _AFTER_BLANK, _LOOSE_QUERY, _FLAG):
+    for after in (_CODED_PARAMETERS, _AFTER_BLANK, _LOOSE_QUERY, _FLAG, _USER_FLAG):
         text = after.sub(rf"\1{HIDDEN}", text)
     text = _HEADER.sub(rf"\1\2\3{HIDDEN}", text)
     text = _BEARER.sub(lambda found: f"{found[1] or found[3]}{found[2] or found[4]}{HIDDEN}", text)

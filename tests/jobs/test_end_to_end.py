@@ -1,11 +1,14 @@
 """The whole way as a user goes it: preprocess, train, evaluate and score as processes, and the real clips."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import signal
 import stat
+import tempfile
+import threading
 import time
 
 import harness
@@ -19,6 +22,7 @@ from pipeline.records.vocabulary import EMOTIONS
 from pipeline.synthetic.corpus import make_corpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+OUTPUTS = ("data", "run", "evaluation", "labels")
 DETECT = ("--detector", "dlib-hog", "--frames-per-clip", "2", "--face-px", "64", "--context-px", "64")
 
 
@@ -28,12 +32,61 @@ def job(name, *arguments, log):
     return code
 
 
+def open_to_others(path):
+    """What another user of this machine could enter, read or change of a folder and below it, with permission bits."""
+    with contextlib.suppress(OSError):  # It is not there yet, or gone by now.
+        mode = os.lstat(path).st_mode
+        if mode & 0o077 and not stat.S_ISLNK(mode):
+            below = [each.path for each in os.scandir(path)] if stat.S_ISDIR(mode) else []
+            return {
+                str(path): oct(stat.S_IMODE(mode)),
+                **{k: v for each in below for k, v in open_to_others(each).items()},
+            }
+    return {}
+
+
 @pytest.fixture(scope="module")
-def way(tmp_path_factory):
+def opened():
+    """What was open to others at any moment of the way, also among temporary files."""
+    return {}
+
+
+@contextlib.contextmanager
+def watched(top, temporary, opened):
+    """Look at outputs and temporary files again and again while jobs run that are started under a umask of 0."""
+    ended = threading.Event()
+
+    def watch():
+        while not ended.wait(0.05):
+            for path in (*map(top.joinpath, OUTPUTS), *os.scandir(temporary)):
+                opened.update(open_to_others(path))
+
+    thread = threading.Thread(target=watch)
+    umask = os.umask(0)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.umask(umask)
+        ended.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def way(tmp_path_factory, opened):
     """The folders of a small corpus that went the whole way."""
     top = tmp_path_factory.mktemp("way")
-    log = top / "log"
     make_corpus(top / "corpus", clips_per_class=(3, 3, 3), seed=2)
+    # Short: Ray's sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", temporary)
+        with watched(top, temporary, opened):
+            go(top)
+    return top
+
+
+def go(top):
+    log = top / "log"
     job("preprocess.py", "--input", top / "corpus", "--output", top / "data", *DETECT, log=log)
     train = ("--data", top / "data", "--output", top / "run", "--epochs", "2", "--batch-size", "16")
     job("train.py", *train, "--json-logs", log=top / "train.log")
@@ -45,7 +98,6 @@ def way(tmp_path_factory):
     shutil.copy(top / "corpus" / "train" / "Neutral" / "9001.mp4", new / "broken.mp4")
     shutil.copy(top / "corpus" / "train" / "Neutral" / "9002.avi", new / "nobody.avi")
     job("score.py", "--input", new, "--checkpoint", top / "run", "--output", top / "labels", log=log)
-    return top
 
 
 def labels_of(way):
@@ -75,10 +127,14 @@ def modes_of(folder):
     return {path: stat.S_IMODE(path.lstat().st_mode) for path in (folder, *folder.rglob("*"))}
 
 
-def test_what_jobs_write_is_for_its_owner_alone_unless_it_is_shared(way, tmp_path):
-    for name in ("data", "run", "evaluation", "labels"):
-        open_to_others = {path: oct(mode) for path, mode in modes_of(way / name).items() if mode & 0o077}
-        assert open_to_others == {}
+def test_what_jobs_write_is_for_its_owner_alone_at_every_moment(way, opened):
+    """They ran under a umask of 0. Temporary files count, those of Ray and of the sandboxed children too."""
+    assert opened == {}
+    for name in OUTPUTS:
+        assert {path: oct(mode) for path, mode in modes_of(way / name).items() if mode & 0o077} == {}
+
+
+def test_what_is_shared_has_the_modes_of_the_umask(way, tmp_path):
     export = ("export.py", way / "labels", "--format", "csv", "--output")
     for flags, wanted in (((), {0o700, 0o600}), (("--shared-output",), {0o755, 0o644})):
         umask = os.umask(0o022)
@@ -87,6 +143,7 @@ def test_what_jobs_write_is_for_its_owner_alone_unless_it_is_shared(way, tmp_pat
         finally:
             os.umask(umask)
         assert set(modes_of(tmp_path / f"tables{len(flags)}").values()) == wanted
+        assert bool(open_to_others(tmp_path / f"tables{len(flags)}")) == bool(flags)  # What is open would be seen.
 
 
 def test_a_training_with_json_logs_says_nothing_but_events(way):

@@ -1,14 +1,11 @@
 """jobs/forget.py is killed by SIGKILL at one point after another, on a disk and on S3; the same command ends it."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from test_forget import CLIPS, check_forgotten, made
-
-from pipeline.ledger.ledger import Ledger
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLED = REPOSITORY / "tests" / "support" / "killed_forget.py"
@@ -46,10 +43,11 @@ def test_a_kill_on_s3_is_mended_by_the_same_command(point, s3):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_kills_at_every_point_are_mended_by_the_same_command(tmp_path):
-    made(str(tmp_path / "made"))
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_kills_at_every_point_are_mended_by_the_same_command(place, tmp_path, s3):
     point = 0
-    while killed_and_ended(Ledger(str(shutil.copytree(tmp_path / "made", tmp_path / str(point)))), point):
+    while killed_and_ended(made(str(tmp_path / f"out{point}") if place == "disk" else s3.url(f"out{point}")), point):
         point += 1
+    print(f"\n{point} kills on {place}: 0 proofs failed")
     assert point >= 20

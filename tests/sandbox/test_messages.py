@@ -140,6 +140,7 @@ def test_a_closed_end_is_told():
 NUM_MUTANTS = int(os.environ.get("FUZZ_MESSAGES", "5000"))
 
 
+@pytest.mark.timeout(7200)  # of 200,000 mutants
 def test_mutants_of_answers_are_answers_or_are_told():
     """`make fuzz-messages N=200000` tries more of them."""
     image = np.zeros((4, 4, 3), np.uint8)

@@ -72,6 +72,30 @@ def made(tmp_path, url=None, *, sha256=SHA256, clips=(TWO, OTHER)):
     return ledger
 
 
+@pytest.mark.lengthy
+@pytest.mark.parametrize("what", ["clip", "person"])
+def test_exports_beside_the_models_go_too_and_what_else_names_the_clip_is_told(what, tmp_path):
+    ledger = made(tmp_path)
+    beside = Storage(ledger.storage.url.rpartition("/")[0])
+    (first,) = (each.clip_id for each in ledger.snapshot().outcomes() if each.path == TWO.path)
+    for name in ("tables/export.json", "tables/a.vtt", "deep/er/export.json", "deep/er/x/face.jpg", "deep/notes.txt"):
+        beside.put(name, b"{}")
+    beside.put("mine.csv", f"id\n{first}\n".encode())
+    beside.put("film.mp4", first.encode())
+    named = {"clip": (first,)} if what == "clip" else {"person": (f"{first}:2",)}
+    told = [line for line, _ in forget_in(runs_in(beside.url), ForgetConfig(output=beside.url, **named))]
+    assert {name for name in beside.sizes("") if not name.startswith("model=")} == {
+        "deep/notes.txt",
+        "mine.csv",
+        "film.mp4",
+    }
+    assert [line for line in told if "lies beside" in line] == (
+        [f"warning: {beside.url}/mine.csv lies beside the labels and names it: delete it, if it is about it"]
+        if what == "clip"
+        else []
+    )
+
+
 def forgotten(output, *persons, **config):
     return list(forget_in(runs_in(output), ForgetConfig(output=output, person=persons, **config)))
 
