@@ -152,7 +152,7 @@ class Videos:
         if target.exists():
             os.utime(target)
             return target
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             made = Path(folder) / "clip"
             if is_member(url):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from pipeline.records.columns import column
@@ -41,6 +42,7 @@ class Correction:
     source: str = column("where it was said: viewer, label-studio or cvat", default="viewer")
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if (self.said == Said.EMOTION) != (self.label is not None):
             raise ValueError(f"label is {self.label!r} where {self.said} is said; only an emotion has one")
         if self.label is not None and (len(self.label) > MAX_CLASS_LETTERS or not self.label.isprintable()):
@@ -52,3 +54,18 @@ class Correction:
         start, end = self.start_pts_seconds, self.end_pts_seconds
         if start is not None and end is not None and end <= start:
             raise ValueError(f"the span ends at {end} s, before it starts at {start} s")
+
+    def _check_kinds(self) -> None:
+        """Raise ValueError for a value of a kind that its field has not: it may come from anywhere."""
+        for each in fields(self):
+            value, may_be_null = getattr(self, each.name), each.default is None
+            if value is None and may_be_null:
+                continue
+            if each.name in ("start_pts_seconds", "end_pts_seconds"):
+                is_fit = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            elif each.name == "track_index":
+                is_fit = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+            else:
+                is_fit = isinstance(value, str)
+            if not is_fit:
+                raise ValueError(f"{each.name} is {value!r}, which a correction cannot have")

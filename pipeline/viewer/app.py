@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from pipeline.labels.source import Labels
 from pipeline.labels.videos import VideoMissingError
+from pipeline.ledger.database import DatabaseError
 from pipeline.records.documents import DocumentError, parse_json
 from pipeline.report.charts import colours_of
 from pipeline.report.pictures import PERSON_COLOURS
@@ -246,7 +247,11 @@ def _answers(handler: Callable[..., Any], *, takes_body: bool = False) -> Callab
             return JSONResponse({"error": str(error)}, status_code=404)
         except VideoMissingError as error:
             return JSONResponse({"error": str(error)}, status_code=404)
-        except (StorageError, ContentChangedError, FileNotFoundError) as error:
+        except DatabaseError as error:
+            told = " ".join(str(error).split())[:200]
+            told = f"the viewer's temporary folder cannot be read ({told}); start it again"
+            return JSONResponse({"error": told}, status_code=502)
+        except (StorageError, ContentChangedError, OSError) as error:  # A store or this machine's disk.
             return JSONResponse({"error": str(error)}, status_code=502)
         return found if isinstance(found, Response) else JSONResponse(found)
 

@@ -1,5 +1,8 @@
 """Corrections are created and never changed; what was taken back no longer stands."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from pipeline.labels.corrections import add_correction, new_correction, read_corrections, said_of, standing
@@ -32,6 +35,34 @@ def test_a_damaged_object_costs_itself(tmp_path, capsys):
     storage.put("corrections/broken.json", b"{")
     assert [each.said for each in read_corrections([storage])] == [Said.CANNOT_TELL]
     assert "corrections/broken.json is no correction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("start_pts_seconds", float("inf")),
+        ("end_pts_seconds", float("nan")),
+        ("start_pts_seconds", True),
+        ("end_pts_seconds", "1.0"),
+        ("track_index", -1),
+        ("track_index", 2**40),
+        ("track_index", 0.5),
+        ("clip_id", ["a"]),
+        ("created", 5),
+        ("path", None),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_and_costs_itself_where_it_is_stored(tmp_path, capsys, name, value):
+    said = {**CLIP, "said": "cannot_tell", "annotator": "Ada"}
+    if name != "created":
+        with pytest.raises(ValueError, match=name):
+            new_correction(**{**said, name: value})
+    storage = Storage(str(tmp_path))
+    whole = new_correction(**said)
+    add_correction(storage, whole)
+    storage.put("corrections/other.json", json.dumps({**asdict(whole), name: value}).encode())
+    assert read_corrections([storage]) == [whole]
+    assert f"other.json is no correction ({name} is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

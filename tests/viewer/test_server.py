@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -225,6 +226,8 @@ def test_a_correction_is_saved_read_and_taken_back_by_its_annotator_alone(own_vi
         ({"said": "cannot_tell", "annotator": "Ada", "start_pts_seconds": 2, "end_pts_seconds": 1}, "span"),
         ({"said": "cannot_tell", "annotator": "Ada", "correction_id": "../x"}, "correction_id"),
         ({"said": "undo", "annotator": "Ada", "undoes": "x"}, "undoes"),
+        ({"said": "cannot_tell", "annotator": "Ada", "start_pts_seconds": float("inf")}, "start_pts_seconds"),
+        ({"said": "cannot_tell", "annotator": "Ada", "end_pts_seconds": float("nan")}, "end_pts_seconds"),
     ],
 )
 def test_what_no_correction_can_be_is_refused(own_viewer, said, told):
@@ -290,6 +293,21 @@ def test_a_large_file_is_told_from_another_while_the_page_waits(tmp_path, monkey
         address = f"/api/clips/{found.ids()['a.mp4']}/video"
         assert found.get(address).json()["is_changed"] is None
         until(lambda: found.get(address).json()["is_changed"] is False)
+
+
+def test_what_is_swept_from_under_the_viewer_is_one_line_on_the_page(tmp_path, monkeypatch):
+    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4")])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    with viewing(tmp_path / "labels") as found:
+        assert found.get("/api/clips").json()["total"] == 1
+        for path in scratch.rglob("*.parquet"):
+            path.unlink()
+        answer = found.get("/api/clips")
+    assert answer.status == 502
+    assert "temporary folder cannot be read" in answer.json()["error"]
+    assert "start it again" in answer.json()["error"]
 
 
 def started(*arguments, **options):
