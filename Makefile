@@ -1,17 +1,29 @@
-# make setup | demo | fast | test | slow | chaos | fuzz | fuzz-archives | fuzz-messages | lint | format | benchmark.
-# Everything runs in .venv, which the first makes.
+# make setup | demo | fast | test | slow | chaos | fuzz | fuzz-archives | fuzz-messages | lint | format | hashes | benchmark.
+# Everything runs in .venv, which the first makes. What it installs has the hashes that requirements/ lists; where the
+# package index has other builds of the same versions, make setup HASHES=no goes by constraints.txt alone.
 PYTHON ?= python3
 BIN := .venv/bin
 N ?= 50
+HASHES ?= yes
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraint constraints.txt
 
-.PHONY: setup demo fast test slow lint format chaos fuzz fuzz-archives fuzz-messages benchmark clean
+.PHONY: setup demo fast test slow lint format hashes chaos fuzz fuzz-archives fuzz-messages benchmark clean
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt $(wildcard requirements/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+ifeq ($(HASHES),yes)
+	$(PIP) --require-hashes --no-deps --requirement requirements/dev.txt
+	@# A CPU build of torch where the index has one; else the public build, with its libraries for GPUs.
+	$(PIP) --require-hashes --no-deps --requirement requirements/torch-cpu.txt 2>/dev/null \
+	|| $(PIP) --require-hashes --no-deps --requirement requirements/torch.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+else
+	$(PIP) --constraint constraints.txt --editable ".[dev]"
+endif
 	@touch $@
 
 demo: setup
@@ -52,6 +64,13 @@ fuzz-archives: setup
 fuzz-messages: N = 200000
 fuzz-messages: setup
 	FUZZ_MESSAGES=$(N) $(BIN)/python -m pytest tests/sandbox/test_messages.py -k mutants -s
+
+hashes: setup # After a change of constraints.txt or of dependencies: the hashes of all builds that the public index has.
+	echo torch | $(COMPILE) --output-file requirements/torch.txt -
+	@skipped=$$(sed -nE 's/^((torch|triton|cuda-|nvidia-)[^= ]*)==.*/--no-emit-package \1/p' requirements/torch.txt); \
+	$(COMPILE) --extra dev $$skipped --output-file requirements/dev.txt pyproject.toml && \
+	$(COMPILE) --extra cluster $$skipped --output-file requirements/cluster.txt pyproject.toml
+	sed -i 's/ --no-emit-package .*//' requirements/*.txt
 
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py all
