@@ -22,6 +22,7 @@ from pipeline.ledger.units import Unit
 from pipeline.records.outcomes import Outcome
 from pipeline.runtime.console import log_status
 from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.unit_counter import UnitCounter
 
 ASK_SECONDS = 0.5
 # How often an actor tells, at most: what the counter takes of all of them is some 1,000 messages a second.
@@ -30,34 +31,6 @@ TELL_SECONDS, TELLS_A_SECOND = 0.2, 1000
 FIRST_ANSWER_SECONDS, ANSWER_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 10.0
 # An interrupted run waits so long for the clips that its actors are at; a second interrupt ends it at once.
 GRACE_SECONDS = 10.0
-
-
-class UnitCounter:
-    """One Ray actor of a run, between its actors and its driver."""
-
-    def __init__(self) -> None:
-        self._new: dict[str, dict[str, Any]] = {}
-        self._at_work: set[str] = set()
-        self._is_stopping = False
-
-    def tell(self, unit_id: str, counts: dict[str, Any] | None) -> bool:
-        """Take what a unit has so far, None once it has ended; whether its actor is to stop."""
-        if counts is None:
-            self._at_work.discard(unit_id)
-        else:
-            self._new[unit_id] = counts
-            self._at_work.add(unit_id)
-        return self._is_stopping
-
-    def take(self) -> dict[str, dict[str, Any]]:
-        """What was told since the last time, by unit."""
-        new, self._new = self._new, {}
-        return new
-
-    def stop(self) -> int:
-        """From now on actors are to stop; units that are still at work."""
-        self._is_stopping = True
-        return len(self._at_work)
 
 
 class UnitTeller:
