@@ -97,7 +97,7 @@ def _role(process: psutil.Process, parent: str) -> str:
         return "sandboxed child"
     if parent == "actor":
         return "fork server" if "forkserver" in " ".join(process.cmdline()) else "ray"
-    return "actor" if "_UnitActor" in " ".join(process.cmdline()) else "ray"
+    return "actor" if "UnitActor" in " ".join(process.cmdline()) else "ray"
 
 
 def growth(samples: Sequence[Mapping[str, Any]], role: str, *, num_clips: int) -> dict[str, float] | None:

@@ -187,7 +187,8 @@ def test_nothing_is_ever_unpickled_from_storage():
 
 # What parses JSON that this process wrote itself; all else goes through one reader.
 OWN_JSON = {
-    *("corpus/parquet_rows.py", "runtime/pool.py", "train/worker.py", "records/documents.py"),
+    *("corpus/parquet_rows.py", "runtime/pool.py", "runtime/unit_actor.py", "train/worker.py"),
+    *("records/documents.py",),
 }
 
 

@@ -11,76 +11,21 @@ import io
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from pipeline.ledger.units import Unit
-from pipeline.records.outcomes import Outcome
 from pipeline.runtime.console import log_status
 from pipeline.runtime.progress import ProgressDisplay
-from pipeline.runtime.unit_counter import UnitCounter
+from pipeline.runtime.unit_counter import ANSWER_SECONDS, UnitCounter, UnitTeller
 
 ASK_SECONDS = 0.5
 # How often an actor tells, at most: what the counter takes of all of them is some 1,000 messages a second.
 TELL_SECONDS, TELLS_A_SECOND = 0.2, 1000
-# A counter that does not answer is left alone for a while: its node may be gone. The first answer waits for its start.
-FIRST_ANSWER_SECONDS, ANSWER_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 10.0
 # An interrupted run waits so long for the clips that its actors are at; a second interrupt ends it at once.
 GRACE_SECONDS = 10.0
-
-
-class UnitTeller:
-    """What an actor tells of the unit that it is at."""
-
-    def __init__(self, counter: Any, *, every_seconds: float) -> None:
-        self._counter, self._every_seconds = counter, every_seconds
-        self._next = self._silent_until = 0.0
-        self._answer_seconds = FIRST_ANSWER_SECONDS
-        self._is_stopping = False
-        self._begin("")
-
-    def _begin(self, unit_id: str) -> None:
-        self._unit_id = unit_id
-        self._states: Counter[str] = Counter()
-        self._num_examples, self._seconds = 0, 0.0
-
-    def began(self, unit: Unit) -> bool:
-        """A unit is taken up; False where it is not to be."""
-        self._begin(unit.unit_id)
-        self._tell(self._counts())
-        return not self._is_stopping
-
-    def clip_ended(self, outcome: Outcome) -> bool:
-        """A clip of it has ended; False where those that are left are not to be read."""
-        self._states[str(outcome.state)] += 1
-        self._num_examples += outcome.num_examples
-        self._seconds += outcome.seconds
-        if time.monotonic() >= self._next:
-            self._tell(self._counts())
-        return not self._is_stopping
-
-    def ended(self) -> None:
-        """The unit is committed."""
-        self._tell(None)
-
-    def _counts(self) -> dict[str, Any]:
-        return {"states": dict(self._states), "num_examples": self._num_examples, "seconds": self._seconds}
-
-    def _tell(self, counts: dict[str, Any] | None) -> None:
-        now = time.monotonic()
-        if now < self._silent_until:
-            return
-        self._next = now + self._every_seconds
-        try:
-            told = self._counter.tell.remote(self._unit_id, counts)
-            self._is_stopping |= ray.get(told, timeout=self._answer_seconds)
-        except RayError:
-            self._silent_until = time.monotonic() + PAUSE_SECONDS
-        self._answer_seconds = ANSWER_SECONDS
 
 
 class UnitsAtWork:

@@ -5,15 +5,11 @@ One Ray Data row is one unit, so whatever Ray loses or repeats is one whole unit
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
@@ -22,14 +18,13 @@ from pipeline.ledger.files import json_bytes
 from pipeline.ledger.ledger import ENTRIES_AT_ONCE, Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
-from pipeline.records.clips import clip_of
 from pipeline.records.outcomes import OWN_FAULT
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig, num_actors
-from pipeline.runtime.counting import UnitsAtWork, UnitTeller
-from pipeline.runtime.job import Actor, ActorSpec, SystematicFault
+from pipeline.runtime.counting import UnitsAtWork
+from pipeline.runtime.job import ActorSpec, SystematicFault
 from pipeline.runtime.progress import ProgressDisplay
-from pipeline.runtime.telemetry import UnitMetrics
+from pipeline.runtime.unit_actor import UnitActor, pack
 from pipeline.storage.modes import own_umask
 from pipeline.storage.redaction import redacted
 from pipeline.storage.retry import StorageError
@@ -142,14 +137,14 @@ def _stream(
     at_work: UnitsAtWork,
 ) -> Iterator[dict[str, Any]]:
     """The entries of units as they are committed. Raises RayError, and StorageError or UsageError of an actor."""
-    rows = [{"unit": _pack(unit)} for unit in units]
+    rows = [{"unit": pack(unit)} for unit in units]
     pool = ActorPoolStrategy(size=num_actors(config, len(units)), max_tasks_in_flight_per_actor=1)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates remote arguments without a name of their own, yet has none for these two, and without
         # them it retries for ever.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         entries = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _UnitActor,
+            UnitActor,
             fn_constructor_args=(spec.build, dict(arguments), own_umask(), at_work.teller()),
             batch_size=1,
             batch_format="pyarrow",
@@ -166,60 +161,6 @@ def _stream(
         if "stopped_by" in entry:
             raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
         yield entry
-
-
-class _UnitActor:
-    """What Ray Data holds: builds the actor's own work once and maps one unit to its entry, or to what must end the
-    run: as an exception Ray would try it again."""
-
-    def __init__(
-        self, actor: Callable[..., Actor], arguments: dict[str, Any], umask: int, teller: UnitTeller | None = None
-    ) -> None:
-        os.umask(umask)  # The driver's: a cluster's own may let others read.
-        self._actor, self._arguments, self._teller = actor, arguments, teller
-        self._metrics = UnitMetrics()
-
-    @functools.cached_property
-    def _work(self) -> Actor:
-        # Not in __init__: what fails there, Ray restarts.
-        actor = self._actor(**self._arguments)
-        if self._teller is not None:
-            actor.clip_ended = self._teller.clip_ended
-        return actor
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        entries = [json.dumps(self._entry(_unpack(text))) for text in batch.column("unit").to_pylist()]
-        return pa.table({"entry": pa.array(entries, pa.string())})
-
-    def _entry(self, unit: Unit) -> dict[str, Any]:
-        if self._teller is None:
-            return self._committed(unit)
-        try:
-            return self._committed(unit) if self._teller.began(unit) else {"stopped_by": "interrupt"}
-        finally:
-            self._teller.ended()
-
-    def _committed(self, unit: Unit) -> dict[str, Any]:
-        self._metrics.began()
-        try:
-            entry = self._work.run(unit)
-        except StorageError as error:
-            return {"stopped_by": "storage", "message": str(error)}
-        except UsageError as error:
-            return {"stopped_by": "usage", "message": str(error)}
-        self._metrics.ended(entry)
-        return entry
-
-
-def _pack(unit: Unit) -> str:
-    clips = [asdict(clip) for clip in unit.clips]
-    return json.dumps({"unit_id": unit.unit_id, "clips": clips, "replaced": sorted(unit.replaced)})
-
-
-def _unpack(text: str) -> Unit:
-    value = json.loads(text)
-    clips = tuple(map(clip_of, value["clips"]))
-    return Unit(unit_id=value["unit_id"], clips=clips, replaced=frozenset(value["replaced"]))
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,11 +1,23 @@
-"""The Ray actor that stands between the actors of a run and its driver.
+"""How actors tell the driver of the clips that end in their units: by one small Ray actor between them.
 
-A module of its own that imports next to nothing: its process starts beside those that do the work.
+It imports next to nothing: the process of that actor starts beside those that do the work.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayError
+
+if TYPE_CHECKING:
+    from pipeline.ledger.units import Unit
+    from pipeline.records.outcomes import Outcome
+
+# A counter that does not answer is left alone for a while: its node may be gone. The first answer waits for its start.
+FIRST_ANSWER_SECONDS, ANSWER_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 10.0
 
 
 class UnitCounter:
@@ -34,3 +46,53 @@ class UnitCounter:
         """From now on actors are to stop; units that are still at work."""
         self._is_stopping = True
         return len(self._at_work)
+
+
+class UnitTeller:
+    """What an actor tells of the unit that it is at."""
+
+    def __init__(self, counter: Any, *, every_seconds: float) -> None:
+        self._counter, self._every_seconds = counter, every_seconds
+        self._next = self._silent_until = 0.0
+        self._answer_seconds = FIRST_ANSWER_SECONDS
+        self._is_stopping = False
+        self._begin("")
+
+    def _begin(self, unit_id: str) -> None:
+        self._unit_id = unit_id
+        self._states: Counter[str] = Counter()
+        self._num_examples, self._seconds = 0, 0.0
+
+    def began(self, unit: Unit) -> bool:
+        """A unit is taken up; False where it is not to be."""
+        self._begin(unit.unit_id)
+        self._tell(self._counts())
+        return not self._is_stopping
+
+    def clip_ended(self, outcome: Outcome) -> bool:
+        """A clip of it has ended; False where those that are left are not to be read."""
+        self._states[str(outcome.state)] += 1
+        self._num_examples += outcome.num_examples
+        self._seconds += outcome.seconds
+        if time.monotonic() >= self._next:
+            self._tell(self._counts())
+        return not self._is_stopping
+
+    def ended(self) -> None:
+        """The unit is committed."""
+        self._tell(None)
+
+    def _counts(self) -> dict[str, Any]:
+        return {"states": dict(self._states), "num_examples": self._num_examples, "seconds": self._seconds}
+
+    def _tell(self, counts: dict[str, Any] | None) -> None:
+        now = time.monotonic()
+        if now < self._silent_until:
+            return
+        self._next = now + self._every_seconds
+        try:
+            told = self._counter.tell.remote(self._unit_id, counts)
+            self._is_stopping |= ray.get(told, timeout=self._answer_seconds)
+        except RayError:
+            self._silent_until = time.monotonic() + PAUSE_SECONDS
+        self._answer_seconds = ANSWER_SECONDS

@@ -32,7 +32,7 @@ from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.pool import _UnitActor
+from pipeline.runtime.unit_actor import UnitActor
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage import retry as room
 from pipeline.storage.modes import own_umask
@@ -282,10 +282,10 @@ def test_what_an_actor_meets_ends_the_run_without_another_try():
             raise self.error
 
     unit = Unit(unit_id="g000-u000000", clips=(clip_at("/a.mp4"),))
-    assert _UnitActor(Failing, {"error": StoreLostError("gone")}, own_umask())._entry(unit)["stopped_by"] == "storage"
-    assert _UnitActor(Failing, {"error": UsageError("wrong")}, own_umask())._entry(unit)["message"] == "wrong"
+    assert UnitActor(Failing, {"error": StoreLostError("gone")}, own_umask())._entry(unit)["stopped_by"] == "storage"
+    assert UnitActor(Failing, {"error": UsageError("wrong")}, own_umask())._entry(unit)["message"] == "wrong"
     with pytest.raises(ZeroDivisionError):
-        _UnitActor(Failing, {"error": ZeroDivisionError()}, own_umask())._entry(unit)
+        UnitActor(Failing, {"error": ZeroDivisionError()}, own_umask())._entry(unit)
 
 
 # --- corpus, checkpoints, shards of training
