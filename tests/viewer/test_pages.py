@@ -349,14 +349,18 @@ def test_what_is_still_read_is_told(tmp_path, browse, monkeypatch):
 
 @pytest.mark.lengthy
 def test_a_path_is_text_whatever_it_says(tmp_path, browse):
-    name = "<img src=x onerror=alert(1)>&amp;.mp4"
-    make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip(name, codec="libx264")])
+    """Neither does it lead a reader by what prints nothing, such as what turns the direction of letters."""
+    name = "<img src=x onerror=alert(1)>&amp;{}4pm.mp4"
+    made = [MadeClip(name.format("\u202e\u009b2J\x1b]8;;x\x07"), codec="libx264")]
+    name = name.format(r"\u202e\u009b2J\u001b]8;;x\u0007")
+    make_labels(tmp_path / "videos", tmp_path / "labels", made)
     with viewing(tmp_path / "labels") as found:
         page = browse(found.link)
         until(lambda: page.locator("#results tbody a").count() == 1)
         assert page.locator("#results tbody a").inner_text() == name
         page.locator("#results tbody a").click()
         until(lambda: page.locator("h1").inner_text() == name)
+        assert page.title() == f"{name} – Labels"
         page.goto("about:blank")
 
 

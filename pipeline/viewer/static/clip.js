@@ -1,7 +1,7 @@
 // The page of one clip: its video with boxes in step with the frames, strips of its persons, and what is known at the
 // moment.
 import { ask, breakable, chip, clock, counted, decimal, element, go, number, page, percent, query, say, state, stateOf,
-  without } from "./page.js";
+  visible, without } from "./page.js";
 import { Corrections, OTHER_KEYS } from "./correct.js";
 import { drawBoxes, drawCrops, drawSeven, drawStrip, personColour } from "./draw.js";
 import { Faces } from "./faces.js";
@@ -24,7 +24,7 @@ export async function showClip(clipId, asked) {
   const get = page("clip-page");
   const own = { clipId, row, get, rest, now: 0, chosen: 0, shots: row.cuts, strips: [], facts: null, player: null };
   open = own;
-  document.title = `${row.path} – Labels`;
+  document.title = `${visible(row.path)} – Labels`;
   get("path").replaceChildren(...breakable(row.path));
   get("facts").replaceChildren(row.emotion ? chip(row.emotion, `${row.emotion} ${percent(row.probability)}`)
     : stateOf(row),

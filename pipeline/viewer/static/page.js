@@ -31,7 +31,7 @@ export function page(name) {
 let silence = 0;
 export function say(text, { bad = false } = {}) {
   const node = document.getElementById("said");
-  node.textContent = text;
+  node.textContent = visible(text);
   node.classList.toggle("bad", bad);
   clearTimeout(silence);
   silence = setTimeout(() => { node.textContent = ""; }, bad ? 8000 : 3000);
@@ -65,9 +65,15 @@ export function stateOf(row) {
   return row.state === "done" ? reason || "done" : `${row.state.replace("_", " ")}${reason ? `: ${reason}` : ""}`;
 }
 
+// A text in which what prints nothing stands as a code: controls, and what turns the direction of what follows it, with
+// which a name could pass for another.
+export function visible(text) {
+  return String(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, letter => `\\u${letter.codePointAt(0).toString(16).padStart(4, "0")}`);
+}
+
 // A path that may be broken where its parts end, rather than within a word.
 export function breakable(path) {
-  return path.split(/(?<=[/_\-. ])/).flatMap((part, place) => place ? [element("wbr"), part] : [part]);
+  return visible(path).split(/(?<=[/_\-. ])/).flatMap((part, place) => place ? [element("wbr"), part] : [part]);
 }
 
 export function chip(emotion, text) {
