@@ -37,6 +37,17 @@ def test_every_link_to_a_file_leads_to_one(path):
             assert (path.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", ["cluster/README.md", "pipeline/sandbox/README.md"])
+def test_each_attack_is_shown_by_a_test_or_a_command(page):
+    """The tables with such a column, in which the last cell names what anybody can run."""
+    tables = [each for each in (REPOSITORY / page).read_text().split("\n\n") if "| shown by, in `tests/` |" in each]
+    cells = [line.rstrip("| ").rpartition(" | ")[2] for each in tables for line in each.strip().splitlines()[2:]]
+    assert len(cells) >= 9
+    for cell in cells:
+        name = cell.strip("`")
+        assert (REPOSITORY / "tests" / name).is_file() or name.startswith("python -m "), cell
+
+
 def test_the_first_page_is_read_in_three_screens():
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 150
 
