@@ -65,7 +65,7 @@ def listing(config: ListingConfig) -> dict[str, Any]:
 
     Raises UsageError where moto is not installed.
     """
-    with _serving(config.keys, server=config.server) as (endpoint, server), _reached(endpoint):
+    with _serving(config.keys, server=config.server) as (endpoint, server), reached(endpoint):
         rows = {"read_corpus": _measured(_read, server), "boto3's paginator": _measured(_paginated, server)}
     results = {"machine": machine(), "keys": config.keys, "server": config.server, "ways": rows}
     Storage(config.output).put("listing.json", (json.dumps(results, indent=1) + "\n").encode())
@@ -97,7 +97,7 @@ def _serving(num_keys: int, *, server: str) -> Iterator[tuple[str, psutil.Proces
 
 
 @contextmanager
-def _reached(endpoint: str) -> Iterator[None]:
+def reached(endpoint: str) -> Iterator[None]:
     """S3 is at this address, for all that reads the AWS variables."""
     before = dict(os.environ)
     stores: Any = fsspec.get_filesystem_class("s3")

@@ -13,6 +13,7 @@ from benchmarks.config import BenchmarkConfig
 OWN = {
     "learn": ("LearnConfig", "learn", "print_learned"),
     "fer2013": ("Fer2013Config", "fer2013", "print_fer2013"),
+    "films": ("FilmsConfig", "films", "print_films"),
     "ingest": ("IngestConfig", "ingest", "print_ingested"),
     "driver": ("DriverConfig", "driver", "print_driver"),
     "ledger": ("LedgerConfig", "ledger", "print_ledger"),
@@ -49,9 +50,8 @@ run = partial(
     main,
     description="Measures detection, decoding and preprocess beside what they replace, on this machine. What the"
     " networks learn, how fast training reads, what a ledger and a listing cost at a size, what a long run leaves in"
-    " its driver, what nights, films and the viewer cost, what Daft and Ray Data alone take, what a cluster costs, how"
-    " actors are kept at work have flags of their own: learn, fer2013, ingest, ledger, listing, driver, nights, viewer,"
-    " peers, plan or scaling, and --help.",
+    " its driver, what nights, films and the viewer cost, what Daft and Ray Data take, what a cluster costs, how"
+    f" actors are kept at work have flags of their own: {', '.join(OWN)}, and --help.",
     positional=("study",),
 )
 
