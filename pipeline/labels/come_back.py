@@ -18,7 +18,7 @@ from pipeline.labels.annotations import OTHER_LABELS, region_id
 from pipeline.labels.config import ExportConfig
 from pipeline.labels.corrections import add_correction, new_correction
 from pipeline.labels.over_time import by_person, moments_of, spans_of
-from pipeline.labels.source import Labels, open_labels
+from pipeline.labels.source import Labels, open_labels, otherwise_of
 from pipeline.records.documents import parse_json, parse_xml, shown_value
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
@@ -38,7 +38,7 @@ def import_corrections(config: ExportConfig) -> int:
 
     The same file twice gives the same corrections once.
     """
-    labels = open_labels(config.labels, model=config.model)
+    labels = open_labels(config.labels, model=config.model, **otherwise_of(config))
     assert config.import_ is not None
     num_new = num_known = num_files = 0
     for name, data in _files(config.import_):

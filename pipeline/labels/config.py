@@ -13,6 +13,14 @@ FORMATS: tuple[str, ...] = get_args(Format)
 IMPORTED = ("label-studio", "cvat")
 
 
+def check_otherwise(abstain_below: float | None, min_track_faces: int) -> None:
+    """Raise ValueError for a threshold or a least length that is none."""
+    if abstain_below is not None and not 0 <= abstain_below <= 1:
+        raise ValueError(f"--abstain-below is {abstain_below}; give a probability, 0 to 1")
+    if min_track_faces < 1:
+        raise ValueError(f"--min-track-faces is {min_track_faces}; give 1 or more")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Writes labels in a format that other programs read."""
@@ -39,6 +47,11 @@ class ExportConfig:
     """Only clips whose path fits this pattern (like 'show/*.mp4'), or the one of this id."""
     every: Annotated[float, Setting("labels", common=True)] = 1.0
     """Length of a moment (seconds)."""
+    abstain_below: Annotated[float | None, Setting("labels", common=True)] = None
+    """A face, person or clip whose highest probability is below this (0 to 1) has no emotion; default: as labelled.
+    Nothing is scored again."""
+    min_track_faces: Annotated[int, Setting("labels", common=True)] = 1
+    """A person of fewer faces (count) is left out, as a stray is."""
     blur_faces: Annotated[bool, Setting("labels", common=True)] = False
     """video and hf: make faces unrecognisable, and the rest of a video's picture coarse."""
     most_uncertain: Annotated[int | None, Setting("labels", common=True)] = None
@@ -56,5 +69,6 @@ class ExportConfig:
             raise ValueError(f"--blur-faces is given with --format {self.format}, which shows no face; leave it out")
         if not (math.isfinite(self.every) and self.every > 0):
             raise ValueError(f"--every is {self.every}; give a length above 0, in seconds")
+        check_otherwise(self.abstain_below, self.min_track_faces)
         if self.most_uncertain is not None and self.most_uncertain < 1:
             raise ValueError(f"--most-uncertain is {self.most_uncertain}; give 1 or more")

@@ -20,7 +20,7 @@ from pipeline.labels.config import ExportConfig
 from pipeline.labels.faces_set import face_sets
 from pipeline.labels.figures import figures, require_matplotlib
 from pipeline.labels.over_time import file_name, shot_times
-from pipeline.labels.source import Labels, open_labels
+from pipeline.labels.source import Labels, open_labels, otherwise_of
 from pipeline.labels.tables import UNCERTAIN_COLUMNS, csv_files, csv_parts, most_uncertain, uncertain_rows
 from pipeline.labels.tiers import elan, webvtt
 from pipeline.labels.videos import VideoMissingError, Videos, opened_videos, plain_tracks, step_of
@@ -44,7 +44,7 @@ def export(config: ExportConfig) -> int:
     assert config.output is not None
     if config.format == "figure":
         require_matplotlib()
-    labels = open_labels(config.labels, model=config.model)
+    labels = open_labels(config.labels, model=config.model, **otherwise_of(config))
     persons = None
     if config.most_uncertain is not None:
         persons = most_uncertain(labels, count=config.most_uncertain, pattern=config.clips)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.labels.index import ClipsIndex
 from pipeline.labels.index_rows import Reading
+from pipeline.labels.otherwise import Otherwise, clip_otherwise, faces_otherwise, persons_otherwise, sql_otherwise
 from pipeline.ledger.database import Database
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outputs import model_folders
@@ -48,10 +49,13 @@ class Labels:
         digest: changes whenever an entry is written.
 
     waits: for the whole table of clips. Otherwise, where it is not kept, it has those of an earlier day or some of the
-    newest until `finish` was called.
+    newest until `finish` was called. abstain_below, min_track_faces: another threshold than the labels were made with,
+    and the least faces of a person (`otherwise`).
     """
 
-    def __init__(self, *urls: str, waits: bool = True) -> None:
+    def __init__(
+        self, *urls: str, waits: bool = True, abstain_below: float | None = None, min_track_faces: int = 1
+    ) -> None:
         ledgers = [Ledger(url) for url in urls]
         self.storages = [ledger.storage for ledger in ledgers]
         infos = [ledger.run_info() for ledger in ledgers]
@@ -59,6 +63,10 @@ class Labels:
             if info["kind"] != "labels":
                 raise UsageError(f"{url} holds {info['kind']}, not labels; give the output of jobs/score.py")
         self.info = infos[0]
+        self.otherwise: Otherwise | None = None
+        if abstain_below is not None or min_track_faces > 1:
+            below = self.abstain_below if abstain_below is None else abstain_below
+            self.otherwise = Otherwise(abstain_below=below, min_track_faces=min_track_faces)
         self.database = Database()
         self._shard = lru_cache(maxsize=SHARDS_KEPT)(self._read)
         self._indexes = []
@@ -82,7 +90,8 @@ class Labels:
 
     def show_read(self) -> None:
         """Make the table `clips` what is read by now. Not while another thread asks."""
-        tables = [f"select *, {part} as part from {index.sql}" for part, index in enumerate(self._indexes)]
+        more = "" if self.otherwise is None else f" replace ({sql_otherwise(self.otherwise, self.classes)})"
+        tables = [f"select *{more}, {part} as part from {index.sql}" for part, index in enumerate(self._indexes)]
         self.database.execute(f"create or replace view clips as {' union all by name '.join(tables)}")
 
     @property
@@ -107,7 +116,9 @@ class Labels:
 
     @property
     def abstain_below(self) -> float:
-        """The probability below which a face, person or clip got no emotion."""
+        """The probability below which a face, person or clip has no emotion."""
+        if self.otherwise is not None:
+            return self.otherwise.abstain_below
         return self.info["config"].get("abstain_below", 0.0)
 
     def storage_of(self, clip_id: str) -> Storage:
@@ -126,13 +137,26 @@ class Labels:
 
     def faces(self, clip: dict[str, Any]) -> pa.Table:
         """Rows of FRAME_SCHEMA of a clip, in order of time."""
-        return self._rows(clip, "frames_shard", Prediction, FRAME_SCHEMA).sort_by(
-            [("pts_seconds", "ascending"), ("face_index", "ascending")]
-        )
+        faces = self._labelled_faces(clip)
+        return faces if self.otherwise is None else faces_otherwise(faces, self.otherwise)
 
     def persons(self, clip: dict[str, Any]) -> pa.Table:
         """Rows of TRACK_SCHEMA of a clip, in order of appearance."""
-        return self._rows(clip, "tracks_shard", TrackLabel, TRACK_SCHEMA).sort_by("track_index")
+        persons = self._rows(clip, "tracks_shard", TrackLabel, TRACK_SCHEMA).sort_by("track_index")
+        if self.otherwise is None:
+            return persons
+        return persons_otherwise(self._labelled_faces(clip), persons, self.otherwise)
+
+    def seen(self, clip: dict[str, Any]) -> dict[str, Any]:
+        """A row of the table of clips with the figures that faces and persons give it, looked at otherwise."""
+        if self.otherwise is None or not clip["num_faces"]:
+            return clip
+        return clip_otherwise(clip, self._labelled_faces(clip), self.otherwise)
+
+    def _labelled_faces(self, clip: dict[str, Any]) -> pa.Table:
+        return self._rows(clip, "frames_shard", Prediction, FRAME_SCHEMA).sort_by(
+            [("pts_seconds", "ascending"), ("face_index", "ascending")]
+        )
 
     def shots(self, clip: dict[str, Any]) -> pa.Table:
         """Rows of SHOT_SCHEMA of a clip, in order; none where nobody looked for them."""
@@ -194,14 +218,14 @@ def _models_at(url: str) -> list[str]:
     return models
 
 
-def open_labels(url: str, *, model: str | None = None, waits: bool = True) -> Labels:
+def open_labels(url: str, *, model: str | None = None, waits: bool = True, **otherwise: Any) -> Labels:
     """The labels of one model in an output of jobs/score.py.
 
     Args:
         url: the output, the folder `model=...` in it, or a pattern of the outputs of all parts (`labels-*`); a path or
             any fsspec URL.
         model: the beginning of the checkpoint's sha256, where there are several.
-        waits: see `Labels`.
+        waits, otherwise: see `Labels`.
 
     Raises:
         UsageError: where there are none, or several and no choice.
@@ -210,7 +234,12 @@ def open_labels(url: str, *, model: str | None = None, waits: bool = True) -> La
     fitting = [each for each in models if model is None or each[0].rpartition("model=")[2].startswith(model)]
     if len(fitting) != 1:
         raise UsageError(f"--model is {model!r}; {url} holds the labels of {names_of(models)}: give one of them")
-    return Labels(*fitting[0], waits=waits)
+    return Labels(*fitting[0], waits=waits, **otherwise)
+
+
+def otherwise_of(config: Any) -> dict[str, Any]:
+    """How a config with these settings looks at labels, as `Labels` takes it."""
+    return {"abstain_below": config.abstain_below, "min_track_faces": config.min_track_faces}
 
 
 def names_of(models: Sequence[Sequence[str]]) -> str:

@@ -70,7 +70,7 @@ def clip_rows(labels: Labels, *, pattern: str, clip_ids: Sequence[str] | None) -
         " and ($ids is null or clip_id in (select unnest($ids::varchar[]))) order by path, clip_id"
     )
     ids = None if clip_ids is None else list(clip_ids)
-    for row in labels.database.rows(sql, pattern=pattern, ids=ids):
+    for row in map(labels.seen, labels.database.rows(sql, pattern=pattern, ids=ids)):
         own = [row[name] for name in CLIP_COLUMNS]
         shares = (_of_classes(row[name], labels.classes) for name in PER_CLASS)
         yield [*own, row["day"], *chain.from_iterable(shares)]

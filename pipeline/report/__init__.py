@@ -15,7 +15,7 @@ from pipeline.report.parts import MAX_LISTED
 from pipeline.report.people import MAX_TIMELINES, shown_clip, shown_clips
 from pipeline.report.pictures import MAX_THUMBNAILS, thumbnails_of
 from pipeline.report.preprocess import preprocess_page
-from pipeline.report.score import labels_of, score_page
+from pipeline.report.score import labels_of, score_lead, score_page
 from pipeline.report.training import training_page
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "evaluation_page",
     "labels_of",
     "preprocess_page",
+    "score_lead",
     "score_page",
     "shown_clip",
     "shown_clips",

@@ -59,7 +59,7 @@ def score_page(
     return render(
         "score.html",
         title=title,
-        lead=_lead(ended_of(summary, outcomes).num_not_done, labels),
+        lead=score_lead(summary, outcomes, labels),
         warnings=[*model.get("warnings", ()), *drift.get("warnings", ())],
         model_words=model.get("words", ()),
         run=run_parts(summary, outcomes),
@@ -78,6 +78,11 @@ def score_page(
             "The model": {name: short(each) for name, each in model.items() if not isinstance(each, list | dict)}
         },
     )
+
+
+def score_lead(summary: Mapping[str, Any], outcomes: pa.Table, labels: pa.Table) -> list[str]:
+    """The sentences that the page of a night begins with."""
+    return _lead(ended_of(summary, outcomes).num_not_done, labels)
 
 
 def _night(summary: Mapping[str, Any]) -> dict[str, Any] | None:

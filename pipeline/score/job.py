@@ -91,9 +91,11 @@ def score(config: ScoreConfig, info: dict[str, Any] | None = None) -> Run:
     found = run(job, partial(read_input, config), output, config=config)
     has_shots = found.snapshot.database.value("select count(*) from shards where \"table\" = 'shots'") > 0
     found.ledger.storage.put("README.md", labels_card(has_shots=has_shots, classes=record.classes))
-    if config.page and (shown := day_to_show(found, day=day)):
-        write_page(found, day=shown, config=config)
+    shown = day_to_show(found, day=day) if config.page else None
+    lead = [] if shown is None else write_page(found, day=shown, config=config)
     print_summary(found)
+    if lead:
+        log_status(f"{' '.join(lead[:2])} To watch them: python jobs/view.py {config.output}")
     for line in found.summary.get("drift", {}).get("warnings", ()):
         log_status(f"warning: {line}", event="warning")
     return found

@@ -66,8 +66,9 @@ def day_to_show(run: Run, *, day: str) -> str | None:
     return None if is_whole else run.snapshot.database.value(found)
 
 
-def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
-    """report.html of the night: totals, drift, labels, people over time, and what has no label.
+def write_page(run: Run, *, day: str, config: ScoreConfig) -> list[str]:
+    """report.html of the night: totals, drift, labels, people over time, and what has no label; the sentences that it
+    begins with.
 
     Of a night of any size only the columns and rows that the page shows are kept.
     """
@@ -92,9 +93,10 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
         frames = read_shard(data, Prediction, FRAME_SCHEMA, columns=PAGE_FRAME_COLUMNS, filters=own)
         tracks = read_shard(storage.read(shard["tracks"]), TrackLabel, TRACK_SCHEMA, filters=own)
         shown.append(report.shown_clip(label, frames, tracks, pictures.get(label["clip_id"], [])))
+    outcomes = run.snapshot.to_list(report.MAX_LISTED)
     page = report.score_page(
         run.summary,
-        run.snapshot.to_list(report.MAX_LISTED),
+        outcomes,
         labels,
         shown,
         title=f"Labels of {day}",
@@ -104,6 +106,7 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> None:
     )
     storage.put(PAGE, page.encode())
     log_status(f"page: {storage.url}/{PAGE}")
+    return report.score_lead(run.summary, outcomes, labels)
 
 
 def _night_labels(storage: Storage, paths: Sequence[str]) -> pa.Table:

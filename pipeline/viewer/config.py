@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+from pipeline.labels.config import check_otherwise
 from pipeline.records.settings import Setting
 
 
@@ -26,6 +27,11 @@ class ViewConfig:
     """Open at this clip: its path or clip_id; default: at the list of all."""
     at: Annotated[float, Setting("input", common=True)] = 0.0
     """With --clip: the second from its first frame at which its video begins."""
+    abstain_below: Annotated[float | None, Setting("labels", common=True)] = None
+    """A face, person or clip whose highest probability is below this (0 to 1) has no emotion; default: as labelled.
+    Nothing is scored again."""
+    min_track_faces: Annotated[int, Setting("labels", common=True)] = 1
+    """A person of fewer faces (count) is left out, as a stray is."""
     blur_faces: Annotated[bool, Setting("pages", common=True)] = False
     """Show no face: pictures and videos are sent without them."""
     port: Annotated[int, Setting("machine", common=True)] = 0
@@ -36,6 +42,7 @@ class ViewConfig:
     """Room for converted videos and copies of remote ones in the temporary folder (GiB)."""
 
     def __post_init__(self) -> None:
+        check_otherwise(self.abstain_below, self.min_track_faces)
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; give 0 to 65535")
         if not (math.isfinite(self.at) and self.at >= 0):

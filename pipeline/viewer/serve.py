@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import uvicorn
 
-from pipeline.labels.source import Labels, models_of, names_of, open_labels
+from pipeline.labels.source import Labels, models_of, names_of, open_labels, otherwise_of
 from pipeline.labels.videos import opened_videos
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
@@ -75,12 +75,13 @@ def _say_where(config: ViewConfig, models: list[Labels], address: str) -> None:
 def opened_models(config: ViewConfig) -> list[Labels]:
     """The labels of one model, or of two. Raises UsageError."""
     if config.model is not None:
-        return [open_labels(config.labels, model=name, waits=False) for name in config.model.split(",")]
+        how = otherwise_of(config)
+        return [open_labels(config.labels, model=name, waits=False, **how) for name in config.model.split(",")]
     found = models_of(absolute_url(config.labels))
     if len(found) > 2:
         told = f"{config.labels} holds the labels of {names_of(found)}"
         raise UsageError(f"--model is not given; {told}: give one or two of them")
-    return [Labels(*folders, waits=False) for folders in found]
+    return [Labels(*folders, waits=False, **otherwise_of(config)) for folders in found]
 
 
 def place_of(labels: Labels, clip: str, *, seconds: float) -> str:

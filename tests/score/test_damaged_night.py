@@ -92,7 +92,7 @@ def test_a_page_is_made_again(labels, tmp_path, how):
     assert again.rstrip().endswith("</html>")
 
 
-def test_the_page_has_no_label_of_bytes_that_others_replaced(labels, tmp_path):
+def test_the_page_has_no_label_of_bytes_that_others_replaced(labels, tmp_path, capsys):
     uploads = tmp_path / "uploads"
     shutil.copytree(KEPT / "uploads", uploads)
     (uploads / "two.avi").write_bytes((uploads / "one.avi").read_bytes())
@@ -101,6 +101,9 @@ def test_the_page_has_no_label_of_bytes_that_others_replaced(labels, tmp_path):
     page = (labels / "report.html").read_text()
     # The old bytes and the new ones, each a row and what it is sorted by in the list of all inputs, and nowhere else.
     assert page.count("two.avi") == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("Most clips look Disgust: 100 % of those it is decided on")
+    assert last.endswith(f"To watch them: python jobs/view.py {tmp_path}/labels")
     assert "no label: see below" not in page
 
 

@@ -117,7 +117,8 @@ def test_counts_follow_the_filters(viewer):
 
 
 def test_clips_of_which_the_model_is_too_uncertain_are_counted_and_found(tmp_path):
-    clips = [MadeClip("a.mp4"), MadeClip("b.mp4", sureness=0.4, num_frames=40), MadeClip("c.mp4", emotions=())]
+    sure = MadeClip("a.mp4", emotions=(("Happy", "Happy"),))
+    clips = [sure, MadeClip("b.mp4", sureness=0.4, num_frames=40), MadeClip("c.mp4", emotions=())]
     make_labels(tmp_path / "videos", tmp_path / "labels", clips, abstain_below=0.5)
     with viewing(tmp_path / "labels") as found:
         every, some = (found.get(f"/api/clips{asked}").json() for asked in ("", "?emotion=abstained"))
