@@ -46,8 +46,8 @@ class TrainConfig:
     weights: Annotated[str | None, Setting("network")] = None
     """safetensors file or URL of those weights, in torchvision's names. None: torchvision's own, from its server."""
     init: Annotated[str | None, Setting("network", common=True)] = None
-    """Output of jobs/train.py whose best checkpoint the weights start from (folder or URL), to fine-tune it: the
-    same --model and options."""
+    """Output of jobs/train.py whose best checkpoint the weights start from (folder or URL), or baseline, to fine-tune
+    it: the same --model and options."""
     epochs: Annotated[int, Setting("training", common=True)] = 50
     """Passes over the training examples."""
     batch_size: Annotated[int, Setting("training", common=True)] = 128

@@ -16,6 +16,7 @@ from pipeline.models.backbones import BACKBONES, Backbone, check_weights, imagen
 from pipeline.models.build import PAIR_MODELS, READINGS, build_model, check_network, default_reads
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.encoders import check_imagenet, load_imagenet
+from pipeline.models.shipped import portable
 from pipeline.models.tensors import MAX_WEIGHTS_BYTES
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted_values
@@ -85,7 +86,7 @@ def load_initial(model: nn.Module, config: TrainConfig) -> str:
     """The weights of --init into a network; where they are from. Raises UsageError where it is another network."""
     assert config.init is not None
     try:
-        checkpoint = load_checkpoint(absolute_url(config.init), "best")
+        checkpoint = load_checkpoint(portable(config.init), "best")
     except UsageError as error:
         raise UsageError(f"--init: {error}") from None
     found = checkpoint.config["model"]

@@ -1,6 +1,6 @@
 // The collection: filters, counts that follow them, a table or a wall of pictures, pages of rows.
-import { ask, breakable, chip, colourOf, decimal, element, go, number, page, percent, query, say, state, stateOf, swatch,
-  without } from "./page.js";
+import { ask, breakable, chip, colourOf, counted, decimal, element, go, number, page, percent, query, say, state, stateOf,
+  swatch, without } from "./page.js";
 
 const SIZE = { table: 50, wall: 48 };
 const NUMBERS = new Set(["Probability", "Entropy", "Agreement", "Persons", "Corrections"]);
@@ -145,7 +145,7 @@ function wall(rows) {
     const link = element("a", { href: clipLink(row) }, picture, element("span", { class: "name" }, ...breakable(row.path)),
       element("span", { class: "dim" }, row.emotion ? swatch(row.emotion) : null,
         row.emotion ? `${row.emotion} ${percent(row.probability)}` : stateOf(row),
-        row.num_corrections ? ` · ${row.num_corrections} corrected` : ""));
+        row.num_corrections ? ` · ${counted(row.num_corrections, "correction")}` : ""));
     if (row.emotion) link.style.setProperty("--mark", colourOf(row.emotion));
     return element("li", {}, link);
   }));

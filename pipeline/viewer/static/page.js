@@ -61,8 +61,9 @@ export function swatch(emotion) {
 
 // What stands where a clip has no emotion: its state, and why.
 export function stateOf(row) {
-  const reason = row.reason ? row.reason.replaceAll("_", " ") : "";
-  return row.state === "done" ? reason || "done" : `${row.state.replace("_", " ")}${reason ? `: ${reason}` : ""}`;
+  const reason = row.reason ? row.reason.replaceAll("_", " ") : "", named = row.state.replace("_", " ");
+  if (row.state === "done" || reason.startsWith(named)) return reason || named;
+  return reason ? `${named}: ${reason}` : named;
 }
 
 // A text in which what prints nothing stands as a code: controls, and what turns the direction of what follows it, with
