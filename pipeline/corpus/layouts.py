@@ -29,7 +29,8 @@ LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
 
 
 # In which a list of clips may lie that somebody takes for a manifest.
-_OTHER_TABLES = ("txt", "tab", "json", "jsonl", "ndjson", "gz", "xls", "xlsx", "ods", "feather", "arrow", "pkl")
+_OTHER_TABLES = ("txt", "tab", "json", "jsonl", "ndjson", "xls", "xlsx", "ods", "feather", "arrow", "pkl")
+_PACKED_TABLES = (".csv.gz", ".tsv.gz", ".json.gz", ".csv.zst", ".csv.bz2", ".csv.xz")
 SPLIT_NAMES: dict[str, str] = {name: name for name in SPLITS} | {"val": "validation"}
 
 
@@ -97,7 +98,7 @@ def _no_video(ignored: IgnoredFiles, *, has_images: bool, single: str, shown: st
     reasons = ignored.reasons.most_common(3)
     told = "; ".join(f"{count:,} × {reason}" for reason, count in reasons) or "nothing is there"
     cure = "images are read in the CAER-S layout only" if has_images else "check the path"
-    if extension_of(single) in _OTHER_TABLES:
+    if extension_of(single) in _OTHER_TABLES or single.lower().endswith(_PACKED_TABLES):
         cure = "a manifest is a .csv, .tsv or .parquet with a column url"
     return CorpusError(f"input {shown} holds no video ({told}); {cure}")
 

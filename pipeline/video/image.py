@@ -33,6 +33,18 @@ _TURNS = {  # EXIF 2.32, 4.6.4: orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What else lies under the name of an image: mostly what a browser or a phone saved.
+_OTHERS = (
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "a WebP image"),
+    (re.compile(rb"GIF8"), "a GIF image"),
+    (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "a BMP image"),
+    (re.compile(rb"II\*\0|MM\0\*|II\+\0|MM\0\+"), "a TIFF image"),
+    (re.compile(rb"....ftyp(hei|hev|mif1|msf1|avi[fs])", re.DOTALL), "a HEIC or AVIF image"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), "a JPEG 2000 image"),
+    (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a"), "a JPEG XL image"),
+    (re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE), "a web page"),
+    (re.compile(rb"(\xef\xbb\xbf)?\s*<(\?xml|svg)\b", re.IGNORECASE), "an SVG drawing or another XML file"),
+)
 _FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, LookupError, TypeError, ArithmeticError)
 
 
@@ -56,6 +68,13 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise VideoError("too_many_pixels", f"{error}; scale the image down") from error
         except _FAULTS as error:
+            file.seek(0)
+            head = file.read(64)
+            if (other := next((name for begins, name in _OTHERS if begins.match(head)), None)) is not None:
+                told = (
+                    f"the file is {other} under the name of a PNG or JPEG; convert it to one of these, or leave it out"
+                )
+                raise VideoError("undecodable", told) from error
             # What Pillow says may quote the file, or name an object in memory.
             known = re.search(r"truncated(?: \(\d+ bytes not processed\))?", str(error), re.IGNORECASE)
             told = "it is truncated" if known else "it cannot be decoded"

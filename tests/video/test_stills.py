@@ -159,6 +159,28 @@ def test_a_png_is_turned_by_its_exif_chunk(tmp_path: Path):
     assert np.array_equal(pixels_of(tmp_path / "a.png"), numbered_image(9))
 
 
+@pytest.mark.parametrize(
+    ("begins", "name"),
+    [
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "a WebP image"),
+        (b"BM\x36\0\0\0\0\0\0\0\x36\0\0\0", "a BMP image"),
+        (b"II*\0\x08\0\0\0", "a TIFF image"),
+        (b"\0\0\0\x18ftypheic", "a HEIC or AVIF image"),
+        (b"\0\0\0\x1cftypavif", "a HEIC or AVIF image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
+        (b"GIF89a", "a GIF image"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b'<?xml version="1.0"?><svg>', "an SVG drawing"),
+    ],
+)
+def test_another_kind_under_the_name_of_an_image_is_told_and_not_to_be_copied_again(begins, name, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(begins + bytes(200))
+    with pytest.raises(VideoError, match=f"the file is {name}.*convert it") as raised:
+        read_image(tmp_path / "a.jpg")
+    assert "copy it again" not in str(raised.value)
+
+
 SECRET = b"SECRETSAUCE"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADS = {
