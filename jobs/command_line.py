@@ -7,9 +7,21 @@ types, and prints shells' completions; the flags' texts are the fields' docstrin
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
+from typing import NoReturn
+
+
+def _end_at_once(*_: object) -> NoReturn:
+    """Answers an interrupt while the libraries of the command line are loaded, when nothing has begun."""
+    os.write(2, f"{os.path.basename(sys.argv[0])}: interrupted before it began\n".encode())
+    os._exit(130)
+
+
+# Before anything else is loaded: on a busy machine that takes a second.
+signal.signal(signal.SIGINT, _end_at_once)
+
+import re
 import traceback
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Callable, Iterable, Mapping
@@ -18,18 +30,9 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # A clone runs without being installed.
-
-
-def _end_at_once(*_: object) -> NoReturn:
-    """Answers an interrupt while the libraries of the command line are loaded, when nothing has begun."""
-    os.write(2, f"{Path(sys.argv[0]).name}: interrupted before it began\n".encode())
-    os._exit(130)
-
-
-signal.signal(signal.SIGINT, _end_at_once)
 
 CURE = "use .venv/bin/python, which `make setup` makes, or install the package: pip install -e ."
 if sys.version_info < (3, 11):  # noqa: UP036 - a user's Python may be older

@@ -24,13 +24,15 @@ def run(code):
     return found.returncode, found.stderr
 
 
-def test_while_the_command_line_itself_is_loaded():
+@pytest.mark.parametrize("loaded", ["jsonargparse", "argparse", "importlib.metadata", "traceback"])
+def test_while_the_command_line_itself_is_loaded(loaded):
     code, told = run(
         "real = builtins.__import__\n"
         "def interrupted(name, *rest, **named):\n"
-        "    if name == 'jsonargparse':\n"
+        f"    if name in ({loaded!r}, {loaded.rpartition('.')[0]!r}):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    return real(name, *rest, **named)\n"
+        f"sys.modules.pop({loaded!r}, None)\n"
         "builtins.__import__ = interrupted\n"
         "import command_line\n"
     )
