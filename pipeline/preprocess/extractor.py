@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.faces.detector import SHARED_BATCH_PX, Detect, DetectionError
 from pipeline.faces.given_boxes import read_boxes
@@ -153,7 +154,8 @@ class ClipExtractor:
             url = archive_of(clip.url) if is_member(clip.url) else clip.url
             if local_path(url) is not None and isinstance(error, PermissionError | IsADirectoryError):
                 return [], ended(State.QUARANTINED, reason="unreadable", stage="fetch", detail=detail)
-            self._num_unreached += error.errno != errno.EACCES  # This one may be forbidden and the next be not.
+            # This one may be forbidden and the next be not; and whoever writes a manifest names any web server.
+            self._num_unreached += error.errno != errno.EACCES and urlsplit(url).scheme.lower() not in ("http", "https")
             if self._num_unreached >= MAX_UNREACHED:
                 raise StoreLostError(f"{detail}; so did the {MAX_UNREACHED - 1} clips before") from None
             return [], ended(State.RETRYABLE, reason="store_failed", stage="fetch", detail=detail)

@@ -45,6 +45,10 @@ def open_filesystem(url: str, *, is_listed: bool = False) -> tuple[Any, str]:
     if "://" not in url:
         return fsspec.filesystem("file"), url
     protocol = url.partition("://")[0]
+    if protocol.lower() in ("http", "https"):
+        from pipeline.storage.web_files import WebFiles  # with aiohttp, which what is here does without
+
+        return WebFiles(get_client=listed_client if is_listed else typed_client), url
     kind: Any = fsspec.get_filesystem_class(protocol)
     options: dict[str, Any] = {}
     if protocol in ("s3", "s3a"):
@@ -52,8 +56,6 @@ def open_filesystem(url: str, *, is_listed: bool = False) -> tuple[Any, str]:
         # stay: they are over in 2 s, and go on with a body where it was cut. Concurrency within one object would ask
         # for its size first (HEAD), whose answer cannot say why it is refused.
         options = {"config_kwargs": {"retries": {"total_max_attempts": 1}}, "max_concurrency": 1}
-    elif protocol.lower() in ("http", "https"):
-        options = {"get_client": listed_client if is_listed else typed_client}
     return kind(**{**kind._get_kwargs_from_urls(url), **options}), kind._strip_protocol(url)
 
 
@@ -73,6 +75,8 @@ def read_url(url: str, *, max_bytes: int | None = None, what: str = "", num_trie
             return read_at_most(stream, max_bytes, what)
     if (call(filesystem, "info", path, **asked).get("size") or 0) > max_bytes:
         raise too_long(what, max_bytes)
+    if is_on_the_web(filesystem):  # which may send more than it says
+        asked["max_bytes"] = max_bytes
     data = bytes(call(filesystem, "cat_file", path, size_bytes=max_bytes, **asked))
     if len(data) > max_bytes:
         raise too_long(what, max_bytes)
@@ -100,7 +104,10 @@ def fetch(url: str, to: Path, *, size_bytes: int | None, content_id: str = "") -
                 raise ContentChangedError(f"it has {found} bytes, and had {size_bytes} when it was listed")
 
     what = f"{url} cannot be copied to {to.parent}"
-    call(reader, "get_file", path, str(to), what=what, then=check, size_bytes=size_bytes or 2**33)
+    options = {}
+    if is_on_the_web(filesystem) and size_bytes is not None:  # with room for one that grew
+        options = {"max_bytes": max(2 * size_bytes, size_bytes + 2**26)}
+    call(reader, "get_file", path, str(to), what=what, then=check, size_bytes=size_bytes or 2**33, **options)
     require_content(filesystem, path, content_id, url=url)
 
 

@@ -21,10 +21,13 @@ from pipeline.storage.hosts import (
     private_address,
     same_host,
 )
+from pipeline.storage.retry import REQUEST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Of one request; what is slow is ended before.
+LONGEST_SECONDS = 6 * 3600.0
 REFUSED = "is no public address, and a redirect or a manifest may not lead there; give --allow-private-hosts"
 
 # Hosts of this process that may lie at a private address though a manifest names them; None: all.
@@ -65,7 +68,9 @@ def _session(gate: _Gate, options: dict[str, Any]) -> Any:
     trace.on_request_start.append(gate.on_start)
     trace.on_request_redirect.append(gate.on_redirect)
     connector = aiohttp.TCPConnector(resolver=_resolver(gate), socket_factory=gate.open_socket, use_dns_cache=False)
-    return aiohttp.ClientSession(trace_configs=[trace], connector=connector, **options)
+    # aiohttp's own ends each request after five minutes, in which no long film comes.
+    timeout = aiohttp.ClientTimeout(total=LONGEST_SECONDS, connect=REQUEST_SECONDS, sock_read=REQUEST_SECONDS)
+    return aiohttp.ClientSession(trace_configs=[trace], connector=connector, **{"timeout": timeout, **options})
 
 
 class _Gate:
