@@ -32,7 +32,6 @@ from benchmarks.tables import table
 from pipeline.labels.videos import opened_videos
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
-from pipeline.storage.remote import open_filesystem
 from pipeline.storage.store import Storage
 from pipeline.viewer.media import STRETCH_SECONDS
 
@@ -186,29 +185,31 @@ def _cpu_seconds(server: int | None) -> float:
 def _served(folder: Path) -> Iterator[tuple[str, int]]:
     """The films in a bucket of a server of S3, and its process. Raises UsageError where moto is not installed."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(folder, theirs), daemon=True)
     process.start()
     try:
         endpoint = ours.recv()
         if endpoint is None or process.pid is None:
             raise UsageError("moto is not installed; pip install 'moto[server]', or give --s3 false")
         with reached(endpoint):
-            filesystem, _ = open_filesystem(f"s3://{BUCKET}")
-            filesystem.mkdir(BUCKET)
-            for name in FILMS:
-                filesystem.put_file(str(folder / name), f"{BUCKET}/{name}")
             yield f"s3://{BUCKET}", process.pid
     finally:
         process.kill()
         process.join()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(folder: Path, connection: Connection) -> None:
     try:
+        from moto.backends import get_backend
+        from moto.core.models import DEFAULT_ACCOUNT_ID
         from moto.server import ThreadedMotoServer
     except ImportError:
         return connection.send(None)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (a line for each request)
+    backend = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]
+    backend.create_bucket(BUCKET, "us-east-1")
+    for name in FILMS:
+        backend.put_object(BUCKET, name, (folder / name).read_bytes(), disable_notification=True)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -42,7 +42,7 @@ def build_media() -> Callable[[Any, Any], Generator[Any, None, Any]]:
             tracks = options.pop("hidden")
             made = drawn_video(path, tracks=tracks, tell=lambda _: stage("draw"), **options)
             for start in range(0, len(made), PART_BYTES):
-                yield made[start : start + PART_BYTES]
+                yield bytes(made[start : start + PART_BYTES])
         elif what == "crops":
             yield from crops_at(path, **options)
         return None
