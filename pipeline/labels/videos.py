@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import stat
 import tempfile
 import threading
@@ -38,6 +39,7 @@ LIMITS = SandboxLimits(timeout_seconds=60.0, memory_bytes=2**31)
 SCRATCH = f"{PREFIX}videos-"
 # A smaller one is copied whole: one request, where ranges would take some ten.
 MIN_RANGED_BYTES = 2**23
+END_SECONDS = 2.0
 # The MD5 of so much takes a tenth of a second.
 SOON_HASHED_BYTES = 2**26
 OTHER = (
@@ -84,13 +86,20 @@ class Videos:
         self._ranged: dict[str, KeptFile | None] = {}
         self._contents, self._hashing = LocalContents(), threading.Lock()
         self._copied_as: dict[str, str] = {}
+        self._is_closed = False
         self._members = MemberReader(partial(open_archive, contents=LocalContents()))
 
     def close(self) -> None:
-        """End the children and remove the copies."""
+        """End the children and remove the copies. Whoever asks from now on is refused."""
+        self._is_closed = True
         for lock, sandbox in zip(self._locks, self._sandboxes, strict=True):
-            with lock:
-                sandbox.close()
+            if not lock.acquire(timeout=END_SECONDS):
+                if (pid := sandbox.pid) is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)  # Nobody waits for its answer any more.
+                lock.acquire()
+            sandbox.close()
+            lock.release()
         self._members.close()
         self._scratch.close()
 
@@ -251,6 +260,8 @@ class Videos:
         video = self.found(clip)
         number = child % len(self._sandboxes)
         with self._locks[number]:
+            if self._is_closed:
+                raise VideoMissingError(f"{clip['path']} is shown no more")
             sandbox = self._sandboxes[number]
             task: dict[str, Any] = {"what": what, "options": options}
             if isinstance(video, KeptFile):

@@ -5,6 +5,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from films import draw_film
 
@@ -112,6 +113,30 @@ def test_a_film_that_is_another_by_now_is_read_anew(s3, tmp_path):
         s3.fs.rm(f"{s3.bucket}/f.ts")
         with pytest.raises(VideoMissingError, match=r"f\.ts"):  # Where it was not read yet.
             convert_all(videos, clip, after)
+
+
+def test_an_end_in_the_middle_of_a_conversion_leaves_no_child(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.labels.videos.END_SECONDS", 0.01)
+    path = draw_film(tmp_path / "f.avi", "mpeg4", seconds=20)
+    clip, told, begun = clip_of("f.avi", path.stat().st_size), [], threading.Event()
+
+    def convert_for_ever():
+        try:
+            while True:
+                videos.ask("convert", clip, start=0.0, end=20.0, offset=0.0)
+                begun.set()
+        except VideoMissingError as error:
+            told.append(str(error))
+
+    with opened_videos(str(tmp_path)) as videos:
+        thread = threading.Thread(target=convert_for_ever)
+        thread.start()
+        assert begun.wait(timeout=60)
+        (child,) = [sandbox.pid for sandbox in videos._sandboxes]
+    thread.join(timeout=60)
+    assert len(told) == 1
+    assert "SIGKILL" in told[0] or "shown no more" in told[0]
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 class Whole(SimpleHTTPRequestHandler):
