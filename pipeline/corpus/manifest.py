@@ -72,7 +72,13 @@ def read_manifest_file(
             row_url = _url_of_row(row, thing, folder, store)
             if reach is not None:
                 _check_host(row_url, thing, folder, reach)
-            yield where, row["url"], _file_of_row(row, row_url, thing, folder, store)
+            file = _file_of_row(row, row_url, thing, folder, store)
+            if reach is not None and "://" in folder and file.store is None:
+                raise CorpusError(
+                    f"{thing}: {shown_url(row['url'])!r} is a file of this machine, which no manifest of a web"
+                    " server may name; give its address there, or --allow-private-hosts"
+                )
+            yield where, row["url"], file
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
     folders = _checked_rows(files, shown=shown)
@@ -143,11 +149,12 @@ def _url_of_row(row: Mapping[str, Any], thing: str, folder: str, store: Abstract
 def _file_of_row(
     row: Mapping[str, Any], url: str, thing: str, folder: str, store: AbstractFileSystem | None
 ) -> ListedFile:
-    if re.match(r"[A-Za-z][\w+.-]*://", url) or os.path.isabs(url):
+    is_web = "://" in folder
+    if re.match(r"[A-Za-z][\w+.-]*://", url) or (os.path.isabs(url) and not is_web):
         row_place, row_store = locate(url, is_listed=True)
     elif store is None:
         row_place, row_store = os.path.abspath(os.path.join(folder, url)), None
-    elif "://" in folder:
+    elif is_web:
         row_place, row_store = locate(urljoin(f"{folder}/", url), is_listed=True)
     else:
         row_place, row_store = posixpath.join(folder, url), store

@@ -182,7 +182,7 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     follow_links: Annotated[bool, Setting("input")] = False
     """Follow links in the input that lead out of it; without it they are ignored with a reason."""
     allow_private_hosts: Annotated[bool, Setting("input")] = False
-    """Let a manifest name hosts of this machine, of its link or of a private network."""
+    """Let a manifest name hosts of this machine, of its link or of a private network, and one on the web files here."""
     layout: Annotated[str, Setting("input", common=True)] = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
     split_fractions: Annotated[tuple[float, float, float], Setting("input", common=True)] = (0.7, 0.1, 0.2)

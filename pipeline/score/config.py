@@ -28,7 +28,7 @@ class ScoreConfig(PoolConfig):
     follow_links: Annotated[bool, Setting("input")] = False
     """Follow links in the input that lead out of it; without it they are ignored with a reason."""
     allow_private_hosts: Annotated[bool, Setting("input")] = False
-    """Let a manifest name hosts of this machine, of its link or of a private network."""
+    """Let a manifest name hosts of this machine, of its link or of a private network, and one on the web files here."""
     layout: Annotated[str, Setting("input")] = "auto"
     """Layout of the input: auto, caer, caer-s, manifest, folder."""
     since: Annotated[str | None, Setting("input", common=True)] = None

@@ -1,5 +1,6 @@
 """What a hostile input may not do by its names, its links and its addresses."""
 
+import contextlib
 import functools
 import http.server
 import io
@@ -157,6 +158,37 @@ def test_what_makes_a_store_of_another_place_is_refused(scheme, tmp_path):
     for url in (str(tmp_path / "m.csv"), f"{scheme}://x/a.mp4"):
         with pytest.raises(CorpusError, match=f"{scheme}:// is no store of files"):
             read_corpus(url)
+
+
+@pytest.mark.parametrize("row", ["{}", "file://{}", "local://{}", "FILE://{}", "file:{}"])
+def test_a_manifest_on_the_web_names_no_file_of_this_machine(row, web, tmp_path):
+    """Whoever writes it could else have any film of this machine scored and shown."""
+    folder, host = web
+    (tmp_path / "private.mp4").write_bytes(b"private")
+    (folder / "m.csv").write_text(f"url\n{row.format(tmp_path / 'private.mp4')}\n")
+    url, found = f"http://{host}/m.csv", None
+    with contextlib.suppress(CorpusError):
+        found = [clip.content_id for clip in read_corpus(url).clips]
+    assert found in (None, ["missing"])  # else an address on its host
+    if row in ("file://{}", "local://{}"):
+        (clip,) = read_corpus(url, allow_private_hosts=True).clips
+        assert clip.size_bytes == 7
+
+
+def test_a_file_of_this_machine_in_a_manifest_on_the_web_is_named(web):
+    folder, host = web
+    (folder / "m.csv").write_text("url\nfile:///etc/shadow\n")
+    with pytest.raises(CorpusError, match=r"line 2: 'file:///etc/shadow' is a file of this machine.*--allow-private"):
+        read_corpus(f"http://{host}/m.csv")
+
+
+def test_a_path_from_the_root_of_a_web_server_lies_on_it(web):
+    folder, host = web
+    (folder / "deep").mkdir()
+    (folder / "a.mp4").write_bytes(b"x")
+    (folder / "deep" / "m.csv").write_text("url\n/a.mp4\n")
+    (clip,) = read_corpus(f"http://{host}/deep/m.csv").clips
+    assert (clip.url, clip.size_bytes) == (f"http://{host}/a.mp4", 1)
 
 
 def test_a_manifest_on_a_private_host_names_that_host_alone(web):
