@@ -53,6 +53,8 @@ OURS, THEIRS, THIRD = "#0072b2", "#e69f00", "#009e73"
 
 
 MARK = "#8a8a8a"
+MAX_TICKS = 10
+_STEPS = [digit * 10**power for power in range(18) for digit in (1, 2, 5)]
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,13 @@ class Chart:
             "margin": {"l": 50, "r": 10, "t": 10, "b": 40},
             "hovermode": "x unified",
         }
+        places = [x for trace in self.traces for x in trace["x"]]
+        if places and all(isinstance(x, int) for x in places):  # Epochs: there is none at 1.5.
+            width = max(places) - min(places)
+            layout["xaxis"]["dtick"] = next(step for step in _STEPS if width / step <= MAX_TICKS)
         if self.share:
-            layout["yaxis"]["range"] = [0, 1.02]
+            # Above the highest there is, the name of a line that goes down.
+            layout["yaxis"]["range"] = [0, 1.15 if any("yref" in mark["shape"] for mark in self.marks) else 1.02]
         if self.marks:
             layout["shapes"] = [mark["shape"] for mark in self.marks]
             layout["annotations"] = [mark["annotation"] for mark in self.marks]

@@ -21,7 +21,7 @@ from pipeline.records.faces import CLIP_LABEL_SCHEMA, FRAME_SCHEMA, TRACK_SCHEMA
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State
 from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report import templates
-from pipeline.report.charts import COLOURS, histogram
+from pipeline.report.charts import COLOURS, Chart, down, histogram
 from pipeline.report.evaluation import evaluation_page
 from pipeline.report.people import clip_view, shown_clip
 from pipeline.report.pictures import PERSON_COLOURS, thumbnails_of
@@ -516,6 +516,16 @@ def test_the_edges_of_a_histogram_are_round():
     assert names[0] == "0 to 20"
     assert histogram([1.0, 1.0], title="", unit="").traces[0]["y"] == [2]
     assert histogram([float("nan")], title="", unit="").traces == []
+
+
+@pytest.mark.parametrize(("num_epochs", "step"), [(1, 1), (3, 1), (11, 1), (16, 2), (30, 5), (1000, 100)])
+def test_epochs_are_whole_numbers_and_the_name_of_the_best_hides_no_line(num_epochs, step):
+    line = {"x": list(range(1, num_epochs + 1)), "y": [1.0] * num_epochs, "name": "top-1"}
+    layout = Chart([line], "Accuracy", "epoch", "share", share=True, marks=[down(1, "best")]).figure["layout"]
+    assert layout["xaxis"]["dtick"] == step
+    assert layout["yaxis"]["range"][1] > 1.1
+    line["x"] = [0.1 * n for n in range(num_epochs)]
+    assert "dtick" not in Chart([line], "Accuracy", "seconds", "share").figure["layout"]["xaxis"]
 
 
 def test_a_persons_colours_are_no_emotions():
