@@ -41,6 +41,8 @@ def harmless(value: Any) -> Any:
     """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe in front."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n"):
         return f"'{value}"
+    if isinstance(value, float):
+        return round(value, 6)  # Of 32 bits a number has no more.
     return "" if value is None else value
 
 

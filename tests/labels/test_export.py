@@ -70,11 +70,11 @@ def test_every_column_is_in_the_codebook(made, tmp_path):
 
 
 def test_no_cell_is_a_formula_and_numbers_stay_numbers():
-    rows = [["=1+1", "+a", "-b", "@c", "\tx", "plain", -0.5, None]]
-    data = b"".join(csv_parts(list("abcdefgh"), rows))
+    rows = [["=1+1", "+a", "-b", "@c", "\tx", "plain", -0.5, None, float(np.float32(0.2))]]
+    data = b"".join(csv_parts(list("abcdefghi"), rows))
     assert data.startswith(b"\xef\xbb\xbf")
     (_, found) = csv.reader(io.StringIO(data.decode("utf-8-sig")))
-    assert found == ["'=1+1", "'+a", "'-b", "'@c", "'\tx", "plain", "-0.5", ""]
+    assert found == ["'=1+1", "'+a", "'-b", "'@c", "'\tx", "plain", "-0.5", "", "0.2"]
 
 
 def test_a_hostile_path_is_harmless_in_the_tables_and_in_names_of_files(tmp_path):
