@@ -21,7 +21,7 @@ def main(config: PreprocessConfig) -> int:
     if config.corrections is not None:
         from pipeline.labels.corrected_faces import corrected_faces
 
-        corrected = corrected_faces(config.corrections)
+        corrected = corrected_faces(config.corrections, classes=config.classes)
     return preprocess(config, corrected).exit_code
 
 

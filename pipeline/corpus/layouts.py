@@ -12,26 +12,16 @@ from itertools import accumulate, chain
 from fsspec import AbstractFileSystem
 
 from pipeline.corpus.kinds import SortedFiles, as_ignored, why_not_a_video
+from pipeline.corpus.labels import SPLIT_NAMES, Naming, class_folders
 from pipeline.corpus.listing import list_input, url_of
 from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, IgnoredFiles, ListedFile, ListedFiles
-from pipeline.records.vocabulary import EMOTIONS, SPLITS
+from pipeline.records.vocabulary import SPLITS
 from pipeline.video.formats import extension_of
-
-LABEL_NAMES: dict[str, str] = {name.lower(): name for name in EMOTIONS} | {
-    "angry": "Anger",
-    "disgusted": "Disgust",
-    "fearful": "Fear",
-    "happiness": "Happy",
-    "sadness": "Sad",
-    "surprised": "Surprise",
-}
-
 
 # In which a list of clips may lie that somebody takes for a manifest.
 _OTHER_TABLES = ("txt", "tab", "json", "jsonl", "ndjson", "xls", "xlsx", "ods", "feather", "arrow", "pkl")
 _PACKED_TABLES = (".csv.gz", ".tsv.gz", ".json.gz", ".csv.zst", ".csv.bz2", ".csv.xz")
-SPLIT_NAMES: dict[str, str] = {name: name for name in SPLITS} | {"val": "validation"}
 
 
 def read_files(
@@ -40,6 +30,7 @@ def read_files(
     *,
     layout: str,
     rules: SplitRules,
+    naming: Naming,
     shown: str,
     follow_links: bool = False,
 ) -> Corpus:
@@ -53,8 +44,11 @@ def read_files(
     # Whatever the names of broken members are, they upset no layout.
     broken = found.broken + (found.broken_images if takes_images else found.broken_videos)
     move = None
+    root_name = "" if single else posixpath.basename(root.rstrip("/"))
+    if naming.takes_found:
+        naming.find(class_folders(root_name, wanted.tree_paths()), shown=shown)
     if layout != "folder" and (found.num_members or not single):
-        move = _caer_move("" if single else posixpath.basename(root.rstrip("/")), wanted.tree_paths())
+        move = _caer_move(root_name, wanted.tree_paths(), naming)
     if layout in ("caer", "caer-s") and move is None:
         kind = "images" if layout == "caer-s" else "videos"
         raise CorpusError(
@@ -62,7 +56,7 @@ def read_files(
             "check the path, or set the layout to auto or folder"
         )
     if layout == "auto" and has_videos:
-        _refuse_to_leave_out(found, shown=shown)
+        _refuse_to_leave_out(found, naming, shown=shown)
     ignored = found.ignored
     if move is not None:
         layout = "caer-s" if layout == "caer-s" or not has_videos else "caer"
@@ -77,17 +71,18 @@ def read_files(
             root = posixpath.join(root, strip) if strip else posixpath.dirname(root) if add else root
             ignored = IgnoredFiles(replace(item, path=_moved(item.path, strip, add)) for item in ignored)
             broken = [replace(file, path=_moved(file.path, strip, add)) for file in broken]
-        _check_caer(wanted, move, moves_root=moves_root, shown=shown)
-        splits, notes = _new_splits(wanted, move, rules) if layout == "caer-s" else ({}, [])
-        clips = _in_caer(wanted, move, moves_root=moves_root, new_splits=splits)
+        _check_caer(wanted, move, naming, moves_root=moves_root, shown=shown)
+        splits, notes = _new_splits(wanted, move, naming, rules) if layout == "caer-s" else ({}, [])
+        clips = _in_caer(wanted, move, naming, moves_root=moves_root, new_splits=splits)
     else:
         layout = "folder"
         ignored.extend(map(why_not_a_video, chain(found.images.taken(), found.broken_images)))
         if not found.videos and not broken:
             raise _no_video(ignored, has_images=has_images, single=place if single else "", shown=shown)
-        is_labelled = _are_labels(found.videos.tree_paths())
+        is_labelled = _are_labels(found.videos.tree_paths(), naming, shown=shown)
         notes = [] if is_labelled or not found.videos else ["no labels"]
-        clips = map(_in_its_folder, found.videos.taken()) if is_labelled else found.videos.taken()
+        taken = found.videos.taken()
+        clips = (_in_its_folder(file, naming) for file in taken) if is_labelled else taken
     url = url_of(root.rstrip("/") or "/", store)
     files = chain(clips, broken)
     return corpus_of(layout, url, files=files, ignored=ignored, rules=rules, notes=notes)
@@ -103,19 +98,19 @@ def _no_video(ignored: IgnoredFiles, *, has_images: bool, single: str, shown: st
     return CorpusError(f"input {shown} holds no video ({told}); {cure}")
 
 
-def _refuse_to_leave_out(found: SortedFiles, *, shown: str) -> None:
+def _refuse_to_leave_out(found: SortedFiles, naming: Naming, *, shown: str) -> None:
     """Raise CorpusError where the images of a CAER-S tree, or of folders named after classes, would be left out for a
     few videos among them."""
     num_images = len(found.images)
     if num_images <= len(found.videos):
         return
-    if _are_labels(found.images.tree_paths()):
+    if _are_labels(found.images.tree_paths(), naming):
         raise CorpusError(
             f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in folders named after"
             " classes, and images are read in CAER-S's layout only; put the folders into train/, or"
             " set the layout to folder (the videos)"
         )
-    if _caer_move("", found.images.tree_paths()) is not None:
+    if _caer_move("", found.images.tree_paths(), naming) is not None:
         raise CorpusError(
             f"input {shown} holds {len(found.videos):,} videos and {num_images:,} images in CAER's layout, and one run "
             "reads one kind; set the layout to caer-s (the images) or to caer or folder (the videos)"
@@ -132,28 +127,28 @@ def _moved(path: str, strip: str, add: str) -> str:
     return path.removeprefix(strip) if path.startswith(strip) and path != strip else f"../{path}"
 
 
-def _caer_move(root_name: str, paths: Iterable[str]) -> tuple[str, str] | None:
+def _caer_move(root_name: str, paths: Iterable[str], naming: Naming) -> tuple[str, str] | None:
     """The prefixes to take from and to put before the paths, so that they are CAER's; None if they are not CAER."""
     tops: set[str] = set()
     is_below = is_above = False
     for path in paths:
         parts = path.split("/", 3)
-        if _caer_class(parts):
+        if _caer_class(parts, naming):
             return "", ""
         if len(tops) < 2:
             tops.add(parts[0])
-        is_below = is_below or _caer_class(parts[1:]) is not None
-        is_above = is_above or _caer_class([root_name, *parts]) is not None
+        is_below = is_below or _caer_class(parts[1:], naming) is not None
+        is_above = is_above or _caer_class([root_name, *parts], naming) is not None
     if len(tops) == 1 and is_below:
         return f"{tops.pop()}/", ""
     return ("", f"{root_name}/") if is_above else None
 
 
-def _caer_class(parts: Sequence[str]) -> tuple[str, str] | None:
+def _caer_class(parts: Sequence[str], naming: Naming) -> tuple[str, str] | None:
     """The split and label of a path that is split at its slashes."""
     if len(parts) < 3 or (split := SPLIT_NAMES.get(parts[0].lower())) is None:
         return None
-    label = LABEL_NAMES.get(parts[1].lower())
+    label = naming.class_of(parts[1])
     return None if label is None else (split, label)
 
 
@@ -161,25 +156,34 @@ def _caer_parts(tree_path: str, move: tuple[str, str]) -> list[str]:
     return (move[1] + tree_path.removeprefix(move[0])).split("/", 2)
 
 
-def _check_caer(files: ListedFiles, move: tuple[str, str], *, moves_root: bool, shown: str) -> None:
-    num_strays = sum(_caer_class(_caer_parts(path, move)) is None for path in files.tree_paths())
+def _check_caer(files: ListedFiles, move: tuple[str, str], naming: Naming, *, moves_root: bool, shown: str) -> None:
+    num_strays, folders = 0, set[str]()
+    for path in files.tree_paths():
+        parts = _caer_parts(path, move)
+        if _caer_class(parts, naming) is None:
+            num_strays += 1
+            folders |= {parts[1]} if len(parts) > 2 and parts[0].lower() in SPLIT_NAMES else set()
     if num_strays:
-        strays = (file.path for file in files if _caer_class(_caer_parts(_tree_path(file), move)) is None)
-        first = min(_moved(path, *move) if moves_root else path for path in strays)
+        paths = (file.path for file in files if _caer_class(_caer_parts(_tree_path(file), move), naming) is None)
+        first = min(_moved(path, *move) if moves_root else path for path in paths)
+        unknown = naming.unknown(folders)
+        told = f"; folders that are no class: {', '.join(map(repr, unknown[:20]))}" if unknown else ""
         # Leaving them out would lose a class that is only misspelt.
         raise CorpusError(
             f"input {shown} is in CAER's layout, but {num_strays:,} of its {len(files):,} files are in no "
-            f"{{train,validation,test}}/<Class>/, the first {first!r}; the classes are {', '.join(EMOTIONS)}; "
-            "rename or move them, or set the layout to folder"
+            f"{{train,validation,test}}/<Class>/, the first {first!r}{told}; {naming.cure()};"
+            " rename or move them, or set the layout to folder"
         )
 
 
-def _new_splits(files: ListedFiles, move: tuple[str, str], rules: SplitRules) -> tuple[dict[int, str], list[str]]:
+def _new_splits(
+    files: ListedFiles, move: tuple[str, str], naming: Naming, rules: SplitRules
+) -> tuple[dict[int, str], list[str]]:
     """Splits of rows of CAER-S, in place of those of their folders, and what is said of them."""
     # Each (split, label) in the order of file numbers: neighbours are frames of one clip.
     blocks: dict[tuple[str, str], list[tuple[list[str | int], int]]] = {}
     for row, tree_path in enumerate(files.tree_paths()):
-        split, label = _caer_class(parts := _caer_parts(tree_path, move)) or ("", "")
+        split, label = _caer_class(parts := _caer_parts(tree_path, move), naming) or ("", "")
         if rules.scheme == "official" and split == "validation":
             return {}, []
         if rules.scheme == "official" and split != "test":
@@ -214,21 +218,29 @@ def _cut_by_shots(
 
 
 def _in_caer(
-    files: ListedFiles, move: tuple[str, str], *, moves_root: bool, new_splits: Mapping[int, str]
+    files: ListedFiles, move: tuple[str, str], naming: Naming, *, moves_root: bool, new_splits: Mapping[int, str]
 ) -> Iterator[ListedFile]:
     for row, file in enumerate(files.taken()):
-        split, label = _caer_class(_caer_parts(_tree_path(file), move)) or (None, None)
+        split, label = _caer_class(_caer_parts(_tree_path(file), move), naming) or (None, None)
         path = _moved(file.path, *move) if moves_root else file.path
         yield replace(file, path=path, split=new_splits.get(row, split), label=label)
 
 
-def _are_labels(tree_paths: Iterable[str]) -> bool:
-    """Whether there are direct sub-folders, and all are classes: labels for all of them, rather than for some."""
-    tops = (top.lower() for top, slash, _ in (path.partition("/") for path in tree_paths) if slash)
-    first = next(tops, None)
-    return first in LABEL_NAMES and all(top in LABEL_NAMES for top in tops)
+def _are_labels(tree_paths: Iterable[str], naming: Naming, *, shown: str | None = None) -> bool:
+    """Whether there are direct sub-folders, and all are classes: labels for all of them, rather than for some.
+
+    shown: the input, where classes that the user named must be there. Raises CorpusError.
+    """
+    tops = {top for top, slash, _ in (path.partition("/") for path in tree_paths) if slash}
+    unknown = naming.unknown(tops)
+    if shown is not None and naming.is_given and tops and unknown:
+        raise CorpusError(
+            f"input {shown}: its folders {', '.join(map(repr, unknown[:20]))} are no class; {naming.cure()};"
+            " rename or move them"
+        )
+    return bool(tops) and not unknown
 
 
-def _in_its_folder(file: ListedFile) -> ListedFile:
+def _in_its_folder(file: ListedFile, naming: Naming) -> ListedFile:
     top, slash, _ = _tree_path(file).partition("/")
-    return replace(file, label=LABEL_NAMES[top.lower()]) if slash else file
+    return replace(file, label=naming.class_of(top)) if slash else file

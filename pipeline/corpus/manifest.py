@@ -19,7 +19,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.corpus.columns import MANIFEST_COLUMNS, columns_of
 from pipeline.corpus.csv_text import BLANK, csv_rows, with_decimal_point
-from pipeline.corpus.layouts import LABEL_NAMES, SPLIT_NAMES
+from pipeline.corpus.labels import SPLIT_NAMES, Naming
 from pipeline.corpus.listing import (
     NUM_TRIES,
     ask_store,
@@ -35,6 +35,7 @@ from pipeline.corpus.table import SplitRules, corpus_of
 from pipeline.corpus.types import Corpus, CorpusError, ListedFile
 from pipeline.records.arrow import pc
 from pipeline.records.documents import shown_value
+from pipeline.records.vocabulary import is_class_name
 from pipeline.storage.hosts import SCHEMES_WITH_HOSTS, host_of, is_address, is_whole, private_address, same_host
 from pipeline.storage.redaction import without_query, without_secrets
 from pipeline.storage.remote import listed, read_url
@@ -52,6 +53,7 @@ def read_manifest_file(
     store: AbstractFileSystem | None,
     *,
     rules: SplitRules,
+    naming: Naming,
     shown: str,
     reach: frozenset[str] | None = frozenset(),
 ) -> Corpus:
@@ -81,13 +83,15 @@ def read_manifest_file(
             yield where, row["url"], file
 
     # The rows are read twice: as objects, a million of them would take a gigabyte.
-    folders = _checked_rows(files, shown=shown)
+    folders, labels = _checked_rows(files, shown=shown)
+    naming.find(labels, shown=shown)
+    _check_labels(labels, naming, shown=shown)
     unread = [name for name in columns if name not in MANIFEST_COLUMNS and not name.startswith("unnamed")]
     notes = [f"columns not read: {', '.join(unread)}"] if unread else []
     found = corpus_of(
         "manifest",
         url_of(folder, store),
-        files=_looked_up((file for _, _, file in files()), folders),
+        files=_looked_up((_labelled(file, naming) for _, _, file in files()), folders),
         ignored=[],
         rules=rules,
         notes=notes,
@@ -168,9 +172,9 @@ def _file_of_row(
         place=row_place,
         size_bytes=0,
         store=row_store,
-        label=_named(row.get("label"), LABEL_NAMES, f"{thing}: label"),
+        label=_text(row.get("label")),
         split=_named(row.get("split"), SPLIT_NAMES, f"{thing}: split"),
-        group=_group(row.get("group")),
+        group=_text(row.get("group")),
         start_pts_seconds=start,
         end_pts_seconds=end,
     )
@@ -178,8 +182,9 @@ def _file_of_row(
 
 def _checked_rows(
     files: Callable[[], Iterable[tuple[str, str, ListedFile]]], *, shown: str
-) -> set[tuple[AbstractFileSystem, str]]:
-    """The remote folders that a manifest's rows lie in; `files` gives each row's place, url and file.
+) -> tuple[set[tuple[AbstractFileSystem, str]], dict[str, str]]:
+    """The remote folders that a manifest's rows lie in, and what they say as labels, each with the place of the first
+    row; `files` gives each row's place, url and file.
 
     Raises CorpusError for a wrong row and for one given twice.
     """
@@ -187,8 +192,10 @@ def _checked_rows(
     def key_of(file: ListedFile) -> tuple[str, float | None, float | None]:
         return url_of(file.place, file.store), file.start_pts_seconds, file.end_pts_seconds
 
-    folders, seen = set(), set()
+    folders, seen, labels = set(), set(), dict[str, str]()
     for where, url, file in files():
+        if file.label is not None:
+            labels.setdefault(file.label, where)
         key = key_of(file)
         if hash(key) in seen:
             first = next(other for other, _, earlier in files() if key_of(earlier) == key)
@@ -203,7 +210,28 @@ def _checked_rows(
             folders.add((file.store, file.store._parent(file.place)))
     if not seen:
         raise CorpusError(f"manifest {shown} has no rows; give one row for each clip")
-    return folders
+    return folders, labels
+
+
+def _check_labels(labels: Mapping[str, str], naming: Naming, *, shown: str) -> None:
+    """Raise CorpusError for labels that are no class, where somebody needs them. labels: each with its first place."""
+    unknown = [label for label in labels if naming.class_of(label) is None]
+    if not unknown or not naming.is_needed:
+        return
+    first, *others = map(_shown_label, unknown[:20])
+    also = f", and so {'are' if others[1:] else 'is'} {', '.join(others)}" if others else ""
+    raise CorpusError(
+        f"manifest {shown}, {labels[unknown[0]]}: label {first} is unknown{also}; use one of"
+        f" {', '.join(naming.classes)}, or name all classes, or found, with --classes"
+    )
+
+
+def _shown_label(name: str) -> str:
+    return name if name.isdigit() else repr(name) if is_class_name(name) else shown_value(name)
+
+
+def _labelled(file: ListedFile, naming: Naming) -> ListedFile:
+    return file if file.label is None else replace(file, label=naming.class_of(file.label))
 
 
 @contextmanager
@@ -281,8 +309,8 @@ def _named(value: Any, names: Mapping[str, str], thing: str) -> str | None:
     return names[text.lower()]
 
 
-def _group(value: Any) -> str | None:
-    """A group's name; None where there is none (or NaN: how pandas writes an empty one)."""
+def _text(value: Any) -> str | None:
+    """A label or a group's name; None where there is none (or NaN: how pandas writes an empty one)."""
     text = "" if value is None or value != value else str(value).strip()  # noqa: PLR0124
     return text or None
 

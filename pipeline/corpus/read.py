@@ -13,12 +13,13 @@ from collections.abc import Sequence
 
 from pipeline.corpus.groups import group_pattern
 from pipeline.corpus.kinds import is_manifest
+from pipeline.corpus.labels import Naming
 from pipeline.corpus.layouts import read_files
 from pipeline.corpus.listing import ask_store, locate, one_line_errors, shown_url
 from pipeline.corpus.manifest import read_manifest_file
 from pipeline.corpus.table import LabelConflicts, SplitRules, SplitScheme, check_fractions
 from pipeline.corpus.types import Corpus, CorpusError
-from pipeline.records.vocabulary import LAYOUTS
+from pipeline.records.vocabulary import EMOTIONS, LAYOUTS
 from pipeline.storage.web import let_reach, reach_of
 
 
@@ -33,6 +34,7 @@ def read_corpus(
     follow_links: bool = False,
     allow_private_hosts: bool = False,
     shard: tuple[int, int] | None = None,
+    classes: Sequence[str] | None = EMOTIONS,
 ) -> Corpus:
     """Every clip of a folder, file, glob or manifest, with stable ids, labels and splits.
 
@@ -40,7 +42,7 @@ def read_corpus(
     url and optionally label, split, start_seconds, end_seconds, group; its relative urls start at its folder. CAER is
     `{train,validation,test}/<Class>/*` of videos, CAER-S the same of images; auto also finds them one folder above or
     below the input. In any other folder, direct sub-folders that are all classes give labels. Class and split names
-    are read in any case; Angry, Disgusted, Fearful, Happiness, Sadness, Surprised and val are taken too.
+    are read in any case; other names of the seven (`vocabulary.SYNONYMS`) and val are taken too. classes: see `Naming`.
 
     Splits come from the layout or the manifest. A CAER-S without validation has its official test cut 1:2 into
     validation and test, per class, by blocks of file numbers: neighbouring files are frames of one clip, so random
@@ -80,19 +82,25 @@ def read_corpus(
     reach = reach_of(input_url, allow_private_hosts=allow_private_hosts)
     let_reach(reach)
     with one_line_errors(input_url):
-        return _read(input_url, rules, layout=layout, follow_links=follow_links, reach=reach)
+        return _read(input_url, rules, Naming(classes), layout=layout, follow_links=follow_links, reach=reach)
 
 
 def _read(
-    input_url: str, rules: SplitRules, *, layout: str, follow_links: bool, reach: frozenset[str] | None
+    input_url: str,
+    rules: SplitRules,
+    naming: Naming,
+    *,
+    layout: str,
+    follow_links: bool,
+    reach: frozenset[str] | None,
 ) -> Corpus:
     place, store = locate(input_url)
     shown = shown_url(input_url)
     if layout in ("auto", "manifest") and is_manifest(place, store):
-        return read_manifest_file(place, store, rules=rules, reach=reach, shown=shown)
+        return read_manifest_file(place, store, rules=rules, naming=naming, reach=reach, shown=shown)
     if layout == "manifest":
         raise CorpusError(f"input {shown} is not a manifest; give a .csv, .tsv or .parquet file, or another layout")
-    return read_files(place, store, shown=shown, layout=layout, rules=rules, follow_links=follow_links)
+    return read_files(place, store, shown=shown, layout=layout, rules=rules, naming=naming, follow_links=follow_links)
 
 
 def require_input(input_url: str) -> None:

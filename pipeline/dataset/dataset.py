@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -24,9 +23,10 @@ from torch.utils.data import Dataset
 from pipeline.dataset.shards import copy_shards, default_cache_dir, locked, read_manifest, require_space
 from pipeline.dataset.views import augmented, context_view, resized
 from pipeline.faces.crops import decode_image, masked_region
+from pipeline.records.columns import classes_in
 from pipeline.records.evolution import with_columns
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
-from pipeline.records.vocabulary import EMOTIONS, ContextCrop, UsageError
+from pipeline.records.vocabulary import ContextCrop, UsageError, class_named
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One example. face and context: (3, H, W) float32, normalised. label: index in EMOTIONS."""
+    """One example. face and context: (3, H, W) float32, normalised. label: index of its class."""
 
     face: Tensor
     context: Tensor
@@ -62,10 +62,11 @@ class ExampleDataset(Dataset[Sample]):
 
     face_px, context_px: side of the squares given out, pixels; None is as stored, another size is resized to.
     context_crop: which part of the frame the context is, see `context_view`.
+    classes: which labels are indices of, in this order; None: those that the data was made with.
     cache_dir: local folder for the copies (about the size of the shards; may be deleted whenever nothing reads it).
     cache_decoded: keep the decoded images of the split there too, 3 (face_px² + context_px²) bytes an example as
     stored; what is given out is the same. Raises UsageError for a missing or damaged manifest or shard, an empty split,
-    unlabelled rows, and a disk too small for the copies.
+    unlabelled rows, labels that are no class, and a disk too small for the copies.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class ExampleDataset(Dataset[Sample]):
         face_px: int | None = None,
         context_px: int | None = None,
         context_crop: ContextCrop = "none",
+        classes: Sequence[str] | None = None,
         cache_dir: str | Path | None = None,
         cache_decoded: bool = False,
     ) -> None:
         self.manifest = read_manifest(data_url)
         self.split = split
+        self.classes = classes_in({"config": self.manifest.config}) if classes is None else tuple(classes)
         self.stored_face_px: int = self.manifest.config["face_px"]
         self.stored_context_px: int = self.manifest.config["context_px"]
         self.face_px = face_px or self.stored_face_px
@@ -153,14 +156,19 @@ class ExampleDataset(Dataset[Sample]):
             rows=torch.from_numpy(np.asarray(rows)),
         )
 
-    def require_every_class(self) -> None:
-        """Raise UsageError where a class of EMOTIONS has no example: a network can't learn what it never sees."""
-        counts = np.bincount(self.labels, minlength=len(EMOTIONS))
-        missing = [emotion for emotion, count in zip(EMOTIONS, counts, strict=True) if count == 0]
+    def require_every_class(self, *, learned: Sequence[str] = ()) -> None:
+        """Raise UsageError where a class has no example: a network can't learn what it never sees.
+
+        learned: classes that it knows already.
+        """
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        missing = [name for name in missing if class_named(name, learned) is None]
         if missing:
             raise UsageError(
                 f"data {self.manifest.data_url}: split {self.split} has no example of {', '.join(missing)} among"
-                f" {len(self)}; training needs all seven classes: add clips of the missing ones"
+                f" {len(self)}; training needs all its {len(self.classes)} classes: add clips of the missing ones,"
+                " or preprocess without them (--classes)"
             )
 
     def _labels(self, shard: int) -> np.ndarray:
@@ -170,13 +178,14 @@ class ExampleDataset(Dataset[Sample]):
                 f"data {self.manifest.data_url}: {self._shards[shard]['path']} holds {labels.null_count} unlabelled"
                 f" examples of split {self.split}; label them in the corpus or its manifest, or leave them out"
             )
-        indices = pc.index_in(labels, value_set=pa.array(EMOTIONS))  # pyright: ignore[reportAttributeAccessIssue]
-        if indices.null_count:
+        named = {name: class_named(name, self.classes) for name in labels.unique().to_pylist()}
+        if unknown := sorted(name for name, found in named.items() if found is None):
             raise UsageError(
-                f"data {self.manifest.data_url}: {self._shards[shard]['path']} has a label that is not one of"
-                f" {', '.join(EMOTIONS)}; run jobs/preprocess.py again"
+                f"data {self.manifest.data_url}: {self._shards[shard]['path']} has the labels {', '.join(unknown)},"
+                f" and the classes are {', '.join(self.classes)}; use a model and data of the same classes"
             )
-        return indices.to_numpy().astype(np.int64)
+        indices = {name: self.classes.index(str(found)) for name, found in named.items()}
+        return np.array([indices[name] for name in labels.to_pylist()], np.int64)
 
     def _table(self, shard: int) -> pa.Table:
         if shard not in self._tables:
@@ -275,7 +284,7 @@ class ExampleDataset(Dataset[Sample]):
 def batch_of(
     examples: Sequence[Example], *, face_px: int, context_px: int, context_crop: ContextCrop = "none"
 ) -> Batch:
-    """Examples in memory as training reads them. labels: index in EMOTIONS, or -1 where there is none."""
+    """Examples in memory as training reads them. labels: -1, for what is predicted from them is not known."""
     face = np.empty((len(examples), face_px, face_px, 3), dtype=np.uint8)
     context = np.empty((len(examples), context_px, context_px, 3), dtype=np.uint8)
     for i, example in enumerate(examples):
@@ -283,11 +292,10 @@ def batch_of(
         _zero_face(image, example.box, frame_width=width, frame_height=height)
         face[i] = resized(decode_image(example.face_jpeg), face_px)
         context[i] = context_view(image, px=context_px, crop=context_crop, aspect=width / height)
-    labels = [-1 if example.label is None else EMOTIONS.index(example.label) for example in examples]
     return Batch(
         face=torch.from_numpy(face).permute(0, 3, 1, 2),  # (B, 3, H, W), in channels-last order in memory
         context=torch.from_numpy(context).permute(0, 3, 1, 2),
-        labels=torch.tensor(labels, dtype=torch.int64),
+        labels=torch.full((len(examples),), -1),
         rows=torch.arange(len(examples)),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -74,11 +75,13 @@ def description_bytes(description: DataDescription) -> bytes:
     return (json.dumps(asdict(description)) + "\n").encode()
 
 
-def describe_examples(description: DataDescription, labels: np.ndarray) -> dict[str, object]:
-    """The data that a network learned from, as its checkpoint remembers it. labels: (N,) indices of the emotions."""
-    counts = np.bincount(labels, minlength=len(EMOTIONS)).tolist()
+def describe_examples(
+    description: DataDescription, labels: np.ndarray, *, classes: Sequence[str] = EMOTIONS
+) -> dict[str, object]:
+    """The data that a network learned from, as its checkpoint remembers it. labels: (N,) indices of the classes."""
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
     return {
         **asdict(description),
         "num_examples": len(labels),
-        "per_class": dict(zip(EMOTIONS, counts, strict=True)),
+        "per_class": dict(zip(classes, counts, strict=True)),
     }

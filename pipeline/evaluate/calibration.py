@@ -15,7 +15,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     2017); None of no examples, and of probabilities that are not finite.
 
     Args:
-        probabilities: (N, 7), rows summing to 1.
+        probabilities: (N, classes), rows summing to 1.
         labels: (N,) indices of the true emotions.
     """
     if not len(labels) or not np.isfinite(probabilities).all():
@@ -29,7 +29,7 @@ def calibration_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, A
     """How far probabilities are right, ready for JSON.
 
     Args:
-        probabilities: (N, 7) finite, rows summing to 1, N >= 1.
+        probabilities: (N, classes) finite, rows summing to 1, N >= 1.
         labels: (N,) indices of the true emotions.
 
     Returns:
@@ -67,7 +67,7 @@ def undecided_below(probabilities: np.ndarray, labels: np.ndarray) -> float:
     decide nothing. 1.0 where no guess was right so often, 0.0 where all were.
 
     Args:
-        probabilities: (N, 7), rows summing to 1.
+        probabilities: (N, classes), rows summing to 1.
         labels: (N,) indices of the true emotions.
     """
     if not len(labels) or not np.isfinite(probabilities).all():

@@ -34,6 +34,7 @@ from pipeline.faces.crops import encode_image
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import FIXED_FIELDS, load_checkpoint
 from pipeline.models.checkpoint_info import read_checkpoint_info
+from pipeline.models.claims import model_classes
 from pipeline.models.predict import reads_of
 from pipeline.records.vocabulary import BACKBONES, EMOTIONS, UsageError
 from pipeline.report.paper import (
@@ -73,7 +74,7 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
 
     networks: ours, each with its flags, runs, metrics, intervals, coverage, what it did otherwise than the paper, and
     else the paper's rows that it answers; missing: the paper's networks that no run has trained, with the commands;
-    tables and notes: as people read them; figure_1: seven test faces with their probabilities; warnings.
+    tables and notes: as people read them; figure_1: a test face of each class with their probabilities; warnings.
     Raises UsageError where a run can't be used, and where runs were trained on different data and --data does not name
     what to compare them on.
     """
@@ -118,6 +119,7 @@ def compare(config: EvaluateConfig) -> tuple[dict[str, Any], list[bytes]]:
         "split": SPLIT,
         "warnings": warnings,
         "networks": networks,
+        "classes": list(dict.fromkeys(name for network in networks for name in network["classes"])) or list(EMOTIONS),
         "missing": _missing(networks, data_url=redacted(data_url), folder=_folder_of(config.compare, list(infos))),
         "figure_1": figure_1,
     }
@@ -186,6 +188,7 @@ def _predictions(run: str, data_url: str, *, config: EvaluateConfig) -> tuple[np
         data_url,
         split=SPLIT,
         cache_dir=config.cache_dir,
+        classes=model_classes(checkpoint.config),
         **reads_of(described),
     )
     probabilities, _ = predict_examples(
@@ -214,14 +217,18 @@ def _network(
     differs = [*data_differences(config, dataset=dataset), *training_differences(config)]
     answers = None if differs else trained_as
     predicted = {run: found.argmax(axis=1) for run, found in probabilities.items()}
-    matrices = {run: confusion_matrix(examples.labels, found) for run, found in predicted.items()}
-    metrics = metrics_of(np.sum(list(matrices.values()), axis=0))
+    classes = examples.classes
+    matrices = {
+        run: confusion_matrix(examples.labels, found, num_classes=len(classes)) for run, found in predicted.items()
+    }
+    metrics = metrics_of(np.sum(list(matrices.values()), axis=0), classes=classes)
     coverage = None
     if covered is not None and (counts := covered.splits.get(SPLIT)):
         num_all = len(examples) + counts["num_without_face"]
         coverage = {**counts, "top1_accuracy_of_all": metrics["top1_accuracy"] * len(examples) / num_all}
     return {
         "name": name_of(network),
+        "classes": list(classes),
         "network": network,
         "differs": differs,
         "trained_as": trained_as and [trained_as.model, trained_as.pretrained],
@@ -236,6 +243,7 @@ def _network(
             np.concatenate(list(predicted.values())),
             clip_ids=examples.column("clip_id") * len(predicted),
             groups=examples.column("group_name") * len(predicted),
+            num_classes=len(classes),
         ),
         "runs": [
             {
@@ -244,7 +252,7 @@ def _network(
                 "epoch": info["epoch"],
                 "checkpoint_sha256": info["checkpoint_sha256"],
                 "trained_on_manifest_sha256": info["manifest_sha256"],
-                "top1_accuracy": metrics_of(matrices[run])["top1_accuracy"],
+                "top1_accuracy": metrics_of(matrices[run], classes=classes)["top1_accuracy"],
             }
             for run, info in infos.items()
         ],
@@ -273,7 +281,7 @@ def _mixed_faces(run: str, examples: ExampleDataset, probabilities: np.ndarray) 
     """Of each emotion the test face whose distribution is of median entropy: neither the surest nor the most mixed."""
     entropies = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
     chosen = []
-    for index in range(len(EMOTIONS)):
+    for index in range(len(examples.classes)):
         rows = np.flatnonzero(examples.labels == index)
         if len(rows):
             chosen.append(int(rows[np.argsort(entropies[rows], kind="stable")[len(rows) // 2]]))
@@ -284,8 +292,8 @@ def _mixed_faces(run: str, examples: ExampleDataset, probabilities: np.ndarray) 
             {
                 "clip_id": sample.clip_id,
                 "frame_index": sample.frame_index,
-                "label": EMOTIONS[sample.label],
-                "probabilities": dict(zip(EMOTIONS, probabilities[row].tolist(), strict=True)),
+                "label": examples.classes[sample.label],
+                "probabilities": dict(zip(examples.classes, probabilities[row].tolist(), strict=True)),
             }
         )
     return {"run": run, "faces": told}, [_encoded_face(examples, row) for row in chosen]

@@ -71,7 +71,7 @@ def metrics_by_group(
     The interval is by bootstrap over clips.
 
     table: as `read_groups` gives it; a clip that it does not name, or for which a column is empty, is in the group "not
-    given". predictions: (C,) indices of the emotions. Raises UsageError where it names no clip, and without fairlearn.
+    given". predictions: (C,) indices of the classes. Raises UsageError where it names no clip, and without fairlearn.
     """
     metric_frame, features = _metric_frame(), _features(table, clips)
     found: dict[str, list[dict[str, Any]]] = {}
@@ -121,11 +121,16 @@ def _count(labels: Sequence[int], predictions: Sequence[int]) -> int:
 
 
 def _top1(labels: Sequence[int], predictions: Sequence[int]) -> float:
-    return top1_accuracy(confusion_matrix(labels, predictions))
+    return top1_accuracy(_matrix(labels, predictions))
 
 
 def _balanced(labels: Sequence[int], predictions: Sequence[int]) -> float:
-    return balanced_accuracy(confusion_matrix(labels, predictions))
+    return balanced_accuracy(_matrix(labels, predictions))
+
+
+def _matrix(labels: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
+    """Of the classes up to the last that occurs: one that does not occur changes neither metric."""
+    return confusion_matrix(labels, predictions, num_classes=int(max(*labels, *predictions)) + 1)
 
 
 def _metric_frame() -> Any:

@@ -16,14 +16,19 @@ SHARE = 0.95
 
 
 def intervals_of(
-    labels: np.ndarray, predictions: np.ndarray, *, clip_ids: Sequence[str], groups: Sequence[str | None]
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    *,
+    clip_ids: Sequence[str],
+    groups: Sequence[str | None],
+    num_classes: int = len(EMOTIONS),
 ) -> dict[str, Any]:
     """95 % intervals of top-1, balanced accuracy and macro-F1, by bootstrap over groups, or over clips without groups.
 
     Faces of one clip, and clips of one show, are alike: drawn one by one they would make an interval too narrow.
 
     Args:
-        labels, predictions: (N,) indices of EMOTIONS.
+        labels, predictions: (N,) indices of the classes.
         clip_ids, groups: of each example; where a group is None, its clip is one.
 
     Returns:
@@ -32,16 +37,21 @@ def intervals_of(
     units = [clip if group is None else f"group {group}" for clip, group in zip(clip_ids, groups, strict=True)]
     _, unit_of_example = np.unique(np.asarray(units), return_inverse=True)
     num_units = int(unit_of_example.max()) + 1
-    counts = np.zeros((num_units, len(EMOTIONS) ** 2))
-    np.add.at(counts, (unit_of_example, labels * len(EMOTIONS) + predictions), 1)
+    # Of all pairs of classes few occur: 64 classes have 4,096.
+    pairs, pair_of_example = np.unique(labels * num_classes + predictions, return_inverse=True)
+    counts = np.zeros((num_units, len(pairs)))
+    np.add.at(counts, (unit_of_example, pair_of_example), 1)
+    matrix = np.zeros(num_classes**2)
     random = np.random.default_rng(0)
     found: dict[str, list[float]] = {"top1_accuracy": [], "balanced_accuracy": [], "macro_f1_of_all": []}
     for _ in range(NUM_DRAWS // DRAWS_AT_ONCE):
         drawn = random.multinomial(num_units, np.full(num_units, 1 / num_units), size=DRAWS_AT_ONCE)
-        for matrix in (drawn @ counts).reshape(-1, len(EMOTIONS), len(EMOTIONS)):
-            found["top1_accuracy"].append(top1_accuracy(matrix))
-            found["balanced_accuracy"].append(balanced_accuracy(matrix))
-            found["macro_f1_of_all"].append(macro_f1_of_all(matrix))
+        for values in drawn @ counts:
+            matrix[pairs] = values
+            square = matrix.reshape(num_classes, num_classes)
+            found["top1_accuracy"].append(top1_accuracy(square))
+            found["balanced_accuracy"].append(balanced_accuracy(square))
+            found["macro_f1_of_all"].append(macro_f1_of_all(square))
     edges = [(1 - SHARE) / 2, (1 + SHARE) / 2]
     return {
         "over": "groups" if any(group is not None for group in groups) else "clips",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from pipeline.evaluate.tables import markdown_of, notes_of, print_evaluation
 from pipeline.evaluate.wrong import most_wrong
 from pipeline.faces.devices import resolve_device
 from pipeline.models.checkpoint import LoadedCheckpoint, load_checkpoint
+from pipeline.models.claims import model_classes
 from pipeline.models.predict import predict, reads_of, softmax, temperature_of
 from pipeline.records.vocabulary import UsageError
 from pipeline.report.examined import Examined
@@ -99,7 +101,10 @@ def _evaluated(
     checkpoint.model.to(chosen)
     description, covered = checkpoint.config["model"], coverage_of(data_url)
     reads = reads_of(description)
-    datasets = {split: ExampleDataset(data_url, split=split, cache_dir=cache_dir, **reads) for split in splits}
+    classes = model_classes(checkpoint.config)
+    datasets = {
+        split: ExampleDataset(data_url, split=split, cache_dir=cache_dir, classes=classes, **reads) for split in splits
+    }
     options = {"batch_size": batch_size, "device": chosen, "loader_processes": loader_processes}
     found = {
         split: _split_metrics(checkpoint, examples, groups=table, covered=covered, pictures=pictures, **options)
@@ -117,6 +122,7 @@ def _evaluated(
         "trained_on_manifest_sha256": checkpoint.info["manifest_sha256"],
         "epoch": checkpoint.info["epoch"],
         "model": description,
+        "classes": list(classes),
         "network": network_of(checkpoint.config),
         "differs": differences(checkpoint.config, dataset=dataset),
         "splits": {split: metrics for split, (metrics, _) in found.items()},
@@ -142,11 +148,14 @@ def _split_metrics(
     clips = clips_by_persons(examples, probabilities, num_frames=covered and covered.num_frames)
     of_clips = clips.probabilities.argmax(axis=1)
     by_faces = clips_of_examples(clip_ids, labels, probabilities=probabilities)
-    clip_level = metrics_of(confusion_matrix(clips.labels, of_clips))
+    counts = partial(confusion_matrix, num_classes=len(examples.classes))
+    measured = partial(metrics_of, classes=examples.classes)
+    intervals = partial(intervals_of, num_classes=len(examples.classes))
+    clip_level = measured(counts(clips.labels, of_clips))
     num_clips, num_right = clip_level.pop("num_examples"), int((clips.labels == of_clips).sum())
     found = {
-        **metrics_of(confusion_matrix(labels, predictions)),
-        "intervals": intervals_of(labels, predictions, clip_ids=clip_ids, groups=examples.column("group_name")),
+        **measured(counts(labels, predictions)),
+        "intervals": intervals(labels, predictions, clip_ids=clip_ids, groups=examples.column("group_name")),
         "calibration": {
             "temperature": temperature,
             "before": calibration_of(softmax(logits), labels),
@@ -158,7 +167,7 @@ def _split_metrics(
             "num_persons": int(clips.num_persons.sum()),
             "top1_accuracy_by_faces": float(np.equal(*by_faces).mean()),
             "calibration": calibration_of(clips.probabilities, clips.labels),
-            "intervals": intervals_of(clips.labels, of_clips, clip_ids=clips.clip_ids, groups=clips.groups),
+            "intervals": intervals(clips.labels, of_clips, clip_ids=clips.clip_ids, groups=clips.groups),
         },
     }
     if covered is not None and (counts := covered.splits.get(examples.split)):
@@ -179,7 +188,7 @@ def predict_logits(
     loader_processes: int = 0,
     flip: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
-    """Logits `(num_examples, 7)` float32 and the clip of each example, in the order of the rows.
+    """Logits `(num_examples, classes)` float32 and the clip of each example, in the order of the rows.
 
     Raises UsageError where one is not finite.
     """
@@ -197,7 +206,7 @@ def predict_logits(
 
 
 def predict_examples(model: nn.Module, examples: ExampleDataset, **options: Any) -> tuple[np.ndarray, list[str]]:
-    """Probabilities `(num_examples, 7)` float64, at temperature 1, and clips, as `predict_logits` gives logits."""
+    """Probabilities `(num_examples, classes)` float64, at temperature 1, and clips, as `predict_logits` gives them."""
     logits, clip_ids = predict_logits(model, examples, **options)
     return softmax(logits), clip_ids
 
@@ -208,7 +217,7 @@ def clips_of_examples(
     """Labels and predictions of the clips by their faces, each `(num_clips,)`, sorted by clip_id.
 
     A clip's prediction is the emotion with the largest mean probability over its examples, `probabilities`
-    `(num_examples, 7)`.
+    `(num_examples, classes)`.
     """
     clips, clip_of_example = np.unique(np.asarray(clip_ids), return_inverse=True)
     sums = np.zeros((len(clips), probabilities.shape[1]))

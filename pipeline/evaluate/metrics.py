@@ -75,7 +75,7 @@ def metrics_of(matrix: np.ndarray, *, classes: Sequence[str] = EMOTIONS) -> dict
     """All metrics of a confusion matrix of these classes, ready for JSON; an accuracy that is not defined is None.
 
     balanced_accuracy: the mean of the accuracies on the emotions that occur. macro_f1 is over the classes that occur in
-    truth or in prediction, macro_f1_of_all over all seven.
+    truth or in prediction, macro_f1_of_all over all of them.
     """
     accuracies = per_class_accuracy(matrix).tolist()
     return {

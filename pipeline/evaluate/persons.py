@@ -16,7 +16,7 @@ from pipeline.records.faces import Box
 class ClipPredictions:
     """The clips of a split, in the order of their ids, C of them; groups: None where a clip has none.
 
-    labels: (C,). probabilities: (C, 7). num_persons: (C,), at least 1.
+    labels: (C,). probabilities: (C, classes). num_persons: (C,), at least 1.
     """
 
     clip_ids: list[str]
@@ -45,7 +45,7 @@ def clips_by_persons(
 
     Args:
         examples: of one split, N of them.
-        probabilities: (N, 7) of each example.
+        probabilities: (N, classes) of each example.
         num_frames: sampled frames of clips, by id; else those with a face.
     """
     names = ("clip_id", "path", "group_name", "frame_index", "face_index", "pts_seconds", "box")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,16 +56,17 @@ def result_tables(evaluation: dict[str, Any]) -> list[ResultTable]:
     if dataset.get("synthetic") or (dataset.get("synthetic") is False and not is_caer_s(dataset)):
         paper = None  # Beside the paper's figure it would look like an answer to it.
     row_2, row_4 = (paper.table_2, paper.table_4) if paper else (None, None)
+    classes = evaluated_classes(evaluation)
     columns_3 = [name for name in PAPER_TABLE_3 if name in (row_2, CAER_NET_S, CAHFW_NET)]
     ours = [f"{name}, ours, {split}" for split in splits]
     top1 = [percent(metrics["top1_accuracy"]) for metrics in splits.values()]
     per_class = [
-        [emotion, *(f"{PAPER_TABLE_3[column][index]:.2f}" for column in columns_3)]
+        [emotion, *(_of_paper(column, emotion) for column in columns_3)]
         + [percent(metrics["per_class_accuracy"][emotion]) for metrics in splits.values()]
-        for index, emotion in enumerate(EMOTIONS)
+        for emotion in classes
     ]
     return [
-        *_summaries(splits, title=f"{name}, epoch {evaluation['epoch']}"),
+        *_summaries(splits, num_classes=len(classes), title=f"{name}, epoch {evaluation['epoch']}"),
         ResultTable(
             "Table 2: top-1 accuracy of methods", ["method", "paper", *ours], _beside(PAPER_TABLE_2, row_2, top1, name)
         ),
@@ -79,14 +80,23 @@ def result_tables(evaluation: dict[str, Any]) -> list[ResultTable]:
             ["network", "paper", *ours],
             _beside(PAPER_TABLE_4, row_4, top1, name),
         ),
-        *(confusion_table(metrics["confusion_matrix"], split) for split, metrics in splits.items()),
+        *(confusion_table(metrics["confusion_matrix"], split, classes=classes) for split, metrics in splits.items()),
         *group_tables(splits),
     ]
 
 
-def _summaries(splits: dict[str, dict[str, Any]], *, title: str) -> list[ResultTable]:
+def evaluated_classes(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of an evaluation: the seven of one that is older than this word of it."""
+    return tuple(evaluation.get("classes", EMOTIONS))
+
+
+def _of_paper(column: str, emotion: str) -> str:
+    return f"{PAPER_TABLE_3[column][EMOTIONS.index(emotion)]:.2f}" if emotion in EMOTIONS else NONE
+
+
+def _summaries(splits: dict[str, dict[str, Any]], *, num_classes: int, title: str) -> list[ResultTable]:
     """How good it is by faces of frames, by clips and persons, and how far its probabilities are to be believed."""
-    columns = ["split", "examples", "top-1", TOP1_95, "balanced", "macro-F1 of 7"]
+    columns = ["split", "examples", "top-1", TOP1_95, "balanced", f"macro-F1 of {num_classes}"]
     faces = [[split, f"{each['num_examples']:,}", *_measured(each)] for split, each in splits.items()]
     clip_rows, covered_rows, calibration = [], [], []
     for split, each in splits.items():
@@ -152,10 +162,10 @@ def notes_of(evaluation: dict[str, Any]) -> list[str]:
     return notes
 
 
-def confusion_table(matrix: Sequence[Sequence[int]], name: str) -> ResultTable:
-    """A 7 x 7 confusion matrix in counts."""
-    rows = [[emotion, *map(str, counts)] for emotion, counts in zip(EMOTIONS, matrix, strict=True)]
-    return ResultTable(f"Confusion matrix, {name} (examples; rows true, columns predicted)", ["true", *EMOTIONS], rows)
+def confusion_table(matrix: Sequence[Sequence[int]], name: str, *, classes: Sequence[str] = EMOTIONS) -> ResultTable:
+    """A confusion matrix of these classes in counts."""
+    rows = [[emotion, *map(str, counts)] for emotion, counts in zip(classes, matrix, strict=True)]
+    return ResultTable(f"Confusion matrix, {name} (examples; rows true, columns predicted)", ["true", *classes], rows)
 
 
 def _measured(metrics: dict[str, Any]) -> list[str]:

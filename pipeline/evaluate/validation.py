@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ def evaluate(
     autocast: bool = False,
     world_size: int = 1,
     flip: bool = False,
+    classes: Sequence[str] = EMOTIONS,
 ) -> dict[str, Any]:
     """`metrics_of` all examples of all ranks, their mean cross-entropy `loss` in nats, and their `temperature`.
 
@@ -34,7 +35,7 @@ def evaluate(
     Each rank brings its own batches, possibly none; what is gathered over ranks is examples, so none counts twice.
     flip: see `predict`.
     """
-    found = [(np.empty((0, len(EMOTIONS)), np.float32), np.empty(0, np.int64))]
+    found = [(np.empty((0, len(classes)), np.float32), np.empty(0, np.int64))]
     predicted = predict(model, batches, device=device, autocast=autocast, flip=flip)
     found += [(logits, batch.labels.numpy()) for batch, logits in predicted]
     own = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -43,7 +44,7 @@ def evaluate(
         ranks = [None] * world_size
         dist.all_gather_object(ranks, own)
     logits, labels = (np.concatenate(parts) for parts in zip(*ranks, strict=True))
-    counts = confusion_matrix(labels, logits.argmax(axis=1))
+    counts = confusion_matrix(labels, logits.argmax(axis=1), num_classes=len(classes))
     loss = float(cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
     temperature = fitted_temperature(logits, labels)
     probabilities = softmax(logits, temperature=temperature)
@@ -52,13 +53,13 @@ def evaluate(
         "ece": expected_calibration_error(probabilities, labels),
         "abstain_below": undecided_below(probabilities, labels),
     }
-    return {"loss": loss, **calibration, **metrics_of(counts)}
+    return {"loss": loss, **calibration, **metrics_of(counts, classes=classes)}
 
 
 def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T of softmax(logits / T) with the least cross-entropy, from 0.05 to 20 (Guo et al. 2017); 1.0 of no examples.
 
-    logits: (N, 7), labels: (N,) int64.
+    logits: (N, classes), labels: (N,) int64.
     """
     if not len(labels) or not np.isfinite(logits).all():
         return 1.0

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.dataset.dataset import ExampleDataset
-from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.examined import Examined
 
 MAX_WRONG = 12
@@ -15,7 +14,7 @@ MAX_WRONG = 12
 
 def wrong_of_clips(probabilities: np.ndarray, labels: np.ndarray, clip_ids: Sequence[str]) -> list[int]:
     """The numbers of the examples that were named wrong, those whose truth got least first, one a clip: its other
-    frames mostly show the same. probabilities: `(N, 7)`. labels: `(N,)`."""
+    frames mostly show the same. probabilities: `(N, classes)`. labels: `(N,)`."""
     of_truth = probabilities[np.arange(len(labels)), labels]
     first: dict[str, int] = {}
     for index in map(int, np.argsort(of_truth, kind="stable")):
@@ -27,7 +26,7 @@ def wrong_of_clips(probabilities: np.ndarray, labels: np.ndarray, clip_ids: Sequ
 def most_wrong(examples: ExampleDataset, probabilities: np.ndarray, clip_ids: Sequence[str]) -> list[Examined]:
     """Some of the examples of a split on which a network was most wrong, with their pictures.
 
-    probabilities: of all of them, `(N, 7)`.
+    probabilities: of all of them, `(N, classes)`.
     """
     rows = wrong_of_clips(probabilities, examples.labels, clip_ids)[:MAX_WRONG]
     if not rows:
@@ -37,11 +36,12 @@ def most_wrong(examples: ExampleDataset, probabilities: np.ndarray, clip_ids: Se
     return [
         Examined(
             where=examples.place_of(row),
-            label=EMOTIONS[examples.labels[row]],
+            label=examples.classes[examples.labels[row]],
             face=face,
             context=context,
             attention=None,
             probabilities=probabilities[row],
+            classes=examples.classes,
         )
         for row, face, context in zip(rows, faces, contexts, strict=True)
     ]

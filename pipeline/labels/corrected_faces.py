@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 from pipeline.labels.corrections import read_corrections, standing
 from pipeline.labels.over_time import by_person
@@ -11,25 +13,30 @@ from pipeline.labels.source import Labels, models_of
 from pipeline.labels.videos import step_of
 from pipeline.preprocess.corrected import CorrectedFaces, CorrectedPerson
 from pipeline.records.corrections import Correction, Said
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.records.vocabulary import EMOTIONS, FOUND, UsageError, class_named, classes_found
 from pipeline.runtime.console import log_status
 from pipeline.storage.remote import absolute_url
 
 
-def corrected_faces(url: str) -> CorrectedFaces:
+def corrected_faces(url: str, *, classes: Sequence[str] = EMOTIONS) -> CorrectedFaces:
     """What stands of all corrections of an output of jobs/score.py, of each of its models.
 
-    "Cannot tell" and "not a face" take a face out; "another person" says nothing of its emotion. Raises UsageError
-    where nothing was corrected.
+    "Cannot tell" and "not a face" take a face out; "another person" says nothing of its emotion. classes: those that
+    training knows, or FOUND; what was said to be another is left out, which is told. Raises UsageError where nothing
+    was corrected.
     """
     ids: list[str] = []
     clips: dict[str, list[CorrectedPerson]] = {}
     for folders in models_of(absolute_url(url)):
         labels = Labels(*folders)
         rows = [each for each in standing(read_corrections(labels.storages)) if each.said != Said.ANOTHER_PERSON]
-        if others := sorted({each.label for each in rows if each.label is not None} - set(EMOTIONS)):
-            log_status(f"{labels.model}: what was said to be {', '.join(others)} is left out: training has the seven")
-        rows = [each for each in rows if each.label in (None, *EMOTIONS)]
+        said = {each.label for each in rows if each.label is not None}
+        names = {name: class_named(name, classes_found(said) if tuple(classes) == FOUND else classes) for name in said}
+        if others := sorted(name for name, one in names.items() if one is None):
+            told = f"the classes are {', '.join(classes)} (--classes)"
+            log_status(f"{labels.model}: what was said to be {', '.join(others)} is left out: {told}")
+        rows = [each for each in rows if each.label is None or names[each.label] is not None]
+        rows = [replace(each, label=names.get(str(each.label))) for each in rows]
         ids += [each.correction_id for each in rows]
         by_clip: dict[str, list[Correction]] = {}
         for each in rows:

@@ -15,6 +15,7 @@ from pipeline.models.encoders import check_equal_sides, check_sides
 from pipeline.models.face_resnet import FaceResNet
 from pipeline.records.vocabulary import (
     BACKBONES,
+    EMOTIONS,
     AttentionGain,
     Encoder,
     PooledNorm,
@@ -53,8 +54,10 @@ def build_model(
     dropout: float = 0.5,
     pooled_norm: PooledNorm | None = None,
     encoder: Encoder = "paper",
+    num_classes: int = len(EMOTIONS),
 ) -> nn.Module:
-    """A new, randomly initialised network: `model(face, context)`, both `(B, 3, height, width)`, to logits `(B, 7)`.
+    """A new, randomly initialised network: `model(face, context)`, both `(B, 3, height, width)`, to logits
+    `(B, num_classes)`.
 
     Args:
         name: one of MODELS: `cahfw`; `se-ca-aa`, without element recalibration; `se-af`, without cross-attention too;
@@ -75,6 +78,22 @@ def build_model(
         "encoder": encoder,
     }
     check_network(name, reads=reads, recalibration_scale=recalibration_scale, **options)
+    model = _built(name, reads, recalibration_scale=recalibration_scale, **options)
+    if num_classes != len(EMOTIONS):
+        place = head_of(model)
+        parent, _, last = place.rpartition(".")
+        in_features = model.get_parameter(f"{place}.weight").shape[1]
+        setattr(model.get_submodule(parent), last, nn.Linear(in_features, num_classes))
+    return model
+
+
+def head_of(model: nn.Module) -> str:
+    """Where the layer lies that gives the logits: the last linear one."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
+def _built(name: str, reads: Reads, *, recalibration_scale: RecalibrationScale, **options: Any) -> nn.Module:
+    dropout = options["dropout"]
     match name, reads:
         case "cahfw", _:
             return CAHFWNet(recalibration_scale=recalibration_scale, **options)

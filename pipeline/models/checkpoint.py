@@ -40,6 +40,7 @@ from pipeline.models.checkpoint_info import (
     read_commit,
     step_folder,
 )
+from pipeline.models.claims import model_classes
 from pipeline.models.hf_folder import is_hf_folder, read_hf_folder
 from pipeline.models.hf_models import HfNetwork
 from pipeline.models.onnx_models import OnnxNetwork
@@ -167,7 +168,11 @@ def load_checkpoint(run_url: str, which: Which = "best") -> LoadedCheckpoint:
     )
     description = commit["config"].get("model", {})
     try:
-        model = build_model(description["name"], **_options_of(description["options"], weights))
+        model = build_model(
+            description["name"],
+            num_classes=len(model_classes(commit["config"])),
+            **_options_of(description["options"], weights),
+        )
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

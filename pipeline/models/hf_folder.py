@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.models.sidecar import AFFECT, Sidecar, class_named, read_sidecar
+from pipeline.models.sidecar import AFFECT, Sidecar, read_sidecar
 from pipeline.records.documents import MAX_TEXT_BYTES, parse_json, shown_value
-from pipeline.records.vocabulary import EMOTIONS, UsageError
+from pipeline.records.vocabulary import EMOTIONS, UsageError, class_named
 from pipeline.storage.remote import read_url
 from pipeline.storage.store import Storage
 

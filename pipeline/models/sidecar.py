@@ -8,27 +8,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.models.claims import MAX_MODEL_BYTES, check_claims
 from pipeline.records.documents import MAX_TEXT_BYTES, mapping_of, parse_json, shown_value
-from pipeline.records.vocabulary import EMOTIONS, MAX_MARGIN, MAX_PX, UsageError, checked_classes
+from pipeline.records.vocabulary import EMOTIONS, MAX_MARGIN, MAX_PX, UsageError, checked_classes, class_named
 from pipeline.storage.remote import read_url
-
-# Names that others give to the seven.
-SYNONYMS = {
-    **dict.fromkeys(("anger", "angry"), "Anger"),
-    **dict.fromkeys(("disgust", "disgusted"), "Disgust"),
-    **dict.fromkeys(("fear", "fearful", "afraid"), "Fear"),
-    **dict.fromkeys(("happy", "happiness", "joy"), "Happy"),
-    **dict.fromkeys(("neutral", "neutrality"), "Neutral"),
-    **dict.fromkeys(("sad", "sadness"), "Sad"),
-    **dict.fromkeys(("surprise", "surprised"), "Surprise"),
-}
-
 
 # How pleasant and how excited a face looks, -1 to 1.
 AFFECT = ("valence", "arousal")
@@ -46,8 +34,8 @@ class Sidecar:
         margin: share of Dlib's box added on each side of the face.
         colour: order of its channels; grey is one channel.
         scale: pixels (0 to 255) are divided by this, then `mean` is taken away, then it is divided by `std`.
-        outputs: what the columns of its first output are: classes, by their names or any of SYNONYMS, `valence` and
-            `arousal` (as they are, -1 to 1), or names in `left_out`.
+        outputs: what the columns of its first output are: classes, by their names or other names of the same one of the
+            seven, `valence` and `arousal` (as they are, -1 to 1), or names in `left_out`.
         classes: what its labels are called, in their order; by default the seven.
         git_blob: the id that git gives the .onnx file, as its repository names it (SHA-1).
         gives: what the emotions' columns hold.
@@ -93,14 +81,6 @@ class Sidecar:
         """The columns of its output that are valence and arousal, None for what it does not give."""
         named = ["" if name in self.left_out else name.lower() for name in self.outputs]
         return tuple(named.index(name) if name in named else None for name in AFFECT)
-
-
-def class_named(name: str, classes: Sequence[str]) -> str | None:
-    """The class that a name means: its own, upper or lower case, or that of the seven which others call so."""
-    by_name = {each.casefold(): each for each in classes}
-    found = by_name.get(name.casefold())
-    other = SYNONYMS.get(name.lower())
-    return found if found is not None or other not in classes else other
 
 
 def read_sidecar(content: bytes, *, where: str) -> Sidecar:

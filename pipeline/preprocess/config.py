@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 from pipeline.records.documents import shown_value
 from pipeline.records.parts import part_url
 from pipeline.records.settings import Setting
-from pipeline.records.vocabulary import DECODERS, LAYOUTS, MAX_MARGIN, MAX_PX, UsageError
+from pipeline.records.vocabulary import (
+    DECODERS,
+    EMOTIONS,
+    FOUND,
+    LAYOUTS,
+    MAX_MARGIN,
+    MAX_PX,
+    UsageError,
+    checked_classes,
+)
 from pipeline.runtime.config import PoolConfig
 
 if TYPE_CHECKING:
@@ -194,6 +203,9 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     """Pattern of paths, such as '{show}/*', whose named part is a clip's group, which lies in one split.
 
     `*` is any part, `**` any folders. A manifest has a column group instead."""
+    classes: Annotated[tuple[str, ...], Setting("input", common=True)] = EMOTIONS
+    """Classes that labels and folders name, in the order of a network's outputs; found: those that the input has. Other
+    names of the seven are taken too (happiness, angry); a label that is no class is an error."""
     label_conflicts: Annotated[Literal["refuse", "leave-out"], Setting("input")] = "refuse"
     """Files with the same bytes under two labels: refuse the input, or leave all of them out and count them."""
     corrections: Annotated[str | None, Setting("input")] = None
@@ -216,6 +228,11 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
         ExtractConfig.__post_init__(self)
         PoolConfig.__post_init__(self)
         object.__setattr__(self, "output", part_url(self.output, self.part))
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if self.classes != FOUND:
+            checked_classes(self.classes, what="--classes")
+        elif self.part is not None:
+            raise ValueError("--classes found looks at the whole input, and --shard at a part; name the classes")
         if self.layout not in LAYOUTS:
             raise ValueError(f"--layout is {self.layout!r}; give one of {', '.join(LAYOUTS)}")
         _one_of("--split-scheme", self.split_scheme, ("official", "shots"))

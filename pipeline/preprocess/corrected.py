@@ -56,6 +56,12 @@ class CorrectedFaces:
     correction_ids: Sequence[str]
     clips: Mapping[str, Sequence[CorrectedPerson]] = field(default_factory=dict)
 
+    @property
+    def labels(self) -> set[str]:
+        """Every class that was said."""
+        said = (each for persons in self.clips.values() for person in persons for each in person.said)
+        return {emotion for _, _, emotion in said if emotion is not None}
+
     def applied(self, clip: Clip, examples: Iterable[Example]) -> list[Example]:
         """The examples of a clip with the labels that were said; those without any label are left out.
 

@@ -50,7 +50,7 @@ from pipeline.records.columns import table_of
 from pipeline.records.evolution import read_shard
 from pipeline.records.faces import EXAMPLE_SCHEMA, Box, Example
 from pipeline.records.outcomes import State
-from pipeline.records.vocabulary import UsageError
+from pipeline.records.vocabulary import EMOTIONS, FOUND, UsageError, checked_classes, classes_found
 from pipeline.runtime.console import log_as_json, log_status
 from pipeline.runtime.job import ActorSpec, Choice, Job, go_on, unread
 from pipeline.runtime.preflight import check_clips, preflight
@@ -126,9 +126,14 @@ def preprocess(config: PreprocessConfig, corrected: CorrectedFaces | None = None
     extract_config = resolved(asked, device=device)
     for line in preflight(input_url=config.input, output_url=config.output):
         log_status(line)
+    listed = []
+    if config.classes == FOUND:
+        listed.append(read_input(config, corrected))
+        config = replace(config, classes=classes_of_input(listed[0], corrected))
+        log_status(f"classes found: {', '.join(config.classes)}")
     found = run(
         job_of(config, extract_config, device=device, corrected=corrected),
-        partial(read_input, config, corrected),
+        lambda: listed.pop() if listed else read_input(config, corrected),
         config.output,
         config=config,
     )
@@ -149,7 +154,7 @@ def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None
 
     Raises UsageError where no corrected clip is in the input.
     """
-    names = ("layout", "split_fractions", "split_scheme", "group_by", "label_conflicts")
+    names = ("layout", "split_fractions", "split_scheme", "group_by", "label_conflicts", "classes")
     options = {name: getattr(config, name) for name in (*names, "follow_links", "allow_private_hosts")}
     corpus = read_corpus(config.input, shard=config.part, **options)
     if corrected is not None:
@@ -163,6 +168,13 @@ def read_input(config: PreprocessConfig, corrected: CorrectedFaces | None = None
         corpus = replace(corpus, rows=spooled(table))
     check_clips(corpus.rows)
     return corpus
+
+
+def classes_of_input(corpus: Corpus, corrected: CorrectedFaces | None) -> tuple[str, ...]:
+    """The classes that labels of clips and corrections name. Raises UsageError where they are no set of classes."""
+    labels = {label for label in pc.unique(corpus.table["label"]).to_pylist() if label is not None}
+    labels |= set() if corrected is None else corrected.labels
+    return checked_classes(classes_found(labels), what="the classes found")
 
 
 def job_of(
@@ -202,6 +214,7 @@ def job_of(
             "split_scheme": config.split_scheme,
             "group_by": config.group_by,
             "corrections": None if corrected is None else corrected.digest,
+            **({} if config.classes == EMOTIONS else {"classes": list(config.classes)}),
         },
         plan_defaults={**plan_defaults(), "corrections": None, "split_scheme": "official", "group_by": None},
         versions=versions(),

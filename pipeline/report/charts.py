@@ -177,7 +177,7 @@ class ConfusionCell:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """A confusion matrix in counts and shares of its rows, shaded. matrix: (7, 7), rows true, columns predicted."""
+    """A confusion matrix in counts and shares of its rows, shaded. matrix: square, rows true, columns predicted."""
 
     matrix: Sequence[Sequence[int]]
     split: str

@@ -30,6 +30,7 @@ OUR_COLOURS = ("#000000", "#4d4d4d", "#7f7f7f", "#a6a6a6", "#c7c7c7")
 def comparison_page(comparison: Mapping[str, Any], faces: Sequence[bytes], *, title: str) -> str:
     """The paper's tables and figures with ours; `comparison` and the faces of figure 1 as `compare.compare` gives."""
     networks: Sequence[Mapping[str, Any]] = comparison["networks"]
+    classes = tuple(comparison.get("classes", EMOTIONS))
     papers = {SE_AF: PAPER_TABLE_3[CAER_NET_S], SE_CA_ER_AA: PAPER_TABLE_3[CAHFW_NET]}
     mixed = comparison["figure_1"]["faces"] if comparison["figure_1"] else ()
     return render(
@@ -42,10 +43,12 @@ def comparison_page(comparison: Mapping[str, Any], faces: Sequence[bytes], *, ti
         provenance={},
         tables=[Table(each["title"], each["columns"], each["rows"]) for each in comparison["tables"]],
         mixtures=[_mixture(face, picture) for face, picture in zip(mixed, faces, strict=bool(mixed))],
-        methods=_beside("by method", PAPER_TABLE_3, [net for net in networks if 8 in net["figures"]]),
-        ablations=_beside("by ablation", papers, [net for net in networks if 10 in net["figures"]]),
+        methods=_beside("by method", PAPER_TABLE_3, classes, [net for net in networks if 8 in net["figures"]]),
+        ablations=_beside("by ablation", papers, classes, [net for net in networks if 10 in net["figures"]]),
         confusions=[
-            ConfusionMatrix(net["confusion_matrix"], f"test, {net['name']}") for net in networks if 11 in net["figures"]
+            ConfusionMatrix(net["confusion_matrix"], f"test, {net['name']}", names=net.get("classes", EMOTIONS))
+            for net in networks
+            if 11 in net["figures"]
         ],
     )
 
@@ -60,16 +63,21 @@ def _sentence(networks: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _percents(network: Mapping[str, Any]) -> list[float | None]:
-    shares = [network["per_class_accuracy"][emotion] for emotion in EMOTIONS]
+def _percents(network: Mapping[str, Any], classes: Sequence[str]) -> list[float | None]:
+    shares = [network["per_class_accuracy"].get(emotion) for emotion in classes]
     return [None if share is None else 100 * share for share in shares]
 
 
-def _beside(what: str, paper: Mapping[str, Sequence[float]], networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _beside(
+    what: str,
+    paper: Mapping[str, Sequence[float]],
+    classes: Sequence[str],
+    networks: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """The accuracies of each emotion as bars: the paper's rows, and in the same chart ours, each under its name."""
     traces = [bars(EMOTIONS, values, name=f"{name}, paper", colour=ROW_COLOURS[name]) for name, values in paper.items()]
     for network, colour in zip(networks, cycle(OUR_COLOURS), strict=False):
-        traces.append(bars(EMOTIONS, _percents(network), name=f"{network['name']}, ours", colour=colour))
+        traces.append(bars(classes, _percents(network, classes), name=f"{network['name']}, ours", colour=colour))
     chart = Chart(traces, f"Accuracy of each emotion, {what}", "true emotion", "percent")
     return {"chart": chart, "has_ours": bool(networks)}
 
@@ -77,7 +85,7 @@ def _beside(what: str, paper: Mapping[str, Sequence[float]], networks: Sequence[
 def _mixture(face: Mapping[str, Any], picture: bytes) -> dict[str, Any]:
     where = f"clip {face['clip_id']}, frame {face['frame_index']}, {face['label']}"
     shares = [round(share, 4) for share in face["probabilities"].values()]
-    traces = [bars(EMOTIONS, shares, name="probability", colour=OURS)]
+    traces = [bars(list(face["probabilities"]), shares, name="probability", colour=OURS)]
     title = f"Probabilities of {where}"
     return {
         "where": where,

@@ -31,8 +31,9 @@ def evaluation_page(
     wrong: of each split the examples on which it was most wrong.
     """
     splits: Mapping[str, Mapping[str, Any]] = evaluation["splits"]
+    classes = tuple(evaluation.get("classes", EMOTIONS))
     data = evaluation.get("dataset") or {}
-    is_papers = is_caer_s(data) if data else None
+    is_papers = False if set(classes) - set(EMOTIONS) else is_caer_s(data) if data else None
     pictured = {} if no_thumbnails else (wrong or {})
     cards = {
         split: [example_card(each, with_face=True, blur_faces=blur_faces) for each in examples]
@@ -43,10 +44,10 @@ def evaluation_page(
     return render(
         "evaluation.html",
         title=title,
-        lead=_lead(splits),
+        lead=_lead(splits, classes),
         warnings=["The data is made up: these figures say nothing of real people."] if data.get("synthetic") else [],
         notes=evaluation.get("notes", ()),
-        splits=[_split(split, metrics) | {"wrong": cards.get(split)} for split, metrics in splits.items()],
+        splits=[_split(split, metrics, classes) | {"wrong": cards.get(split)} for split, metrics in splits.items()],
         no_thumbnails=no_thumbnails,
         is_papers=is_papers,
         paper=Table("Top-1 accuracy, percent (paper's Table 2)", ["method", "top-1"], top1),
@@ -54,7 +55,7 @@ def evaluation_page(
     )
 
 
-def _lead(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _lead(splits: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[str]:
     """How good it is, and how sure that is; the test split first."""
     sentences = []
     for split in sorted(splits, key=lambda name: name != "test"):
@@ -66,23 +67,23 @@ def _lead(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
         units = over.get("over") or ("clips" if clips.get("num_clips") else "examples")
         low, high = over.get("top1_accuracy") or interval(accuracy, num_independent)
         counts = [sum(row) for row in metrics["confusion_matrix"]]
-        always = EMOTIONS[counts.index(max(counts))]
+        always = classes[counts.index(max(counts))]
         sentences.append(
             f"On {split} it names {said(accuracy)} of {num:,} faces right; the true figure lies between {said(low)} and"
             f" {said(high)} (95 %, of {over.get('num_units', num_independent):,} {units})."
         )
         if len(sentences) == 1:
             sentences.append(
-                f"Guessing gets {said(1 / len(EMOTIONS))}, and always saying {always} {said(max(counts) / num)}."
+                f"Guessing gets {said(1 / len(classes))}, and always saying {always} {said(max(counts) / num)}."
             )
     return sentences
 
 
-def per_class(metrics: Mapping[str, Any], *, split: str) -> Table:
+def per_class(metrics: Mapping[str, Any], *, split: str, classes: Sequence[str] = EMOTIONS) -> Table:
     """Precision and recall of each emotion, from the confusion matrix."""
     matrix = metrics["confusion_matrix"]
     rows = []
-    for index, emotion in enumerate(EMOTIONS):
+    for index, emotion in enumerate(classes):
         true, named, right = sum(matrix[index]), sum(row[index] for row in matrix), matrix[index][index]
         recall, precision = (right / total if total else None for total in (true, named))
         low, high = interval(recall, true) if recall is not None else (None, None)
@@ -94,7 +95,7 @@ def per_class(metrics: Mapping[str, Any], *, split: str) -> Table:
 
 def beside_the_paper(metrics: Mapping[str, Any], *, title: str) -> Chart:
     """Our accuracy on each emotion beside those of the paper's Table 3, in percent."""
-    shares = [metrics["per_class_accuracy"][emotion] for emotion in EMOTIONS]
+    shares = [metrics["per_class_accuracy"].get(emotion) for emotion in EMOTIONS]
     columns = {"ours": [None if share is None else 100 * share for share in shares]}
     columns |= {f"{name}, paper": list(PAPER_TABLE_3[name]) for name in (CAHFW_NET, CAER_NET_S)}
     traces = [
@@ -154,7 +155,7 @@ def group_tables(metrics: Mapping[str, Any], *, split: str) -> list[Table]:
     ]
 
 
-def _split(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _split(split: str, metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     clips = metrics.get("clip_level")
     facts = {
         "examples": metrics["num_examples"],
@@ -171,7 +172,7 @@ def _split(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
         covered = metrics.get("coverage")
         facts |= {
             "balanced accuracy, percent": percent(metrics["balanced_accuracy"]),
-            "macro-F1 of all seven, percent": percent(metrics["macro_f1_of_all"]),
+            f"macro-F1 of all {len(classes)}, percent": percent(metrics["macro_f1_of_all"]),
             "persons": clips["num_persons"],
             "top-1 of clips by faces, percent": percent(clips["top1_accuracy_by_faces"]),
             "clips without a face": covered and covered["num_without_face"],
@@ -179,16 +180,16 @@ def _split(split: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
                 covered and covered["top1_accuracy_of_all"]
             ),
         }
-    own = [metrics["per_class_accuracy"][emotion] for emotion in EMOTIONS]
-    traces = [bars(list(EMOTIONS), [None if each is None else 100 * each for each in own], name="ours", colour=OURS)]
-    chance = across(100 / len(EMOTIONS), "chance")
+    own = [metrics["per_class_accuracy"][emotion] for emotion in classes]
+    traces = [bars(list(classes), [None if each is None else 100 * each for each in own], name="ours", colour=OURS)]
+    chance = across(100 / len(classes), "chance")
     return {
         "name": split,
         "facts": facts,
         "chart": Chart(traces, f"Accuracy of each emotion on {split}", "true emotion", "percent", marks=[chance]),
-        "per_class": per_class(metrics, split=split),
+        "per_class": per_class(metrics, split=split, classes=classes),
         "beside": beside_the_paper(metrics, title=f"Accuracy of each emotion on {split}, beside the paper's Table 3"),
-        "confusion": ConfusionMatrix(metrics["confusion_matrix"], split),
+        "confusion": ConfusionMatrix(metrics["confusion_matrix"], split, names=classes),
         "reliability": reliability(metrics["calibration"], split=split) if "calibration" in metrics else None,
         "calibration": calibration_table(metrics, split=split) if "calibration" in metrics else None,
         "groups": group_tables(metrics, split=split),

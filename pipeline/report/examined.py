@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class Examined:
     """An example and what the network made of it.
 
     face, context: (H, W, 3) uint8 RGB as the network reads them. attention: (h, w), summing to 1, where the context
-    branch looks (A of Eq. 6), or None for a network without it. probabilities: (7,).
+    branch looks (A of Eq. 6), or None for a network without it. probabilities: (classes,), in the order of these.
     """
 
     where: str
@@ -26,6 +27,7 @@ class Examined:
     context: np.ndarray
     attention: np.ndarray | None
     probabilities: np.ndarray
+    classes: Sequence[str] = EMOTIONS
 
 
 def example_card(example: Examined, *, blur_faces: bool, with_face: bool) -> dict[str, Any]:
@@ -42,12 +44,12 @@ def example_card(example: Examined, *, blur_faces: bool, with_face: bool) -> dic
         peak = f"row {row + 1} of {height}, column {column + 1} of {width}"
         pictures.append(inlined(over, alt=f"Attention over it; its highest place is {peak}"))
     said = int(example.probabilities.argmax())
-    truth = example.probabilities[EMOTIONS.index(example.label)]
+    truth = example.probabilities[example.classes.index(example.label)]
     return {
         "pictures": pictures,
         "where": example.where,
         "true": f"{example.label} ({truth:.0%})",
-        "said": f"{EMOTIONS[said]} ({example.probabilities[said]:.0%})",
+        "said": f"{example.classes[said]} ({example.probabilities[said]:.0%})",
     }
 
 

@@ -20,6 +20,7 @@ def training_page(
     *,
     title: str,
     best: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = EMOTIONS,
     attended: Sequence[Examined] = (),
     wrong: Sequence[Examined] = (),
     num_examined: int = 0,
@@ -34,6 +35,7 @@ def training_page(
         summary: as in summary.json.
         metrics_rows: as in metrics.csv (numbers or their text).
         best: `metrics_of` the validation split after the best epoch.
+        classes: that it tells apart.
         attended: examples whose attention is drawn.
         wrong: the most wrong of `num_examined` validation examples.
         data: what the run learned from, as its checkpoint says it.
@@ -45,17 +47,18 @@ def training_page(
     return render(
         "training.html",
         title=title,
-        lead=verdict(rows, num_validation=best.get("num_examples") if best else None),
+        lead=verdict(rows, num_validation=best.get("num_examples") if best else None, num_classes=len(classes)),
         warnings=["It learned from made-up faces: what it says of real people means nothing."] if synthetic else [],
-        curves=_curves(rows),
-        multiples=_multiples(rows),
-        best=best and _best(best),
+        curves=_curves(rows, num_classes=len(classes)),
+        multiples=_multiples(rows, classes),
+        num_classes=len(classes),
+        best=best and _best(best, classes),
         no_thumbnails=no_thumbnails,
         has_attention=any(example.attention is not None for example in attended),
         attended=[] if no_thumbnails else [example_card(each, with_face=False, **pictures) for each in attended],
         wrong=[] if no_thumbnails else [example_card(each, with_face=True, **pictures) for each in wrong],
         num_examined=num_examined,
-        epochs=_epochs(rows),
+        epochs=_epochs(rows, classes),
         provenance={"The run": flat(summary), "The data": flat(data or {}), "Settings": flat(settings or {})},
     )
 
@@ -66,7 +69,9 @@ def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return max(known, key=lambda row: (row["validation_top1_accuracy"], -row["epoch"])) if known else None
 
 
-def verdict(rows: Sequence[Mapping[str, Any]], *, num_validation: int | None = None) -> list[str]:
+def verdict(
+    rows: Sequence[Mapping[str, Any]], *, num_validation: int | None = None, num_classes: int = len(EMOTIONS)
+) -> list[str]:
     """Whether a run learned, and whether it overfits, in a sentence each.
 
     Args:
@@ -76,7 +81,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], *, num_validation: int | None = N
     best = best_row(rows)
     if best is None:
         return ["No epoch has been validated yet."]
-    accuracy, chance = best["validation_top1_accuracy"], 1 / len(EMOTIONS)
+    accuracy, chance = best["validation_top1_accuracy"], 1 / num_classes
     low, high = interval(accuracy, num_validation) if num_validation else (accuracy, accuracy)
     figure = f"{said(accuracy)} of the validation examples right at its best, epoch {best['epoch']} of {len(rows)}"
     if num_validation:
@@ -111,7 +116,7 @@ def _overfitting(losses: Sequence[tuple[int, float, float]], best: Mapping[str, 
     return "It does not overfit: the validation loss did not rise while the training loss fell."
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def _curves(rows: Sequence[Mapping[str, Any]], *, num_classes: int) -> list[Chart]:
     epochs = [row["epoch"] for row in rows]
 
     def curve(name: str, label: str, colour: str, dash: str = "solid") -> dict[str, Any]:
@@ -119,7 +124,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
     best = best_row(rows)
     marks = [] if best is None else [down(best["epoch"], f"best accuracy, epoch {best['epoch']}")]
-    chance = across(1 / len(EMOTIONS), "chance")
+    chance = across(1 / num_classes, "chance")
     loss = [curve("train_loss", "train", OURS), curve("validation_loss", "validation", THEIRS, "dash")]
     whole = [curve("validation_top1_accuracy", "top-1", OURS), curve("validation_macro_f1", "macro-F1", THEIRS, "dash")]
     return [
@@ -128,10 +133,10 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     ]
 
 
-def _multiples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _multiples(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> list[dict[str, str]]:
     """A small curve of each emotion's accuracy over the epochs; those that were never measured are left out."""
     found = []
-    for name in EMOTIONS:
+    for name in classes:
         values = [row.get(f"validation_accuracy_{name}") for row in rows]
         known = [(index, value) for index, value in enumerate(values) if isinstance(value, int | float)]
         if known:
@@ -143,15 +148,15 @@ def _multiples(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return found
 
 
-def _best(best: Mapping[str, Any]) -> dict[str, Any]:
+def _best(best: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     title = "Accuracy of each emotion on validation, beside the paper's Table 3"
     return {
-        "chart": beside_the_paper(best, title=title),
-        "confusion": ConfusionMatrix(best["confusion_matrix"], "validation"),
+        "chart": None if set(classes) - set(EMOTIONS) else beside_the_paper(best, title=title),
+        "confusion": ConfusionMatrix(best["confusion_matrix"], "validation", names=classes),
     }
 
 
-def _epochs(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _epochs(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Table:
     names = {
         "epoch": "epoch",
         "train_loss": "train loss",
@@ -160,7 +165,7 @@ def _epochs(rows: Sequence[Mapping[str, Any]]) -> Table:
         "validation_macro_f1": "macro-F1",
         "lr": "learning rate at its end",
         "train_examples_per_second": "examples/s",
-    } | {f"validation_accuracy_{emotion}": emotion for emotion in EMOTIONS}
+    } | {f"validation_accuracy_{emotion}": emotion for emotion in classes}
     return Table(
         "One row an epoch; the last columns are accuracies of each emotion on the validation split",
         list(names.values()),

@@ -117,6 +117,7 @@ def list_corpus(config: ScoreConfig) -> Corpus:
         follow_links=config.follow_links,
         allow_private_hosts=config.allow_private_hosts,
         shard=config.part,
+        classes=None,  # Labels say nothing to a model.
     )
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.dataset.card import lines_on_use
 from pipeline.models.checkpoint_info import put, read_checkpoint_info
-from pipeline.records.vocabulary import EMOTIONS
+from pipeline.models.claims import model_classes
 
 
 def put_card(run_url: str, summary: Mapping[str, Any], info: Mapping[str, Any]) -> None:
@@ -42,7 +42,10 @@ def run_card(summary: Mapping[str, Any], info: Mapping[str, Any], best: Mapping[
     }
     per_class = data.get("per_class") or {}
     right = best.get("per_class_accuracy") or {}
-    rows = [f"| {each} | {per_class.get(each, 'not known')} | {_share(right.get(each))} |" for each in EMOTIONS]
+    rows = [
+        f"| {each} | {per_class.get(each, 'not known')} | {_share(right.get(each))} |"
+        for each in model_classes(info["config"])
+    ]
     synthetic = data.get("synthetic")
     made = "nobody said whether real" if synthetic is None else "made by a program" if synthetic else "real"
     lines = [

@@ -11,12 +11,14 @@ from pipeline.records.settings import Setting
 from pipeline.records.vocabulary import (
     AUGMENTATIONS,
     BACKBONES,
+    EMOTIONS,
     AttentionGain,
     ContextCrop,
     Encoder,
     PooledNorm,
     Reads,
     UsageError,
+    checked_classes,
 )
 
 # Settings that go together, by name: YAML files of fields of TrainConfig.
@@ -41,13 +43,16 @@ class TrainConfig:
     """Front of each stream of a network that is no backbone: paper (five convolutions) or resnet18 (torchvision's, up
     to its third stage: the same channels and stride), which can be --pretrained finetune."""
     pretrained: Annotated[Literal["none", "frozen", "finetune"], Setting("network", common=True)] = "none"
-    """ImageNet's weights for a backbone, or for --encoder resnet18: none, frozen (only the new head of seven is
+    """ImageNet's weights for a backbone, or for --encoder resnet18: none, frozen (only the new head is
     trained; backbones alone), or finetune (all is)."""
     weights: Annotated[str | None, Setting("network")] = None
     """safetensors file or URL of those weights, in torchvision's names. None: torchvision's own, from its server."""
+    classes: Annotated[tuple[str, ...], Setting("network", common=True)] = ()
+    """Classes that the network tells apart, in the order of its outputs, those of the data among them. Default: those
+    of the data."""
     init: Annotated[str | None, Setting("network", common=True)] = None
     """Output of jobs/train.py whose best checkpoint the weights start from (folder or URL), or baseline, to fine-tune
-    it: the same --model and options."""
+    it: the same --model and options. Classes that it does not know begin anew."""
     epochs: Annotated[int, Setting("training", common=True)] = 50
     """Passes over the training examples."""
     batch_size: Annotated[int, Setting("training", common=True)] = 128
@@ -98,7 +103,7 @@ class TrainConfig:
     """Blend pairs of training examples and their labels (Zhang et al. 2018), by shares of a beta distribution with this
     parameter, such as 0.2; 0: never. Who is blended with whom depends on the number of workers."""
     label_smoothing: Annotated[float, Setting("training")] = 0.0
-    """Share of the training target that is spread over all seven classes, 0 up to 1 (exclusive)."""
+    """Share of the training target that is spread over all classes, 0 up to 1 (exclusive)."""
     class_weights: Annotated[Literal["none", "balanced"], Setting("training")] = "none"
     """Weights of the training loss. balanced: each class counts as much as any other, however many examples it has."""
     warmup_steps: Annotated[int, Setting("training")] = 0
@@ -159,7 +164,10 @@ class TrainConfig:
 
         require(bool(self.data), "data", "the output of jobs/preprocess.py")
         require(bool(self.output), "output", "a folder or URL to write to")
-        object.__setattr__(self, "augment_face", tuple(self.augment_face))  # a list where it comes from JSON
+        for name in ("augment_face", "classes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list where it comes from JSON
+        if self.classes:
+            checked_classes(self.classes, what="--classes")
         for name in ("epochs", "batch_size", "accumulate", "keep"):
             require(getattr(self, name) >= 1, name, "1 or more")
         for name in ("weight_decay", "flooding"):
@@ -207,10 +215,10 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 
 
-def notes_of(config: TrainConfig) -> list[str]:
+def notes_of(config: TrainConfig, *, num_classes: int = len(EMOTIONS)) -> list[str]:
     """What a user should know of settings that work against each other, one line each."""
     notes = []
-    least = least_smoothed_loss(config.label_smoothing)
+    least = least_smoothed_loss(config.label_smoothing, num_classes=num_classes)
     if config.flooding and least > config.flooding:
         notes.append(
             f"--label-smoothing {config.label_smoothing}: the loss can't fall under {least:.3f}, so --flooding"
@@ -227,7 +235,8 @@ def notes_of(config: TrainConfig) -> list[str]:
     return notes
 
 
-def least_smoothed_loss(smoothing: float) -> float:
-    """The least cross-entropy in nats that smoothed labels of seven classes allow: the entropy of the target."""
-    right, wrong = 1 - smoothing * 6 / 7, smoothing / 7
-    return 0.0 if smoothing == 0 else -right * math.log(right) - 6 * wrong * math.log(wrong)
+def least_smoothed_loss(smoothing: float, *, num_classes: int = len(EMOTIONS)) -> float:
+    """The least cross-entropy in nats that smoothed labels allow: the entropy of the target."""
+    others = num_classes - 1
+    right, wrong = 1 - smoothing * others / num_classes, smoothing / num_classes
+    return 0.0 if smoothing == 0 else -right * math.log(right) - others * wrong * math.log(wrong)

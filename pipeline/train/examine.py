@@ -11,8 +11,8 @@ import torch
 from pipeline.dataset.dataset import ExampleDataset, normalised
 from pipeline.evaluate.wrong import MAX_WRONG, wrong_of_clips
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.claims import model_classes
 from pipeline.models.predict import predict, reads_of, softmax
-from pipeline.records.vocabulary import EMOTIONS
 from pipeline.report.examined import Examined
 
 # CPU-seconds at 224 px, where a pair costs 2.8 GMAC: about 10. The page comes after the training, not instead of it.
@@ -41,16 +41,22 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
     if not pictures:
         return Examination(metrics=metrics, attended=[], wrong=[], num_examined=0)
     model, described = checkpoint.model.eval(), checkpoint.config["model"]
-    examples = ExampleDataset(data_url, split="validation", cache_dir=cache_dir, **reads_of(described))
+    examples = ExampleDataset(
+        data_url,
+        split="validation",
+        cache_dir=cache_dir,
+        classes=model_classes(checkpoint.config),
+        **reads_of(described),
+    )
     rows = np.unique(np.linspace(0, len(examples) - 1, min(MAX_EXAMINED, len(examples))).round().astype(int))
     batches = (examples.read_batch(rows[start : start + BATCH_SIZE]) for start in range(0, len(rows), BATCH_SIZE))
     flip = described.get("flip_at_test", False)
     logits = np.concatenate([found for _, found in predict(model, batches, device="cpu", flip=flip)])
-    probabilities = softmax(logits).astype(np.float32)  # (N, 7)
+    probabilities = softmax(logits).astype(np.float32)  # (N, classes)
     labels = examples.labels[rows]  # (N,)
     all_ids = examples.column("clip_id")
     wrong = wrong_of_clips(probabilities, labels, [all_ids[row] for row in rows])
-    first = [int(np.flatnonzero(labels == emotion)[0]) for emotion in range(len(EMOTIONS)) if emotion in labels]
+    first = [int(np.flatnonzero(labels == emotion)[0]) for emotion in range(len(examples.classes)) if emotion in labels]
 
     attend: Any = getattr(model, "context_attention", None)
 
@@ -59,11 +65,12 @@ def examine(run_url: str, data_url: str, *, cache_dir: str | None = None, pictur
         batch = examples.read_batch(rows[index : index + 1])
         return Examined(
             where=examples.place_of(row),
-            label=EMOTIONS[labels[index]],
+            label=examples.classes[labels[index]],
             face=batch.face[0].permute(1, 2, 0).numpy(),
             context=batch.context[0].permute(1, 2, 0).numpy(),
             attention=attend(normalised(batch.context))[0].numpy() if attend else None,  # (H, W)
             probabilities=probabilities[index],
+            classes=examples.classes,
         )
 
     return Examination(

@@ -38,6 +38,7 @@ from pipeline import report
 from pipeline.dataset.batches import num_loader_processes
 from pipeline.dataset.shards import read_manifest
 from pipeline.models.checkpoint_info import best_of, put, read_checkpoint_info
+from pipeline.models.claims import model_classes
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.cluster import check_nodes, start_ray, stop_ray
 from pipeline.runtime.console import is_json, log_as_json, log_event, log_status
@@ -51,7 +52,7 @@ from pipeline.train.card import put_card
 from pipeline.train.config import TrainConfig, notes_of
 from pipeline.train.examine import examine
 from pipeline.train.learner import TrainingStopped
-from pipeline.train.network import check_model
+from pipeline.train.network import check_model, classes_for
 from pipeline.train.training_log import MlflowRun, TrainingDisplay, import_mlflow, write_history
 from pipeline.train.worker import is_finished, saved_run, train_worker
 
@@ -85,7 +86,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "config.yaml",
             content=yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode(),
         )
-        for note in notes_of(config):
+        for note in notes_of(config, num_classes=len(classes_for(config, manifest))):
             log_status(f"note: {note}", event="note")
         log_status(start_ray())
         check_nodes(config.output)
@@ -108,6 +109,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         history,
         title="Training",
         best=found.metrics,
+        classes=model_classes(saved["config"]),
         attended=found.attended,
         wrong=found.wrong,
         num_examined=found.num_examined,

@@ -75,7 +75,10 @@ class Learner:
         self._model = model
         # Running statistics are averaged over the ranks once an epoch instead of being sent by rank 0 at every step.
         self._parallel = DistributedDataParallel(model, forward_sync_buffers=False) if world_size > 1 else model
-        self._weights = class_weights(labels).to(device) if config.class_weights == "balanced" else None
+        self._num_classes = len(config.classes or EMOTIONS)
+        self._weights = None
+        if config.class_weights == "balanced":
+            self._weights = class_weights(labels, num_classes=self._num_classes).to(device)
         self._new_losses: list[Tensor] = []
 
     @property
@@ -97,7 +100,7 @@ class Learner:
         self._parallel.train()
         self._optimizer.zero_grad(set_to_none=True)
         face, context = move_images(batch, device=self._device)
-        labels = batch.labels.to(self._device, non_blocking=True)  # (B,), and (B, 7) where they are blended
+        labels = batch.labels.to(self._device, non_blocking=True)  # (B,), and (B, classes) where they are blended
         if config.mixup:
             face, context, labels = self._blended(face, context, labels)
         parts = list(zip(*(tensor.chunk(config.accumulate) for tensor in (face, context, labels)), strict=True))
@@ -141,11 +144,11 @@ class Learner:
             ) from None
 
     def _blended(self, face: Tensor, context: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each example mixed with another of this worker's share, and its label with the other's: (B, 7) float32."""
+        """Each example mixed with another of this worker's share, and their labels: (B, classes) float32."""
         key = np.random.default_rng([self._config.seed, self._run.step, self._rank, 1])
         share = float(key.beta(self._config.mixup, self._config.mixup))
         other = torch.from_numpy(key.permutation(len(labels))).to(self._device)
-        targets = one_hot(labels, len(EMOTIONS)).float()
+        targets = one_hot(labels, self._num_classes).float()
         blended = (share * each + (1 - share) * each[other] for each in (face, context, targets))
         return next(blended), next(blended), next(blended)
 
@@ -234,12 +237,12 @@ def flood_gradients(parameters: Iterable[nn.Parameter], mean_loss: Tensor, *, le
                 parameter.grad.mul_(sign)
 
 
-def class_weights(labels: np.ndarray) -> Tensor:
+def class_weights(labels: np.ndarray, *, num_classes: int = len(EMOTIONS)) -> Tensor:
     """A weight for each class, inverse to its share of `labels`; their mean over the labels is 1.
 
-    labels: (N,) class indices; the weights: (7,) float32, that of a class without a label 0.
+    labels: (N,) class indices; the weights: (num_classes,) float32, that of a class without a label 0.
     """
-    counts = np.bincount(labels, minlength=len(EMOTIONS))
+    counts = np.bincount(labels, minlength=num_classes)
     weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
 

@@ -13,12 +13,14 @@ from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.shards import Manifest
 from pipeline.dataset.views import PUBLIC_PX
 from pipeline.models.backbones import BACKBONES, Backbone, check_weights, imagenet_weights, read_weights
-from pipeline.models.build import PAIR_MODELS, READINGS, build_model, check_network, default_reads
+from pipeline.models.build import PAIR_MODELS, READINGS, build_model, check_network, default_reads, head_of
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.claims import model_classes
 from pipeline.models.encoders import check_imagenet, load_imagenet
 from pipeline.models.shipped import portable
 from pipeline.models.tensors import MAX_WEIGHTS_BYTES
-from pipeline.records.vocabulary import UsageError
+from pipeline.records.columns import classes_in
+from pipeline.records.vocabulary import EMOTIONS, UsageError, class_named
 from pipeline.storage.redaction import redacted_values
 from pipeline.storage.remote import absolute_url, read_url
 from pipeline.train.config import TrainConfig
@@ -65,7 +67,7 @@ def _model_options(config: TrainConfig) -> dict[str, Any]:
 
 def new_model(config: TrainConfig) -> nn.Module:
     """The untrained network of a config, its backbone frozen where that is asked for."""
-    model = build_model(config.model, **_model_options(config))
+    model = build_model(config.model, num_classes=len(config.classes or EMOTIONS), **_model_options(config))
     if config.pretrained == "frozen" and isinstance(model, Backbone):
         model.freeze()
     return model
@@ -83,7 +85,10 @@ def load_pretrained(model: nn.Module, config: TrainConfig) -> str:
 
 
 def load_initial(model: nn.Module, config: TrainConfig) -> str:
-    """The weights of --init into a network; where they are from. Raises UsageError where it is another network."""
+    """The weights of --init into a network; where they are from. Raises UsageError where it is another network.
+
+    Of other classes the head keeps what it has of those that --init does not know.
+    """
     assert config.init is not None
     try:
         checkpoint = load_checkpoint(portable(config.init), "best")
@@ -98,7 +103,17 @@ def load_initial(model: nn.Module, config: TrainConfig) -> str:
     if changed:
         told = ", ".join(f"{name} {theirs.get(name)!r}, and here it is {ours[name]!r}" for name in changed)
         raise UsageError(f"--init {config.init} was trained with {told}; give the same")
-    model.load_state_dict(checkpoint.model.state_dict())
+    weights = checkpoint.model.state_dict()
+    known, classes = model_classes(checkpoint.config), config.classes or EMOTIONS
+    if known != classes:
+        head, own = head_of(model), model.state_dict()
+        places = [class_named(name, known) for name in classes]
+        for part in (f"{head}.weight", f"{head}.bias"):
+            old, weights[part] = weights[part], own[part].clone()
+            for row, name in enumerate(places):
+                if name is not None:
+                    weights[part][row] = old[known.index(name)]
+    model.load_state_dict(weights)
     return f"checkpoint sha256 {checkpoint.info['checkpoint_sha256']}"
 
 
@@ -118,7 +133,7 @@ def _pretrained(config: TrainConfig) -> tuple[dict[str, Tensor], str, str]:
 
 def check_model(config: TrainConfig, manifest: Manifest) -> None:
     """Raise UsageError, before any process starts, where the model's name, options, weights or input size are wrong."""
-    config = with_readings(config)
+    config = with_readings(replace(config, classes=classes_for(config, manifest)))
     stored = {name: manifest.config[name] for name in ("face_px", "context_px")}
     sizes = {name: px or stored[name] for name, px in input_sizes(config).items() if name in stored}
     try:
@@ -135,6 +150,20 @@ def check_model(config: TrainConfig, manifest: Manifest) -> None:
         load_initial(new_model(config), config)
 
 
+def classes_for(config: TrainConfig, manifest: Manifest) -> tuple[str, ...]:
+    """The classes that a network of this config has: --classes, or those of the data.
+
+    Raises UsageError where the data has one that --classes does not name.
+    """
+    own = classes_in({"config": manifest.config})
+    if config.classes and (unknown := [name for name in own if class_named(name, config.classes) is None]):
+        raise UsageError(
+            f"--classes {','.join(config.classes)}: the data has the classes {', '.join(unknown)} too; name them, or"
+            " preprocess without them"
+        )
+    return config.classes or own
+
+
 def _pretrained_network(config: TrainConfig) -> str:
     return config.model if config.model in BACKBONES else config.encoder
 
@@ -149,6 +178,7 @@ def checkpoint_config(config: TrainConfig, examples: ExampleDataset) -> dict[str
             "context_px": examples.context_px,
             "context_crop": examples.context_crop,
             "flip_at_test": config.flip_at_test,
+            **({} if examples.classes == EMOTIONS else {"classes": list(examples.classes)}),
         },
         "training": redacted_values(asdict(config)),
         "preprocessing": examples.manifest.config,

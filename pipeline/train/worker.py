@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +25,8 @@ from pipeline.evaluate.validation import evaluate
 from pipeline.models.backbones import BACKBONES
 from pipeline.models.checkpoint import FIXED_FIELDS, drop_old_checkpoints, load_checkpoint, save_checkpoint
 from pipeline.models.checkpoint_info import best_of, newest_checkpoint, read_checkpoint_info
+from pipeline.models.claims import model_classes
+from pipeline.models.shipped import portable
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.redaction import redacted
 from pipeline.train.config import TrainConfig
@@ -39,6 +41,7 @@ from pipeline.train.learner import (
 from pipeline.train.network import (
     BEFORE,
     checkpoint_config,
+    classes_for,
     input_sizes,
     load_initial,
     load_pretrained,
@@ -89,9 +92,10 @@ class Trainer:
         if config.deterministic:
             make_deterministic()
         batches, self._validation, self._saved = self._together(self._open)
-        self._config = config = with_readings(config, self._saved and self._saved["config"]["training"])
+        config = with_readings(config, self._saved and self._saved["config"]["training"])
         self._examples, self._steps_per_epoch = batches.examples, batches.steps_per_epoch
-        self._data = describe_examples(describe_data(config.data), batches.examples.labels)
+        self._config = config = replace(config, classes=self._examples.classes)
+        self._data = describe_examples(describe_data(config.data), self._examples.labels, classes=config.classes)
         self._total_steps = config.epochs * batches.steps_per_epoch
         self._run = run = self._together(lambda: _started(config, self._saved, rank=rank))
         self._training = training or load_batches(batches, range(run.step, self._total_steps), **self._loading)
@@ -153,6 +157,7 @@ class Trainer:
             autocast=self._learner.autocast,
             world_size=self._world_size,
             flip=self._config.flip_at_test,
+            classes=self._examples.classes,
         )
         return metrics | {
             "train_loss": float(np.mean(run.losses[run.step - steps :])),
@@ -202,11 +207,14 @@ class Trainer:
         config = with_readings(self._config, saved and saved["config"]["training"])
         share, sizes = {"rank": self._rank, "world_size": self._world_size}, input_sizes(config)
         cache: dict[str, Any] = {"cache_dir": config.cache_dir, "cache_decoded": config.cache_decoded}
+        cache["classes"] = classes_for(config, manifest)
         train_set, validation_set = (
             ExampleDataset(config.data, split=split, **sizes, **cache) for split in ("train", "validation")
         )
-        if config.init is None:  # A network that has learned them goes on from fewer: people correct what they see.
-            train_set.require_every_class()
+        # A network that has learned a class goes on without examples of it: people correct what they see.
+        init = None if config.init is None else read_checkpoint_info(portable(config.init))
+        learned = () if init is None else model_classes(init["config"])
+        train_set.require_every_class(learned=learned)
         batches = TrainingBatches(
             train_set,
             batch_size=config.batch_size,
@@ -310,6 +318,8 @@ def saved_run(config: TrainConfig, manifest_sha256: str) -> dict[str, Any] | Non
         for name in FIXED_FIELDS
         if then[name] != now[name] and not (name in BEFORE and now[name] is None)
     ]
+    if config.classes and config.classes != (had := model_classes(saved["config"])):
+        differences.append(f"--classes is {','.join(config.classes)} here and {','.join(had)} there")
     if saved["manifest_sha256"] != manifest_sha256:
         differences.append(
             f"the data's manifest is {manifest_sha256[:12]}… here and {saved['manifest_sha256'][:12]}… there"

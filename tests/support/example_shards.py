@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,18 @@ from pipeline.records.vocabulary import EMOTIONS
 PX = 32
 
 
-def drawn_example(number: int, *, label: str | None, split: str | None, px: int = PX, noise: int = 20) -> Example:
+def drawn_example(
+    number: int,
+    *,
+    label: str | None,
+    split: str | None,
+    px: int = PX,
+    noise: int = 20,
+    classes: Sequence[str] = EMOTIONS,
+) -> Example:
     """A face whose grey level tells the class, in a frame of noise: learnable in a few steps."""
     random = np.random.default_rng([number, hash_of(str(split))])
-    grey = 16 + 36 * EMOTIONS.index(label or "Neutral")
+    grey = 16 + 252 // len(classes) * classes.index(label or "Neutral")
     face = np.clip(grey + random.integers(-noise, noise + 1, (px, px, 3)), 0, 255).astype(np.uint8)
     frame = random.integers(30, 226, (48, 64, 3), dtype=np.uint8)
     x_min, y_min = int(random.integers(0, 40)), int(random.integers(0, 24))
@@ -47,7 +56,9 @@ def hash_of(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
-def write_shards(folder: Path, shards: list[list[Example]], *, px: int = PX) -> dict[str, Any]:
+def write_shards(
+    folder: Path, shards: list[list[Example]], *, px: int = PX, classes: Sequence[str] = EMOTIONS
+) -> dict[str, Any]:
     """Write the shards and manifest.json as preprocessing does; the manifest."""
     (folder / "examples").mkdir(parents=True)
     entries = []
@@ -66,10 +77,11 @@ def write_shards(folder: Path, shards: list[list[Example]], *, px: int = PX) -> 
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
         )
+    own = {} if tuple(classes) == EMOTIONS else {"classes": list(classes)}
     manifest = {
         "schema_version": 1,
         "kind": "examples",
-        "config": {"face_px": px, "context_px": px, "box_margin": 0.0, "image_format": "jpeg"},
+        "config": {"face_px": px, "context_px": px, "box_margin": 0.0, "image_format": "jpeg", **own},
         "versions": {},
         "counts": {"rows": sum(entry["rows"] for entry in entries)},
         "shards": entries,
