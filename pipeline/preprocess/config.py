@@ -203,7 +203,7 @@ class PreprocessConfig(ExtractConfig, PoolConfig):
     """Pattern of paths, such as '{show}/*', whose named part is a clip's group, which lies in one split.
 
     `*` is any part, `**` any folders. A manifest has a column group instead."""
-    classes: Annotated[tuple[str, ...], Setting("input", common=True)] = EMOTIONS
+    classes: Annotated[tuple[str, ...], Setting("input")] = EMOTIONS
     """Classes that labels and folders name, in the order of a network's outputs; found: those that the input has. Other
     names of the seven are taken too (happiness, angry); a label that is no class is an error."""
     label_conflicts: Annotated[Literal["refuse", "leave-out"], Setting("input")] = "refuse"
