@@ -29,7 +29,7 @@ FOLDERS = {
     "runtime": "av numpy pyarrow ray rich torch yaml",
     "report": "PIL jinja2 markupsafe numpy plotly pyarrow",
     "dataset": "PIL numpy pyarrow torch",
-    "models": "numpy onnx onnxruntime onnxscript safetensors torch torchvision transformers",
+    "models": "huggingface_hub numpy onnx onnxruntime onnxscript safetensors torch torchvision transformers",
     "preprocess": "PIL imagehash msgspec numpy pyarrow",
     "evaluate": "fairlearn numpy rich torch yaml",
     "train": "mlflow numpy ray rich torch yaml",

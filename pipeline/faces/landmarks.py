@@ -20,7 +20,8 @@ WEIGHTS = Weights(
     owner="Dlib's",
 )
 
-CHIP_PX = 150
+# What dlib's face embedding wants.
+CHIP_PX, CHIP_MARGIN = 150, 0.25
 
 # Where the points of an average face are, seen from the front, mm: right, down, towards the viewer. In dlib's order:
 # outer and inner corner of the eye on the right of the image, of that on the left, bottom of the nose.
@@ -66,7 +67,7 @@ class Landmarks:
 
     def points(self, image: np.ndarray, box: Box) -> np.ndarray:
         """The face's landmarks (5, 2) float64, pixels: x, y."""
-        return np.array([(point.x, point.y) for point in self.shape(image, box).parts()], np.float64)
+        return points_of(self.shape(image, box))
 
     def pose(self, image: np.ndarray, box: Box) -> Pose:
         """How the face's head is turned."""
@@ -74,7 +75,25 @@ class Landmarks:
 
     def chip(self, image: np.ndarray, box: Box) -> np.ndarray:
         """The face upright in a square (150, 150, 3) uint8, as dlib's face embedding wants it."""
-        return dlib.get_face_chip(image, self.shape(image, box), CHIP_PX)  # pyright: ignore[reportAttributeAccessIssue]
+        return upright(image, self.shape(image, box))
+
+
+def points_of(shape: Any) -> np.ndarray:
+    """The points of dlib's record of landmarks (5, 2) float64, pixels: x, y."""
+    return np.array([(point.x, point.y) for point in shape.parts()], np.float64)
+
+
+def upright(image: np.ndarray, shape: Any, *, px: int = CHIP_PX, margin: float = CHIP_MARGIN) -> np.ndarray:
+    """A face turned, scaled and moved so that its points are where dlib's average face has them: (px, px, 3) uint8.
+
+    What lies outside the image is black.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        shape: the face's landmarks, as `Landmarks.shape` gives them.
+        margin: share of the square's own side that is added on each side of the face.
+    """
+    return dlib.get_face_chip(image, shape, px, margin)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pose_of(points: np.ndarray) -> Pose:

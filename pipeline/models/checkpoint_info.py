@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pipeline.models.claims import MAX_EPOCH, check_claims
 from pipeline.models.hf_folder import is_hf_folder, read_hf_folder
+from pipeline.models.hf_hub import fetched, is_hub_id
 from pipeline.models.shipped import run_url_of
 from pipeline.models.sidecar import is_onnx, outside_info, read_onnx
 from pipeline.records.documents import MAX_TEXT_BYTES, DocumentError, parse_json
@@ -76,6 +77,9 @@ def read_checkpoint_info(run_url: str, which: Which = "best") -> dict[str, Any]:
 
     Raises UsageError where there is none, or where it is damaged.
     """
+    if is_hub_id(run_url):
+        model = fetched(run_url)
+        return {**outside_info(read_hf_folder(model.folder).sidecar), "source": model.source}
     run_url = run_url_of(run_url)
     if is_onnx(run_url):
         return outside_info(read_onnx(run_url).sidecar)

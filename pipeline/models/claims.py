@@ -105,4 +105,6 @@ _CLAIMS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data.per_class", _or_none(_mapping), "an object"),
     ("trained_at", *_WORDS),
     ("card", *_WORDS),
+    ("source", *_WORDS),
+    ("licence", *_WORDS),
 )

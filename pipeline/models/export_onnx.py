@@ -85,6 +85,7 @@ def _sidecar(loaded: LoadedCheckpoint, name: str, inputs: tuple[str, ...], conte
         "face_px": loaded.config["model"]["face_px"],
         "context_px": loaded.config["model"]["context_px"],
         "margin": preprocessing.get("box_margin", 0.0),
+        **({"alignment": preprocessing["alignment"]} if preprocessing.get("alignment", "none") != "none" else {}),
         "colour": "rgb",
         "scale": 255,
         "mean": IMAGENET_MEAN,

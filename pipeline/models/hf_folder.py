@@ -23,6 +23,7 @@ from pipeline.storage.remote import read_url
 from pipeline.storage.store import Storage
 
 CONFIG, WEIGHTS, PIXELS, OWN = "config.json", "model.safetensors", "preprocessor_config.json", "sidecar.json"
+FILES = (CONFIG, WEIGHTS, PIXELS, OWN)
 # As of every checkpoint's weights.
 MAX_WEIGHTS_BYTES = 2**33
 _CLASSIFIER = "ForImageClassification"
@@ -62,9 +63,9 @@ def read_hf_folder(url: str) -> HfFolder:
     values = {
         "name": str(config.get("model_type") or names[0])[:100],
         "gives": "logits",
-        "source": str(config.get("_name_or_path") or url)[:300],
+        "source": str(config.get("_name_or_path") or "not said")[:300],  # not where it lies: moved, it is the same
         **_outputs_of(config, url, own),
-        **_pixels_of(url, own),
+        **_pixels_of(url, own, num_channels=1 if config.get("num_channels") == 1 else 3),
         **own,
         "sha256": digest,
     }
@@ -91,32 +92,46 @@ def _outputs_of(config: Mapping[str, Any], url: str, own: Mapping[str, Any]) -> 
     return {"outputs": outputs, "classes": list(EMOTIONS) if are_ours else named}
 
 
-def _pixels_of(url: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Side, scale, mean and std of the pixels that it wants."""
+def _pixels_of(url: str, own: Mapping[str, Any], *, num_channels: int) -> dict[str, Any]:
+    """Side, colour, scale, mean and std of the pixels that it wants."""
+    grey: dict[str, Any] = {"colour": "grey", "mean": [0.0], "std": [1.0]} if num_channels == 1 else {}
     if not Storage(url).exists(PIXELS):
         if "face_px" in own:
-            return {}
+            return grey
         raise UsageError(
             f"checkpoint {url}: {PIXELS} is missing, which says what pixels it wants; save its image processor there,"
             f" or write face_px, scale, mean and std into {url}/{OWN}"
         )
     pixels = _object(_read(url, PIXELS), f"{url}/{PIXELS}")
     size = pixels.get("crop_size") if pixels.get("do_center_crop") else pixels.get("size")
-    if isinstance(size, dict):
-        sides = {size.get(name) for name in ("height", "width") if name in size} or {size.get("shortest_edge")}
-        size = sides.pop() if len(sides) == 1 else None
-    if "face_px" not in own and (isinstance(size, bool) or not isinstance(size, int)):
+    size = _side_of(size)
+    if "face_px" not in own and size is None:
         raise UsageError(
             f"{url}/{PIXELS}: size is {shown_value(pixels.get('size'))}, which is no square; write face_px into"
             f" {url}/{OWN}"
         )
+    found = grey | ({} if size is None else {"face_px": size})
+    whole = _side_of(pixels.get("size"))
+    if pixels.get("do_center_crop") and "face_px" not in own and whole and size and whole > size:
+        found |= {"face_px": whole, "cut_px": size}
     factor = pixels.get("rescale_factor", 1 / 255) if pixels.get("do_rescale", True) else 1.0
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor > 0:
         raise UsageError(f"{url}/{PIXELS}: rescale_factor is {shown_value(factor)}; give a number above 0")
-    found: dict[str, Any] = {"scale": 1 / factor, **({"face_px": size} if isinstance(size, int) else {})}
+    found["scale"] = 1 / factor
     if pixels.get("do_normalize", True) and "image_mean" in pixels:
-        found |= {"mean": pixels["image_mean"], "std": pixels.get("image_std")}
+        for name in ("mean", "std"):
+            value = pixels.get(f"image_{name}")
+            each = value if isinstance(value, list) else [value] * num_channels
+            found[name] = each[:1] if num_channels == 1 and each == each[:1] * 3 else each
     return found
+
+
+def _side_of(size: Any) -> int | None:
+    """The side of the square that an image processor's file names; None where it names none."""
+    if isinstance(size, dict):
+        sides = {size.get(name) for name in ("height", "width") if name in size} or {size.get("shortest_edge")}
+        size = sides.pop() if len(sides) == 1 else None
+    return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
 def _read(url: str, name: str) -> bytes:

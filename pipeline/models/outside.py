@@ -37,11 +37,19 @@ class OutsideNetwork(nn.Module, ABC):
     def with_affect(self, face: Tensor, context: Tensor) -> Tensor:
         """`forward`, and behind the logits valence and arousal, -1 to 1, NaN where it gives none: (B, classes + 2)."""
         images = {"face": face, "context": context}
+        if (cut_px := self.sidecar.cut_px) is not None:
+            start = (self.sidecar.face_px - cut_px) // 2
+            images["face"] = face[:, :, start : start + cut_px, start : start + cut_px]
         values = self.outputs([self._pixels(images[name]) for name in self.sidecar.inputs])
         if values.shape != (len(face), len(self.sidecar.outputs)):
             raise UsageError(
                 f"checkpoint {self.where}: it gives {tuple(values.shape)}, its sidecar names"
                 f" {len(self.sidecar.outputs)} outputs of {len(face)} faces"
+            )
+        if not torch.isfinite(values).all():
+            raise UsageError(
+                f"checkpoint {self.where}: it gives values that are not finite; check scale, mean and std of its"
+                " sidecar, or take another model"
             )
         chosen = values[:, list(self.sidecar.columns)]
         if self.sidecar.gives == "probabilities":

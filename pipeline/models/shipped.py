@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.models.hf_hub import fetched, is_hub_id, pinned
 from pipeline.storage.remote import absolute_url
 
 SHIPPED = ("baseline",)
 
 
 def run_url_of(checkpoint: str) -> str:
-    """Where a checkpoint lies: the package's folder of one of SHIPPED, else what was given.
+    """Where a checkpoint lies: the package's folder of one of SHIPPED, the files of an id of Hugging Face, else what
+    was given.
 
-    A folder of one's own of such a name is meant by `./baseline`.
+    A folder of one's own of such a name is meant by `./baseline`. Raises UsageError for an id that can't be fetched.
     """
+    if is_hub_id(checkpoint):
+        return fetched(checkpoint).folder
     return str(Path(__file__).parent / checkpoint) if checkpoint in SHIPPED else checkpoint
 
 
 def portable(checkpoint: str) -> str:
-    """The same checkpoint for a process that may run elsewhere: a URL that is absolute, or one of SHIPPED."""
+    """The same checkpoint for a process that may run elsewhere: a URL that is absolute, one of SHIPPED, or an id with
+    its commit."""
+    if is_hub_id(checkpoint):
+        return pinned(checkpoint)
     return checkpoint if checkpoint in SHIPPED else absolute_url(checkpoint)
 
 

@@ -31,10 +31,13 @@ class Sidecar:
         sha256: of the .onnx file; another file is refused. Where nobody knows it `git_blob` does.
         inputs: images that it is given, in order.
         face_px, context_px: sides of its squares, pixels.
-        margin: share of Dlib's box added on each side of the face.
+        margin: share of Dlib's box added on each side of the face; of an aligned one, of the square.
+        alignment: none, or dlib5: upright by Dlib's five landmarks, as `faces.landmarks.upright` cuts it out.
         colour: order of its channels; grey is one channel.
         scale: pixels (0 to 255) are divided by this, then `mean` is taken away, then it is divided by `std`.
-        outputs: what the columns of its first output are: classes, by their names or other names of the same one of the
+        output: the name of its output; by default the first.
+        cut_px: side of the middle of the face's square that it is given; by default all of it.
+        outputs: what the columns of this output are: classes, by their names or other names of the same one of the
             seven, `valence` and `arousal` (as they are, -1 to 1), or names in `left_out`.
         classes: what its labels are called, in their order; by default the seven.
         git_blob: the id that git gives the .onnx file, as its repository names it (SHA-1).
@@ -69,6 +72,19 @@ class Sidecar:
     card: str | None = None
     classes: tuple[str, ...] = EMOTIONS
     git_blob: str | None = None
+    alignment: Literal["none", "dlib5"] = "none"
+    output: str | None = None
+    cut_px: int | None = None
+
+    @property
+    def shown_px(self) -> int:
+        """Side of the face's square that the model is given."""
+        return self.cut_px or self.face_px
+
+    @property
+    def num_channels(self) -> int:
+        """Of an image that the model is given."""
+        return 1 if self.colour == "grey" else 3
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -106,12 +122,17 @@ def read_sidecar(content: bytes, *, where: str) -> Sidecar:
 
 _REQUIRED = ("name", "face_px", "outputs", "gives")
 # Left out of what tells two models apart where they say nothing: they are younger than models that are in use.
-_YOUNGER = ("classes", "git_blob")
+_YOUNGER = ("classes", "git_blob", "alignment", "output", "cut_px")
+_WORDS_ALLOWED = {
+    "gives": ("logits", "probabilities"),
+    "colour": ("rgb", "bgr", "grey"),
+    "alignment": ("none", "dlib5"),
+}
 _LISTS = ("outputs", "inputs", "mean", "std", "left_out", "classes")
 _NUMBER = (int, float)
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("name", "sha256", "gives", "colour", "licence", "source", "git_blob"), str),
-    **dict.fromkeys(("face_px", "context_px"), int),
+    **dict.fromkeys(("name", "sha256", "gives", "colour", "licence", "source", "git_blob", "alignment", "output"), str),
+    **dict.fromkeys(("face_px", "context_px", "cut_px"), int),
     **dict.fromkeys(("margin", "scale", "temperature"), _NUMBER),
     **dict.fromkeys(_LISTS, list),
     **dict.fromkeys(("preprocessing", "metrics", "data"), dict),
@@ -120,12 +141,14 @@ _WORDS: dict[Any, str] = {str: "a text", int: "a whole number", _NUMBER: "a numb
 
 
 def _check_values(values: Mapping[str, Any], *, where: str) -> None:
-    for name, allowed in (("gives", ("logits", "probabilities")), ("colour", ("rgb", "bgr", "grey"))):
+    for name, allowed in _WORDS_ALLOWED.items():
         if name in values and values[name] not in allowed:
             raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give one of {', '.join(allowed)}")
     for name, least, most in (("face_px", 8, MAX_PX), ("context_px", 8, MAX_PX), ("margin", 0, MAX_MARGIN)):
         if name in values and not least <= values[name] <= most:
             raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give {least} to {most}")
+    if not 8 <= values.get("cut_px", 8) <= values["face_px"]:
+        raise UsageError(f"{where}: cut_px is {values['cut_px']}; give 8 to {values['face_px']}, which is its face_px")
     for name in ("scale", "temperature"):
         if name in values and not 0 < values[name] < float("inf"):
             raise UsageError(f"{where}: {name} is {shown_value(values[name])}; give a number above 0")
@@ -240,13 +263,21 @@ def outside_info(sidecar: Sidecar) -> dict[str, Any]:
                 "classes": list(sidecar.classes),
             },
             "training": {},
-            "preprocessing": {"detector": "dlib-cnn", **sidecar.preprocessing, "box_margin": sidecar.margin},
+            "preprocessing": {
+                "detector": "dlib-cnn",
+                **sidecar.preprocessing,
+                "box_margin": sidecar.margin,
+                "alignment": sidecar.alignment,
+            },
         },
         "metrics": dict(sidecar.metrics),
         "temperature": sidecar.temperature,
         "data": dict(sidecar.data),
         "trained_at": sidecar.trained_at,
         "card": sidecar.card,
+        "source": sidecar.source,
+        "licence": sidecar.licence,
+        "files_sha256": sidecar.sha256,
         "manifest_sha256": "",
         "history": [],
     }

@@ -77,6 +77,9 @@ class ExtractConfig:
     """CSV of given boxes (path,label,x1,y1,x2,y2; pixels), path or URL; skips detection."""
     box_margin: Annotated[float, Setting("faces")] = 0.0
     """Share of the box's width and height added on each side of the face crop (0.1 = 10 %)."""
+    alignment: Annotated[Literal["none", "dlib5"], Setting("faces")] = "none"
+    """How the face is cut out: none (the box as it is), or dlib5 (turned and scaled so that Dlib's five landmarks lie
+    where its average face has them; --box-margin is then a share of the square)."""
     face_px: Annotated[int, Setting("faces")] = 224
     """Side of the face crop (pixels)."""
     context_px: Annotated[int, Setting("faces")] = 224
@@ -96,6 +99,7 @@ class ExtractConfig:
         _one_of("--faces", self.faces, ("largest", "all"))
         _one_of("--detector", self.detector, detector_names())
         _one_of("--detector-precision", self.detector_precision, PRECISIONS)
+        _one_of("--alignment", self.alignment, ("none", "dlib5"))
         _one_of("--image-format", self.image_format, ("jpeg", "png"))
         _one_of("--decoder", self.decoder, DECODERS)
         _one_of("--upsample", self.upsample, (0, 1))

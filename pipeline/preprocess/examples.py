@@ -6,7 +6,6 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import fields, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from pipeline.faces.between import faces_between
 from pipeline.faces.crops import crop_face, encode_image, make_context, select_faces
 from pipeline.faces.detector import Detect
-from pipeline.faces.landmarks import Landmarks
+from pipeline.faces.landmarks import Landmarks, points_of, pose_of, upright
 from pipeline.faces.quality import sharpness_of
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.records.clips import Clip, whole_id
@@ -153,7 +152,7 @@ def _look(
             num_faceless += not kept
             num_examples += len(kept)
             for face_index, (face, known) in enumerate(kept):
-                yield _with_columns(cut_out(frame, face, face_index=face_index), known)
+                yield cut_out(frame, face, face_index=face_index, known=known)
     report = decoding.result
     return {
         "num_frames": num_frames,
@@ -207,20 +206,19 @@ class _Judge:
             elif sharpness < config.min_sharpness:
                 left_out["blurred"] += 1
             elif len(kept) < most:
-                pose = self._landmarks.pose(image, face.box)
+                shape = self._landmarks.shape(image, face.box)
+                pose = pose_of(points_of(shape))
                 if abs(pose.yaw) > config.max_yaw:
                     left_out["turned"] += 1
                     continue
-                chip = {"chip_jpeg": self._encode(self._landmarks.chip(image, face.box))} if self._chips else {}
-                turned = {"yaw": pose.yaw, "pitch": pose.pitch, "roll": pose.roll, "is_frontal": pose.is_frontal}
-                kept.append((face, {"sharpness": sharpness, **turned, **chip}))
+                known = {"yaw": pose.yaw, "pitch": pose.pitch, "roll": pose.roll, "is_frontal": pose.is_frontal}
+                if self._chips:
+                    known["chip_jpeg"] = self._encode(upright(image, shape))
+                if config.alignment == "dlib5":
+                    crop = upright(image, shape, px=config.face_px, margin=config.box_margin)
+                    known["face_jpeg"] = self._encode(crop)
+                kept.append((face, {"sharpness": sharpness, **known}))
         return kept, left_out
-
-
-def _with_columns(example: Example, known: dict[str, Any]) -> Example:
-    if "chip_jpeg" not in known:
-        return replace(example, **known)
-    return AlignedExample(**{**{each.name: getattr(example, each.name) for each in fields(example)}, **known})
 
 
 def _example(
@@ -228,15 +226,19 @@ def _example(
     face: Face,
     *,
     face_index: int,
+    known: dict[str, Any],
     clip: Clip,
     config: ExtractConfig,
     encode: Callable[[np.ndarray], Any],
 ) -> Example:
-    """One face of one frame as an example of the clip."""
+    """One face of one frame as an example of the clip. known: columns that are known by now, its crop perhaps."""
     height, width = frame.image.shape[:2]
-    crop = crop_face(frame.image, face.box, face_px=config.face_px, margin=config.box_margin)
+    if "face_jpeg" not in known:
+        crop = crop_face(frame.image, face.box, face_px=config.face_px, margin=config.box_margin)
+        known = {**known, "face_jpeg": encode(crop)}
+    record = AlignedExample if "chip_jpeg" in known else Example
     context = make_context(frame.image, face.box, context_px=config.context_px)
-    return Example(
+    return record(
         clip_id=whole_id(clip.clip_id),
         path=clip.path,
         frame_index=frame.frame_index,
@@ -249,11 +251,11 @@ def _example(
         face_px=face.box.short_side,
         frame_width=width,
         frame_height=height,
-        face_jpeg=encode(crop),
         context_jpeg=encode(context),
         label=clip.label,
         split=clip.split,
         group_name=clip.group_name,
+        **known,
     )
 
 

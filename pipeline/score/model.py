@@ -40,6 +40,8 @@ class ModelRecord:
         card: what its maker says of it, in a line.
         warnings: why its labels are not to be relied on, a line each.
         classes: what its labels are called, in their order.
+        source, licence, files_sha256: of a model from outside, where its files are from, under what licence, and what
+            they are.
     """
 
     model: str
@@ -56,6 +58,9 @@ class ModelRecord:
     card: str | None = None
     warnings: tuple[str, ...] = ()
     classes: tuple[str, ...] = EMOTIONS
+    source: str | None = None
+    licence: str | None = None
+    files_sha256: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """The record as it stands in summary.json."""
@@ -89,6 +94,7 @@ def model_record(info: Mapping[str, Any], *, abstain_below: float | None = None)
         card=info.get("card"),
         warnings=tuple(_warnings(metrics, data, num_classes=len(classes))),
         classes=classes,
+        **{name: info.get(name) for name in ("source", "licence", "files_sha256")},
     )
 
 
@@ -114,6 +120,10 @@ def model_words(facts: Mapping[str, Any]) -> list[str]:
     decides = f"undecided below a probability of {facts['abstain_below']:.2f}"
     named = [] if tuple(facts["classes"]) == EMOTIONS else [f"labels are {', '.join(facts['classes'])}"]
     said = [facts["card"]] if facts.get("card") else []
+    told = [facts.get(name) for name in ("source", "licence")]
+    said += [f"from {told[0]}" + ("" if told[1] in (None, "not said") else f" ({told[1]})")] * (
+        told[0] not in (None, "not said")
+    )
     return [f"{facts['name']}{day}", learned, right, decides, *named, *said]
 
 

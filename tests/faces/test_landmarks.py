@@ -6,7 +6,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from pipeline.faces.landmarks import Landmarks, Pose, pose_of
+from pipeline.faces.landmarks import Landmarks, Pose, pose_of, upright
 from pipeline.records.faces import Box
 
 FACE = Box(168, 69, 264, 165)  # of the astronaut
@@ -89,3 +89,26 @@ def test_any_box_has_points_and_an_upright_face(box, landmarks, photo):
     assert (chip.shape, chip.dtype) == ((150, 150, 3), np.uint8)
     np.testing.assert_array_equal(chip, dlib.get_face_chip(photo, landmarks.shape(photo, box)))
     assert np.isfinite(landmarks.pose(photo, box).yaw)
+
+
+@pytest.mark.parametrize(("px", "margin"), [(96, 0.0), (112, 0.25), (150, 0.25), (224, 0.1)])
+def test_an_upright_face_is_dlibs_own_of_this_size_and_margin(px, margin, landmarks, photo):
+    shape = landmarks.shape(photo, FACE)
+    found = upright(photo, shape, px=px, margin=margin)
+    np.testing.assert_array_equal(found, dlib.get_face_chip(photo, shape, size=px, padding=margin))
+
+
+def test_a_leaning_face_is_cut_out_as_one_that_stands_upright(landmarks, photo):
+    centre = ((FACE.x_min + FACE.x_max) / 2, (FACE.y_min + FACE.y_max) / 2)
+    turned = np.asarray(Image.fromarray(photo).rotate(-18, Image.Resampling.BICUBIC, center=centre))
+    one, other = (upright(each, landmarks.shape(each, FACE), px=96, margin=0.1) for each in (photo, turned))
+    box = photo[FACE.y_min : FACE.y_max, FACE.x_min : FACE.x_max]
+    leaning = turned[FACE.y_min : FACE.y_max, FACE.x_min : FACE.x_max]
+    apart = np.abs(one.astype(int) - other).mean()
+    assert apart < np.abs(box.astype(int) - leaning).mean() / 3
+    # The eyes are level, a sixth and more of the square from each other, above the nose.
+    points = landmarks.points(one, Box(8, 8, 88, 88))
+    right, left, nose = points[:2].mean(axis=0), points[2:4].mean(axis=0), points[4]
+    assert abs(right[1] - left[1]) < 3
+    assert left[0] - right[0] < -16 or left[0] - right[0] > 16
+    assert nose[1] > right[1] + 8

@@ -36,7 +36,7 @@ PIXELS = {
 }
 
 
-def saved(folder: Path, names=NAMES, **pixels) -> Path:
+def saved(folder: Path, names=NAMES, *, num_channels=3, **pixels) -> Path:
     """A ViT and its image processor's file."""
     torch.manual_seed(5)
     config = transformers.ViTConfig(
@@ -46,6 +46,7 @@ def saved(folder: Path, names=NAMES, **pixels) -> Path:
         intermediate_size=16,
         image_size=PX,
         patch_size=16,
+        num_channels=num_channels,
         id2label=dict(enumerate(names)),
         label2id={name: number for number, name in enumerate(names)},
     )
@@ -98,9 +99,9 @@ def test_other_names_are_the_classes(tmp_path):
 def test_other_weights_are_another_model_and_the_same_are_the_same(vit, own):
     before = read_checkpoint_info(str(vit))["checkpoint_sha256"]
     same = Path(shutil.copytree(vit, own.parent / "elsewhere" / "own"))
-    told = {"source": "x"}
+    assert {read_checkpoint_info(str(folder))["checkpoint_sha256"] for folder in (own, same)} == {before}
     for folder in (own, same):
-        (folder / "sidecar.json").write_text(json.dumps(told))
+        (folder / "sidecar.json").write_text(json.dumps({"margin": 0.2}))
     here, there = (read_checkpoint_info(str(folder))["checkpoint_sha256"] for folder in (own, same))
     assert here == there != before
     (own / "config.json").write_text((own / "config.json").read_text().replace('"gelu"', '"relu"'))
@@ -122,12 +123,35 @@ def test_a_sidecar_of_yours_comes_first(own):
     [
         ({"size": {"shortest_edge": 48}}, 48),
         ({"size": 40}, 40),
-        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}, 32),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}, 32),
+        ({"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": 32}, 40),
     ],
 )
 def test_the_size_is_found_however_it_is_written(own, pixels, face_px):
     (own / "preprocessor_config.json").write_text(json.dumps({**PIXELS, **pixels}))
     assert read_checkpoint_info(str(own))["config"]["model"]["face_px"] == face_px
+
+
+def test_a_model_that_sees_the_middle_of_what_is_resized_gets_the_middle(own):
+    pixels = {"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": PX, "width": PX}}
+    (own / "preprocessor_config.json").write_text(json.dumps({**PIXELS, **pixels}))
+    examples = [drawn_example(number, label=None, split=None, px=40) for number in range(3)]
+    found = Predictor(str(own), which="best", device="cpu", batch_size=2).predict(examples)
+    model = transformers.AutoModelForImageClassification.from_pretrained(own).eval()
+    middle = batch_of(examples, face_px=40, context_px=40, context_crop="none").face[:, :, 4:36, 4:36].float() / 255
+    mean, std = (torch.tensor(PIXELS[name]).view(1, 3, 1, 1) for name in ("image_mean", "image_std"))
+    with torch.inference_mode():
+        wanted = model(pixel_values=(middle - mean) / std).logits.softmax(dim=1).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [0.5, [0.5], [0.5, 0.5, 0.5]])
+def test_a_model_of_one_channel_gets_grey(tmp_path, mean):
+    folder = saved(tmp_path / "m", image_mean=mean, image_std=mean, num_channels=1)
+    found = Predictor(str(folder), which="best", device="cpu", batch_size=2)
+    assert found.predict([drawn_example(0, label=None, split=None, px=PX)]).shape == (1, 7)
+    sidecar = read_hf_folder(str(folder)).sidecar
+    assert (sidecar.colour, sidecar.mean, sidecar.num_channels) == ("grey", (0.5,), 1)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +162,12 @@ def test_the_size_is_found_however_it_is_written(own, pixels, face_px):
         ("config.json", {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "which says nothing; name them in order in"),
         ("config.json", {"id2label": {"0": "a", "2": "b"}}, "it must name every output by its number"),
         ("config.json", {"id2label": {"0": "a;", "1": "b"}}, "classes has 'a;'"),
+        ("config.json", {"id2label": {"0": "<b>x</b>", "1": "b"}}, "classes has '<b>x</b>'"),
+        ("config.json", {"id2label": {"0": "happy", "1": "happy"}}, "'happy' more than once"),
+        ("config.json", {"id2label": {"0": "happy"}}, "give 2 to 64 names"),
+        ("config.json", {"id2label": {}}, "give 2 to 64 names"),
+        ("config.json", {"id2label": ["a", "b"]}, "it must name every output by its number"),
+        ("config.json", {"id2label": {"0": 1, "1": None}}, "classes has 'None'"),
         ("config.json", {"hidden_size": 24}, "transformers can't load it|lacks .* tensors"),
         ("config.json", {"id2label": {"0": "a", "1": "b"}}, "transformers can't load it|lacks .* tensors"),
         ("preprocessor_config.json", {"size": {"height": 8, "width": 9}}, "which is no square; write face_px into"),

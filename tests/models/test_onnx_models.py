@@ -206,6 +206,14 @@ def test_what_is_beyond_one_is_one(tmp_path: Path):
         ({"mean": [0.5]}, "mean"),
         ({"inputs": ["body"]}, "body"),
         ({"margins": 0.2}, "margins is not known"),
+        ({"alignment": "mtcnn"}, "alignment is 'mtcnn'; give one of none, dlib5"),
+        ({"cut_px": 300}, "cut_px is 300; give 8 to"),
+        ({"output": 1}, "output is 1; give a text"),
+        ({"classes": ["Happy", "happy"], "outputs": ["Happy", "happy"]}, "more than once"),
+        ({"classes": ["a,b", "c"], "outputs": ["a,b", "c"]}, "'a,b'"),
+        ({"classes": ["<i>a</i>", "c"], "outputs": ["<i>a</i>", "c"]}, "<i>a</i>"),
+        ({"classes": [], "outputs": []}, "give 2 to 64 names"),
+        ({"outputs": [None, *EMOTIONS[1:]]}, "give names"),
         ({"sha256": None}, "sha256 is None"),
     ],
 )
@@ -330,3 +338,95 @@ def test_a_file_of_another_name_needs_a_sidecar(tmp_path: Path):
     (tmp_path / "mine.onnx").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"mine.json can't be read .*; write what the model wants and gives"):
         read_onnx(str(tmp_path / "mine.onnx"))
+
+
+def made_model(folder: Path, *, kind: str = "FLOAT", shape=("n", 3, 16, 16), outputs=("out",), columns: int = 7, **own):
+    """An .onnx whose outputs are the means of its one input's channels, the others behind them; see `passing_through`."""
+    helper, proto = onnx.helper, onnx.TensorProto
+    channels = 3 if 3 in shape else 1
+    axes = [1, 2] if shape[-1] == channels else [2, 3]
+    nodes = [
+        helper.make_node("Cast", ["in"], ["floats"], to=proto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
+        helper.make_node("Concat", ["means"] * (columns // channels + 1), ["wide"], axis=1),
+        helper.make_node("Slice", ["wide", "zero", "end", "one"], ["logits"]),
+        helper.make_node("Slice", ["wide", "zero", "two", "one"], ["features"]),
+    ]
+    known = {"out": ("logits", columns), "features": ("features", 2)}
+    nodes += [helper.make_node("Identity", [known[name][0]], [f"{name}_"]) for name in outputs]
+    constants = {"axes": axes, "zero": [0], "end": [columns], "one": [1], "two": [2]}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("in", getattr(proto, kind), list(shape))],
+        [helper.make_tensor_value_info(f"{name}_", proto.FLOAT, [shape[0], known[name][1]]) for name in outputs],
+        [helper.make_tensor(name, proto.INT64, [len(value)], value) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    content = model.SerializeToString()
+    (folder / "m.onnx").write_bytes(content)
+    values = {**SIDECAR, "sha256": hashlib.sha256(content).hexdigest(), "scale": 1, **own}
+    (folder / "m.json").write_text(json.dumps(values))
+    return str(folder / "m.onnx")
+
+
+def of_colours(path: str, *colours: tuple[float, float, float]) -> np.ndarray:
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    images = ((torch.tensor(colours) - mean) / std).view(-1, 3, 1, 1).expand(-1, 3, 16, 16)
+    return load_checkpoint(path).model(images, images).numpy()[:, :3]
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT32"])
+@pytest.mark.parametrize(
+    "shape",
+    [("n", 3, 16, 16), ("n", 16, 16, 3), (1, 3, 16, 16), (4, 3, 16, 16), ("n", 3, "h", "w"), ("n", "h", "w", 3)],
+)
+def test_any_type_order_and_batch_of_an_input_is_given_what_it_takes(tmp_path: Path, kind: str, shape):
+    path = made_model(tmp_path, kind=kind, shape=shape)
+    colours = [(0.2, 0.4, 0.8), (0.0, 0.2, 1.0), (0.6, 0.6, 0.4), (0.4, 0.0, 0.0), (1.0, 0.8, 0.2)]
+    np.testing.assert_allclose(of_colours(path, *colours), 255 * np.array(colours), atol=0.3)
+
+
+def test_the_output_that_a_sidecar_names_is_taken(tmp_path: Path):
+    path = made_model(tmp_path, outputs=("features", "out"), output="out_")
+    np.testing.assert_allclose(of_colours(path, (0.2, 0.4, 0.8)), [[51, 102, 204]], atol=0.1)
+    path = made_model(tmp_path, outputs=("out", "features"))
+    np.testing.assert_allclose(of_colours(path, (0.2, 0.4, 0.8)), [[51, 102, 204]], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"outputs": ("features", "out")},
+            r"output features_ is \['n', 2\], its sidecar names 7 outputs .*out_ \['n', 7\]",
+        ),
+        ({"output": "logit"}, "its outputs are out_ .*its sidecar says output 'logit'"),
+        ({"columns": 8}, "names 7 outputs of each face"),
+        ({"kind": "INT64"}, r"its input in is tensor\(int64\); it must be one of tensor\(float\)"),
+        ({"shape": ("n", 3, 48, 48)}, r"its input in takes \['any', 3, 48, 48\], .* 3 channels and squares of 16 px"),
+        ({"shape": ("n", 1, 16, 16)}, "3 channels and squares of 16 px"),
+        ({"colour": "grey", "mean": [0], "std": [1]}, "1 channels and squares of 16 px"),
+        ({"inputs": ["face", "context"]}, "it has the inputs in, its sidecar says face, context"),
+    ],
+)
+def test_what_a_file_is_not_is_told_when_it_is_loaded(tmp_path: Path, options, said):
+    path = made_model(tmp_path, **options)
+    with pytest.raises(UsageError, match=said) as told:
+        load_checkpoint(path)
+    assert "\n" not in str(told.value)
+
+
+def test_values_that_are_not_finite_are_told(tmp_path: Path):
+    path = made_model(tmp_path, std=[1e-300, 1, 1])
+    with pytest.raises(UsageError, match="it gives values that are not finite; check scale, mean and std"):
+        of_colours(path, (0.2, 0.4, 0.8))
+
+
+def test_a_model_of_aligned_faces_gets_them_upright(tmp_path: Path):
+    info = read_checkpoint_info(made_model(tmp_path, alignment="dlib5", margin=0.25))
+    assert (info["config"]["preprocessing"]["alignment"], info["config"]["preprocessing"]["box_margin"]) == (
+        "dlib5",
+        0.25,
+    )
+    assert info["files_sha256"] == hashlib.sha256((tmp_path / "m.onnx").read_bytes()).hexdigest()

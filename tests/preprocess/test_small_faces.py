@@ -6,7 +6,7 @@ from PIL import Image, ImageFilter
 from skimage.data import astronaut
 
 from pipeline.faces.crops import decode_image
-from pipeline.faces.landmarks import Landmarks, Pose
+from pipeline.faces.landmarks import Landmarks, Pose, upright
 from pipeline.preprocess.config import ExtractConfig, plan_config_of, plan_defaults
 from pipeline.preprocess.extractor import ClipExtractor
 from pipeline.records.clips import Clip
@@ -136,3 +136,26 @@ def test_an_upright_face_comes_where_it_is_asked_for(tmp_path):
         extractor.sandbox.close()
     wanted = Landmarks().chip(astronaut(), Box(168, 69, 264, 165))
     np.testing.assert_array_equal(decode_image(example.chip_jpeg), wanted)
+
+
+@pytest.mark.parametrize("chips", [False, True])
+def test_a_face_is_cut_out_upright_where_the_model_wants_it(tmp_path, chips):
+    Image.fromarray(astronaut()).save(tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text("a.png,Happy,168,69,264,165\n")
+    options = {"face_px": 48, "context_px": 16, "image_format": "png", "box_margin": 0.1, "alignment": "dlib5"}
+    config = ExtractConfig(boxes=str(tmp_path / "boxes.csv"), **options)
+    clip = Clip(clip_id="0" * 20, path="a.png", url=str(tmp_path / "a.png"), size_bytes=1, content_id="x")
+    extractor = ClipExtractor(config, limits=SandboxLimits(), chips=chips)
+    try:
+        (example,), _ = extractor.extract(clip)
+    finally:
+        extractor.sandbox.close()
+    shape = Landmarks().shape(astronaut(), Box(168, 69, 264, 165))
+    np.testing.assert_array_equal(decode_image(example.face_jpeg), upright(astronaut(), shape, px=48, margin=0.1))
+    assert hasattr(example, "chip_jpeg") is chips
+
+
+def test_faces_of_older_outputs_are_cut_out_as_they_were():
+    assert plan_defaults()["alignment"] == plan_config_of(ExtractConfig(detector="dlib-hog"))["alignment"] == "none"
+    with pytest.raises(ValueError, match="--alignment is 'mtcnn'; give one of none, dlib5"):
+        ExtractConfig(alignment="mtcnn")
