@@ -20,6 +20,7 @@ OWN = {
     "listing": ("ListingConfig", "listing", "print_listing"),
     "nights": ("NightsConfig", "nights", "print_nights"),
     "peers": ("PeersConfig", "peers", "print_peers"),
+    "persons": ("PersonsConfig", "persons", "print_persons"),
     "plan": ("PlanConfig", "plan", "print_plan"),
     "scaling": ("ScalingConfig", "scaling", "print_scaling"),
     "viewer": ("ViewerConfig", "viewer", "print_viewer"),

@@ -41,7 +41,7 @@ FOLDERS = {
 # What lies beside the package.
 BESIDE = {
     "jobs": "docstring_parser jsonargparse",
-    "benchmarks": "PIL av boto3 daft decord dlib fsspec moto numpy plotly psutil pyarrow ray rich torch",
+    "benchmarks": "PIL av boto3 daft decord dlib fsspec moto numpy plotly psutil pyarrow ray rich scenedetect torch",
 }
 
 

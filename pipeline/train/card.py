@@ -44,7 +44,7 @@ def run_card(summary: Mapping[str, Any], info: Mapping[str, Any], best: Mapping[
     right = best.get("per_class_accuracy") or {}
     rows = [
         f"| {each} | {per_class.get(each, 'not known')} | {_share(right.get(each))} |"
-        for each in model_classes(info["config"])
+        for each in model_classes(info.get("config", {"model": {}}))
     ]
     synthetic = data.get("synthetic")
     made = "nobody said whether real" if synthetic is None else "made by a program" if synthetic else "real"

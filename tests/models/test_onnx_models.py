@@ -341,7 +341,7 @@ def test_a_file_of_another_name_needs_a_sidecar(tmp_path: Path):
 
 
 def made_model(folder: Path, *, kind: str = "FLOAT", shape=("n", 3, 16, 16), outputs=("out",), columns: int = 7, **own):
-    """An .onnx whose outputs are the means of its one input's channels, the others behind them; see `passing_through`."""
+    """An .onnx whose outputs are the means of its one input's channels, as in `passing_through`."""
     helper, proto = onnx.helper, onnx.TensorProto
     channels = 3 if 3 in shape else 1
     axes = [1, 2] if shape[-1] == channels else [2, 3]
