@@ -36,12 +36,12 @@ def of_study(name: str) -> Any:
 
 def main(config: Any) -> int:
     if STUDY:
-        _, measure, show = map(of_study, OWN[STUDY])
+        measure, show = map(of_study, OWN[STUDY][1:])
         show(measure(config))
-    else:
-        from benchmarks.studies import benchmark, print_tables  # PyTorch and Ray, which --help does without.
+        return 0
+    from benchmarks.studies import benchmark, print_tables  # PyTorch and Ray, which --help does without.
 
-        print_tables(benchmark(config))
+    print_tables(benchmark(config))
     return 0
 
 
