@@ -41,7 +41,7 @@ def linked_films(
         those linked; returns: tracks of a person who was seen before in the film; switches: those of them that got
         another number than the time before.
     """
-    counts = dict.fromkeys(("same", "other", "splits", "joins", "returns", "switches"), 0)
+    counts: dict[str, Any] = dict.fromkeys(("same", "other", "splits", "joins", "returns", "switches"), 0)
     for shots in _films(seen, num_films=num_films, seed=seed):
         tracks = [number for number, shot in enumerate(shots) for _ in shot]
         faces = [face for shot in shots for face in shot]

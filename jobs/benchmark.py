@@ -37,11 +37,10 @@ def of_study(name: str) -> Any:
 def main(config: Any) -> int:
     if STUDY:
         measure, show = map(of_study, OWN[STUDY][1:])
-        show(measure(config))
-        return 0
-    from benchmarks.studies import benchmark, print_tables  # PyTorch and Ray, which --help does without.
-
-    print_tables(benchmark(config))
+    else:
+        from benchmarks.studies import benchmark as measure  # PyTorch and Ray, which --help does without.
+        from benchmarks.studies import print_tables as show
+    show(measure(config))
     return 0
 
 
