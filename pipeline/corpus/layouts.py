@@ -45,8 +45,7 @@ def read_files(
     broken = found.broken + (found.broken_images if takes_images else found.broken_videos)
     move = None
     root_name = "" if single else posixpath.basename(root.rstrip("/"))
-    if naming.takes_found:
-        naming.find(class_folders(root_name, wanted.tree_paths()), shown=shown)
+    naming.find(class_folders(root_name, wanted.tree_paths()) if naming.takes_found else (), shown=shown)
     if layout != "folder" and (found.num_members or not single):
         move = _caer_move(root_name, wanted.tree_paths(), naming)
     if layout in ("caer", "caer-s") and move is None:
@@ -81,8 +80,7 @@ def read_files(
             raise _no_video(ignored, has_images=has_images, single=place if single else "", shown=shown)
         is_labelled = _are_labels(found.videos.tree_paths(), naming, shown=shown)
         notes = [] if is_labelled or not found.videos else ["no labels"]
-        taken = found.videos.taken()
-        clips = (_in_its_folder(file, naming) for file in taken) if is_labelled else taken
+        clips = _in_their_folders(found.videos, naming) if is_labelled else found.videos.taken()
     url = url_of(root.rstrip("/") or "/", store)
     files = chain(clips, broken)
     return corpus_of(layout, url, files=files, ignored=ignored, rules=rules, notes=notes)
@@ -241,6 +239,7 @@ def _are_labels(tree_paths: Iterable[str], naming: Naming, *, shown: str | None 
     return bool(tops) and not unknown
 
 
-def _in_its_folder(file: ListedFile, naming: Naming) -> ListedFile:
-    top, slash, _ = _tree_path(file).partition("/")
-    return replace(file, label=naming.class_of(top)) if slash else file
+def _in_their_folders(files: ListedFiles, naming: Naming) -> Iterator[ListedFile]:
+    for file in files.taken():
+        top, slash, _ = _tree_path(file).partition("/")
+        yield replace(file, label=naming.class_of(top)) if slash else file

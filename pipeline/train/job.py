@@ -81,11 +81,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         )
     if saved is None or not is_finished(config, saved["history"]):
         log_status(f"checked: {check_output(config.output)}")
-        put(
-            config.output,
-            "config.yaml",
-            content=yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode(),
-        )
+        resolved = yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False)
+        put(config.output, "config.yaml", content=resolved.encode())
         for note in notes_of(config, num_classes=len(classes_for(config, manifest))):
             log_status(f"note: {note}", event="note")
         log_status(start_ray())
