@@ -8,10 +8,15 @@ from pipeline.labels.config import ExportConfig
 
 
 def main(config: ExportConfig) -> int:
+    from pipeline.labels.source import models_of
     from pipeline.ledger.outputs import require_output_of
+    from pipeline.runtime.console import log_status
+    from pipeline.storage.remote import absolute_url
 
     if config.output is not None:
         require_output_of("export", config.output)
+    models_of(absolute_url(config.labels))  # What is not there is told before anything that takes long.
+    log_status(f"{'importing' if config.import_ else 'exporting'} {config.format}: reading {config.labels}")
     from pipeline.labels.export import export  # Arrow, which --help does without.
 
     return export(config)
