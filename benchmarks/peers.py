@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,7 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig
 from pipeline.runtime.console import log_status
 from pipeline.storage.remote import local_path
+from pipeline.storage.scratch import ScratchFolder
 from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import make_corpus
 
@@ -164,9 +166,12 @@ def _watched(command: Sequence[str], *, limit_seconds: float) -> dict[str, Any]:
     """A command with all that it starts: wall seconds, core-seconds, the most proportional memory, the exit code, which
     is None where it was stopped for its time."""
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    # A plain ray.init is an open door: to whoever has its token, and its files, alone. Short, for Ray's sockets.
+    closed = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **closed}
     started = time.monotonic()
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, contextlib.closing(ScratchFolder("ep-")) as folder:
+        environment["RAY_TMPDIR"] = str(folder.path)
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=REPOSITORY)
         cpu, memory, looked, is_over = 0.0, 0, 0.0, False
         while process.poll() is None:

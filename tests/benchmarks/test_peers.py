@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peer import Faces
-from benchmarks.peers import PeersConfig, _figures
+from benchmarks.peers import PeersConfig, _figures, _watched
 from pipeline.corpus.read import read_corpus
 from pipeline.preprocess.config import ExtractConfig
 from pipeline.preprocess.detectors import resolved
@@ -18,6 +18,15 @@ from pipeline.runtime.config import PoolConfig
 from pipeline.synthetic.corpus import make_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_a_peers_ray_is_closed_to_others():
+    """Neither of them says so itself: a plain `ray.init` listens on all interfaces, and its files are open to all."""
+    code = (
+        "import os, sys; get = os.environ.get; mode = os.stat(get('RAY_TMPDIR')).st_mode; "
+        "sys.exit(get('RAY_AUTH_MODE') != 'token' or len(get('RAY_AUTH_TOKEN')) < 64 or bool(mode & 0o077))"
+    )
+    assert _watched([sys.executable, "-c", code], limit_seconds=100)["exit_code"] == 0
 
 
 @pytest.mark.lengthy
