@@ -42,10 +42,11 @@ def sql_otherwise(how: Otherwise, classes: Sequence[str]) -> str:
         for each in ([_text(name) for name in classes], [f"probabilities[{_text(name)}]" for name in classes])
     )
     is_sure = f"probability >= {how.abstain_below!r}"
-    unsure = f"probability is null or reason is not distinct from '{STRAY}'"
     return (
-        f"case when {unsure} then null when {is_sure} then ([{names}])[list_position([{values}], probability)] end"
-        f" as emotion, case when {unsure} then reason when {is_sure} then null else '{ABSTAINED}' end as reason"
+        f"case when probability is null or reason = '{STRAY}' then null"
+        f" when {is_sure} then ([{names}])[list_position([{values}], probability)] end as emotion,"
+        f" case when probability is null or reason <> '{ABSTAINED}' then reason"  # as that other bytes replaced it
+        f" when {is_sure} then null else '{ABSTAINED}' end as reason"
     )
 
 
@@ -77,7 +78,7 @@ def clip_otherwise(clip: dict[str, Any], faces: pa.Table, how: Otherwise) -> dic
     return {
         **clip,
         "emotion": summary.emotion if counted else None,
-        "reason": summary.reason if counted else STRAY,
+        "reason": summary.reason if clip["reason"] in (None, ABSTAINED) else clip["reason"],
         "emotion_shares": dict(zip(classes, summary.emotion_shares, strict=True)),
         "num_tracks": len(persons),
         "num_changes": sum(person.num_changes or 0 for person in persons),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pytest
 from made_labels import CLIPS, MadeClip, make_labels
 
 from pipeline.labels.config import ExportConfig
 from pipeline.labels.export import export
+from pipeline.labels.otherwise import Otherwise, sql_otherwise
 from pipeline.labels.source import open_labels
 from pipeline.viewer.config import ViewConfig
 
@@ -52,6 +55,37 @@ def test_a_clip_is_found_by_the_emotion_that_it_has_then(videos_and_labels):
     same = open_labels(str(videos_and_labels / "plain"), abstain_below=0.0)
     found = [list(each.database.rows("select * from clips order by path")) for each in (plain, same)]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "reason", "found"),
+    [
+        ((0.6, 0.4), None, ("it's", None)),
+        ((0.6, 0.4), "abstained", ("it's", None)),
+        ((0.45, 0.55), None, (None, "abstained")),
+        ((0.1, 0.9), "replaced", ("b", "replaced")),
+        ((0.1, 0.9), "stray", (None, "stray")),
+        (None, "undecodable", (None, "undecodable")),
+        ((0.6, 0.6), None, ("it's", None)),
+    ],
+)
+def test_what_another_reason_says_of_a_clip_stays(probabilities, reason, found):
+    classes = ("it's", "b")
+    values = None if probabilities is None else dict(zip(classes, probabilities, strict=True))
+    kind = pa.struct([(name, pa.float64()) for name in classes])
+    highest = None if probabilities is None else max(probabilities)
+    rows = pa.table(
+        {
+            "probabilities": pa.array([values], kind),
+            "probability": pa.array([highest], pa.float64()),
+            "reason": [reason],
+            "emotion": ["b"],
+        }
+    )
+    sql = sql_otherwise(Otherwise(abstain_below=0.6), classes)
+    (row,) = duckdb.sql(f"select emotion, reason from (select * replace ({sql}) from rows)").fetchall()
+    assert rows.num_rows == 1
+    assert row == found
 
 
 def test_a_person_of_too_few_faces_is_nobody(videos_and_labels):
