@@ -16,6 +16,7 @@ from fsspec.implementations.http import HTTPFileSystem
 from pipeline.storage.retry import REQUEST_SECONDS, SLOWEST_BYTES_PER_SECOND
 
 _CHUNK_BYTES = 2**18
+_MAX_TOLD_BYTES = 2**50
 # Where nobody says what may come.
 MAX_READ_BYTES, MAX_COPIED_BYTES = 2**31, 2**33
 
@@ -30,6 +31,13 @@ class EndlessError(OSError):
 
 class WebFiles(HTTPFileSystem):
     """fsspec's files of web servers, read a bit at a time under a bound."""
+
+    async def _info(self, url: str, **options: Any) -> dict[str, Any]:
+        """As fsspec has it, but without a size that no file has, which no number of ours would hold."""
+        found = await super()._info(url, **options)
+        size_bytes = found.get("size")
+        told = isinstance(size_bytes, int) and 0 <= size_bytes < _MAX_TOLD_BYTES
+        return {**found, "size": size_bytes if told else None}
 
     async def _bits(self, url: str, options: dict[str, Any]) -> AsyncIterator[bytes]:
         """What a server sends. Raises ConnectionError where that is too slow."""

@@ -182,6 +182,40 @@ def test_a_file_of_this_machine_in_a_manifest_on_the_web_is_named(web):
         read_corpus(f"http://{host}/m.csv")
 
 
+@pytest.mark.parametrize(
+    ("header", "size_bytes"),
+    [
+        ("Content-Length: 9223372036854775808", 0),
+        ("Content-Length: 9223372036854775807", 0),
+        ("Content-Length: 99999999999999999999999999", 0),
+        ("Content-Length: -5", 0),
+        ("Content-Length: 1e9", 0),
+        ("Content-Range: bytes 0-1/99999999999999999999999", 0),
+        ("Last-Modified: Thu, 01 Jan 99999 00:00:00 GMT", 0),
+        ("ETag: \x1b[2J", 0),
+        ("Content-Encoding: gzip", 0),
+        ("Content-Length: 7", 7),
+    ],
+)
+def test_what_a_web_server_says_of_a_file_ends_no_listing(header, size_bytes, tmp_path):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):  # pyright: ignore[reportIncompatibleMethodOverride]
+            """Quiet."""
+
+        def do_GET(self):
+            self.close_connection = True
+            self.wfile.write(f"HTTP/1.1 200 OK\r\n{header}\r\nConnection: close\r\n\r\n1234567".encode())
+
+        do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "m.csv").write_text(f"url\nhttp://127.0.0.1:{server.server_port}/a.mp4\n")
+        (clip,) = read_corpus(str(tmp_path / "m.csv"), allow_private_hosts=True).clips
+        server.shutdown()
+    assert clip.size_bytes == size_bytes
+
+
 def test_a_path_from_the_root_of_a_web_server_lies_on_it(web):
     folder, host = web
     (folder / "deep").mkdir()

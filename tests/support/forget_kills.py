@@ -4,6 +4,7 @@
 one: starting Python takes longer than the work. Prints how many kills there were; ends with 1 where a proof fails.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -56,6 +57,7 @@ def forget_to_the_end(url):
 def forked(work, *arguments):
     """The code with which a process of its own ends that does the work."""
     if (pid := os.fork()) == 0:
+        faulthandler.dump_traceback_later(240, exit=True)
         code = 1
         try:
             work(*arguments)
