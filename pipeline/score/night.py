@@ -74,16 +74,17 @@ def plan_night(
 
 def describe_night(night: Night) -> str:
     """What a night has to do, in one line."""
+    again = {
+        f"{night.num_retryable} of them tried again": night.num_retryable,
+        f"{night.num_cut_off} of them cut off before and done now": night.num_cut_off,
+    }
     rest = {
         f"{night.num_copies} with the bytes of a scored one": night.num_copies,
-        f"{night.num_retryable} retryable": night.num_retryable,
-        f"{night.num_cut_off} cut off before": night.num_cut_off,
         f"{night.num_older} older than --since (left)": night.num_older,
         f"{night.num_later} beyond --limit (left)": night.num_later,
     }
-    return f"{night.num_known} known to this model, {night.num_new} new" + "".join(
-        f", {text}" for text, count in rest.items() if count
-    )
+    of_known, told = ("".join(f", {text}" for text, count in each.items() if count) for each in (again, rest))
+    return f"{night.num_known} known to this model{of_known}, {night.num_new} new{told}"
 
 
 def partition_of(output: str, checkpoint_sha256: str) -> str:
