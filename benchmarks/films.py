@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -17,9 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 import numpy as np
@@ -30,7 +33,6 @@ from benchmarks.listing import reached
 from benchmarks.machine import machine
 from benchmarks.tables import table
 from pipeline.labels.videos import opened_videos
-from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
 from pipeline.viewer.media import STRETCH_SECONDS
@@ -60,7 +62,9 @@ class FilmsConfig:
     width: int = 640
     """Width of their pictures (pixels); the height is three quarters of it."""
     s3: bool = True
-    """Also from a server of S3 on this machine (needs moto[server])."""
+    """Also from a server of S3 on this machine."""
+    keep: bool = False
+    """Leave the films where they are; the next run asks for moments of them."""
 
     def __post_init__(self) -> None:
         if self.minutes < 1:
@@ -73,19 +77,22 @@ def films(config: FilmsConfig) -> dict[str, Any]:
     """Make the films and ask; writes films.json and returns what it holds."""
     storage = Storage(config.output)
     folder = Path(storage.path("made"))
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    before, rows = os.getloadavg()[0], []
-    try:
+    if not (config.keep and (folder / "whole").exists()):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         for name in FILMS:
             log_status(f"making {name}, {config.minutes} minutes")
             make_film(folder / name, minutes=config.minutes, width=config.width)
+        (folder / "whole").touch()
+    before, rows = os.getloadavg()[0], []
+    try:
         rows += [{"place": "disk", **row} for row in _asked(str(folder), folder)]
         if config.s3:
             with _served(folder) as (url, server):
                 rows += [{"place": "S3", **row} for row in _asked(url, folder, server)]
     finally:
-        shutil.rmtree(folder)
+        if not config.keep:
+            shutil.rmtree(folder)
     load = {"before": before, "after": os.getloadavg()[0]}
     results = {"machine": machine(), "settings": asdict(config), "load_average": load, "films": rows}
     storage.put("films.json", (json.dumps(results, indent=1) + "\n").encode())
@@ -183,14 +190,13 @@ def _cpu_seconds(server: int | None) -> float:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[tuple[str, int]]:
-    """The films in a bucket of a server of S3, and its process. Raises UsageError where moto is not installed."""
+    """The films in a bucket of a server of S3 on this machine, and its process."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(folder, theirs), daemon=True)
     process.start()
     try:
         endpoint = ours.recv()
-        if endpoint is None or process.pid is None:
-            raise UsageError("moto is not installed; pip install 'moto[server]', or give --s3 false")
+        assert process.pid is not None, "it has answered"
         with reached(endpoint):
             yield f"s3://{BUCKET}", process.pid
     finally:
@@ -199,23 +205,45 @@ def _served(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _serve(folder: Path, connection: Connection) -> None:
-    try:
-        from moto.backends import get_backend
-        from moto.core.models import DEFAULT_ACCOUNT_ID
-        from moto.server import ThreadedMotoServer
-    except ImportError:
-        return connection.send(None)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (a line for each request)
-    backend = get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"]
-    backend.create_bucket(BUCKET, "us-east-1")
-    for name in FILMS:
-        backend.put_object(BUCKET, name, (folder / name).read_bytes(), disable_notification=True)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    connection.send(f"http://{host}:{port}")
-    while True:
-        time.sleep(3600)
+    """Answer for the films as S3 does. Not moto, which reads the whole of a film for each of its ranges."""
+
+    class Films(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(is_read=False)
+
+        def do_GET(self) -> None:
+            self._answer(is_read=True)
+
+        def log_message(self, *_: object) -> None:  # type: ignore[override] - a line for each request
+            return
+
+        def _answer(self, *, is_read: bool) -> None:
+            path = folder / Path(urlsplit(self.path).path).name
+            if not path.is_file():
+                self.send_response(404)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            size = path.stat().st_size
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            start = int(asked[1]) if asked else 0
+            end = min(size, int(asked[2]) + 1) if asked and asked[2] else size
+            self.send_response(206 if asked else 200)
+            self.send_header("Content-Length", str(end - start))
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+            self.send_header("ETag", f'"{size:032x}"')
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            self.end_headers()
+            if is_read:
+                with path.open("rb") as file:
+                    file.seek(start)
+                    self.wfile.write(file.read(end - start))
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Films)
+    connection.send(f"http://127.0.0.1:{server.server_port}")
+    server.serve_forever()
 
 
 def print_films(results: Mapping[str, Any]) -> None:
