@@ -28,21 +28,24 @@ def shots_found(clips: Sequence[Sequence[np.ndarray]], *, num_films: int, seed: 
     small = [frames for frames in small if len(frames) > MAX_FRAMES]
     finders: dict[str, Callable[[Sequence[np.ndarray]], list[int]]] = {"ours": _ours, **_of_scenedetect()}
     counts = {name: {"found": 0, "missed": 0, "wrong": 0} for name in finders}
+    kinds = {kind: {"cuts": 0, **dict.fromkeys(finders, 0)} for kind in KINDS}
     num_cuts = 0
-    for frames, cuts in _films(small, num_films=num_films, seed=seed):
+    for kind, frames, cuts in _films(small, num_films=num_films, seed=seed):
         num_cuts += len(cuts)
+        kinds[kind]["cuts"] += len(cuts)
         for name, find in finders.items():
             told = find(frames)
             found = sum(any(abs(cut - each) <= NEAR for each in told) for cut in cuts)
+            kinds[kind][name] += found
             wrong = sum(all(abs(cut - each) > NEAR for cut in cuts) for each in told)
             for part, value in (("found", found), ("missed", len(cuts) - found), ("wrong", wrong)):
                 counts[name][part] += value
-    return {"num_films": num_films, "num_cuts": num_cuts, "finders": counts}
+    return {"num_films": num_films, "num_cuts": num_cuts, "finders": counts, "found_by_kind": kinds}
 
 
 def _films(
     clips: Sequence[Sequence[np.ndarray]], *, num_films: int, seed: int
-) -> Iterator[tuple[list[np.ndarray], list[int]]]:
+) -> Iterator[tuple[str, list[np.ndarray], list[int]]]:
     random = np.random.default_rng(seed)
     for number in range(num_films):
         kind = KINDS[number % len(KINDS)]
@@ -62,7 +65,7 @@ def _films(
                 frames[place] = np.full_like(frames[place], 250)
         if kind == "dark":
             frames = [(each // 6).astype(np.uint8) for each in frames]
-        yield frames, cuts
+        yield kind, frames, cuts
 
 
 def _ours(frames: Sequence[np.ndarray]) -> list[int]:

@@ -33,6 +33,7 @@ from pipeline.faces.quality import sharpness_of
 from pipeline.faces.same_person import MAX_DISTANCE
 from pipeline.records.faces import Box
 from pipeline.records.vocabulary import UsageError
+from pipeline.report.values import NONE
 from pipeline.runtime.console import log_status
 
 # Clip -> the persons in front in it, from left to right.
@@ -247,6 +248,12 @@ def print_persons(results: Mapping[str, Any]) -> None:
     shots = results["shots"]
     rows = [
         [name, *(f"{each[part]:,}" for part in ("found", "missed", "wrong"))] for name, each in shots["finders"].items()
+    ]
+    kinds = shots["found_by_kind"]
+    rows += [
+        [f"found by {name}, {kind}", f"{own[name]:,}", f"{own['cuts'] - own[name]:,}", NONE]
+        for kind, own in kinds.items()
+        for name in shots["finders"]
     ]
     title = f"Shots of {shots['num_films']} films with {shots['num_cuts']:,} cuts"
     console.print(table(title, ("", "found", "missed", "that are none"), rows))

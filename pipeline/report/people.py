@@ -30,6 +30,10 @@ MAX_TRACKS = 4
 MAX_POINTS = 300
 
 
+# Marks on one strip; more would cover it.
+MAX_CUTS = 100
+
+
 # Of all timelines together: each point is 250 bytes of chart and table.
 MAX_POINTS_OF_PAGE = 16_000
 
@@ -53,7 +57,7 @@ class ShownClip:
 
     label: its row of `labels_of`. persons: rows of TRACK_SCHEMA of those seen most, in order of appearance.
     num_persons: of all. faces: of each person rows of FRAME_SCHEMA in order of time, spread over all. boxes:
-    (track_index, box) of the faces in each pictured frame.
+    (track_index, box) of the faces in each pictured frame. cuts: seconds from the clip's first frame.
     """
 
     label: Row
@@ -62,6 +66,7 @@ class ShownClip:
     faces: Mapping[int, Sequence[Row]]
     pictures: Sequence[Thumbnail]
     boxes: Mapping[int, Sequence[tuple[int, Box]]]
+    cuts: Sequence[float] = ()
 
 
 def shown_clips(labels: pa.Table, pictured: Collection[str]) -> list[Row]:
@@ -76,9 +81,11 @@ def shown_clips(labels: pa.Table, pictured: Collection[str]) -> list[Row]:
     return pa.concat_tables([seen, unseen]).sort_by(BY_PATH).to_pylist()
 
 
-def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequence[Thumbnail]) -> ShownClip:
+def shown_clip(
+    label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequence[Thumbnail], *, cuts: Sequence[float] = ()
+) -> ShownClip:
     """What the page shows of one clip. frames, tracks: its rows of FRAME_SCHEMA and TRACK_SCHEMA. pictures: all that
-    there are of it."""
+    there are of it. cuts: where shots begin but the first, seconds on the file's clock."""
     on_file, frames = frames, from_first_frame(frames)
     # When the clip's first frame is on the file's clock.
     zero = on_file["pts_seconds"][0].as_py() - frames["pts_seconds"][0].as_py() if frames.num_rows else 0.0
@@ -109,6 +116,7 @@ def shown_clip(label: Row, frames: pa.Table, tracks: pa.Table, pictures: Sequenc
         faces=faces,
         pictures=pictures,
         boxes=boxes,
+        cuts=[cut - zero for cut in cuts],
     )
 
 
@@ -128,7 +136,12 @@ def clip_view(clip: ShownClip, *, most_points: int, blur_faces: bool) -> dict[st
     start, end = (min(times), max(times)) if times else (0.0, 0.0)
     persons = [
         _person(
-            person, spread(clip.faces[person["track_index"]], most_points), path=label["path"], start=start, end=end
+            person,
+            spread(clip.faces[person["track_index"]], most_points),
+            path=label["path"],
+            start=start,
+            end=end,
+            cuts=clip.cuts,
         )
         for person in clip.persons
     ]
@@ -175,7 +188,9 @@ def _said(row: Row, probability: float) -> str:
     return f"{UNDECIDED}: at most {said(probability)} sure"
 
 
-def _person(person: Row, moments: Sequence[Row], *, path: str, start: float, end: float) -> dict[str, Any]:
+def _person(
+    person: Row, moments: Sequence[Row], *, path: str, start: float, end: float, cuts: Sequence[float]
+) -> dict[str, Any]:
     """One person: its label, its strip from `start` to `end` in seconds, and the probabilities at its faces."""
     number, shares = person["track_index"] + 1, person["emotion_shares"]
     decided = sum(shares.values())
@@ -194,7 +209,7 @@ def _person(person: Row, moments: Sequence[Row], *, path: str, start: float, end
         "colour": person["track_index"] % len(PERSON_COLOURS),
         "said": _said(person, max(person["probabilities"].values())),
         "times": f"{', '.join(times)} of the time; {counted(person['num_changes'], 'change')}{alike}",
-        "strip": strip_of(moments, start=start, end=end, label=f"Person {number} over time"),
+        "strip": strip_of(moments, start=start, end=end, cuts=cuts, label=f"Person {number} over time"),
         "chart": Chart(
             _lines(moments),
             title,
@@ -218,8 +233,9 @@ def _step(times: Sequence[float]) -> float:
     return gaps[len(gaps) // 2] if gaps else 0.0
 
 
-def strip_of(moments: Sequence[Row], *, start: float, end: float, label: str) -> Bar:
-    """A person's emotions over time, from `start` to `end` of the clip in seconds; where it was not seen is a gap."""
+def strip_of(moments: Sequence[Row], *, start: float, end: float, label: str, cuts: Sequence[float] = ()) -> Bar:
+    """A person's emotions over time, from `start` to `end` of the clip in seconds; where it was not seen is a gap, and
+    a cut between two shots is a mark."""
     times = [row["pts_seconds"] for row in moments]
     step = _step(times) or max((end - start) / 50, 0.04)
     whole = end + step - start
@@ -242,7 +258,11 @@ def strip_of(moments: Sequence[Row], *, start: float, end: float, label: str) ->
         )
         for emotion, low, high in spans
     ]
-    return Bar(label, parts, height=20, legend=False)
+    marks = [
+        Part("cut", f"{1000 * (cut - start) / whole - 1:.1f}", "2.0", f"cut at {said_seconds(cut)}")
+        for cut in spread([cut for cut in cuts if start < cut < end + step], MAX_CUTS)
+    ]
+    return Bar(label, [*parts, *marks], height=20, legend=False)
 
 
 def _lines(moments: Sequence[Row]) -> list[dict[str, Any]]:

@@ -16,9 +16,11 @@ from pipeline.records.evolution import read_shard
 from pipeline.records.faces import (
     CLIP_LABEL_SCHEMA,
     FRAME_SCHEMA,
+    SHOT_SCHEMA,
     TRACK_SCHEMA,
     ClipLabel,
     Prediction,
+    Shot,
     Thumbnail,
     TrackLabel,
 )
@@ -92,7 +94,11 @@ def write_page(run: Run, *, day: str, config: ScoreConfig) -> list[str]:
         data = storage.read(shard["frames"])
         frames = read_shard(data, Prediction, FRAME_SCHEMA, columns=PAGE_FRAME_COLUMNS, filters=own)
         tracks = read_shard(storage.read(shard["tracks"]), TrackLabel, TRACK_SCHEMA, filters=own)
-        shown.append(report.shown_clip(label, frames, tracks, pictures.get(label["clip_id"], [])))
+        cuts: list[float] = []
+        if (label.get("num_shots") or 0) > 1 and "shots" in shard:
+            shots = read_shard(storage.read(shard["shots"]), Shot, SHOT_SCHEMA, filters=own)
+            cuts = shots.filter(shots["begins_with_cut"])["start_pts_seconds"].to_pylist()
+        shown.append(report.shown_clip(label, frames, tracks, pictures.get(label["clip_id"], []), cuts=cuts))
     outcomes = run.snapshot.to_list(report.MAX_LISTED)
     page = report.score_page(
         run.summary,

@@ -498,6 +498,20 @@ def test_where_a_person_was_not_seen_its_strip_and_its_lines_are_open():
     assert [value is None for value in person["chart"].traces[0]["y"]] == [False] * 3 + [True] + [False] * 2
 
 
+def test_cuts_are_marks_on_the_strips_counted_from_the_first_frame():
+    rows = [face_row("a", t) | {"pts_seconds": t + 100.0, "seconds": t} for t in (0.0, 0.2, 0.4, 0.6, 0.8)]
+    label = clip_row("a", "a") | {"probability": 0.4}
+    tables = pa.Table.from_pylist(rows, FRAME_SCHEMA)
+    clip = shown_clip(label, tables, table_of([track_row("a")], TRACK_SCHEMA), [], cuts=[100.5, 107.0])
+    (person,) = clip_view(clip, most_points=300, blur_faces=False)["persons"]
+    (mark,) = [part for part in person["strip"].parts if part.kind == "cut"]
+    assert float(mark.x) == pytest.approx(499, abs=1)
+    assert mark.words == "cut at 0.5 s"
+    without = shown_clip(label, tables, table_of([track_row("a")], TRACK_SCHEMA), [])
+    (person,) = clip_view(without, most_points=300, blur_faces=False)["persons"]
+    assert [part.kind for part in person["strip"].parts if part.kind == "cut"] == []
+
+
 def test_the_page_counts_from_the_first_frame_and_says_how_to_play_a_clip_there():
     pages = []
     for clock in (0.0, 54321.0):
