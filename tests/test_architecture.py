@@ -7,6 +7,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from itertools import chain
@@ -199,3 +200,9 @@ def test_files_of_users_are_parsed_by_one_reader_with_limits():
     found = {path for path in sources(PACKAGE) if parsers.search(path.read_text())}
     assert found - allowed == set()
     assert allowed - found == set(), "the list is longer than it need be"
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest knows a file by its name alone: of two it runs the first that it meets."""
+    names = Counter(path.name for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -20,7 +20,7 @@ from pipeline.corpus.manifest import read_manifest_file
 from pipeline.corpus.table import LabelConflicts, SplitRules, SplitScheme, check_fractions
 from pipeline.corpus.types import Corpus, CorpusError
 from pipeline.records.vocabulary import EMOTIONS, LAYOUTS
-from pipeline.storage.web import let_reach, reach_of
+from pipeline.storage.web import reach_of, reaching
 
 
 def read_corpus(
@@ -80,8 +80,7 @@ def read_corpus(
         shard=shard,
     )
     reach = reach_of(input_url, allow_private_hosts=allow_private_hosts)
-    let_reach(reach)
-    with one_line_errors(input_url):
+    with reaching(reach), one_line_errors(input_url):
         return _read(input_url, rules, Naming(classes), layout=layout, follow_links=follow_links, reach=reach)
 
 

@@ -58,7 +58,7 @@ from pipeline.runtime.run import Run, print_summary, run
 from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage.redaction import without_secrets
 from pipeline.storage.spool import spooled
-from pipeline.storage.web import let_reach, reach_of
+from pipeline.storage.web import let_reach, reach_of, reaching
 
 MAX_EXAMPLES_SHOWN = 60
 # What `try_out` tries.
@@ -127,16 +127,17 @@ def preprocess(config: PreprocessConfig, corrected: CorrectedFaces | None = None
     for line in preflight(input_url=config.input, output_url=config.output):
         log_status(line)
     listed = []
-    if config.classes == FOUND:
-        listed.append(read_input(config, corrected))
-        config = replace(config, classes=classes_of_input(listed[0], corrected))
-        log_status(f"classes found: {', '.join(config.classes)}")
-    found = run(
-        job_of(config, extract_config, device=device, corrected=corrected),
-        lambda: listed.pop() if listed else read_input(config, corrected),
-        config.output,
-        config=config,
-    )
+    with reaching(reach_of(config.input, allow_private_hosts=config.allow_private_hosts)):
+        if config.classes == FOUND:
+            listed.append(read_input(config, corrected))
+            config = replace(config, classes=classes_of_input(listed[0], corrected))
+            log_status(f"classes found: {', '.join(config.classes)}")
+        found = run(
+            job_of(config, extract_config, device=device, corrected=corrected),
+            lambda: listed.pop() if listed else read_input(config, corrected),
+            config.output,
+            config=config,
+        )
     if corrected is not None:
         told = {"labels": config.corrections, "digest": corrected.digest, "corrections": list(corrected.correction_ids)}
         found.ledger.storage.put("corrections.json", (json.dumps(told, indent=1) + "\n").encode())

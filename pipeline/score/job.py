@@ -52,7 +52,7 @@ from pipeline.score.night import (
 )
 from pipeline.score.page import day_to_show, picture_options, write_page
 from pipeline.score.reading import read_otherwise, reading_config
-from pipeline.storage.web import reach_of
+from pipeline.storage.web import reach_of, reaching
 
 KIND = "labels"
 
@@ -88,7 +88,8 @@ def score(config: ScoreConfig, info: dict[str, Any] | None = None) -> Run:
         return _dry_run(job, output_for(output, job=job, force_new=config.force_new), config=config)
     for line in preflight(input_url=config.input, output_url=output):
         log_status(line)
-    found = run(job, partial(read_input, config), output, config=config)
+    with reaching(reach_of(config.input, allow_private_hosts=config.allow_private_hosts)):
+        found = run(job, partial(read_input, config), output, config=config)
     has_shots = found.snapshot.database.value("select count(*) from shards where \"table\" = 'shots'") > 0
     found.ledger.storage.put("README.md", labels_card(has_shots=has_shots, classes=record.classes))
     shown = day_to_show(found, day=day) if config.page else None

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import socket
 from collections import defaultdict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.storage.hosts import (
@@ -24,14 +25,15 @@ from pipeline.storage.hosts import (
 from pipeline.storage.retry import REQUEST_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 # Of one request; what is slow is ended before.
 LONGEST_SECONDS = 6 * 3600.0
 REFUSED = "is no public address, and a redirect or a manifest may not lead there; give --allow-private-hosts"
 
-# Hosts of this process that may lie at a private address though a manifest names them; None: all.
-_reachable: frozenset[str] | None = frozenset()
+# Hosts that this process may read though they lie at private addresses and a manifest names them. None: all, as where
+# no input was read and a program gave each URL itself.
+_reachable: frozenset[str] | None = None
 
 
 def reach_of(input_url: str | None, *, allow_private_hosts: bool) -> frozenset[str] | None:
@@ -49,6 +51,17 @@ def let_reach(hosts: frozenset[str] | None) -> None:
     """
     global _reachable  # noqa: PLW0603 (sessions live in file systems that fsspec keeps for the process)
     _reachable = hosts
+
+
+@contextmanager
+def reaching(hosts: frozenset[str] | None) -> Iterator[None]:
+    """`let_reach` for as long as the block runs."""
+    before = _reachable
+    let_reach(hosts)
+    try:
+        yield
+    finally:
+        let_reach(before)
 
 
 async def typed_client(**options: Any) -> Any:

@@ -411,7 +411,8 @@ def test_a_read_only_disk_is_refused_before_any_work(corpus, small_disk):
     assert mounted("-o", "remount,ro")
     found = job(corpus, folder / "out")
     assert found.returncode == 2
-    (line,) = found.stderr.strip().splitlines()
+    loading, line = found.stderr.strip().splitlines()
+    assert loading == f"preprocessing {corpus[0].parent}: loading decoders and detector"
     assert line.startswith(f"preprocess.py: error: output {folder}/out")
     assert "Read-only file system" in line
 

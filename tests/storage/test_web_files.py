@@ -66,7 +66,6 @@ def hostile(monkeypatch):
         let_reach(None)
         monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.01)
         yield f"http://127.0.0.1:{server.server_port}", sent
-        let_reach(frozenset())
         server.shutdown()
 
 
@@ -122,4 +121,3 @@ def test_web_servers_that_are_not_there_end_no_run(monkeypatch):
         )  # fmt: skip
         _, outcome = extractor.extract(clip)
         assert (outcome.state, outcome.reason) == ("retryable", "store_failed")
-    let_reach(frozenset())
