@@ -17,6 +17,8 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
+from pipeline.storage.web import let_reach
+
 # Read by Ray when it is imported or starts. One token for all that the tests start: a cluster of several processes, and
 # the jobs that join it.
 for _name, _value in {
@@ -32,6 +34,13 @@ for _name, _value in {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts Ray comes first: few tests of many seconds, of which one left for the end keeps a process alone."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
+@pytest.fixture(autouse=True)
+def reach() -> Iterator[None]:
+    """What an actor or a viewer let this process read is of one test; in their own processes it holds to the end."""
+    yield
+    let_reach(None)
 
 
 @pytest.fixture(scope="session")

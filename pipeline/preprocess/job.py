@@ -74,7 +74,7 @@ class PreprocessActor:
         ledger_url: str,
         config: ExtractConfig,
         limits: SandboxLimits,
-        reach: frozenset[str] | None = frozenset(),
+        reach: frozenset[str] | None = None,
         corrected: CorrectedFaces | None = None,
         shared_detect: Detect | None = None,
     ) -> None:

@@ -63,7 +63,7 @@ class ScoreActor:
         ledger_url: str,
         config: ExtractConfig,
         limits: SandboxLimits,
-        reach: frozenset[str] | None = frozenset(),
+        reach: frozenset[str] | None = None,
         checkpoint: str,
         which: Any,
         device: str,
