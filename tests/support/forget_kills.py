@@ -14,13 +14,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), *(str(REPOSITORY / "tests" / name) for name in ("support", "ledger"))]
 
-from test_forget import CLIPS, check_forgotten, made  # noqa: E402 - the path is set above
+from killed_forget import kill_at  # noqa: E402 - the path is set above
+from test_forget import CLIPS, check_forgotten, made  # noqa: E402
 
 from pipeline.ledger.config import ForgetConfig  # noqa: E402
 from pipeline.ledger.ledger import Ledger  # noqa: E402
 from pipeline.ledger.outputs import runs_in  # noqa: E402
 from pipeline.score.forget_job import forget_in  # noqa: E402
-from pipeline.storage.store import Storage  # noqa: E402
 
 
 def forget(url):
@@ -28,22 +28,7 @@ def forget(url):
 
 
 def forget_until(url, point):
-    """Even points kill before the change of half that number, odd ones after it."""
-    left = point
-
-    def killing(method):
-        def change(*arguments):
-            nonlocal left
-            for act in (None, lambda: method(*arguments)):
-                found = act() if act else None
-                if "lock.json" not in arguments and (left := left - 1) < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return found
-
-        return change
-
-    for name in ("put", "put_stream", "delete"):
-        setattr(Storage, name, killing(getattr(Storage, name)))
+    kill_at(point)
     forget(url)
 
 
