@@ -79,6 +79,9 @@ class TimedActor:
         self._actor = PreprocessActor(**arguments)
         self.clip_ended = go_on
 
+    def close(self) -> None:
+        self._actor.close()
+
     def run(self, unit: Unit) -> dict[str, Any]:
         started = time.time()
         self._actor.clip_ended = self.clip_ended

@@ -88,6 +88,9 @@ class WaitingActor:
         self._unit_seconds = unit_seconds
         self.clip_ended = go_on
 
+    def close(self) -> None:
+        """Nothing was started."""
+
     def run(self, unit: Unit) -> dict[str, Any]:
         began = time.time()
         spread = np.random.default_rng(unit.number).normal(1.0, SPREAD)

@@ -100,6 +100,12 @@ class ClipExtractor:
         options = child_options(config, only_decodes=shared_detect is not None, folder=self._scratch.path)
         self.sandbox = Sandbox(build, {"config": config}, limits=limits, **options)
 
+    def close(self) -> None:
+        """End the sandbox, and remove copies of clips."""
+        self._forget_film()
+        self.sandbox.close()
+        self._scratch.close()
+
     def facts(self) -> dict[str, Any]:
         """What the sandbox has seen so far: children started, how many in place of one that had grown, the most
         resident memory of one (bytes), the wall time of each stage (seconds), and what they were kept from

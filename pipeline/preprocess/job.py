@@ -85,6 +85,9 @@ class PreprocessActor:
         self._extractor = ClipExtractor(config, limits=limits, shared_detect=shared_detect)
         self.clip_ended = go_on
 
+    def close(self) -> None:
+        self._extractor.close()
+
     def run(self, unit: Unit) -> dict[str, Any]:
         examples: list[Example] = []
         outcomes = []

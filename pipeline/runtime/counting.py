@@ -14,12 +14,9 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
 from pipeline.runtime.console import log_status
 from pipeline.runtime.progress import ProgressDisplay
-from pipeline.runtime.unit_counter import ANSWER_SECONDS, UnitCounter, UnitTeller
+from pipeline.runtime.unit_counter import ANSWER_SECONDS, CounterLostError, Counting, UnitTeller
 
 ASK_SECONDS = 0.5
 # How often an actor tells, at most: what the counter takes of all of them is some 1,000 messages a second.
@@ -29,11 +26,17 @@ GRACE_SECONDS = 10.0
 
 
 class UnitsAtWork:
-    """The driver's side: brings what actors tell to the display, and stops them where the run is interrupted."""
+    """The driver's side: brings what actors tell to the display, and stops them where the run is interrupted.
 
-    def __init__(self, display: ProgressDisplay, *, actors: int) -> None:
-        remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(UnitCounter)
-        self._counter = remote.remote()
+    counter: between the two; default: a Ray actor.
+    """
+
+    def __init__(self, display: ProgressDisplay, *, actors: int, counter: Counting | None = None) -> None:
+        if counter is None:
+            from pipeline.runtime.remote_counter import RemoteCounter  # A run without Ray does not import it.
+
+            counter = RemoteCounter()
+        self._counter = counter
         self._every_seconds = max(TELL_SECONDS, actors / TELLS_A_SECOND)
         self._display = display
         self._waiting: Collection[str] = ()
@@ -53,8 +56,8 @@ class UnitsAtWork:
 
     def _ask(self) -> None:
         while not self._is_over.wait(ASK_SECONDS):
-            with contextlib.suppress(RayError):
-                self._display.note(ray.get(self._counter.take.remote(), timeout=ANSWER_SECONDS), self._waiting)
+            with contextlib.suppress(CounterLostError):
+                self._display.note(self._counter.take(seconds=ANSWER_SECONDS), self._waiting)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -91,6 +94,6 @@ class UnitsAtWork:
         raise KeyboardInterrupt
 
     def _stop(self) -> None:
-        with contextlib.suppress(RayError):
-            while ray.get(self._counter.stop.remote(), timeout=ANSWER_SECONDS) and not self._is_over.wait(0.1):
+        with contextlib.suppress(CounterLostError):
+            while self._counter.stop(seconds=ANSWER_SECONDS) and not self._is_over.wait(0.1):
                 pass

@@ -44,11 +44,14 @@ class Actor(Protocol):
 
     clip_ended: called with the outcome of each clip once it has one; the pool puts a function of its own there. Where
     it returns False the run is being interrupted, and the clips that are left end as `interrupted_outcome`.
+    close: ends what it has started; a Ray actor's goes with its process.
     """
 
     clip_ended: Callable[[Outcome], bool]
 
     def run(self, unit: Unit) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

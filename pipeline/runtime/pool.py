@@ -14,30 +14,25 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipeline.ledger.files import json_bytes
-from pipeline.ledger.ledger import ENTRIES_AT_ONCE, Ledger
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.snapshot import Snapshot
 from pipeline.ledger.units import Unit
-from pipeline.records.outcomes import OWN_FAULT
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.counting import UnitsAtWork
-from pipeline.runtime.job import ActorSpec, SystematicFault
+from pipeline.runtime.job import ActorSpec
 from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.receiver import ROUNDS, Receiver, first_line
 from pipeline.runtime.unit_actor import UnitActor, pack
 from pipeline.storage.modes import own_umask
-from pipeline.storage.redaction import redacted
 from pipeline.storage.retry import StorageError
 
-ROUNDS = 3
 # Units that one Ray Data run is given, after which all actors wait for the last and new ones start. Each is a block,
 # which costs the driver 2 ms before the first of them is begun, and each clip of them some KB of memory.
 MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
 MAX_CLIPS_AT_ONCE = 2**17
 # Logical CPUs that an actor asks Ray for.
 CPUS_PER_ACTOR, CPUS_PER_GPU_ACTOR = 0.5, 0.25
-# Clips that met a fault of our own code: so many, and more than one in so many of a run, end it.
-MIN_FAULTS, MAX_FAULT_SHARE = 10, 10
 
 
 def units_at_once(actors: int, *, clips_per_unit: int = 1) -> int:
@@ -70,7 +65,7 @@ def run_units(
     arguments = {"ledger_url": ledger.storage.url, **spec.start_shared()}
     actors = num_actors(config, units.num_units)
     errors: list[str] = []
-    receiver = _Receiver(ledger, snapshot, num_clips=units.num_parts)
+    receiver = Receiver(ledger, snapshot, num_clips=units.num_parts)
     what = "clips and segments" if units.num_segments else "clips"
     display = ProgressDisplay(units.num_parts, what=what, actors=actors, started=started)
     at_work = UnitsAtWork(display, actors=actors)
@@ -87,7 +82,7 @@ def run_units(
                         display.add(entry)
                         receiver.add(entry)
                 except RayError as error:
-                    errors.append(_first_line(error))
+                    errors.append(first_line(error))
                 if waiting:  # A listing of 300,000 entries takes a minute: only where some may have been lost.
                     for unit_id in waiting.keys() & ledger.committed_units().keys():
                         del waiting[unit_id]
@@ -95,37 +90,6 @@ def run_units(
                     break
     receiver.flush()
     return errors
-
-
-class _Receiver:
-    """Takes the entries of a run as they come: some at a time into the snapshot, and compacted into the ledger."""
-
-    def __init__(self, ledger: Ledger, snapshot: Snapshot, *, num_clips: int) -> None:
-        self._ledger, self._snapshot = ledger, snapshot
-        self._max_faults = max(MIN_FAULTS - 1, num_clips // MAX_FAULT_SHARE)
-        self._entries: dict[str, bytes] = {}
-        self._num_faults = 0
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Take one committed entry. Raises SystematicFault."""
-        self._entries[entry["unit"]] = json_bytes(entry)
-        faults = [row for row in entry["outcomes"] if row["reason"] == OWN_FAULT]
-        self._num_faults += len(faults)
-        if len(self._entries) >= ENTRIES_AT_ONCE:
-            self.flush(is_many=True)
-        if self._num_faults > self._max_faults:
-            self.flush()
-            raise SystematicFault(
-                f"{self._num_faults} clips met a fault of our own code, the last: {faults[-1]['detail']}; this is no "
-                "fault of the clips, which are tried again by the next run; report it with the lines above"
-            )
-
-    def flush(self, *, is_many: bool = False) -> None:
-        """Put what has come into the snapshot."""
-        texts = self._snapshot.add_entries(self._entries)
-        if is_many:
-            self._ledger.compact(texts)
-        self._entries = {}
 
 
 def _stream(
@@ -161,8 +125,3 @@ def _stream(
         if "stopped_by" in entry:
             raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
         yield entry
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return redacted(f"{type(error).__name__}: {lines[-1] if lines else ''}")[:500]

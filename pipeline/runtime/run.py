@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.describe import clips_per_second, describe_audit, describe_changes, describe_summary
-from pipeline.runtime.job import Choice, Job, SystematicFault
+from pipeline.runtime.job import ActorSpec, Choice, Job, SystematicFault
 from pipeline.runtime.retention import forget_old
 from pipeline.storage.redaction import redacted_values
 
@@ -109,8 +109,14 @@ class _Trial:
         self._passed = False
 
     @contextmanager
-    def with_workers(self) -> Iterator[str]:
-        """Ray for as long as the block runs; in words, which. Raises what either raises."""
+    def with_workers(self, *, needs_ray: bool) -> Iterator[str]:
+        """Ray, where it is needed, for as long as the block runs; in words, what works. Raises what either raises."""
+        if not needs_ray:
+            if not self._passed:
+                log_status(f"trying {self._job.trial}")
+                self._pass(self._job.try_out())
+            yield "in this process"
+            return
         # A second, which a run that misses nothing does without. All of it now: once a cluster is joined, nodes on this
         # machine may unpack the package's folder anew, and what is loaded or started from it then may not be there.
         from pipeline.runtime import cluster, pool  # noqa: F401
@@ -125,10 +131,13 @@ class _Trial:
                 trial.result()
             with cluster.started_ray() as where:
                 if trial is not None:
-                    for line in trial.result():
-                        log_status(line)
-                    self._passed = True
+                    self._pass(trial.result())
                 yield where
+
+    def _pass(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            log_status(line)
+        self._passed = True
 
 
 def _plan_and_compute(
@@ -151,10 +160,13 @@ def _plan_and_compute(
         else:
             log_status("nothing is missing: every input has a state")
         return choice, []
+    spec = job.build_actor(choice)
+    needs_ray = needs_ray_for(num_clips, spec, config)
     try:
-        with trial.with_workers() as where:
+        with trial.with_workers(needs_ray=needs_ray) as where:
             _plan(job, ledger, snapshot, num_clips=num_clips, config=config)
-            return choice, _compute(job, ledger, snapshot, choice, where=where, config=config, started=started)
+            options = {"where": where, "needs_ray": needs_ray, "config": config, "started": started}
+            return choice, _compute(ledger, snapshot, spec, **options)
     except SystematicFault:
         # Only now that no actor is left: those at work have committed units after the one that was too many.
         ledger.refresh(snapshot)
@@ -190,21 +202,42 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, confi
         ledger.storage.put("config.yaml", yaml.safe_dump(redacted_values(asdict(config)), sort_keys=False).encode())
 
 
-def _compute(
-    job: Job, ledger: Ledger, snapshot: Snapshot, choice: Choice, *, where: str, config: PoolConfig, started: float
-) -> list[str]:
-    """Run actors of a Ray that has started over what must be computed; what went wrong on the way, a line each."""
-    from pipeline.runtime.cluster import check_nodes
-    from pipeline.runtime.pool import run_units
+def needs_ray_for(num_clips: int, spec: ActorSpec, config: PoolConfig) -> bool:
+    """Whether so many clips are worth a Ray: not one unit's for one actor on this machine, which it would do before a
+    local Ray had started."""
+    is_shared = bool(spec.num_gpus) or spec.start_shared is not dict
+    if os.environ.get("RAY_ADDRESS") or is_shared or num_clips > config.clips_of_unit(num_clips):
+        return True
+    return num_actors(config, num_clips) > 1
 
+
+def _compute(
+    ledger: Ledger,
+    snapshot: Snapshot,
+    spec: ActorSpec,
+    *,
+    where: str,
+    needs_ray: bool,
+    config: PoolConfig,
+    started: float,
+) -> list[str]:
+    """Run actors over what must be computed; what went wrong on the way, a line each."""
     ledger.reopen()
     units = snapshot.pending().of("compute")
     if not units:  # What was to be tried again is a copy by now.
         return []
+    if not needs_ray:
+        from pipeline.runtime.in_process import run_in_process
+
+        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units, too little to start Ray for")
+        return run_in_process(ledger, snapshot, spec, started=started)
+    from pipeline.runtime.cluster import check_nodes
+    from pipeline.runtime.pool import run_units
+
     actors = num_actors(config, units.num_units)
     log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
     check_nodes(ledger.storage.url)
-    errors = run_units(ledger, snapshot, job.build_actor(choice), config=config, started=started)
+    errors = run_units(ledger, snapshot, spec, config=config, started=started)
     log_status("the actors are done: ending Ray, then the audit, the tables' totals and the page")
     return errors
 

@@ -1,16 +1,14 @@
-"""How actors tell the driver of the clips that end in their units: by one small Ray actor between them.
+"""How actors tell the driver of the clips that end in their units: by a counter between them.
 
-It imports next to nothing: the process of that actor starts beside those that do the work.
+It imports next to nothing: where the counter is a Ray actor, its process starts beside those that do the work.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
-
-import ray
-from ray.exceptions import RayError
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pipeline.ledger.units import Unit
@@ -20,38 +18,59 @@ if TYPE_CHECKING:
 FIRST_ANSWER_SECONDS, ANSWER_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 10.0
 
 
+class CounterLostError(Exception):
+    """The counter does not answer."""
+
+
+class Counting(Protocol):
+    """The methods of a `UnitCounter`, wherever it is. Each raises CounterLostError where it gives no answer in time."""
+
+    def tell(self, unit_id: str, counts: dict[str, Any] | None, *, seconds: float) -> bool: ...
+
+    def take(self, *, seconds: float) -> dict[str, dict[str, Any]]: ...
+
+    def stop(self, *, seconds: float) -> int: ...
+
+
 class UnitCounter:
-    """One Ray actor of a run, between its actors and its driver."""
+    """One of a run, between its actors and its driver: a Ray actor (`RemoteCounter`), or an object of the driver."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._new: dict[str, dict[str, Any]] = {}
         self._at_work: set[str] = set()
         self._is_stopping = False
 
-    def tell(self, unit_id: str, counts: dict[str, Any] | None) -> bool:
+    def tell(self, unit_id: str, counts: dict[str, Any] | None, *, seconds: float = 0.0) -> bool:
         """Take what a unit has so far, None once it has ended; whether its actor is to stop."""
-        if counts is None:
-            self._at_work.discard(unit_id)
-        else:
-            self._new[unit_id] = counts
-            self._at_work.add(unit_id)
-        return self._is_stopping
+        del seconds
+        with self._lock:
+            if counts is None:
+                self._at_work.discard(unit_id)
+            else:
+                self._new[unit_id] = counts
+                self._at_work.add(unit_id)
+            return self._is_stopping
 
-    def take(self) -> dict[str, dict[str, Any]]:
+    def take(self, *, seconds: float = 0.0) -> dict[str, dict[str, Any]]:
         """What was told since the last time, by unit."""
-        new, self._new = self._new, {}
-        return new
+        del seconds
+        with self._lock:
+            new, self._new = self._new, {}
+            return new
 
-    def stop(self) -> int:
+    def stop(self, *, seconds: float = 0.0) -> int:
         """From now on actors are to stop; units that are still at work."""
-        self._is_stopping = True
-        return len(self._at_work)
+        del seconds
+        with self._lock:
+            self._is_stopping = True
+            return len(self._at_work)
 
 
 class UnitTeller:
     """What an actor tells of the unit that it is at."""
 
-    def __init__(self, counter: Any, *, every_seconds: float) -> None:
+    def __init__(self, counter: Counting, *, every_seconds: float) -> None:
         self._counter, self._every_seconds = counter, every_seconds
         self._next = self._silent_until = 0.0
         self._answer_seconds = FIRST_ANSWER_SECONDS
@@ -91,8 +110,7 @@ class UnitTeller:
             return
         self._next = now + self._every_seconds
         try:
-            told = self._counter.tell.remote(self._unit_id, counts)
-            self._is_stopping |= ray.get(told, timeout=self._answer_seconds)
-        except RayError:
+            self._is_stopping |= self._counter.tell(self._unit_id, counts, seconds=self._answer_seconds)
+        except CounterLostError:
             self._silent_until = time.monotonic() + PAUSE_SECONDS
         self._answer_seconds = ANSWER_SECONDS

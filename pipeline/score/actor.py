@@ -100,6 +100,9 @@ class ScoreActor:
         self._box_margin = config.box_margin
         self.clip_ended = go_on
 
+    def close(self) -> None:
+        self._extractor.close()
+
     def run(self, unit: Unit) -> dict[str, Any]:
         labels = UnitLabels(
             self._predictor.sha256,

@@ -258,7 +258,7 @@ def test_a_counter_that_is_gone_stops_nothing():
     at_work = counting.UnitsAtWork(quiet_display(), actors=1)
     teller = at_work.teller()
     assert teller.began(unit("a"))
-    ray.kill(at_work._counter)
+    ray.kill(at_work._counter._actor)
     for _ in range(3):
         time.sleep(counting.TELL_SECONDS)
         assert teller.clip_ended(ended())
