@@ -36,7 +36,8 @@ from pipeline.storage.store import Storage
 INDEX_VERSION = 6
 # More are made one: each question reads all of them.
 MAX_PARTS = 12
-# Of a collection that was never read, so many units are shown while the others are read.
+# What is read before anything is shown: of a collection that was never read so many units, and a night of so many.
+# While a larger night is read, the collection is shown as it was before.
 FIRST_UNITS = 64
 WORTH_BEGINNING = 512
 # Of ten million clips it has 9 MB.
@@ -98,11 +99,15 @@ class ClipsIndex:
         self._stamps = dict(ledger.storage.stamps("ledger"))
         self.digest = digest_of(self._stamps)
         self.reading = Reading()
+        self._is_night_left = True
         self._old = self._any_kept()
-        self._kept = self._old if self._old is not None and self._old.digest == self.digest else self._with_night()
-        self.is_whole = self._kept is not None
-        self.sql = "" if self._kept is None else self._kept.sql
-        self.is_finished = self._kept is not None and len(self._kept.files) <= MAX_PARTS
+        self._kept: _Kept | None = None
+        if self._old is not None and self._old.digest == self.digest:
+            self._kept = self._old
+        elif self._old is not None and len(self._stamps) - len(self._old.entries) <= FIRST_UNITS:
+            self._add_night()
+        self.sql, self.is_whole, self.is_finished = "", False, False
+        self._show_kept()
 
     def begin(self) -> None:
         """Have something to show soon: the table of an earlier day, else some of the newest units."""
@@ -116,13 +121,18 @@ class ClipsIndex:
             units = sorted(filter(None, map(_unit_of, self._stamps)), key=lambda unit: (len(unit), unit))
             path = self._folder / "first.parquet"
             options: Any = {"since": self._num_generations, "old": None, "metadata": lambda _: {}}
-            write_units(self._ledger, path, units[-FIRST_UNITS:], **options)
+            write_units(self._ledger, path, units[-FIRST_UNITS:], **options, reading=Reading())
             self.sql = _table_of([path], supersedes=False)
 
     def finish(self) -> None:
         """Read what is missing, and keep the table. Raises LedgerError, StorageError, StoppedError."""
         if self.is_finished:
             return
+        if self._kept is None and self._is_night_left:
+            self._add_night()
+            self._show_kept()
+            if self.is_finished:
+                return
         path, footer = self._folder / "whole.parquet", self._footer([], supersedes=False)
         if self._kept is not None:
             write_merged(path, self._kept.sql, metadata=footer)
@@ -132,6 +142,14 @@ class ClipsIndex:
         self._store(path, [])
         self.sql = _table_of([path], supersedes=False)
         self.is_whole = self.is_finished = True
+
+    def _show_kept(self) -> None:
+        if self._kept is not None:
+            self.sql, self.is_whole, self.is_finished = self._kept.sql, True, len(self._kept.files) <= MAX_PARTS
+
+    def _add_night(self) -> None:
+        self._is_night_left = False
+        self._kept = self._with_night()
 
     def _with_night(self) -> _Kept | None:
         """The table that was kept earlier, and the rows of what was committed since; None where those change others."""
@@ -149,7 +167,8 @@ class ClipsIndex:
             return self._footer(old.names, supersedes=supersedes)
 
         try:
-            write_units(self._ledger, path, units, since=old.num_generations, old=old.sql, metadata=footer)
+            options: Any = {"since": old.num_generations, "old": old.sql, "metadata": footer}
+            write_units(self._ledger, path, units, **options, reading=self.reading)
         except (OtherRowsError, DatabaseError):
             return None
         name = self._store(path, old.names)

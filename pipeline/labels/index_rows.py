@@ -178,6 +178,7 @@ def write_units(
     since: int,
     old: str | None,
     metadata: Callable[[bool], dict[bytes, bytes]],
+    reading: Reading,
 ) -> None:
     """Write the rows of the clips of some units, and of all that were planned from a generation on.
 
@@ -185,7 +186,7 @@ def write_units(
         old: SQL of the table as it was before these units; rows of clips that it has from a later unit are left out.
         metadata: written into the file; called with whether the old table has rows of some of these clips.
 
-    Raises OtherRowsError where they change other rows of the old table too, LedgerError, StorageError.
+    Raises OtherRowsError where they change other rows of the old table too, LedgerError, StorageError, StoppedError.
     """
     snapshot, queries = ledger.snapshot_of(unit_ids, since=since), _Queries(classes_in(ledger.run_info()))
     database = snapshot.settle("latest", "planned").database
@@ -195,7 +196,8 @@ def write_units(
             raise OtherRowsError
         footer = metadata(database.value(_SUPERSEDES))
         paths = {each["path"]: each["unit"] for each in snapshot.shards(_OF_CLIPS)}
-        _write(chain(_label_tables(ledger.storage, paths, Reading()), [None]), database, queries, to, footer)
+        reading.num_shards = len(paths)
+        _write(chain(_label_tables(ledger.storage, paths, reading), [None]), database, queries, to, footer)
         rows = f"read_parquet('{to}')"
         if database.value(_COPIES_OF_IT.format(rows=rows)):
             raise OtherRowsError

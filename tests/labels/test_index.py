@@ -280,3 +280,26 @@ def test_who_does_not_wait_sees_the_newest_first(two_nights, monkeypatch):
     again = Labels(str(folder), waits=False)
     assert again.is_finished
     again.database.close()
+
+
+@pytest.mark.parametrize("max_parts", [12, 1])
+def test_while_a_large_night_is_read_the_collection_is_shown_as_it_was(two_nights, monkeypatch, tmp_path, max_parts):
+    monkeypatch.setattr("pipeline.labels.index.MAX_PARTS", max_parts)
+    folder = two_nights(ONE, BROKEN, day="2026-11-20")
+    opened(folder)
+    two_nights(ONE, BROKEN, TWO, day="2026-11-21")
+    for name in ("WORTH_BEGINNING", "FIRST_UNITS"):
+        monkeypatch.setattr(f"pipeline.labels.index.{name}", 0)
+    labels = Labels(str(folder), waits=False)
+    paths = "select path from clips order by path"
+    assert [row["path"] for row in labels.database.rows(paths)] == [BROKEN.path, ONE.path]
+    assert not labels.is_whole
+    labels.finish()
+    labels.show_read()
+    assert [row["path"] for row in labels.database.rows(paths)] == [BROKEN.path, ONE.path, TWO.path]
+    assert labels.is_whole
+    assert labels.is_finished
+    assert labels.readings[0].num_read == 1  # The night's alone.
+    labels.database.close()
+    assert files(folder) == (2 if max_parts > 1 else 1)
+    assert opened(folder)[0] == made_anew(folder, tmp_path)
