@@ -23,7 +23,7 @@ class PoolConfig:
     """How the work is spread and bounded; it changes nothing in the output."""
 
     actors: Annotated[int, Setting("work", common=True)] = 0
-    """Actors at work (count); 0: one for each CPU of the cluster."""
+    """Actors at work (count); 0: one for each CPU of the cluster. One on this machine alone works without Ray."""
     clips_per_shard: Annotated[int, Setting("work")] = 0
     """Clips in one unit of work, which is one shard (count); 0: so many that each actor gets four units, at most 32."""
     clip_timeout: Annotated[float, Setting("work")] = 120.0

@@ -1,4 +1,4 @@
-"""One actor in the job's own process: for work that is done before a Ray would have started."""
+"""One actor in the job's own process, which needs no Ray."""
 
 from __future__ import annotations
 

@@ -203,12 +203,9 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, confi
 
 
 def needs_ray_for(num_clips: int, spec: ActorSpec, config: PoolConfig) -> bool:
-    """Whether so many clips are worth a Ray: not one unit's for one actor on this machine, which it would do before a
-    local Ray had started."""
+    """Whether so many clips are for a Ray: not where one actor on this machine does all of them."""
     is_shared = bool(spec.num_gpus) or spec.start_shared is not dict
-    if os.environ.get("RAY_ADDRESS") or is_shared or num_clips > config.clips_of_unit(num_clips):
-        return True
-    return num_actors(config, num_clips) > 1
+    return is_shared or bool(os.environ.get("RAY_ADDRESS")) or num_actors(config, num_clips) > 1
 
 
 def _compute(
@@ -229,7 +226,7 @@ def _compute(
     if not needs_ray:
         from pipeline.runtime.in_process import run_in_process
 
-        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units, too little to start Ray for")
+        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units, by one actor, which needs no Ray")
         return run_in_process(ledger, snapshot, spec, started=started)
     from pipeline.runtime.cluster import check_nodes
     from pipeline.runtime.pool import run_units

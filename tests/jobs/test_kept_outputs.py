@@ -12,7 +12,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
+pytestmark = pytest.mark.lengthy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).parents[1] / "kept"
@@ -137,6 +137,8 @@ def test_segments_that_wait_are_joined(kept, day):
     assert row["num_tracks"] >= 1
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("shared_ray")
 def test_a_training_is_evaluated_and_goes_on(kept):
     job("evaluate", "--data", kept / "data", "--checkpoint", kept / "run", "--output", kept / "again", "--splits",
         "validation")  # fmt: skip

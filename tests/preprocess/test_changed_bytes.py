@@ -276,7 +276,7 @@ def test_a_copy_of_a_link_names_the_file_that_was_checked(tmp_path, videos):
 
 def config_of(corpus, output):
     return PreprocessConfig(
-        input=str(corpus), output=str(output), detector="dlib-hog", frames_per_clip=1, clips_per_shard=2
+        input=str(corpus), output=str(output), detector="dlib-hog", frames_per_clip=1, clips_per_shard=2, actors=1
     )
 
 
@@ -289,8 +289,7 @@ def upload(put, videos, count):
         put(f"{name}.avi", videos[number].read_bytes())
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_clips_overwritten_since_their_listing_are_inputs_of_their_own(place, tmp_path, s3, videos, monkeypatch):
@@ -329,8 +328,7 @@ def test_clips_overwritten_since_their_listing_are_inputs_of_their_own(place, tm
     assert {row["path"]: row["clip_id"] for row in rows} == now
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_whole_at_last", [True, False])
 def test_a_file_that_grows_during_a_run_is_done_once_it_is_whole(is_whole_at_last, tmp_path, videos, monkeypatch):
@@ -363,8 +361,7 @@ def test_a_file_that_grows_during_a_run_is_done_once_it_is_whole(is_whole_at_las
     assert sorted(path for each in rows for path in each) == ["a.avi", "b.avi"]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 @pytest.mark.timeout(600)
 def test_a_broken_upload_that_was_mended_under_its_name_is_another_input(tmp_path, videos):
     source = tmp_path / "in"
@@ -386,8 +383,7 @@ def test_a_broken_upload_that_was_mended_under_its_name_is_another_input(tmp_pat
     assert ("old.avi", State.QUARANTINED) in {(path, state) for path, state, _ in states_of(run)}
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 @pytest.mark.timeout(600)
 def test_the_examples_of_what_was_replaced_leave_the_shards_also_when_that_is_cut_off(tmp_path, videos, monkeypatch):
     source, output = tmp_path / "in", tmp_path / "out"

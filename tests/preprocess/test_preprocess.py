@@ -33,7 +33,7 @@ from pipeline.sandbox.limits import SandboxLimits
 from pipeline.storage.scratch import ScratchFolder
 from pipeline.synthetic.corpus import BROKEN_PATH, FACELESS_PATH, make_corpus
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(600)]
 
 
 def config_of(corpus, output, **changes):
@@ -43,6 +43,7 @@ def config_of(corpus, output, **changes):
         "detector": "dlib-hog",
         "frames_per_clip": 2,
         "clips_per_shard": 4,
+        "actors": 1,
     }
     return PreprocessConfig(**{**values, **changes})
 

@@ -260,10 +260,9 @@ def test_the_ledger_counts_whole_clips_and_keeps_the_cut_it_planned(tmp_path):
 
 
 @pytest.mark.usefixtures("any_size")
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path, monkeypatch):
-    values = {"input": str(films / "in"), "page": False, **config_of(films, sample_fps=2.0)}
+    values = {"input": str(films / "in"), "page": False, "actors": 1, **config_of(films, sample_fps=2.0)}
     run = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=5.0, **values))
     assert run.audit.holds
     assert (run.summary["inputs"], run.summary["done"], run.summary["processed"]) == (4, 4, 4)
@@ -472,8 +471,7 @@ def test_a_film_that_lost_a_segment_is_labelled_anew_when_that_is_tried_again(
 
 
 @pytest.mark.usefixtures("any_size")
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpoint, whole, tmp_path, monkeypatch):
     values = {
         "input": str(films / "in"),
@@ -481,6 +479,7 @@ def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpo
         "which": "last",
         "boxes": config_of(films)["boxes"],
         "abstain_below": 0.0,
+        "actors": 1,
     }
     config = ScoreConfig(
         output=str(tmp_path), segment_seconds=7.0, batch_size=1, device="cpu", day=DAY, page=False, **values
@@ -496,8 +495,7 @@ def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpo
     assert score(config).summary["processed"] == 0
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 def test_a_model_of_frames_spread_over_whole_clips_scores_no_segments(films, tmp_path):
     save_model(str(tmp_path / "model"), {**config_of(films), "detector": "dlib-hog", "frames_per_clip": 8})
     config = ScoreConfig(

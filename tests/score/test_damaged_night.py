@@ -11,7 +11,7 @@ from pipeline.runtime import cluster
 from pipeline.score.config import ScoreConfig
 from pipeline.score.job import score
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray")]
+pytestmark = pytest.mark.lengthy
 
 KEPT = Path(__file__).parents[1] / "kept" / "0.1.0"
 DERIVED = ("_SUCCESS", "outcomes.jsonl", "manifest.json", "summary.json", "ignored.json", "nights/2026-11-20.json")
@@ -44,7 +44,7 @@ def labels(finished, tmp_path):
 
 def config_of(top, **changes):
     values = {"input": str(KEPT / "uploads"), "checkpoint": str(KEPT / "run"), "output": str(top / "labels")}
-    return ScoreConfig(**{**values, "day": "2026-11-20", "page": False, **changes})
+    return ScoreConfig(**{**values, "day": "2026-11-20", "page": False, "actors": 1, **changes})
 
 
 def files_of(folder):

@@ -45,7 +45,7 @@ from pipeline.storage.spool import spooled
 from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import BROKEN_PATH, FACELESS_PATH, make_corpus
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_ray"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lengthy, pytest.mark.timeout(600)]
 OPTIONS = {"attention_gain": "area", "recalibration_scale": "sqrt", "dropout": 0.5}
 READING = {"detector": "dlib-hog", "frames_per_clip": 2, "face_px": 32, "context_px": 32, "faces": "largest"}
 

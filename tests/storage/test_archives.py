@@ -512,8 +512,7 @@ def test_archives_on_s3_are_read_by_ranges_and_keep_their_local_ids(s3, tmp_path
 # --- end to end ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.lengthy
 @pytest.mark.timeout(300)
 def test_preprocess_reads_loose_and_packed_clips_alike(s3, tmp_path):
     make_corpus(tmp_path / "made", clips_per_class=(3, 0, 0), seed=3)
@@ -525,7 +524,13 @@ def test_preprocess_reads_loose_and_packed_clips_alike(s3, tmp_path):
     s3.put("in/b.tar.gz", packed("b.tar.gz", {**files, "broken.mp4": b"no video"}))
     s3.put("in/cut.tar", packed("cut.tar", files)[:-12_000])
     config = PreprocessConfig(
-        input=s3.url("in"), output=s3.url("out"), detector="dlib-hog", frames_per_clip=1, clips_per_shard=4, page=False
+        input=s3.url("in"),
+        output=s3.url("out"),
+        detector="dlib-hog",
+        frames_per_clip=1,
+        clips_per_shard=4,
+        actors=1,
+        page=False,
     )
     run = preprocess(config)
     assert run.audit.holds
