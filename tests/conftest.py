@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -31,9 +32,14 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray comes first: few tests of many seconds, of which one left for the end keeps a process alone."""
+    """What starts Ray comes first: few tests of many seconds, of which one left for the end keeps a process alone. What
+    asks a store over HTTP is lengthy."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        if "s3_endpoint" in getattr(item, "fixturenames", ()) or re.search(r"(\[|-)s3(-|\])", item.name):
+            item.add_marker(pytest.mark.lengthy)
 
 
 @pytest.fixture(autouse=True)

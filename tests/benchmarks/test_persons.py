@@ -45,6 +45,7 @@ def test_a_threshold_is_chosen_between_persons():
     assert 0.3 < chosen_threshold(seen(0.2), num_films=20, seed=0) < 0.95
 
 
+@pytest.mark.lengthy
 def test_cuts_of_made_films_are_counted():
     random = np.random.default_rng(1)
     clips = [

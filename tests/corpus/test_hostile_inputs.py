@@ -14,6 +14,8 @@ import pytest
 from pipeline.corpus.read import read_corpus
 from pipeline.corpus.types import CorpusError
 
+pytestmark = pytest.mark.lengthy
+
 
 @pytest.fixture
 def web(tmp_path):

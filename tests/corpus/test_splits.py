@@ -207,6 +207,7 @@ def made_rows(num_rows: int) -> BatchSpool:
     return spool
 
 
+@pytest.mark.lengthy
 def test_the_same_bytes_are_looked_for_in_the_memory_of_a_part_of_the_files() -> None:
     rows = made_rows(2**19)  # All of them at once take 65 MiB, ten million more than 1 GiB.
     pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()

@@ -166,6 +166,7 @@ def test_validation_reads_every_row_once_on_any_number_of_workers(corpus, world_
     assert sorted(rows) == list(range(23))
 
 
+@pytest.mark.lengthy
 def test_dataset_travels_to_another_process(corpus):
     examples = opened(corpus)
     copy = pickle.loads(pickle.dumps(examples))  # noqa: S301

@@ -30,6 +30,8 @@ from pipeline.report.paper import PAPER_NETWORKS, PAPER_TABLE_2, PAPER_TABLE_3, 
 from pipeline.storage.store import Storage
 from tests.conftest import S3
 
+pytestmark = pytest.mark.lengthy
+
 LABELS = {"validation": ["Happy", "Sad"], "test": ["Happy", "Happy", "Anger", "Fear"]}  # of clips, two faces each
 
 

@@ -35,6 +35,7 @@ def test_embeddings_are_dlibs(embedder, chips):
     assert np.abs(found - wanted).max() < 1e-3
 
 
+@pytest.mark.lengthy
 def test_a_batch_gives_what_each_gives_alone(embedder, chips):
     many = embedder.embed(chips * 5)  # More than go through at once.
     np.testing.assert_allclose(many, np.concatenate([embedder.embed([chip]) for chip in chips] * 5), atol=1e-5)

@@ -30,6 +30,8 @@ from pipeline.records.faces import FRAME_SCHEMA
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 from pipeline.score.labels import predictions_of
 
+pytestmark = pytest.mark.lengthy
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT = REPOSITORY / "tests" / "kept" / "0.1.0" / "labels"
 

@@ -13,6 +13,8 @@ from pipeline.labels.videos import MIN_RANGED_BYTES, VideoMissingError, opened_v
 from pipeline.storage.kept import BLOCK_BYTES, ROOM_BYTES, KeptFile, kept_file
 from pipeline.storage.retry import ContentChangedError
 
+pytestmark = pytest.mark.lengthy
+
 
 def clip_of(name, size_bytes):
     return {"clip_id": f"id-{name}", "path": name, "url": "", "size_bytes": size_bytes, "content_id": ""}

@@ -22,6 +22,8 @@ from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import UsageError
 from pipeline.viewer.corrected import CorrectionLog
 
+pytestmark = pytest.mark.lengthy
+
 ONE, TWO = MadeClip("show/one.mp4", codec="libx264"), MadeClip("show/two.mp4", codec="libx264", num_frames=40)
 BROKEN = MadeClip("other/broken.mp4", codec="")
 

@@ -31,6 +31,8 @@ from pipeline.score.drift import drift, night_record
 from pipeline.score.forget_job import forget_in
 from pipeline.score.night import close_night
 
+pytestmark = pytest.mark.lengthy
+
 CLASSES = ("Contempt", "Very happy", "Überraschung", "Sad", "x-1", "Neutral", "Fear", "Boredom")
 CLIPS = [
     MadeClip("a/one.avi", emotions=(("Contempt", "Very happy"), ("Sad", "Sad"))),

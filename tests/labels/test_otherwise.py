@@ -15,6 +15,8 @@ from pipeline.labels.otherwise import Otherwise, sql_otherwise
 from pipeline.labels.source import open_labels
 from pipeline.viewer.config import ViewConfig
 
+pytestmark = pytest.mark.lengthy
+
 # One is decided at first and not in the end; one's second person is in two of eight sampled frames.
 MORE = [MadeClip("a.mp4", sureness=0.7), MadeClip("it's.mp4", emotions=(("Fear", "Fear"), ("Sad", "Happy")))]
 

@@ -43,6 +43,7 @@ def labels(made, tmp_path_factory):
     return output
 
 
+@pytest.mark.lengthy
 def test_the_labels_of_one_model_and_of_all(labels, load_dataset):
     one = labels / f"model={'0' * 12}"
     for name in ("clips", "tracks", "frames"):

@@ -92,6 +92,7 @@ def with_other_bytes(path):
     path.write_bytes(data)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("format_", ["video", "label-studio", "cvat"])
 def test_boxes_of_one_video_are_drawn_on_no_other(tmp_path, capsys, format_):
     make_labels(tmp_path / "videos", tmp_path / "labels", [MadeClip("a.mp4"), MadeClip("b.mp4", num_frames=30)])

@@ -26,6 +26,8 @@ from pipeline.records.outcomes import Outcome, State
 from pipeline.runtime.retention import forget_old
 from pipeline.storage.store import TEMPORARY, Storage
 
+pytestmark = pytest.mark.lengthy
+
 PLAN = {"kind": "examples", "config": {}, "versions": {}, "clips_per_shard": 2}
 
 

@@ -199,6 +199,7 @@ def test_unknown_names_and_options_are_refused_with_the_known_ones():
         build_model("cahfw", dropout=50)
 
 
+@pytest.mark.lengthy
 def test_gradients_reach_both_branches_at_initialisation():
     norms = gradients(CAHFWNet())
     assert all(norm > 0 for norm in norms.values())
@@ -207,6 +208,7 @@ def test_gradients_reach_both_branches_at_initialisation():
     assert 1 / 100 < recalibrations < 100
 
 
+@pytest.mark.lengthy
 def test_the_literal_equation_7_leaves_the_context_branch_dead():
     norms = gradients(CAHFWNet(attention_gain="paper"))
     assert norms["face_encoder.0.0.weight"] / norms["context_encoder.0.0.weight"] > 50

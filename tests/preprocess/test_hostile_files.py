@@ -195,7 +195,7 @@ def contents_of(top):
     }
 
 
-@pytest.mark.lengthy
+@pytest.mark.ray
 def test_every_file_of_the_zoo_ends_in_a_state_with_a_reason_that_a_person_understands(zoo):
     top, expected, no_files, _ = zoo
     outcomes = {outcome["path"]: outcome for outcome in harness.outcomes_of(top / "out")}
@@ -212,6 +212,7 @@ def test_every_file_of_the_zoo_ends_in_a_state_with_a_reason_that_a_person_under
     assert all(len(reason) > 10 for reason in ignored.values())
 
 
+@pytest.mark.ray
 def test_the_zoo_costs_no_actor_and_the_audit_holds(zoo):
     top, expected, _, _ = zoo
     summary = json.loads((top / "out" / "summary.json").read_text())
@@ -222,6 +223,7 @@ def test_the_zoo_costs_no_actor_and_the_audit_holds(zoo):
     assert max(fact["children_started"] for fact in facts) <= 2
 
 
+@pytest.mark.ray
 def test_the_zoo_writes_nothing_outside_the_output(zoo):
     top, _, _, before = zoo
     after = contents_of(top)

@@ -34,6 +34,8 @@ from pipeline.score.labels import UnitLabels
 from pipeline.score.night import close_night
 from pipeline.storage.store import Storage
 
+pytestmark = pytest.mark.lengthy
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TWO = MadeClip("show/one.avi", codec="mpeg4", emotions=(("Happy", "Sad"), ("Anger", "Anger")))
 OTHER = MadeClip("show/two.mp4", codec="mpeg4", num_frames=20, emotions=(("Fear", "Neutral"),))

@@ -39,6 +39,8 @@ from pipeline.score.linking import FOLDER, PersonEmbedder, keep_for_join, key_of
 from pipeline.storage.store import Storage
 from pipeline.video.frames import Cuts
 
+pytestmark = pytest.mark.lengthy
+
 FILM = Clip(clip_id="0" * 20, path="film.mp4", url="/film.mp4", size_bytes=1, content_id="x")
 TWO = MadeClip("film.mp4", emotions=(("Happy", "Happy"), ("Sad", "Sad")), every=2)
 CUTS = Cuts(start_frame=0, start_seconds=0.0, end_seconds=2.0, frames=(20, 36), times=(0.8, 1.44))

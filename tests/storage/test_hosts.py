@@ -142,6 +142,7 @@ ALL_READERS = {
 }
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("reader", ALL_READERS)
 def test_a_name_that_turns_private_after_the_check_is_not_connected_to(reader, redirecting, rebound, tmp_path):
     address, asked = redirecting
@@ -156,6 +157,7 @@ def test_a_name_that_turns_private_after_the_check_is_not_connected_to(reader, r
     assert set(asked) == {"/a"}
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"])
 def test_a_private_address_of_numbers_is_not_connected_to(host, redirecting, tmp_path):
     port = redirecting[0].rpartition(":")[2]

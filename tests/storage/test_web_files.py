@@ -69,6 +69,7 @@ def hostile(monkeypatch):
         server.shutdown()
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("path", ["/endless", "/untold", "/bomb"])
 def test_what_is_sent_without_end_is_read_up_to_its_bound(path, hostile, tmp_path, monkeypatch):
     address, sent = hostile
@@ -88,6 +89,7 @@ def test_what_is_sent_without_end_is_read_up_to_its_bound(path, hostile, tmp_pat
     assert sent[path] < MAX_SENT
 
 
+@pytest.mark.lengthy
 def test_more_than_the_range_that_was_asked_for_is_not_read(hostile, tmp_path):
     address, sent = hostile
     for path in ("/parts", "/endless"):

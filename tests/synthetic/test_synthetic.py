@@ -103,6 +103,7 @@ def test_the_face_moves_between_frames(corpus):
     assert np.abs(first.astype(int) - last).mean() > 5
 
 
+@pytest.mark.lengthy
 def test_dlibs_cnn_finds_every_expression_as_one_face_of_80_px_or_more(corpus):
     folder, clips = corpus
     detector = build_detector("dlib-cnn", precision="fp32")
@@ -123,6 +124,7 @@ def test_dlibs_hog_finds_a_face_in_every_clip_with_one(corpus):
             assert any(detector.detect_faces(frames_of(folder / clip.path)[::5])), clip.path
 
 
+@pytest.mark.lengthy
 def test_no_face_is_found_in_the_clip_without_one(corpus):
     frames = frames_of(corpus[0] / FACELESS_PATH)
     assert build_detector("dlib-cnn", precision="fp32").detect_faces(frames[::10]) == [[], []]

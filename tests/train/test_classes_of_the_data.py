@@ -71,6 +71,7 @@ def test_every_network_has_an_output_a_class(name):
     assert model(torch.zeros(2, 3, px, px), torch.zeros(2, 3, px, px)).shape == (2, 11)
 
 
+@pytest.mark.lengthy
 def test_a_training_learns_the_classes_of_its_data(made):
     info = read_checkpoint_info(str(made / "run"))
     assert model_classes(info["config"]) == EIGHT

@@ -142,6 +142,7 @@ def test_nobody_looks_where_it_is_not_asked_or_not_every_frame_is_decoded(tmp_pa
     assert cuts_of(path, decoder="decord") is None
 
 
+@pytest.mark.lengthy
 def test_where_every_frame_is_a_key_frame_auto_decodes_them_all_for_it(tmp_path):
     path = write(tmp_path / "a.mp4", lambda number: plain(number // 20), num_frames=1100, gop=1)
     with open_clip(path, FEW) as clip:
@@ -154,6 +155,7 @@ def test_where_every_frame_is_a_key_frame_auto_decodes_them_all_for_it(tmp_path)
         assert clip.report.cuts.frames[0] == 400
 
 
+@pytest.mark.lengthy
 def test_the_cuts_of_a_real_clip(real_clips_dir):
     """Seen by eye: at 8.0 s the picture is another; what begins at 5.1 s is faded in."""
     assert cuts_of(real_clips_dir / "torchcodec_nasa_13013.mp4").frames == (240,)

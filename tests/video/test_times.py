@@ -15,6 +15,8 @@ from pipeline.video.index import index_of
 from pipeline.video.listed import times_of_pictures
 from pipeline.video.open import claimed_range, open_clip, open_video
 
+pytestmark = pytest.mark.lengthy
+
 EVERY_FRAME = Sampling(frames_per_clip=None, every_frame=True)
 QUIET = {"x265-params": "log-level=none:keyint=12"}
 # Name: what PyAV writes there.

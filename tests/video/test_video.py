@@ -144,6 +144,7 @@ def test_every_frame_comes_out_whole_and_in_order(tmp_path: Path, name: str, how
     assert (report.num_corrupt, report.num_repeated, report.num_missing) == (0, 0, 0)
 
 
+@pytest.mark.lengthy
 def test_the_same_content_in_five_codecs_gives_the_same_sampled_frames(tmp_path: Path):
     how = {
         "a.mp4": {},

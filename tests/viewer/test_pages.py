@@ -261,6 +261,7 @@ def test_the_collection_filters_counts_and_comes_back(viewer, browse):
     until(lambda: page.locator("#results tbody tr a").first.inner_text() == "show/two.mp4")
 
 
+@pytest.mark.lengthy
 def test_the_wall_has_a_picture_of_each_clip_that_has_one(viewer, browse):
     page = browse(f"{viewer.link}&view=wall")
     until(lambda: page.locator(".wall li").count() == 6)

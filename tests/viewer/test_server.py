@@ -21,6 +21,8 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.viewer.config import ViewConfig
 from pipeline.viewer.serve import opened_models, place_of
 
+pytestmark = pytest.mark.lengthy
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
