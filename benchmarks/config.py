@@ -22,8 +22,9 @@ class BenchmarkConfig:
 
     study: str
     """detect (one frame on one core), decode (clips), preprocess (the whole way, and Ray's share), or all, which is
-    these three; parity (our boxes and dlib's), recall (faces found by their size), poison (what broken clips cost),
-    soak (memory over many clips), calls (changes of file on the way of a clip)."""
+    these three; parity (our boxes and dlib's), recall (faces found by their size), looks (detection in some frames or
+    around the last faces), poison (what broken clips cost), soak (memory over many clips), calls (changes of file on
+    the way of a clip)."""
     output: str = "build/benchmark"
     """Folder of benchmark.json; a path or any fsspec URL."""
     clips: str | None = None

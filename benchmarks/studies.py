@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import calls, decode, detect, parity, poison, preprocess, recall, soak
+from benchmarks import calls, decode, detect, looks, parity, poison, preprocess, recall, soak
 from benchmarks.clips import usable_clips
 from benchmarks.config import BenchmarkConfig
 from benchmarks.core_hours import core_hours_table, corpus_core_hours
@@ -35,6 +35,7 @@ STUDIES: dict[str, ModuleType] = {
     "preprocess": preprocess,
     "parity": parity,
     "recall": recall,
+    "looks": looks,
     "poison": poison,
     "soak": soak,
     "calls": calls,
