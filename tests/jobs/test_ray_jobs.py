@@ -19,11 +19,12 @@ from pipeline.synthetic.corpus import make_corpus
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 RAY = str(Path(sys.executable).with_name("ray"))
-# HOG at twice the size keeps an actor about a second at each clip: a job can be stopped in the middle.
 DETECT = [
-    *("--detector", "dlib-hog", "--upsample", "1", "--frames-per-clip", "2"),
+    *("--detector", "dlib-hog", "--frames-per-clip", "2"),
     *("--face-px", "64", "--context-px", "64", "--clips-per-shard", "3"),
 ]
+# HOG at twice the size keeps an actor about a second at each clip: a job can be looked at, or stopped, in the middle.
+DETECT_SLOWLY = [*DETECT, "--upsample", "1"]
 
 
 def free_ports(count):
@@ -199,7 +200,7 @@ def test_the_metrics_endpoint_carries_what_the_dashboard_shows(cluster, corpus, 
     assert len(wanted) >= 7
     wanted -= {"ray_emotion_retries_total"}  # Absent until something was tried twice.
     del submitted  # One job at a time.
-    command = ("jobs/preprocess.py", "--input", corpus, "--output", tmp_path / "out", *DETECT)
+    command = ("jobs/preprocess.py", "--input", corpus, "--output", tmp_path / "out", *DETECT_SLOWLY)
     name = f"measured-{os.getpid()}"
     assert cluster.submit(*command, options=("--no-wait", "--submission-id", name)).returncode == 0
     seen, states = set(), set()
@@ -226,8 +227,8 @@ def test_a_wrong_flag_reaches_the_submitter_as_one_line_and_a_failed_job(cluster
 
 @pytest.mark.slow
 def test_a_stopped_job_keeps_what_it_committed_and_goes_on(cluster, corpus, submitted, tmp_path):
-    top, _ = submitted
-    command = ("jobs/preprocess.py", "--input", corpus, "--output", tmp_path / "out", *DETECT)
+    del submitted  # One job at a time.
+    command = ("jobs/preprocess.py", "--input", corpus, "--output", tmp_path / "out", *DETECT_SLOWLY)
     name = f"stopped-{os.getpid()}"
     assert cluster.submit(*command, options=("--no-wait", "--submission-id", name)).returncode == 0
     wait_for(lambda: harness.entries_of(tmp_path / "out"))
@@ -238,5 +239,7 @@ def test_a_stopped_job_keeps_what_it_committed_and_goes_on(cluster, corpus, subm
     found = cluster.submit(*command)
     assert found.returncode == 0, found.stdout
     assert committed.items() <= harness.entries_of(tmp_path / "out").items()
-    assert harness.rows_of(tmp_path / "out") == harness.rows_of(top / "data")
+    command = ("--input", str(corpus), "--output", str(tmp_path / "local"), *DETECT_SLOWLY)
+    assert harness.finish_job("preprocess.py", *command, log=tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert harness.rows_of(tmp_path / "out") == harness.rows_of(tmp_path / "local")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["audit_holds"]
