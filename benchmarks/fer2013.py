@@ -51,7 +51,7 @@ class Fer2013Config:
     """Longest time to train; the schedule shortens itself to it on a slow or busy machine."""
     seed: int = 0
     """Of the first weights, the order and the augmentation."""
-    threads: int = 1
+    threads: int = 2
     """Threads of the training; on a busy machine one is faster than two."""
 
     def __post_init__(self) -> None:

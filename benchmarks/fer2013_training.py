@@ -25,26 +25,27 @@ from pipeline.models.checkpoint import drop_old_checkpoints, load_checkpoint, sa
 from pipeline.models.checkpoint_info import best_of, committed_epochs, write_best
 from pipeline.models.face_resnet import FaceResNet, standardised
 
-SIZES = ((0.5, 32), (1.0, 40))  # up to which part of the schedule, side of the pictures in pixels
+SIZES = ((0.4, 32), (0.85, 40), (1.0, 48))  # up to which part of the schedule, side of the pictures in pixels
 
 
 @dataclass(frozen=True)
 class Training:
     """How the network is trained; what `checkpoint.json` says of it."""
 
-    epochs: int = 30
-    minutes: float = 75.0
+    epochs: int = 100
+    minutes: float = 85.0
     batch_size: int = 128
     lr: float = 0.1
-    warmup: float = 0.1
+    warmup: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    label_smoothing: float = 0.05
+    label_smoothing: float = 0.1
+    mixup: float = 0.2
     ema: float = 0.998
     dropout: float = 0.3
     seed: int = 0
     precision: str = "bf16"
-    augmentation: tuple[str, ...] = field(default=("flip", "rotate", "scale", "shift", "gamma", "cutout"))
+    augmentation: tuple[str, ...] = field(default=("flip", "rotate", "scale", "shift", "gamma", "cutout", "mixup"))
 
 
 @dataclass
@@ -149,10 +150,14 @@ def _learn(
         group["lr"] = lr
     px = next(px for end, px in SIZES if done <= end)
     state.model.train()
-    batch = augmented(images, px=px, random=random).contiguous(memory_format=torch.channels_last)
+    batch = augmented(images, px=px, random=random)
+    share, other = _mixing(len(batch), alpha=training.mixup, random=random)
+    batch = batch.lerp(batch[other], 1 - share).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=training.precision == "bf16"):
         logits = state.model.logits(batch)
-    loss = cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
+    alone = cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
+    mixed = cross_entropy(logits.float(), labels[other], label_smoothing=training.label_smoothing)
+    loss = share * alone + (1 - share) * mixed
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     state.optimizer.step()
@@ -165,6 +170,14 @@ def _learn(
             else:
                 mean.copy_(now)
     return loss.item()
+
+
+def _mixing(count: int, *, alpha: float, random: torch.Generator) -> tuple[float, Tensor]:
+    """How much of a picture stays, and which one the rest is taken from (mixup of Zhang et al., ICLR 2018)."""
+    if not alpha:
+        return 1.0, torch.arange(count)
+    drawn = np.random.default_rng(int(torch.randint(2**31, (), generator=random))).beta(alpha, alpha)
+    return float(drawn), torch.randperm(count, generator=random)
 
 
 def _new_state(training: Training) -> _State:
