@@ -203,9 +203,18 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, confi
 
 
 def needs_ray_for(num_clips: int, spec: ActorSpec, config: PoolConfig) -> bool:
-    """Whether so many clips are for a Ray: not where one actor on this machine does all of them."""
+    """Whether so many clips are for a Ray: not one unit's for one actor on this machine, which is done before a local
+    Ray has started. Raises UsageError where --no-ray forbids what needs one."""
     is_shared = bool(spec.num_gpus) or spec.start_shared is not dict
-    return is_shared or bool(os.environ.get("RAY_ADDRESS")) or num_actors(config, num_clips) > 1
+    if config.no_ray and is_shared:
+        raise UsageError(
+            "--no-ray: actors share GPUs by Ray; leave it out, or give --detector-device cpu and --device cpu"
+        )
+    if config.no_ray:
+        return False
+    if is_shared or os.environ.get("RAY_ADDRESS"):
+        return True
+    return num_clips > config.clips_of_unit(num_clips) or num_actors(config, num_clips) > 1
 
 
 def _compute(
@@ -226,7 +235,7 @@ def _compute(
     if not needs_ray:
         from pipeline.runtime.in_process import run_in_process
 
-        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units, by one actor, which needs no Ray")
+        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units, by one actor and without Ray")
         return run_in_process(ledger, snapshot, spec, started=started)
     from pipeline.runtime.cluster import check_nodes
     from pipeline.runtime.pool import run_units

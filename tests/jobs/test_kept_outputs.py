@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 KEPT = Path(__file__).parents[1] / "kept"
 VERSIONS = sorted(path.name for path in KEPT.iterdir() if path.is_dir())
 # The flags with which they were made (make.py beside them).
-PREPROCESS = "--detector dlib-hog --sample-fps 5 --face-px 48 --context-px 48 --clips-per-shard 6 --actors 1".split()  # noqa: SIM905
+PREPROCESS = "--detector dlib-hog --sample-fps 5 --face-px 48 --context-px 48 --clips-per-shard 6 --no-ray".split()  # noqa: SIM905
 TRAIN = "--model se-af --input face --batch-size 7 --momentum 0 --nesterov false --keep 1".split()  # noqa: SIM905
 DAY = "2026-11-20"
 
@@ -112,7 +112,7 @@ def test_its_shards_are_verified_against_their_sha256(kept):
 @pytest.mark.parametrize("day", [DAY, "2026-11-21"])
 def test_a_night_goes_on_in_the_same_partition(kept, day):
     shutil.copy(kept / "corpus" / "train" / "Fear" / "0001.avi", kept / "uploads" / "three.avi")
-    night = ("--checkpoint", kept / "run", "--output", kept / "labels", "--actors", "1", "--day", day)
+    night = ("--checkpoint", kept / "run", "--output", kept / "labels", "--no-ray", "--day", day)
     told = job("score", "--input", kept / "uploads", *night)
     assert "3 known to this model, 1 new" in told
     (partition,) = (kept / "labels").glob("model=*")
@@ -128,7 +128,7 @@ def test_a_night_goes_on_in_the_same_partition(kept, day):
 
 @pytest.mark.parametrize("day", [DAY, "2026-11-21"])
 def test_segments_that_wait_are_joined(kept, day):
-    night = ("--checkpoint", kept / "run", "--output", kept / "waiting", "--actors", "1", "--day", day)
+    night = ("--checkpoint", kept / "run", "--output", kept / "waiting", "--no-ray", "--day", day)
     job("score", "--input", kept / "films", *night, "--segment-seconds", "0.6")
     (partition,) = (kept / "waiting").glob("model=*")
     assert outcomes_of(partition) == {"film.avi": ("done", None)}

@@ -276,7 +276,7 @@ def test_a_copy_of_a_link_names_the_file_that_was_checked(tmp_path, videos):
 
 def config_of(corpus, output):
     return PreprocessConfig(
-        input=str(corpus), output=str(output), detector="dlib-hog", frames_per_clip=1, clips_per_shard=2, actors=1
+        input=str(corpus), output=str(output), detector="dlib-hog", frames_per_clip=1, clips_per_shard=2, no_ray=True
     )
 
 

@@ -43,7 +43,7 @@ def config_of(corpus, output, **changes):
         "detector": "dlib-hog",
         "frames_per_clip": 2,
         "clips_per_shard": 4,
-        "actors": 1,
+        "no_ray": True,
     }
     return PreprocessConfig(**{**values, **changes})
 

@@ -262,7 +262,7 @@ def test_the_ledger_counts_whole_clips_and_keeps_the_cut_it_planned(tmp_path):
 @pytest.mark.usefixtures("any_size")
 @pytest.mark.lengthy
 def test_preprocess_in_segments_writes_the_same_rows(films, tmp_path, monkeypatch):
-    values = {"input": str(films / "in"), "page": False, "actors": 1, **config_of(films, sample_fps=2.0)}
+    values = {"input": str(films / "in"), "page": False, "no_ray": True, **config_of(films, sample_fps=2.0)}
     run = preprocess(PreprocessConfig(output=str(tmp_path / "out"), segment_seconds=5.0, **values))
     assert run.audit.holds
     assert (run.summary["inputs"], run.summary["done"], run.summary["processed"]) == (4, 4, 4)
@@ -479,7 +479,7 @@ def test_scoring_in_segments_writes_the_labels_of_the_whole_clips(films, checkpo
         "which": "last",
         "boxes": config_of(films)["boxes"],
         "abstain_below": 0.0,
-        "actors": 1,
+        "no_ray": True,
     }
     config = ScoreConfig(
         output=str(tmp_path), segment_seconds=7.0, batch_size=1, device="cpu", day=DAY, page=False, **values

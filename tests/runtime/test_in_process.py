@@ -195,8 +195,10 @@ def test_what_the_actor_sets_for_its_process_is_taken_back(planned, monkeypatch)
         (1, {}, False),
         (2, {}, True),
         (8, {"actors": 1, "clips_per_shard": 8}, False),
-        (1000, {"actors": 1}, False),
+        (9, {"actors": 1, "clips_per_shard": 8}, True),
         (2, {"actors": 2, "clips_per_shard": 8}, True),
+        (1000, {"no_ray": True}, False),
+        (1000, {"no_ray": True, "actors": 1, "clips_per_shard": 8}, False),
         (1, {"actors": 2}, False),
     ],
 )
@@ -209,6 +211,14 @@ def test_ray_is_for_a_cluster_that_is_named_and_for_what_actors_share(monkeypatc
     assert needs_ray_for(1, ActorSpec(build=Stub, start_shared=lambda: {"a": 1}), PoolConfig())
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert needs_ray_for(1, ActorSpec(build=Stub), PoolConfig())
+    assert not needs_ray_for(100, ActorSpec(build=Stub), PoolConfig(no_ray=True))
+
+
+def test_what_needs_ray_is_refused_where_it_is_forbidden():
+    with pytest.raises(UsageError, match="--no-ray: actors share GPUs by Ray; leave it out"):
+        needs_ray_for(1, ActorSpec(build=Stub, num_gpus=0.5), PoolConfig(no_ray=True))
+    with pytest.raises(ValueError, match="--actors 2 needs Ray; leave out --no-ray, or give --actors 1"):
+        PoolConfig(no_ray=True, actors=2)
 
 
 @pytest.mark.lengthy
@@ -234,13 +244,13 @@ def test_one_clip_starts_no_ray_and_leaves_no_process(made, tmp_path):
 @pytest.mark.ray
 def test_the_output_is_the_one_that_ray_gives(made, tmp_path, ray_cluster, monkeypatch):
     some_of(made, 3, tmp_path / "in")
-    options = {"frames_per_clip": 2, "detector": "dlib-hog", "actors": 1, "clips_per_shard": 8, "page": False}
+    options = {"frames_per_clip": 2, "detector": "dlib-hog", "actors": 1, "clips_per_shard": 2, "page": False}
 
-    def manifest(name):
-        preprocess(PreprocessConfig(input=str(tmp_path / "in"), output=str(tmp_path / name), **options))
+    def manifest(name, **changes):
+        preprocess(PreprocessConfig(input=str(tmp_path / "in"), output=str(tmp_path / name), **options, **changes))
         return (tmp_path / name / "manifest.json").read_bytes()
 
-    here = manifest("here")
+    here = manifest("here", no_ray=True)
     assert b'"sha256"' in here
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
     assert manifest("ray") == here

@@ -78,7 +78,7 @@ def test_plain_faces_of_real_clips_are_named_right(
         (tmp_path / "in").mkdir(exist_ok=True)
         shutil.copy(real_clips_dir / name, tmp_path / "in" / name)
     values = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "checkpoint": "baseline"}
-    run = score(ScoreConfig(**values, actors=1, faces="largest", frames_per_clip=4, abstain_below=0.0))
+    run = score(ScoreConfig(**values, no_ray=True, faces="largest", frames_per_clip=4, abstain_below=0.0))
     assert run.exit_code == 0
     query = f"select path, emotion, probabilities from read_parquet('{tmp_path}/out/*/clips/**/*.parquet')"
     rows = duckdb.sql(query).to_arrow_table().to_pylist()

@@ -44,7 +44,7 @@ def labels(finished, tmp_path):
 
 def config_of(top, **changes):
     values = {"input": str(KEPT / "uploads"), "checkpoint": str(KEPT / "run"), "output": str(top / "labels")}
-    return ScoreConfig(**{**values, "day": "2026-11-20", "page": False, "actors": 1, **changes})
+    return ScoreConfig(**{**values, "day": "2026-11-20", "page": False, "no_ray": True, **changes})
 
 
 def files_of(folder):

@@ -119,7 +119,7 @@ def test_nights_on_a_bucket_that_changes(s3, made, models, without_ray, tmp_path
     checkpoint, sha256 = models[0]
 
     def night(day, model=checkpoint, **changes):
-        values = {"input": s3.url("uploads"), "checkpoint": model, "output": s3.url("labels"), "actors": 1}
+        values = {"input": s3.url("uploads"), "checkpoint": model, "output": s3.url("labels"), "no_ray": True}
         return score(ScoreConfig(**{**values, "day": f"2026-11-{day}", **changes}))
 
     def clips():
@@ -498,7 +498,12 @@ def shrunk(video):
 def test_what_changes_the_crop_is_refused_in_one_output_and_how_hard_is_looked_is_not(models, tmp_path, made, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.avi").write_bytes(made["face 0"])
-    values = {"input": str(tmp_path / "in"), "checkpoint": models[0][0], "output": str(tmp_path / "out"), "actors": 1}
+    values = {
+        "input": str(tmp_path / "in"),
+        "checkpoint": models[0][0],
+        "output": str(tmp_path / "out"),
+        "no_ray": True,
+    }
     first = score(ScoreConfig(**values, day="2026-11-20", page=False))
     (tmp_path / "in" / "b.avi").write_bytes(made["face 1"])
     second = score(ScoreConfig(**values, day="2026-11-21", sample_fps=4.0, abstain_below=0.0, page=False))

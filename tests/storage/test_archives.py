@@ -529,7 +529,7 @@ def test_preprocess_reads_loose_and_packed_clips_alike(s3, tmp_path):
         detector="dlib-hog",
         frames_per_clip=1,
         clips_per_shard=4,
-        actors=1,
+        no_ray=True,
         page=False,
     )
     run = preprocess(config)

@@ -346,12 +346,12 @@ def corpus(tmp_path_factory):
     return sorted((folder / "train" / "Happy").iterdir())
 
 
-@pytest.mark.ray
+@pytest.mark.lengthy
 @pytest.mark.timeout(600)
 def test_a_job_ends_with_a_lost_store_and_goes_on_once_it_is_mended(s3, proxy, corpus):
     for number, path in enumerate(corpus):
         s3.put(f"in/{number}{path.suffix}", path.read_bytes())
-    values = {"detector": "dlib-hog", "frames_per_clip": 1, "clips_per_shard": 1, "actors": 1, "page": False}
+    values = {"detector": "dlib-hog", "frames_per_clip": 1, "clips_per_shard": 1, "no_ray": True, "page": False}
     config = PreprocessConfig(input=s3.url("in"), output=s3.url("out"), **values)
     ledger = Ledger(config.output)
     # The first byte of a clip for the check, one clip whole, and then no more.
