@@ -53,7 +53,7 @@ def detect_of(config: ExtractConfig, *, device: str) -> Detect:
     return detect
 
 
-def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
+def resolve_detector_device(asked: str, config: ExtractConfig, *, no_ray: bool = False) -> str:
     """`cpu` or `cuda`, for --detector-device: auto is CUDA where the cluster has a GPU and the detector runs there.
 
     Joins the cluster that RAY_ADDRESS names to ask it; one without a GPU may bring it later. Raises UsageError where
@@ -72,7 +72,7 @@ def resolve_detector_device(asked: str, config: ExtractConfig) -> str:
                 f"{' or '.join(detectors_on('cuda'))} in bf16 or fp32, or --detector-device cpu"
             )
         return "cpu"
-    return resolve_worker_device(asked)
+    return resolve_worker_device(asked, no_ray=no_ray)
 
 
 def shared_detection(

@@ -125,7 +125,7 @@ def preprocess(config: PreprocessConfig, corrected: CorrectedFaces | None = None
     """
     log_as_json(config.json_logs)
     asked = extract_config_of(config)
-    device = resolve_detector_device(config.detector_device, asked)
+    device = resolve_detector_device(config.detector_device, asked, no_ray=config.no_ray)
     extract_config = resolved(asked, device=device)
     for line in preflight(input_url=config.input, output_url=config.output):
         log_status(line)

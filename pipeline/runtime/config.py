@@ -102,6 +102,11 @@ class PoolConfig:
         return self.clips_of_unit(num_clips) * num_actors(self, num_clips)
 
     @property
+    def joins_cluster(self) -> bool:
+        """Whether RAY_ADDRESS names the Ray to work on."""
+        return not self.no_ray and bool(os.environ.get("RAY_ADDRESS"))
+
+    @property
     def part(self) -> tuple[int, int] | None:
         """--shard as number and count."""
         return None if self.shard is None else parse_shard(self.shard)
@@ -123,7 +128,7 @@ def num_actors(config: PoolConfig, num_units: int) -> int:
     """Actors to start: as asked, else one a CPU of the cluster that was joined, and never more than there are units."""
     if config.actors or config.no_ray:
         return min(config.actors or 1, num_units)
-    if os.environ.get("RAY_ADDRESS"):
+    if config.joins_cluster:
         import ray  # A local run that misses nothing does without.
 
         return max(1, min(int(ray.cluster_resources().get("CPU", 1)), num_units))

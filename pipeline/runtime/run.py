@@ -61,7 +61,7 @@ def run(job: Job, read: Callable[[], Corpus], output: str, *, config: PoolConfig
     started = time.monotonic()
     ledger = Ledger(output_for(output, job=job, force_new=config.force_new))
     ledger.check(kind=job.kind, config=job.plan_config, defaults=job.plan_defaults)
-    if os.environ.get("RAY_ADDRESS"):
+    if config.joins_cluster:
         from pipeline.runtime.cluster import check_address
 
         check_address()
@@ -160,13 +160,14 @@ def _plan_and_compute(
         else:
             log_status("nothing is missing: every input has a state")
         return choice, []
-    spec = job.build_actor(choice)
-    needs_ray = needs_ray_for(num_clips, spec, config)
+    # What an actor of a cluster needs may be asked of it once it is joined, and not before what is tried has passed.
+    spec = None if config.joins_cluster else job.build_actor(choice)
+    needs_ray = spec is None or needs_ray_for(num_clips, spec, config)
     try:
         with trial.with_workers(needs_ray=needs_ray) as where:
             _plan(job, ledger, snapshot, num_clips=num_clips, config=config)
             options = {"where": where, "needs_ray": needs_ray, "config": config, "started": started}
-            return choice, _compute(ledger, snapshot, spec, **options)
+            return choice, _compute(ledger, snapshot, spec or job.build_actor(choice), **options)
     except SystematicFault:
         # Only now that no actor is left: those at work have committed units after the one that was too many.
         ledger.refresh(snapshot)
@@ -203,8 +204,8 @@ def _plan(job: Job, ledger: Ledger, snapshot: Snapshot, *, num_clips: int, confi
 
 
 def needs_ray_for(num_clips: int, spec: ActorSpec, config: PoolConfig) -> bool:
-    """Whether so many clips are for a Ray: not one unit's for one actor on this machine, which is done before a local
-    Ray has started. Raises UsageError where --no-ray forbids what needs one."""
+    """Whether so many clips are for a local Ray: not one unit's for one actor, which is done before it has started.
+    Raises UsageError where --no-ray forbids what needs one."""
     is_shared = bool(spec.num_gpus) or spec.start_shared is not dict
     if config.no_ray and is_shared:
         raise UsageError(
@@ -212,9 +213,7 @@ def needs_ray_for(num_clips: int, spec: ActorSpec, config: PoolConfig) -> bool:
         )
     if config.no_ray:
         return False
-    if is_shared or os.environ.get("RAY_ADDRESS"):
-        return True
-    return num_clips > config.clips_of_unit(num_clips) or num_actors(config, num_clips) > 1
+    return is_shared or num_clips > config.clips_of_unit(num_clips) or num_actors(config, num_clips) > 1
 
 
 def _compute(

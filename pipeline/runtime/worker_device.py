@@ -8,12 +8,15 @@ from pipeline.faces.devices import resolve_device
 from pipeline.runtime.console import log_status
 
 
-def resolve_worker_device(asked: str) -> str:
+def resolve_worker_device(asked: str, *, no_ray: bool = False) -> str:
     """`cpu` or `cuda`, where the actors of a run compute: auto is CUDA where the cluster has a GPU.
 
     Joins the cluster that RAY_ADDRESS names to ask it; one without a GPU may bring it later, so cuda is taken at its
-    word there. A local Ray has what this machine has. Raises UsageError where cuda cannot be had.
+    word there. A local Ray has what this machine has. no_ray: auto is then the CPU, since actors share GPUs by Ray.
+    Raises UsageError where cuda cannot be had.
     """
+    if no_ray:
+        return resolve_device("cpu" if asked == "auto" else asked)
     if asked == "cpu" or not os.environ.get("RAY_ADDRESS"):
         return resolve_device(asked)
     # Loads PyTorch before the cluster is joined: nodes that share a machine each unpack the job's folder anew then, and

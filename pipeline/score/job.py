@@ -75,7 +75,7 @@ def score(config: ScoreConfig, info: dict[str, Any] | None = None) -> Run:
     asked = reading_config(config, info)
     if config.link_persons:
         check_linking()
-    detector_device = resolve_detector_device(config.detector_device, asked)
+    detector_device = resolve_detector_device(config.detector_device, asked, no_ray=config.no_ray)
     extract_config = resolved(asked, device=detector_device)
     day = config.day or datetime.now(UTC).strftime("%Y-%m-%d")
     record = model_record(info, abstain_below=config.abstain_below)
@@ -152,7 +152,7 @@ def job_of(
         return Choice(lines=lines, details=night)
 
     def build_actor(choice: Choice) -> ActorSpec:
-        device = resolve_worker_device(config.device)
+        device = resolve_worker_device(config.device, no_ray=config.no_ray)
         build = partial(
             ScoreActor,
             config=extract_config,

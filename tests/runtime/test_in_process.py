@@ -210,7 +210,8 @@ def test_ray_is_for_a_cluster_that_is_named_and_for_what_actors_share(monkeypatc
     assert needs_ray_for(1, ActorSpec(build=Stub, num_gpus=0.5), PoolConfig())
     assert needs_ray_for(1, ActorSpec(build=Stub, start_shared=lambda: {"a": 1}), PoolConfig())
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert needs_ray_for(1, ActorSpec(build=Stub), PoolConfig())
+    assert PoolConfig().joins_cluster
+    assert not PoolConfig(no_ray=True).joins_cluster
     assert not needs_ray_for(100, ActorSpec(build=Stub), PoolConfig(no_ray=True))
 
 
@@ -254,3 +255,14 @@ def test_the_output_is_the_one_that_ray_gives(made, tmp_path, ray_cluster, monke
     assert b'"sha256"' in here
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
     assert manifest("ray") == here
+
+
+@pytest.mark.lengthy
+def test_without_ray_no_cluster_is_asked(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # Nothing answers there.
+    some_of(made, 2, tmp_path / "in")
+    values = {"input": str(tmp_path / "in"), "frames_per_clip": 1, "page": False}
+    run = preprocess(PreprocessConfig(**values, output=str(tmp_path / "out"), no_ray=True))
+    assert run.summary["done"] == 2
+    with pytest.raises(UsageError, match=r"RAY_ADDRESS is '127\.0\.0\.1:1': nothing answers there"):
+        preprocess(PreprocessConfig(**values, output=str(tmp_path / "other")))
