@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -28,6 +29,22 @@ def named_queries() -> Mapping[str, str]:
     text = resources.files("pipeline.ledger").joinpath("queries.sql").read_text()
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """An interrupt that DuckDB meets in a query as KeyboardInterrupt: it raises a RuntimeError in its place."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from None
+
+
+def _read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    with interruptible():
+        yield from batches
 
 
 def batches_of(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -65,7 +82,8 @@ class Database:
 
     def execute(self, sql: str, **values: Any) -> None:
         """Run statements of SQL; `values` are the parameters `$name` in it."""
-        self._connection.execute(sql, values or None).fetchall()
+        with interruptible():
+            self._connection.execute(sql, values or None).fetchall()
 
     def run(self, name: str, rows: pa.Table | None = None, **values: Any) -> None:
         """Run a named query for its effect; in it `given_rows` are these rows."""
@@ -73,11 +91,13 @@ class Database:
 
     def table(self, sql: str, **values: Any) -> pa.Table:
         """All rows of a query (SQL, or the name of a named query)."""
-        return self._query(sql, values).to_arrow_table()
+        with interruptible():
+            return self._query(sql, values).to_arrow_table()
 
     def batches(self, sql: str, **values: Any) -> Iterator[pa.RecordBatch]:
         """The rows of a query (SQL, or the name of a named query), some at a time."""
-        return iter(self._query(sql, values).to_arrow_reader(ROWS_AT_ONCE))
+        with interruptible():
+            return _read(self._query(sql, values).to_arrow_reader(ROWS_AT_ONCE))
 
     def _query(self, sql: str, values: Mapping[str, Any]) -> Any:
         # A cursor of its own: another question may be asked before all its rows are taken.
@@ -93,7 +113,8 @@ class Database:
         if rows is not None:
             self._connection.register("given_rows", rows)
         try:
-            found = self._connection.execute(named_queries().get(sql, sql), values or None).fetchall()
+            with interruptible():
+                found = self._connection.execute(named_queries().get(sql, sql), values or None).fetchall()
         finally:
             if rows is not None:
                 self._connection.unregister("given_rows")

@@ -6,8 +6,11 @@ One Ray Data row is one unit, so whatever Ray loses or repeats is one whole unit
 from __future__ import annotations
 
 import json
+import threading
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import ray
@@ -31,6 +34,8 @@ from pipeline.storage.retry import StorageError
 # which costs the driver 2 ms before the first of them is begun, and each clip of them some KB of memory.
 MIN_UNITS_AT_ONCE, UNITS_AT_ONCE_PER_ACTOR = 2000, 64
 MAX_CLIPS_AT_ONCE = 2**17
+# How Ray Data calls its threads in the driver, and how long those of a run that was broken off may take to end.
+RAY_DATA_THREADS, END_SECONDS = ("StreamingExecutor", "iter_threaded", "ray-data-"), 5.0
 # Logical CPUs that an actor asks Ray for.
 CPUS_PER_ACTOR, CPUS_PER_GPU_ACTOR = 0.5, 0.25
 
@@ -76,11 +81,12 @@ def run_units(
             at_work.show_of(waiting)
             for _ in range(ROUNDS):
                 try:
-                    todo = list(waiting.values())
-                    for entry in _stream(todo, spec, arguments=arguments, config=config, at_work=at_work):
-                        waiting.pop(entry["unit"], None)
-                        display.add(entry)
-                        receiver.add(entry)
+                    options: dict[str, Any] = {"arguments": arguments, "config": config, "at_work": at_work}
+                    with closing(_stream(list(waiting.values()), spec, **options)) as entries:
+                        for entry in entries:
+                            waiting.pop(entry["unit"], None)
+                            display.add(entry)
+                            receiver.add(entry)
                 except RayError as error:
                     errors.append(first_line(error))
                 if waiting:  # A listing of 300,000 entries takes a minute: only where some may have been lost.
@@ -99,7 +105,7 @@ def _stream(
     arguments: Mapping[str, Any],
     config: PoolConfig,
     at_work: UnitsAtWork,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """The entries of units as they are committed. Raises RayError, and StorageError or UsageError of an actor."""
     rows = [{"unit": pack(unit)} for unit in units]
     pool = ActorPoolStrategy(size=num_actors(config, len(units)), max_tasks_in_flight_per_actor=1)
@@ -118,10 +124,25 @@ def _stream(
             max_restarts=20,
             max_task_retries=3,
         )
-    for row in entries.iter_rows():
-        entry = json.loads(row["entry"])
-        if entry.get("stopped_by") == "interrupt":
-            continue
-        if "stopped_by" in entry:
-            raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
-        yield entry
+    try:
+        lines: Any = iter(entries.iter_rows())
+        with closing(lines) as rows:
+            for row in rows:
+                entry = json.loads(row["entry"])
+                if entry.get("stopped_by") == "interrupt":
+                    continue
+                if "stopped_by" in entry:
+                    raise (StorageError if entry["stopped_by"] == "storage" else UsageError)(entry["message"])
+                yield entry
+    except BaseException:
+        _wait_for_ray_data()
+        raise
+
+
+def _wait_for_ray_data() -> None:
+    """Wait for the threads of a Ray Data run that was broken off: one that asks Ray after its end ends this process,
+    with code 1 and without a word."""
+    until = time.monotonic() + END_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith(RAY_DATA_THREADS):
+            thread.join(max(0.0, until - time.monotonic()))

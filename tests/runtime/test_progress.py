@@ -5,17 +5,23 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import ray
 from rich.console import Console
 
+from benchmarks.scaling import WaitingActor
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.planning import plan_clips
 from pipeline.ledger.units import Unit
-from pipeline.records.clips import Clip
+from pipeline.records.clips import Clip, clip_table
 from pipeline.records.outcomes import Outcome, State
-from pipeline.runtime import console, counting
+from pipeline.runtime import console, counting, pool
 from pipeline.runtime.cluster import started_ray
+from pipeline.runtime.config import PoolConfig
+from pipeline.runtime.job import ActorSpec
 from pipeline.runtime.progress import ProgressDisplay, TimeLeft, in_words
 
 
@@ -203,6 +209,7 @@ def test_what_an_actor_tells_of_a_unit_is_shown_before_it_ends():
     with at_work.watched():
         teller = at_work.teller()
         assert teller.began(unit("a"))
+        time.sleep(counting.TELL_SECONDS)
         assert teller.clip_ended(ended())
         until(lambda: shown(display) == 1)
         time.sleep(counting.TELL_SECONDS)
@@ -263,3 +270,22 @@ def test_a_counter_that_is_gone_stops_nothing():
         time.sleep(counting.TELL_SECONDS)
         assert teller.clip_ended(ended())
     teller.ended()
+
+
+@ray_test
+def test_no_thread_of_ray_data_outlives_a_run_that_was_broken_off(tmp_path):
+    """One that asks Ray after its end ends the process, with code 1 and without a word."""
+    clips = [
+        Clip(clip_id=f"{number:020x}", path=f"{number}.mp4", url=f"/v/{number}.mp4", size_bytes=1, content_id="")
+        for number in range(8)
+    ]
+    ledger = Ledger(str(tmp_path / "out"))
+    options = {"kind": "examples", "config": {}, "versions": {}}
+    snapshot, _ = plan_clips(ledger, clip_table(clips), clips_per_shard=1, **options)
+    spec = ActorSpec(build=partial(WaitingActor, unit_seconds=0.4))
+    options = {"config": PoolConfig(actors=2), "at_work": counting.UnitsAtWork(quiet_display(), actors=2)}
+    stream = pool._stream(list(snapshot.pending()), spec, arguments={"ledger_url": ledger.storage.url}, **options)
+    assert next(stream)["unit"] == "g000-u000000"
+    assert [each for each in threading.enumerate() if each.name.startswith(pool.RAY_DATA_THREADS)]
+    stream.close()
+    assert not [each for each in threading.enumerate() if each.name.startswith(pool.RAY_DATA_THREADS)]
