@@ -184,8 +184,10 @@ class TrainJob:
         return int(len(self.committed(output)) < self.num_units)
 
     def num_redone(self, output: Path, *, log: Path) -> int:
-        """Each start of the workers after the first meets at most one epoch that was begun before."""
-        return max(0, len(self.begun(output, log=log)) - 1)
+        """Each start of the workers after the first meets at most one epoch that was begun before, and none where all
+        were done."""
+        last = f"epoch-{self.num_units:04d}"
+        return sum(epoch <= last for epoch in self.begun(output, log=log)[1:])
 
     def audit(self, output: Path) -> str:
         return f"{len(committed_epochs(str(output))) - len(self.unreadable(output))} of {self.num_units} epochs load"
