@@ -49,6 +49,15 @@ def reach() -> Iterator[None]:
     let_reach(None)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread while the tests of a module run."""
+    from benchmarks.timing import one_thread  # Loads PyTorch, which most tests do without.
+
+    with one_thread():
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The address of an S3 server on this machine, over HTTP, for the whole test session."""

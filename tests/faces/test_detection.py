@@ -28,18 +28,12 @@ from pipeline.faces.winograd import POINTS, RowWinograd, transforms
 from pipeline.records.faces import Box, Face
 from pipeline.records.vocabulary import UsageError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OURS = ("dlib-cnn", "dlib-cnn-reference", "dlib-hog")
 MAX_SCORE_DIFFERENCE = 1e-4
 
 needs_clips = pytest.mark.skipif("REAL_CLIPS_DIR" not in os.environ, reason="REAL_CLIPS_DIR is not set")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-import torch
 from fault_proxy import FaultProxy
 
+from benchmarks.timing import one_thread
 from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.job import write_evaluation
 from pipeline.ledger.ledger import Ledger
@@ -124,10 +124,8 @@ def test_the_jobs_on_s3_leave_what_they_leave_on_a_local_disk(s3, counted, tmp_p
         small = {"model": "caer-net-s", "input_px": 16, "epochs": 2, "batch_size": 7, "keep": 2}
         return TrainConfig(data=f"{output}/data", output=f"{output}/run", cache_dir=str(tmp_path / cache), **small)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train_worker(training(here, "cache here"))
-    torch.set_num_threads(before)
+    with one_thread():
+        train_worker(training(here, "cache here"))
     train(training(s3.url("out"), "cache there"))
     ours, theirs = (read_checkpoint_info(f"{output}/run", "last") for output in (here, s3.url("out")))
     for one, other in zip(ours["history"], theirs["history"], strict=True):

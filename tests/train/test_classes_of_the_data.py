@@ -31,15 +31,9 @@ from pipeline.train.learner import TrainingStopped
 from pipeline.train.network import check_model, load_initial, new_model, with_readings
 from pipeline.train.worker import saved_run, train_worker
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EIGHT = ("Anger", "Contempt", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Very surprised")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write(folder, classes=EIGHT, *, splits=(("train", 96), ("validation", 24), ("test", 24)), named=None):
