@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.runtime.console import log_status
 from pipeline.runtime.progress import ProgressDisplay
-from pipeline.runtime.unit_counter import ANSWER_SECONDS, CounterLostError, Counting, UnitTeller
+from pipeline.runtime.unit_counter import CounterLostError, Counting, UnitTeller
 
 ASK_SECONDS = 0.5
 # How often an actor tells, at most: what the counter takes of all of them is some 1,000 messages a second.
@@ -57,7 +57,7 @@ class UnitsAtWork:
     def _ask(self) -> None:
         while not self._is_over.wait(ASK_SECONDS):
             with contextlib.suppress(CounterLostError):
-                self._display.note(self._counter.take(seconds=ANSWER_SECONDS), self._waiting)
+                self._display.note(self._counter.take(), self._waiting)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -95,5 +95,5 @@ class UnitsAtWork:
 
     def _stop(self) -> None:
         with contextlib.suppress(CounterLostError):
-            while self._counter.stop(seconds=ANSWER_SECONDS) and not self._is_over.wait(0.1):
+            while self._counter.stop() and not self._is_over.wait(0.1):
                 pass

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.ledger.units import Unit
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.counting import UnitsAtWork
 from pipeline.runtime.job import Actor, ActorSpec
-from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.progress import display_of
 from pipeline.runtime.receiver import ROUNDS, Receiver, first_line
 from pipeline.runtime.unit_counter import UnitCounter, UnitTeller
 from pipeline.storage.retry import StorageError
@@ -29,9 +30,7 @@ def run_in_process(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, start
     """
     units = snapshot.pending().of("compute")
     receiver = Receiver(ledger, snapshot, num_clips=units.num_parts)
-    display = ProgressDisplay(
-        units.num_parts, what="clips and segments" if units.num_segments else "clips", started=started
-    )
+    display = display_of(units, actors=1, started=started)
     at_work = UnitsAtWork(display, actors=1, counter=UnitCounter())
     worker = _Worker(spec, ledger.storage.url, at_work.teller())
     errors: list[str] = []
@@ -103,18 +102,13 @@ def _kept_settings() -> Iterator[None]:
 
 def _beside(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What work returns or raises, in a thread beside this one, which hears signals meanwhile."""
-    answer: list[Any] = []
+    answer: Future[dict[str, Any]] = Future()
 
     def run() -> None:
         try:
-            answer.append((work(), None))
+            answer.set_result(work())
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            answer.append((None, error))
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    entry, error = answer[0]
-    if error is not None:
-        raise error
-    return entry
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result()

@@ -24,7 +24,7 @@ from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.counting import UnitsAtWork
 from pipeline.runtime.job import ActorSpec
-from pipeline.runtime.progress import ProgressDisplay
+from pipeline.runtime.progress import display_of
 from pipeline.runtime.receiver import ROUNDS, Receiver, first_line
 from pipeline.runtime.unit_actor import UnitActor, pack
 from pipeline.storage.modes import own_umask
@@ -71,8 +71,7 @@ def run_units(
     actors = num_actors(config, units.num_units)
     errors: list[str] = []
     receiver = Receiver(ledger, snapshot, num_clips=units.num_parts)
-    what = "clips and segments" if units.num_segments else "clips"
-    display = ProgressDisplay(units.num_parts, what=what, actors=actors, started=started)
+    display = display_of(units, actors=actors, started=started)
     at_work = UnitsAtWork(display, actors=actors)
     with display, at_work.watched():
         clips_per_unit = max(1, units.num_parts // max(1, units.num_units))

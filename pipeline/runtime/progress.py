@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +16,9 @@ from rich.text import Text
 
 from pipeline.runtime.console import is_json, log_event, log_status
 from pipeline.runtime.describe import clips_per_second
+
+if TYPE_CHECKING:
+    from pipeline.ledger.units import PendingUnits
 
 # Where there is no terminal: the first line comes soon, and the gaps double up to this.
 FIRST_LINE_SECONDS, LINE_SECONDS = 3.0, 30.0
@@ -165,6 +168,12 @@ class ProgressDisplay:
             seconds_left=round(left, 1),
             peak_worker_memory_mib=round(self._peak_bytes / 2**20),
         )
+
+
+def display_of(units: PendingUnits, *, actors: int, started: float | None) -> ProgressDisplay:
+    """What shows these units while so many actors are at them."""
+    what = "clips and segments" if units.num_segments else "clips"
+    return ProgressDisplay(units.num_parts, what=what, actors=actors, started=started)
 
 
 class _Counts:

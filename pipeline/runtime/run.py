@@ -207,11 +207,11 @@ def needs_ray_for(num_clips: int, spec: ActorSpec, config: PoolConfig) -> bool:
     """Whether so many clips are for a local Ray: not one unit's for one actor, which is done before it has started.
     Raises UsageError where --no-ray forbids what needs one."""
     is_shared = bool(spec.num_gpus) or spec.start_shared is not dict
-    if config.no_ray and is_shared:
-        raise UsageError(
-            "--no-ray: actors share GPUs by Ray; leave it out, or give --detector-device cpu and --device cpu"
-        )
     if config.no_ray:
+        if is_shared:
+            raise UsageError(
+                "--no-ray: actors share GPUs by Ray; leave it out, or give --detector-device cpu and --device cpu"
+            )
         return False
     return is_shared or num_clips > config.clips_of_unit(num_clips) or num_actors(config, num_clips) > 1
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pipeline.ledger.units import Unit
     from pipeline.records.outcomes import Outcome
 
-# A counter that does not answer is left alone for a while: its node may be gone. The first answer waits for its start.
-FIRST_ANSWER_SECONDS, ANSWER_SECONDS, PAUSE_SECONDS = 30.0, 2.0, 10.0
+# A counter that does not answer is left alone for a while: its node may be gone.
+PAUSE_SECONDS = 10.0
 
 
 class CounterLostError(Exception):
@@ -25,11 +25,11 @@ class CounterLostError(Exception):
 class Counting(Protocol):
     """The methods of a `UnitCounter`, wherever it is. Each raises CounterLostError where it gives no answer in time."""
 
-    def tell(self, unit_id: str, counts: dict[str, Any] | None, *, seconds: float) -> bool: ...
+    def tell(self, unit_id: str, counts: dict[str, Any] | None) -> bool: ...
 
-    def take(self, *, seconds: float) -> dict[str, dict[str, Any]]: ...
+    def take(self) -> dict[str, dict[str, Any]]: ...
 
-    def stop(self, *, seconds: float) -> int: ...
+    def stop(self) -> int: ...
 
 
 class UnitCounter:
@@ -41,9 +41,8 @@ class UnitCounter:
         self._at_work: set[str] = set()
         self._is_stopping = False
 
-    def tell(self, unit_id: str, counts: dict[str, Any] | None, *, seconds: float = 0.0) -> bool:
+    def tell(self, unit_id: str, counts: dict[str, Any] | None) -> bool:
         """Take what a unit has so far, None once it has ended; whether its actor is to stop."""
-        del seconds
         with self._lock:
             if counts is None:
                 self._at_work.discard(unit_id)
@@ -52,16 +51,14 @@ class UnitCounter:
                 self._at_work.add(unit_id)
             return self._is_stopping
 
-    def take(self, *, seconds: float = 0.0) -> dict[str, dict[str, Any]]:
+    def take(self) -> dict[str, dict[str, Any]]:
         """What was told since the last time, by unit."""
-        del seconds
         with self._lock:
             new, self._new = self._new, {}
             return new
 
-    def stop(self, *, seconds: float = 0.0) -> int:
+    def stop(self) -> int:
         """From now on actors are to stop; units that are still at work."""
-        del seconds
         with self._lock:
             self._is_stopping = True
             return len(self._at_work)
@@ -73,7 +70,6 @@ class UnitTeller:
     def __init__(self, counter: Counting, *, every_seconds: float) -> None:
         self._counter, self._every_seconds = counter, every_seconds
         self._next = self._silent_until = 0.0
-        self._answer_seconds = FIRST_ANSWER_SECONDS
         self._is_stopping = False
         self._begin("")
 
@@ -110,7 +106,6 @@ class UnitTeller:
             return
         self._next = now + self._every_seconds
         try:
-            self._is_stopping |= self._counter.tell(self._unit_id, counts, seconds=self._answer_seconds)
+            self._is_stopping |= self._counter.tell(self._unit_id, counts)
         except CounterLostError:
             self._silent_until = time.monotonic() + PAUSE_SECONDS
-        self._answer_seconds = ANSWER_SECONDS
