@@ -11,12 +11,16 @@ import os
 import queue
 import re
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
+from pipeline.corpus.listing import url_of
+from pipeline.corpus.types import ListedFile
 from pipeline.sandbox.limits import SandboxError, SandboxLimits
 from pipeline.sandbox.supervisor import Sandbox
+from pipeline.storage.archives.bytes_ids import BYTES_ID
 from pipeline.storage.archives.listing import (
     MAX_MEMBER_BYTES,
     MAX_MEMBERS,
@@ -28,9 +32,10 @@ from pipeline.storage.archives.listing import (
     list_members,
     listing_block_bytes,
 )
-from pipeline.storage.archives.members import Member
+from pipeline.storage.archives.members import Member, kind_of
 from pipeline.storage.asked import MAX_PART_BYTES, AskedFile
 from pipeline.storage.redaction import printable
+from pipeline.storage.remote import RangedFile, require_content
 from pipeline.video.formats import is_named_as_clip
 
 LIMITS = SandboxLimits(timeout_seconds=120.0, memory_bytes=2**30)
@@ -76,15 +81,18 @@ class ArchiveLister:
         for sandbox in self._all:
             sandbox.close()
 
-    def members(self, file: Any, kind: str, *, size_bytes: int, content_id: str) -> list[Member]:
+    def members(
+        self, file: Any, kind: str, *, size_bytes: int, content_id: str, read: bool | Collection[str] = False
+    ) -> list[Member]:
         """What lies in an archive, as `list_members` has it; of one that costs its child the archive alone.
 
-        file: the archive, open at any position and able to seek. Raises OSError where its store fails.
+        file: the archive, open at any position and able to seek. read: whether clips are read for their MD5, or the
+        content ids of those that are. Raises OSError where its store fails.
         """
         with self._child() as sandbox:
             for attempt in range(1, MAX_TRIES + 1):
                 try:
-                    return _listed(sandbox, file, kind, size_bytes=size_bytes, content_id=content_id)
+                    return _listed(sandbox, file, kind, size_bytes=size_bytes, content_id=content_id, read=read)
                 except SandboxError as error:
                     if error.reason == "killed" and attempt < MAX_TRIES:
                         continue  # From outside: nothing is known against the archive.
@@ -107,6 +115,48 @@ class ArchiveLister:
             self._free.put(sandbox)
 
 
+def members_of(archive: ListedFile, lister: ArchiveLister, *, read: bool | Collection[str]) -> list[Member]:
+    """What lies in an archive whose content id is known.
+
+    read: see `ArchiveLister.members`; members are read by their ids only in the very archive that was listed. Raises
+    OSError where its store fails, and ContentChangedError where it holds another archive then.
+    """
+    kind, content_id = kind_of(archive.path), archive.content_id
+    assert kind is not None, "only archives come here"
+    assert content_id is not None, "hashed before"
+    is_second = not isinstance(read, bool)
+    try:
+        with _opened(
+            archive, block_bytes=listing_block_bytes(kind), content_id=content_id if is_second else ""
+        ) as file:
+            found = lister.members(file, kind, size_bytes=archive.size_bytes, content_id=content_id, read=read)
+    except OSError as error:
+        if archive.store is not None:
+            raise
+        detail = f"it cannot be opened: {error.strerror}; check its rights"
+        return [
+            Member(
+                name="",
+                size_bytes=archive.size_bytes,
+                content_id=content_id,
+                steps=(),
+                reason="unreadable",
+                detail=detail,
+            )
+        ]
+    if is_second and archive.store is not None:
+        require_content(archive.store, archive.place, content_id, url=url_of(archive.place, archive.store))
+    return found
+
+
+def _opened(file: ListedFile, *, block_bytes: int, content_id: str) -> Any:
+    if file.store is None:
+        return open(file.place, "rb")
+    what = f"{url_of(file.place, file.store)} cannot be read"
+    sizes = {"size_bytes": file.size_bytes, "block_bytes": block_bytes}
+    return RangedFile(file.store, file.place, what=what, content_id=content_id, **sizes)
+
+
 # In the child
 
 
@@ -116,9 +166,11 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
     def work(task: dict[str, Any], line: Any) -> Generator[list[Any], None, None]:
         line("list")
         file = io.BufferedReader(AskedFile(line, task["size_bytes"]), listing_block_bytes(task["kind"]))
+        read = task["read"] if isinstance(task["read"], bool) else frozenset(task["read"])
         members = list_members(
             file, task["kind"], size_bytes=task["size_bytes"], content_id=task["content_id"],
             is_wanted=is_named_as_clip, make_spool=lambda: _AskedSpool(line),
+            is_read=lambda member: read if isinstance(read, bool) else member.content_id in read,
         )  # fmt: skip
         batch, num_letters = [], 0
         for each in members:
@@ -127,6 +179,8 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
                 (each.size_bytes, each.steps) if each.reason is None else (_bounded(each.size_bytes), ())
             )
             batch.append([each.name, size_bytes, each.content_id, steps, each.reason, each.detail])
+            if each.bytes_id is not None:
+                batch[-1].append(each.bytes_id)
             num_letters += len(each.name)
             if num_letters > _BATCH_LETTERS or len(batch) >= _BATCH_MEMBERS:
                 yield batch
@@ -168,10 +222,13 @@ class _AskedSpool:
 # In the parent
 
 
-def _listed(sandbox: Sandbox, file: Any, kind: str, *, size_bytes: int, content_id: str) -> list[Member]:
+def _listed(
+    sandbox: Sandbox, file: Any, kind: str, *, size_bytes: int, content_id: str, read: bool | Collection[str] = False
+) -> list[Member]:
     """Raises SandboxError, and OSError where the store fails."""
     cpu_seconds = MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND
     task = {"kind": kind, "size_bytes": size_bytes, "content_id": content_id}
+    task["read"] = read if isinstance(read, bool) else list(read)
     found: list[Member] = []
     with tempfile.TemporaryFile() as spool:
         answers = _Answers(file, spool, size_bytes=size_bytes)
@@ -226,6 +283,11 @@ class _Answers:
 
 def _member_of(plain: Any, *, archive_id: str) -> Member:
     """The member that the child told. Raises ValueError for what is none."""
+    bytes_id = None
+    if isinstance(plain, list) and len(plain) == len(fields(Member)):
+        *plain, bytes_id = plain
+        if not isinstance(bytes_id, str) or not re.fullmatch(BYTES_ID, bytes_id):
+            raise ValueError("a member has bytes that none has")
     match plain:
         case [str(name), int(size_bytes), str(content_id), list(told), None | str() as reason, None | str() as detail]:
             steps = tuple(map(_step_of, told))
@@ -237,7 +299,10 @@ def _member_of(plain: Any, *, archive_id: str) -> Member:
     if (name and not re.fullmatch(r"[0-9a-f]{32}", content_id)) or (reason is not None and reason not in REASONS):
         raise ValueError("a member has an id or a reason that none has")
     detail = None if reason is None else printable(detail or reason)[:MAX_DETAIL_LETTERS]
-    return Member(name=name, size_bytes=size_bytes, content_id=content_id, steps=steps, reason=reason, detail=detail)
+    return Member(
+        name=name, size_bytes=size_bytes, content_id=content_id, steps=steps, reason=reason, detail=detail,
+        bytes_id=bytes_id,
+    )  # fmt: skip
 
 
 def _step_of(plain: Any) -> tuple[str, tuple[int, ...]]:

@@ -11,14 +11,16 @@ import pyarrow as pa
 
 from pipeline.corpus.types import CorpusError
 from pipeline.records.arrow import pc
-from pipeline.storage.contents import HASHED_ID, WEB_URL
+from pipeline.storage.contents import HASHED_ID, MD5, WEB_URL
 from pipeline.storage.spool import MEMORY_BYTES, BatchSpool
 
 # So many rows are compared in memory at a time: 2**20 took 300 MiB.
 ROWS_PER_PART = 2**17
-_BYTES = ["content_id", "size_bytes"]
+_BYTES = ["bytes", "size_bytes"]
 _NEEDED = [*_BYTES, "start_pts_seconds", "end_pts_seconds", "label", "split", "is_split_given", "group_name", "path"]
+_NEEDED += ["content_key"]
 _GIVEN = ("group_name", "split")
+_SAME_BYTES = "same bytes "
 _TOKEN = re.compile(r"\{(\w+)\}|\*\*|\*")
 
 
@@ -65,7 +67,8 @@ class Kin:
 
     conflicts: row -> path of each clip whose bytes (and times) another has under another label. num_across: files that
     have the bytes of a file in another split, and groups_across: groups that lie in several, where the input says the
-    splits.
+    splits. A content is what decides the split of a clip without a group by its hash (`content_key`): members of
+    archives may have the same bytes and other contents.
     """
 
     conflicts: dict[int, str] = field(default_factory=dict)
@@ -79,14 +82,14 @@ class Kin:
         """Whether it changes anything of the listing."""
         return bool(self.conflicts or self._parents or self._given)
 
-    def of(self, *, group: str | None, content_id: str) -> tuple[str | None, str | None]:
+    def of(self, *, group: str | None, content: str) -> tuple[str | None, str | None]:
         """The split that is given to a clip's kin, or None; and the key that decides for all of them, or None if that
         is what decides for the clip alone."""
-        node = _content_node(content_id)
+        node = _content_node(content)
         own = node if group is None else group_key(group)
         root = self._root(own)
         given = self._given.get(self._root(node)) or self._given.get(root)
-        return None if given is None else given[1], None if root == own else root
+        return None if given is None else given[1], None if root == own else root.removeprefix(_SAME_BYTES)
 
     def join(self, nodes: Iterable[str]) -> None:
         """Make kin of groups and contents."""
@@ -106,8 +109,13 @@ class Kin:
         return node
 
 
-def _content_node(content_id: str) -> str:
-    return f"same bytes {content_id}"
+def _content_node(content: str) -> str:
+    return _SAME_BYTES + content
+
+
+def content_key(split_key: str | None, content_id: str) -> str:
+    """The content of a clip, from its split_key and content_id in the listing."""
+    return content_id if split_key is None else split_key
 
 
 def kin_of(rows: BatchSpool, *, finds_conflicts: bool, moves_splits: bool) -> Kin:
@@ -126,11 +134,11 @@ def kin_of(rows: BatchSpool, *, finds_conflicts: bool, moves_splits: bool) -> Ki
         if len(paths) > 1 and len({row["split"] for row in given}) > 1:  # ranges of one file: the manifest wants it so
             kin.num_across += len(paths)
         groups = {group_key(row["group_name"]) for row in alike if row["group_name"] is not None}
-        if moves_splits and (groups or 0 < len(given) < len(alike)):
-            node = _content_node(alike[0]["content_id"])
-            kin.join([node, *groups])
+        nodes = {_content_node(row["content_key"]) for row in alike}
+        if moves_splits and (groups or len(nodes) > 1 or 0 < len(given) < len(alike)):
+            kin.join([*nodes, *groups])
             for row in given[:1]:
-                kin.give(node, row["row"], row["split"])
+                kin.give(_content_node(row["content_key"]), row["row"], row["split"])
     splits: dict[str, set[str]] = {}
     for start, batch in _numbered(rows):
         has = pc.and_(batch["is_split_given"], pc.is_valid(batch["group_name"]))
@@ -167,20 +175,15 @@ def _numbered(rows: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBa
 
 def _same_bytes(rows: BatchSpool) -> Iterator[list[dict[str, Any]]]:
     """The rows of each content that several have, in their order; sorted into parts that fit into memory."""
-    num_digits = next(number for number in range(9) if rows.num_rows <= ROWS_PER_PART * 16**number)
-    parts: dict[str, BatchSpool] = {}
-    for start, batch in _numbered(rows):
-        numbers = pa.array(range(start, start + batch.num_rows), pa.int64())
-        table = pa.table(batch).append_column("row", numbers).filter(_is_hashed(batch)).select([*_NEEDED, "row"])
-        table = table.append_column("digits", pc.utf8_slice_codeunits(table["content_id"], 0, num_digits))
-        table, first = table.sort_by("digits").combine_chunks(), 0
-        for counted in pc.value_counts(table["digits"]).to_pylist():  # One slice each: they may be 256.
-            part = parts.setdefault(counted["values"], BatchSpool(memory_bytes=MEMORY_BYTES // 16**num_digits))
-            for some in table.drop_columns("digits").slice(first, counted["counts"]).to_batches():
-                part.append(some)
-            first += counted["counts"]
-    for part in parts.values():
-        table = pa.Table.from_batches(part)
+
+    def of_bytes(table: pa.Table) -> pa.Table:
+        table = with_bytes(table)
+        is_same = pc.is_null(table["split_key"])
+        return table.append_column("content_key", pc.if_else(is_same, table["content_id"], table["split_key"]))
+
+    for table in in_parts(
+        rows, of_bytes, columns=_NEEDED, part_of=lambda t, n: pc.utf8_slice_codeunits(t["bytes"], 0, n)
+    ):
         counts = table.group_by(_BYTES).aggregate([("row", "count")])
         several = counts.filter(pc.greater(counts["row_count"], 1)).select(_BYTES)
         found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -189,7 +192,40 @@ def _same_bytes(rows: BatchSpool) -> Iterator[list[dict[str, Any]]]:
         yield from found.values()
 
 
-def _is_hashed(batch: pa.RecordBatch) -> pa.Array:
-    """Whether each row's content id says which bytes it has. A web server's etag may be anything."""
-    from_web = pc.match_substring_regex(batch["url"], WEB_URL)
-    return pc.and_(pc.match_substring_regex(batch["content_id"], f"^{HASHED_ID}$"), pc.invert(from_web))
+def in_parts(
+    rows: BatchSpool,
+    choose: Callable[[pa.Table], pa.Table],
+    *,
+    columns: Sequence[str],
+    part_of: Callable[[pa.Table, int], Any],
+) -> Iterator[pa.Table]:
+    """The chosen rows in parts that fit into memory, with these columns and `row`, the number of each.
+
+    choose: of some rows those that are wanted, with all columns. part_of: which part each row of a table is put into,
+    of 16 to the power of the number that it is given.
+    """
+    num_digits = next(number for number in range(9) if rows.num_rows <= ROWS_PER_PART * 16**number)
+    parts: dict[Any, BatchSpool] = {}
+    for start, batch in _numbered(rows):
+        numbers = pa.array(range(start, start + batch.num_rows), pa.int64())
+        table = choose(pa.table(batch).append_column("row", numbers)).select([*columns, "row"])
+        table = table.append_column("part", part_of(table, num_digits))
+        table, first = table.sort_by("part").combine_chunks(), 0
+        for counted in pc.value_counts(table["part"]).to_pylist():  # One slice each: they may be 256.
+            part = parts.setdefault(counted["values"], BatchSpool(memory_bytes=MEMORY_BYTES // 16**num_digits))
+            for some in table.drop_columns("part").slice(first, counted["counts"]).to_batches():
+                part.append(some)
+            first += counted["counts"]
+    for part in parts.values():
+        yield pa.Table.from_batches(part)
+
+
+def with_bytes(table: pa.Table) -> pa.Table:
+    """The rows of which it is known which bytes they have, with what says so as `bytes`.
+
+    A web server's etag may be anything.
+    """
+    is_read = pc.match_substring_regex(table["bytes_id"], f"^{MD5}$").fill_null(False)
+    table = table.append_column("bytes", pc.if_else(is_read, table["bytes_id"], table["content_id"]))
+    from_web = pc.match_substring_regex(table["url"], WEB_URL)
+    return table.filter(pc.and_(pc.match_substring_regex(table["bytes"], f"^{HASHED_ID}$"), pc.invert(from_web)))

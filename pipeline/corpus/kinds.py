@@ -8,18 +8,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from pipeline.corpus.archived import ArchiveLister
+from pipeline.corpus.archived import ArchiveLister, members_of
 from pipeline.corpus.listing import ask_store, info_of, map_in_threads, printable_path, url_of
 from pipeline.corpus.table import listed_md5
 from pipeline.corpus.types import Ignored, IgnoredFiles, ListedFile, ListedFiles
-from pipeline.storage.archives.listing import listing_block_bytes
 from pipeline.storage.archives.members import Member, kind_of, member_url
 from pipeline.storage.redaction import without_query
-from pipeline.storage.remote import RangedFile
 from pipeline.video.formats import HEAD_BYTES, IMAGE_NAMES, VIDEO_NAMES, container_of, extension_of
 
 _MANIFEST_EXTENSIONS = frozenset({"csv", "tsv", "parquet"})
@@ -75,9 +72,14 @@ def _first_bytes(file: ListedFile) -> bytes | OSError:
 
 
 class SortedFiles:
-    """What the files of an input are: by the name where it tells, else by the first bytes of a loose file."""
+    """What the files of an input are: by the name where it tells, else by the first bytes of a loose file.
 
-    def __init__(self, root: str, store: AbstractFileSystem | None) -> None:
+    reads_members: whether what lies in archives on a disk is read for its MD5, as other files there are. In a store the
+    members that may be like others are read later, see `alike`.
+    """
+
+    def __init__(self, root: str, store: AbstractFileSystem | None, *, reads_members: bool = False) -> None:
+        self._reads_members = reads_members and store is None
         self.videos, self.images, self._unnamed = (ListedFiles(root, store) for _ in range(3))
         self.broken: list[ListedFile] = []  # archives that cannot be read (to their end), and archives in them
         self.broken_videos: list[ListedFile] = []
@@ -96,7 +98,8 @@ class SortedFiles:
             else:
                 self._add(item, extension)
         with ArchiveLister() as lister:
-            for archive, found in map_in_threads(partial(_with_members, lister=lister), archives):
+            list_archive = partial(_with_members, lister=lister, read=self._reads_members)
+            for archive, found in map_in_threads(list_archive, archives):
                 if not found:
                     self.ignored.append(as_ignored(archive, "an archive that holds nothing"))
                 for member in found:
@@ -124,6 +127,7 @@ class SortedFiles:
             path=path,
             size_bytes=member.size_bytes,
             content_id=member.content_id,
+            bytes_id=member.bytes_id,
             is_broken=member.reason is not None,
             url=member_url(
                 url_of(archive.place, archive.store), archive.size_bytes, member, content_id=archive.content_id or ""
@@ -181,38 +185,8 @@ def _not_a_video_reason(extension: str) -> str:
     return f"not a video by its name: .{extension}" if extension else "not a video by its name: no extension"
 
 
-def _with_members(archive: ListedFile, *, lister: ArchiveLister) -> tuple[ListedFile, list[Member]]:
+def _with_members(archive: ListedFile, *, lister: ArchiveLister, read: bool) -> tuple[ListedFile, list[Member]]:
     """An archive with its content id, and what lies in it."""
     if archive.content_id is None:
         archive = replace(archive, content_id=listed_md5(archive))
-    return archive, _members_of(archive, lister)
-
-
-def _members_of(archive: ListedFile, lister: ArchiveLister) -> list[Member]:
-    kind, content_id = kind_of(archive.path), archive.content_id
-    assert kind is not None, "only archives come here"
-    assert content_id is not None, "hashed before"
-    try:
-        with _opened(archive, block_bytes=listing_block_bytes(kind)) as file:
-            return lister.members(file, kind, size_bytes=archive.size_bytes, content_id=content_id)
-    except OSError as error:
-        if archive.store is not None:
-            raise
-        detail = f"it cannot be opened: {error.strerror}; check its rights"
-        return [
-            Member(
-                name="",
-                size_bytes=archive.size_bytes,
-                content_id=content_id,
-                steps=(),
-                reason="unreadable",
-                detail=detail,
-            )
-        ]
-
-
-def _opened(file: ListedFile, *, block_bytes: int) -> Any:
-    if file.store is None:
-        return open(file.place, "rb")
-    what = f"{url_of(file.place, file.store)} cannot be read"
-    return RangedFile(file.store, file.place, what=what, size_bytes=file.size_bytes, block_bytes=block_bytes)
+    return archive, members_of(archive, lister, read=read)

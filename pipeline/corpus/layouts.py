@@ -14,7 +14,7 @@ from fsspec import AbstractFileSystem
 from pipeline.corpus.kinds import SortedFiles, as_ignored, why_not_a_video
 from pipeline.corpus.labels import SPLIT_NAMES, Naming, class_folders
 from pipeline.corpus.listing import list_input, url_of
-from pipeline.corpus.table import SplitRules, corpus_of
+from pipeline.corpus.table import SplitRules, corpus_of, needs_bytes
 from pipeline.corpus.types import Corpus, CorpusError, IgnoredFiles, ListedFile, ListedFiles
 from pipeline.records.vocabulary import SPLITS
 from pipeline.video.formats import extension_of
@@ -36,7 +36,7 @@ def read_files(
 ) -> Corpus:
     """The clips of a folder, glob, archive or single file. Raises CorpusError."""
     root, items, single = list_input(place, store, shown=shown, follow_links=follow_links)
-    found = SortedFiles(root, store)
+    found = SortedFiles(root, store, reads_members=needs_bytes(rules))
     found.read(items)
     has_videos, has_images = bool(found.videos or found.broken_videos), bool(found.images or found.broken_images)
     takes_images = layout == "caer-s" or (layout == "auto" and not has_videos)

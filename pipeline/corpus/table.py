@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
-from pipeline.corpus.groups import Kin, group_key, kin_of
+from pipeline.corpus.alike import key_of_bytes, with_bytes_read
+from pipeline.corpus.groups import Kin, content_key, group_key, kin_of
 from pipeline.corpus.listing import map_in_threads, printable_path, shown_url, url_of
 from pipeline.corpus.sorting import sorted_tables
 from pipeline.corpus.types import (
@@ -61,6 +62,11 @@ class SplitRules:
     label_conflicts: LabelConflicts = "keep"
     scheme: SplitScheme = "official"
     shard: tuple[int, int] | None = None
+
+
+def needs_bytes(rules: SplitRules) -> bool:
+    """Whether it matters which clips have the same bytes."""
+    return rules.split_fractions is not None or rules.label_conflicts != "keep"
 
 
 def split_of(key: str, split_fractions: Sequence[float]) -> str:
@@ -110,6 +116,8 @@ def corpus_of(
         ignored = (item for item in ignored if is_of_part(item.path, shard))
         notes = [*notes, f"part {shard[0]} of {shard[1]}"]
     rows, counts = _rows(files, rules)
+    if needs_bytes(rules):
+        rows = with_bytes_read(rows)
     rows, counts, conflicting, told = _with_kin(rows, counts, rules)
     ignored = _ignored_in_order(IgnoredFiles(chain(ignored, conflicting)))
     return Corpus(
@@ -123,7 +131,8 @@ def corpus_of(
 
 @dataclass(kw_only=True)
 class _Counts:
-    """What a description says of the clips. num_given, num_hashed: with a split of the input's, and by their hash."""
+    """What there are of clips. num_given, num_hashed: with a split of the input's, and by their hash. num_keyed: with a
+    key of their split that is not their content id."""
 
     splits: set[str | None] = field(default_factory=set)
     labels: set[str | None] = field(default_factory=set)
@@ -132,6 +141,7 @@ class _Counts:
     num_given: int = 0
     num_hashed: int = 0
     num_ungrouped: int = 0
+    num_keyed: int = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
         self.splits |= set(pc.unique(batch["split"]).to_pylist())
@@ -139,6 +149,7 @@ class _Counts:
         self.groups |= set(pc.unique(batch["group_name"]).to_pylist())
         self.num_unlabelled += batch["label"].null_count
         self.num_ungrouped += batch["group_name"].null_count
+        self.num_keyed += batch.num_rows - batch["split_key"].null_count
         num_given = pc.sum(batch["is_split_given"]).as_py() or 0
         self.num_given += num_given
         self.num_hashed += batch.num_rows - num_given - batch["split"].null_count
@@ -176,7 +187,7 @@ def _with_kin(
     """
     has_splits, has_groups = rules.split_fractions is not None, bool(counts.groups - {None})
     finds_conflicts = rules.label_conflicts != "keep" and len(counts.labels - {None}) > 1
-    moves_splits = bool(has_splits and counts.num_hashed and (counts.num_given or has_groups))
+    moves_splits = bool(has_splits and counts.num_hashed and (counts.num_given or has_groups or counts.num_keyed))
     kin = Kin()
     if finds_conflicts or moves_splits or (has_splits and counts.num_given):
         kin = kin_of(rows, finds_conflicts=finds_conflicts, moves_splits=moves_splits)
@@ -207,14 +218,14 @@ def _moved_to_kin(rows: BatchSpool, kin: Kin, split_fractions: Sequence[float] |
     found, counts, start = BatchSpool(), _Counts(), 0
     place = CORPUS_SCHEMA.get_field_index("split")
 
-    def split_now(group: str | None, content_id: str, split: str | None, is_given: bool) -> str | None:
+    def split_now(group: str | None, own: str | None, content_id: str, split: str | None, is_given: bool) -> str | None:
         if is_given or split is None or split_fractions is None:
             return split
-        given, key = kin.of(group=group, content_id=content_id)
+        given, key = kin.of(group=group, content=content_key(own, content_id))
         return given or (split if key is None else _split_at(key, split_fractions))
 
     for batch in rows:
-        names = ("group_name", "content_id", "split", "is_split_given")
+        names = ("group_name", "split_key", "content_id", "split", "is_split_given")
         columns = [*batch.columns]
         columns[place] = pa.array(map(split_now, *(batch[name].to_pylist() for name in names)), pa.string())
         is_kept = [start + row not in kin.conflicts for row in range(batch.num_rows)]
@@ -290,13 +301,15 @@ def _row(file: ListedFile, content_id: str, rules: SplitRules) -> tuple[Any, ...
     start, end = file.start_pts_seconds, file.end_pts_seconds
     clip_id, split, path = _clip_id(file, content_id, start, end), file.split, printable_path(file.path)
     group = file.group if file.group is not None or rules.group_of is None else rules.group_of(path)
+    key = None if file.bytes_id is None else key_of_bytes(file.bytes_id, file.size_bytes)
     if split is None and rules.split_fractions is not None:
         # By the whole file: two time ranges of one video in train and test would leak.
         whole = clip_id if start is None and end is None else _clip_id(file, content_id, None, None)
-        split = _split_at(split_key(group=group, content_id=content_id, clip_id=whole), rules.split_fractions)
+        by_content = split_key(group=group, content_id=content_id, clip_id=whole)
+        split = _split_at(by_content if key is None or group is not None else key, rules.split_fractions)
     url, same_as = file.url or url_of(file.place, file.store), None
     row = (clip_id, path, url, file.size_bytes, content_id, file.label, split, start, end, same_as, group)
-    return *row, file.modified, file.split is not None
+    return *row, file.bytes_id, file.modified, file.split is not None, key
 
 
 def _clip_id(file: ListedFile, content_id: str, start: float | None, end: float | None) -> str:

@@ -16,8 +16,11 @@ from pipeline.records.clips import CLIP_SCHEMA, Clips
 from pipeline.records.vocabulary import UsageError
 from pipeline.storage.spool import BatchSpool
 
-CORPUS_SCHEMA = CLIP_SCHEMA.append(pa.field("modified_seconds", pa.float64())).append(
-    pa.field("is_split_given", pa.bool_())
+CORPUS_SCHEMA = pa.schema(
+    [
+        *CLIP_SCHEMA,
+        *(("modified_seconds", pa.float64()), ("is_split_given", pa.bool_()), ("split_key", pa.string())),
+    ]
 )
 
 
@@ -95,7 +98,8 @@ class Corpus:
     layout: caer, caer-s, manifest or folder. description: one line for people, on what was recognised. rows: of
     CORPUS_SCHEMA, sorted by path, then start, and on a disk if they are many; modified_seconds is when a clip's file
     was last modified, seconds of the epoch, or null where the store does not tell; is_split_given is whether the split
-    is that of the layout or of the manifest, and not by a hash.
+    is that of the layout or of the manifest, and not by a hash; split_key is what decides the split of a member of an
+    archive by its hash, and null where the content id does.
     """
 
     layout: str
@@ -138,6 +142,7 @@ class ListedFile:
     url: str | None = None  # None: `place` in `store`; else where it lies in an archive
     is_broken: bool = False  # it is known that it cannot be read, and its url says why
     tree_path: str | None = None  # of a member: its path if each archive were unpacked where it lies
+    bytes_id: str | None = None  # of a member: see `storage.archives.members.Member`
 
 
 class ListedFiles:

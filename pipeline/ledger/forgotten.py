@@ -31,7 +31,7 @@ class ForgottenPerson:
 
     Attributes:
         clip_ids: of the clip and its copies, sorted.
-        contents: see `content_key`.
+        contents: see `content_keys`.
         numbers: of the person in the labels beside the record, from 1; where a track was lost there may be several.
         faces: time in seconds and box (x_min, y_min, x_max, y_max) of each, in order of time.
     """
@@ -43,7 +43,7 @@ class ForgottenPerson:
 
     def is_in(self, clip: Clip) -> bool:
         """Whether the person was in this clip, or in the one that it is a segment of."""
-        return whole_id(clip.clip_id) in self.clip_ids or content_key(clip) in self.contents
+        return whole_id(clip.clip_id) in self.clip_ids or not content_keys(clip).isdisjoint(self.contents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class ForgottenRecord:
 
     def holds(self, clip: Clip) -> bool:
         """Whether a clip, or the one that it is a segment of, or one with the same bytes was deleted."""
-        return whole_id(clip.clip_id) in self.clip_ids or content_key(clip) in self.contents
+        return whole_id(clip.clip_id) in self.clip_ids or not content_keys(clip).isdisjoint(self.contents)
 
     def persons_of(self, clip: Clip) -> list[ForgottenPerson]:
         """The persons of a clip, or of one with the same bytes, who were deleted."""
@@ -74,17 +74,18 @@ class ForgottenRecord:
         )
 
 
-def content_key(clip: Clip) -> str:
-    """What another clip with the same bytes and range has, too; "" where nothing says so."""
-    if not re.fullmatch(HASHED_ID, clip.content_id) or re.search(WEB_URL, clip.url):
-        return ""
+def content_keys(clip: Clip) -> frozenset[str]:
+    """What another clip with the same bytes and range has, too; empty where nothing says so."""
+    if re.search(WEB_URL, clip.url):
+        return frozenset()
     span = (None, None) if whole_id(clip.clip_id) != clip.clip_id else (clip.start_pts_seconds, clip.end_pts_seconds)
-    return " ".join(map(str, (clip.content_id, clip.size_bytes, *span)))
+    ids = [each for each in (clip.content_id, clip.bytes_id or "") if re.fullmatch(HASHED_ID, each)]
+    return frozenset(" ".join(map(str, (each, clip.size_bytes, *span))) for each in ids)
 
 
 def contents_of(clips: Iterable[Clip]) -> frozenset[str]:
     """The keys of whole clips, of those that have one."""
-    return frozenset(filter(None, map(content_key, clips)))
+    return frozenset().union(*map(content_keys, clips))
 
 
 def read_record(storage: Storage) -> ForgottenRecord:

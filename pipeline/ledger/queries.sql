@@ -143,28 +143,50 @@ anti join (select split_part(clip_id, '.', 1) as clip_id from given) using (clip
 anti join replaced using (clip_id);
 
 -- name: find_new
--- What no plan has. A split is decided once: what the input gives no split follows planned bytes that are the same, then
--- its planned group (or planned bytes of a clip of its group), then the input whose path it has and that is gone. Other
--- bytes at the path of an input that is gone replace it.
+-- What no plan has. A split is decided once: what the input gives no split follows planned bytes that are the same (of
+-- members of archives that were not read on both sides: that are likely to be), then its planned group (or planned bytes
+-- of a clip of its group), then the input whose path it has and that is gone. Other bytes at the path of an input that
+-- is gone replace it.
 create or replace table new as
 with fresh as materialized (
-    select *, is_hashed(content_id, url) as is_hashed
+    select *, is_hashed(bytes_of(bytes_id, content_id), url) as is_hashed, bytes_of(bytes_id, content_id) as bytes,
+        likeness_of(bytes_id, url) as likeness, is_md5(bytes_id) as is_read
     from given anti join planned p on p.clip_id = split_part(given.clip_id, '.', 1)),
+    today as (select distinct split_part(clip_id, '.', 1) as clip_id, bytes_id from given where is_md5(bytes_id)),
+    known as (
+    select p.* replace (coalesce(t.bytes_id, p.bytes_id) as bytes_id)
+    from planned p left join today t using (clip_id) anti join replaced r on r.clip_id = p.clip_id),
     same as materialized (
-    select content_id, size_bytes, arg_min(split, ordinal) as split from planned
-    semi join (select content_id, size_bytes from fresh where is_hashed) using (content_id, size_bytes)
-    anti join replaced using (clip_id) group by all),
+    select bytes, size_bytes, arg_min(split, ordinal) as split
+    from (
+        select content_id as bytes, size_bytes, split, ordinal from known
+        union all by name
+        select bytes_id as bytes, size_bytes, split, ordinal from known where is_md5(bytes_id))
+    semi join (
+        select unnest([bytes, content_id]) as bytes, size_bytes from fresh where is_hashed) using (bytes, size_bytes)
+    group by all),
+    likely as (
+    select likeness, size_bytes, is_md5(bytes_id) as is_read, arg_min(split, ordinal) as split
+    from (select *, likeness_of(bytes_id, url) as likeness from known where starts_with(url, 'archive://'))
+    semi join fresh using (likeness, size_bytes) group by all),
+    alike as materialized (
+    select f.clip_id, coalesce(
+        any_value(s.split order by s.bytes = f.bytes desc), any_value(l.split order by l.is_read)) as split
+    from fresh f
+    left join same s on f.is_hashed and s.bytes in (f.bytes, f.content_id) and s.size_bytes = f.size_bytes
+    left join likely l on l.likeness = f.likeness and l.size_bytes = f.size_bytes and not (l.is_read and f.is_read)
+    group by f.clip_id),
     kin as (
     select group_name, coalesce(
         (select arg_min(p.split, p.ordinal) from planned p where p.group_name = f.group_name),
         arg_min(s.split, f.clip_id)) as split
-    from fresh f left join same s using (content_id, size_bytes) where group_name is not null group by group_name)
-select g.* exclude (is_hashed) replace (
+    from fresh f left join alike s using (clip_id) where group_name is not null group by group_name)
+select g.* exclude (is_hashed, bytes, likeness, is_read) replace (
     if(coalesce(g.is_split_given, true) or g.split is null, coalesce(o.split, g.split),
         coalesce(s.split, k.split, o.split, g.split)) as split),
     o.clip_id as replaces
 from fresh g
-left join same s on g.is_hashed and s.content_id = g.content_id and s.size_bytes = g.size_bytes
+left join alike s on s.clip_id = g.clip_id
 left join kin k on k.group_name = g.group_name
 left join (select * from gone qualify row_number() over (
         partition by path, start_pts_seconds, end_pts_seconds order by ordinal desc) = 1) o on o.path = g.path

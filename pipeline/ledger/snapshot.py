@@ -15,8 +15,8 @@ from pipeline.ledger.units import PLAN_SCHEMA, PendingUnits, Unit, units_of
 from pipeline.records.clips import CLIP_SCHEMA, whole_id
 from pipeline.records.columns import columns_of
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State, outcome_of
-from pipeline.storage.archives.members import MEMBERS_START, reading_order
-from pipeline.storage.contents import HASHED_ID, UNKNOWN, WEB_URL
+from pipeline.storage.archives.members import MEMBERS_START, ZIP_CRC, reading_order
+from pipeline.storage.contents import HASHED_ID, MD5, UNKNOWN, WEB_URL
 
 NOT_FINISHED = "not_finished"
 ENTRY_ROWS = pa.schema([UNIT, ("num_bytes", pa.int64()), ("facts", pa.string())])
@@ -37,6 +37,14 @@ GIVEN_ROWS = pa.schema(
 )
 # Only these say that two files are alike.
 HASHED = f"regexp_full_match(content_id, '{HASHED_ID}') and not regexp_matches(url, '{WEB_URL}')"
+
+# A member of an archive that was read, what says which bytes a clip has, and what only makes it likely: a zip's CRC-32,
+# also of a plan that is older than the column, or the first bytes in a tar.
+READ = f"coalesce(regexp_full_match(bytes_id, '{MD5}'), false)"
+BYTES = "if(is_md5(bytes_id), bytes_id, content_id)"
+LIKENESS = (
+    f"coalesce('crc ' || nullif(regexp_extract(url, '{ZIP_CRC}', 1), ''), if(bytes_id like '% %', bytes_id, null))"
+)
 
 # Only these say that a path holds the bytes that were planned, or others.
 KNOWN = f"content_id not in {UNKNOWN} and not regexp_matches(url, '^https?://')"
@@ -84,7 +92,9 @@ class Snapshot:
         self.database.execute(
             f"create macro entry_of(text) as from_json_strict(text, '{json.dumps(shape)}'); "
             f"create macro is_state(text) as list_contains({[*map(str, State)]}, text); "
-            f"create macro is_hashed(content_id, url) as {HASHED}"
+            f"create macro is_hashed(content_id, url) as {HASHED}; create macro is_md5(bytes_id) as {READ}; "
+            f"create macro bytes_of(bytes_id, content_id) as {BYTES}; "
+            f"create macro likeness_of(bytes_id, url) as {LIKENESS}"
         )
 
     # What is told to it
@@ -170,7 +180,8 @@ class Snapshot:
         batches: Iterable[Any] = table.to_batches(max_chunksize=2**16) if isinstance(clips, pa.Table) else clips
         for batch in batches:
             keys = [reading_key(url) if url.startswith(MEMBERS_START) else "" for url in batch["url"].to_pylist()]
-            self.database.insert("given", pa.table(batch).append_column("reading_key", pa.array(keys, pa.string())))
+            rows = pa.table(batch).select([name for name in GIVEN_ROWS.names if name in batch.schema.names])
+            self.database.insert("given", rows.append_column("reading_key", pa.array(keys, pa.string())))
         self.database.execute(f"update given set has_content = ({KNOWN})")
 
     def recognise(self) -> None:

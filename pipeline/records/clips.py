@@ -22,7 +22,8 @@ class Clip:
 
     clip_id is stable across runs and machines: it is made from `path`, `size_bytes`, `content_id` and the time range,
     never from an absolute path. The range is half-open; None is the clip's own start or end. `same_as` is the clip's
-    own id where its result is joined from its segments.
+    own id where its result is joined from its segments. `bytes_id`: see `storage.archives.members.Member`; it is part
+    of no id, so that a clip's id and results do not depend on whether its archive was read when it was listed.
     """
 
     clip_id: str = column("stable id of the clip, 20 hexadecimal digits")
@@ -38,6 +39,10 @@ class Clip:
     )
     same_as: str | None = column("clip_id of a clip with the same bytes, or null", default=None)
     group_name: str | None = column("film, show or person whose clips lie in one split, or null", default=None)
+    bytes_id: str | None = column(
+        "of a member of a zip or tar: MD5 of its bytes, or 'crc' or 'head' and what else tells them, or null",
+        default=None,
+    )
 
     def __post_init__(self) -> None:
         if self.label is not None and not is_class_name(self.label):

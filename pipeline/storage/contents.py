@@ -48,11 +48,12 @@ def is_on_the_web(filesystem: Any) -> bool:
 # Regular expressions of what says that two files are alike: content ids that are an MD5 which was computed here, or an
 # etag of S3's family. A web server, whose URLs the second finds, may say what it likes.
 HASHED_ID, WEB_URL = "[0-9a-f]{32}(-[0-9]+)?", "^https?:|=https?%3A"
+MD5 = "[0-9a-f]{32}"
 
 
 def is_md5(content_id: str) -> bool:
     """Whether a content id is the MD5 of the bytes, and not a store's own."""
-    return re.fullmatch(r"[0-9a-f]{32}", content_id) is not None
+    return re.fullmatch(MD5, content_id) is not None
 
 
 def md5_of(path: str | Path) -> str:

@@ -15,6 +15,7 @@ from functools import partial
 
 import pyarrow as pa
 import pytest
+from packing import packed, requests_of
 
 from pipeline.corpus.read import read_corpus
 from pipeline.ledger.ledger import Ledger
@@ -28,30 +29,10 @@ from pipeline.storage.archives.members import archive_of, kind_of, member_url, r
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
 from pipeline.storage.contents import LocalContents
-from pipeline.storage.remote import open_filesystem
 from pipeline.synthetic.corpus import make_corpus
 
 KINDS = ("a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.zst")
 FILES = {"one.mp4": b"1" * 1000, "sub/two.avi": os.urandom(70_000), "sub/empty.mkv": b"", "notes.txt": b"words"}
-
-
-def packed(name, files):
-    """The bytes of an archive of the kind its name says. files: name -> bytes, or a list of (name or info, bytes)."""
-    files = list(files.items()) if isinstance(files, dict) else files
-    sink = io.BytesIO()
-    if name.endswith(".zip"):
-        with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path, data in files:
-                archive.writestr(path, data)
-        return sink.getvalue()
-    with tarfile.open(fileobj=sink, mode="w") as archive:
-        for path, data in files:
-            info = path if isinstance(path, tarfile.TarInfo) else tarfile.TarInfo(path)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    if name.endswith((".gz", ".tgz")):
-        return gzip.compress(sink.getvalue(), mtime=0)
-    return pa.compress(sink.getvalue(), codec="zstd", asbytes=True) if name.endswith(".zst") else sink.getvalue()
 
 
 def listed(data, name):
@@ -466,22 +447,6 @@ def test_a_hostile_member_upsets_no_layout(tmp_path):
         "caer.zip!../../evil.avi": None,
         "caer.zip!train/Anger/1.avi": "Anger",
     }
-
-
-def requests_of(s3, work):
-    """What the work asked of the store: (method, range) each."""
-    seen = []
-
-    def see(request, **_):
-        seen.append((request.method, request.headers.get("Range", b"")))
-
-    client = open_filesystem(s3.url())[0].s3
-    client.meta.events.register("before-send.s3", see)
-    try:
-        value = work()
-    finally:
-        client.meta.events.unregister("before-send.s3", see)
-    return value, seen
 
 
 @pytest.mark.lengthy

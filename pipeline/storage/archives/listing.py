@@ -22,8 +22,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from pipeline.storage.archives.bytes_ids import bytes_id_of
 from pipeline.storage.archives.members import Member, Step, kind_of
 from pipeline.storage.archives.names import zip_names
 from pipeline.storage.archives.parts import (
@@ -106,16 +108,18 @@ def list_members(
     size_bytes: int,
     content_id: str,
     is_wanted: Callable[[str], bool],
+    is_read: Callable[[Member], bool] = lambda _: False,
     make_spool: Callable[[], Any] = tempfile.TemporaryFile,
 ) -> list[Member]:
     """Every file in an archive, in its order, with those that cannot be read and their reasons.
 
     file: the archive, open at any position and able to seek. is_wanted: whether the bytes of a member of this name
-    may be asked for later; those of a compressed tar are hashed now. make_spool: where a zip inside a compressed
+    may be asked for later; those of a compressed tar are hashed now. is_read: of the others, whether they are read and
+    hashed too; one that cannot be read is listed all the same. make_spool: where a zip inside a compressed
     archive is unpacked, one at a time. Memory is bounded, disk only by the size of such a zip. Raises OSError where the
     store of the archive fails.
     """
-    tally = _Tally(is_wanted, make_spool, cpu_seconds=MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND)
+    tally = _Tally(is_wanted, is_read, make_spool, cpu_seconds=MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND)
     part = FilePart(GuardedStream(file), num_bytes=size_bytes, can_seek=True)
     try:
         members = list(_listed(part, kind, tally, name="", content_id=content_id, steps=()))
@@ -138,12 +142,20 @@ def list_members(
 class _Tally:
     """What an archive and all that is nested in it have claimed so far."""
 
-    def __init__(self, is_wanted: Callable[[str], bool], make_spool: Callable[[], Any], *, cpu_seconds: float) -> None:
-        self.is_wanted, self.make_spool = is_wanted, make_spool
+    def __init__(
+        self, is_wanted: Callable[[str], bool], is_read: Callable[[Member], bool], make_spool: Callable[[], Any], *,
+        cpu_seconds: float,
+    ) -> None:  # fmt: skip
+        self.is_wanted, self.is_read, self.make_spool = is_wanted, is_read, make_spool
         self.num_members = 0
         self.num_bytes = 0
         self.num_name_bytes = 0
         self._until = time.thread_time() + cpu_seconds  # an archive is listed by one thread
+        self._cpu_seconds = cpu_seconds
+
+    def has_time_to_read(self) -> bool:
+        """Whether more than half of the time is left: what is only good to know may not cost an archive its list."""
+        return time.thread_time() < self._until - self._cpu_seconds / 2
 
     def check_time(self) -> None:
         if time.thread_time() > self._until:
@@ -200,6 +212,7 @@ def _tar_members(
 ) -> Iterator[Member]:
     headers: Any = BoundedHeaders(part)
     headers.left_bytes, num_header_bytes = MAX_HEADER_BYTES, 0
+    sort = partial(_sorted, tally=tally, container=part, archive_id=content_id)
     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as opened:
         tar: Any = opened
         while (info := tar.next()) is not None:
@@ -218,7 +231,7 @@ def _tar_members(
             if problem is None and part.num_bytes is not None and info.offset_data + info.size > part.num_bytes:
                 problem = "truncated_archive", f"it ends after {part.num_bytes - info.offset_data} of {info.size} bytes"
             data = FilePart(part, start=info.offset_data, num_bytes=max(0, info.size), can_seek=part.can_seek)
-            yield from _sorted(member, data, tally, own_name=own_name, archive_id=content_id, problem=problem)
+            yield from sort(member, data, own_name=own_name, problem=problem)
     if headers.last.strip(b"\0"):  # tarfile ends without a word at a block that is no whole header
         if len(headers.last) < tarfile.BLOCKSIZE:
             raise EOFError("in the middle of a header")
@@ -247,6 +260,7 @@ def _zip_members(
         with zipfile.ZipFile(directory) as opened:
             infos = opened.infolist()
         check_overlaps(infos)
+        sort = partial(_sorted, tally=tally, container=part, archive_id=content_id)
         names = zip_names(infos)
         for info, zip_name in zip(infos, names, strict=True):
             tally.add(info.file_size, zip_name)
@@ -267,11 +281,11 @@ def _zip_members(
                         data = cut_error(part, ("zip", numbers), is_last=False)
                 except ArchiveError as error:
                     problem = error.reason, str(error)
-            yield from _sorted(member, data, tally, own_name=own_name, archive_id=content_id, problem=problem)
+            yield from sort(member, data, own_name=own_name, problem=problem)
 
 
 def _sorted(
-    member: Member, data: FilePart | None, tally: _Tally, *, own_name: str, archive_id: str,
+    member: Member, data: FilePart | None, *, tally: _Tally, container: FilePart, own_name: str, archive_id: str,
     problem: tuple[str, str] | None,
 ) -> Iterator[Member]:  # fmt: skip
     """A member as it is, or with its problem, or the members that are nested in it."""
@@ -296,6 +310,9 @@ def _sorted(
             yield replace(member, reason="truncated_archive", detail=detail)
         else:
             yield replace(member, content_id=md5.hexdigest())
+    elif tally.is_wanted(own_name):
+        has_time = tally.has_time_to_read if tally.is_read(member) else lambda: False
+        yield replace(member, bytes_id=bytes_id_of(member.steps[-1], container, data, has_time=has_time))
     else:
         yield member
 

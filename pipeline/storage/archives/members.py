@@ -11,6 +11,8 @@ _KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "gz", ".tgz": "gz", ".tar.zst
 
 
 MEMBERS_START = "archive://?"
+# A regular expression that finds the CRC-32 of a member of a zip in its URL.
+ZIP_CRC = "[?&]zip=(?:[0-9]+%2C){4}([0-9]+)$"
 
 
 # How a part of a file is cut out: gz, zst (), tar (offset, bytes), zip (header offset, bytes packed, bytes, method,
@@ -24,7 +26,9 @@ class Member:
 
     name: names of the nested archives and of the member, joined by "!"; may hold surrogates for undecodable bytes.
     content_id: the MD5 of the bytes in a compressed tar; else from the archive's own content, the name, the place and
-    the size.
+    the size, so that another archive with the same bytes in it gives another.
+    bytes_id: what tells the bytes wherever they lie: their MD5 where they were read, else "crc" with the CRC-32 that a
+    zip has of them, or "head" with the MD5 of their first `HEAD_BYTES`; None where nothing does, or content_id does.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Member:
     steps: tuple[Step, ...]
     reason: str | None = None
     detail: str | None = None
+    bytes_id: str | None = None
 
 
 def kind_of(name: str) -> str | None:
