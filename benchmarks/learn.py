@@ -32,7 +32,8 @@ from pipeline.faces.devices import resolve_device
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
-from pipeline.synthetic.corpus import single_stream_bounds
+from pipeline.synthetic.corpus import MadeCorpus, single_stream_bounds
+from pipeline.synthetic.cues import cue_bounds
 from pipeline.train.config import TrainConfig
 from pipeline.train.network import NORMED_DROPOUT
 from pipeline.train.worker import train_worker
@@ -62,6 +63,9 @@ WHAT = {
     "no-norm-se-af": "two streams without the norm, attention times its number of places",
 }
 
+# By corpus: what the best model can reach that sees the face alone, and the context alone.
+BOUNDS = {"scenes": single_stream_bounds, "cues": cue_bounds}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig:
@@ -71,13 +75,17 @@ class LearnConfig:
     """learn."""
     output: str = "build/learn"
     """Local folder of learn.json, learn.md, the corpus and one JSON a run; what is there is not done again."""
+    corpus: MadeCorpus = "scenes"
+    """What decides the class: scenes (the face's expression and the scene) or cues (the sign on the side from which the
+    face is lit, of up to three)."""
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Which to train: cahfw, se-ca-aa, se-af, face-only, context-only, area-gain, literal-eq-13, no-norm,
     no-norm-area-gain, no-norm-se-af."""
     seeds: int = 3
     """Trainings of each network, with seeds 0, 1, ... (count)."""
     train_examples: int = 1470
-    """Examples to train on, a multiple of 21: every expression in every scene equally often."""
+    """Examples to train on, a multiple of 21: every expression in every scene equally often; of cues every class with
+    every number of signs."""
     validation_examples: int = 210
     """Examples that choose the best epoch, a multiple of 21."""
     test_examples: int = 1050
@@ -106,6 +114,8 @@ class LearnConfig:
     """Processes that decode images for a training on a GPU. None: one a core, up to 12; 0 on CPU."""
 
     def __post_init__(self) -> None:
+        if self.corpus not in BOUNDS:
+            raise UsageError(f"--corpus {self.corpus}: give one of {', '.join(BOUNDS)}")
         if unknown := set(self.networks) - set(NETWORKS):
             raise UsageError(f"--networks {', '.join(sorted(unknown))}: give any of {', '.join(NETWORKS)}")
         for name in ("train_examples", "validation_examples", "test_examples"):
@@ -136,6 +146,9 @@ def learn(config: LearnConfig) -> dict[str, Any]:
     parts = ("train", "validation", "test")
     data = f"{storage.path()}/examples-{'-'.join(str(settings[f'{part}_examples']) for part in parts)}"
     data += f"-{config.people}-{config.places_per_scene}-{config.px}px"
+    if config.corpus != "scenes":
+        settings["corpus"] = config.corpus
+        data += f"-{config.corpus}"
     log_status("drawing the SYNTHETIC corpus, where it is not there yet")
     manifest_sha256 = write_made_examples(
         data,
@@ -144,6 +157,7 @@ def learn(config: LearnConfig) -> dict[str, Any]:
         places_per_scene=config.places_per_scene,
         px=config.px,
         seed=0,
+        corpus=config.corpus,
     )
     settings["manifest_sha256"] = manifest_sha256
     # Seed by seed: a study that is cut off has every network at the seeds that it has.
@@ -251,7 +265,7 @@ def _train_and_test(
 
 
 def _written(storage: Storage, config: LearnConfig, settings: dict[str, Any]) -> dict[str, Any]:
-    face, context = single_stream_bounds()
+    face, context = BOUNDS[config.corpus]()
     bound_of = {"face-only": face, "context-only": context}
     rows = []
     for name in NETWORKS:
@@ -295,11 +309,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _budget(settings: dict[str, Any]) -> str:
     return (
-        f"SYNTHETIC corpus, {settings['train_examples']:,} examples to train on and {settings['test_examples']:,} to"
-        f" test, {settings['people']} people and {7 * settings['places_per_scene']} places a split (no person or place"
-        f" in two splits); {settings['px']} px (attention over {(settings['px'] // 16) ** 2} positions; at 224 px 196),"
-        f" {settings['epochs']} epochs, batches of {settings['batch_size']}, lr {settings['lr']}, dropout"
-        f" {settings['dropout']}, best epoch by validation; chance 14.3 %. ±: standard deviation over seeds."
+        f"SYNTHETIC corpus of {settings.get('corpus', 'scenes')}, {settings['train_examples']:,} examples to train on"
+        f" and {settings['test_examples']:,} to test, {settings['people']} people and"
+        f" {7 * settings['places_per_scene']} places a split (no person or place in two splits); {settings['px']} px"
+        f" (attention over {(settings['px'] // 16) ** 2} positions; at 224 px 196), {settings['epochs']} epochs,"
+        f" batches of {settings['batch_size']}, lr {settings['lr']}, dropout {settings['dropout']}, best epoch by"
+        " validation; chance 14.3 %. ±: standard deviation over seeds."
     )
 
 

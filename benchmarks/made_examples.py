@@ -18,7 +18,7 @@ from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA, Example
 from pipeline.records.outcomes import Outcome, State
 from pipeline.records.vocabulary import SPLITS
-from pipeline.synthetic.corpus import EXPRESSIONS, MadeFrame, draw_frames
+from pipeline.synthetic.corpus import EXPRESSIONS, MadeCorpus, MadeFrame, draw_frames
 from pipeline.synthetic.scenes import SCENES
 
 NUM_PAIRS = len(EXPRESSIONS) * len(SCENES)
@@ -26,12 +26,19 @@ ROWS_PER_SHARD = 512
 
 
 def write_made_examples(
-    output: str, *, frames_per_pair: Mapping[str, int], num_people: int, places_per_scene: int, px: int, seed: int
+    output: str,
+    *,
+    frames_per_pair: Mapping[str, int],
+    num_people: int,
+    places_per_scene: int,
+    px: int,
+    seed: int,
+    corpus: MadeCorpus = "scenes",
 ) -> str:
     """A corpus of `draw_frames`, each frame a clip of its own; the manifest's sha256. What is there is kept.
 
     frames_per_pair, by split: examples are 21 times that. num_people, places_per_scene: of each split, all its own.
-    px: side of the stored faces and contexts. Raises UsageError where `output` holds a corpus of other settings.
+    px: side of the stored faces and contexts. corpus: see `draw_frames`. UsageError where `output` holds another.
     """
     config = {
         "made": {"frames_per_pair": dict(frames_per_pair), "num_people": num_people, "places": places_per_scene},
@@ -41,6 +48,8 @@ def write_made_examples(
         "box_margin": 0.0,
         "image_format": "jpeg",
     }
+    if corpus != "scenes":
+        config["corpus"] = corpus
     clips = [_clip(split, number) for split in SPLITS for number in range(frames_per_pair[split] * NUM_PAIRS)]
     ledger = Ledger(output)
     with ledger.lock():
@@ -54,6 +63,7 @@ def write_made_examples(
                 num_people=num_people,
                 places_per_scene=places_per_scene,
                 seed=seed,
+                corpus=corpus,
             )
             examples = {}
             for number, frame in enumerate(made):

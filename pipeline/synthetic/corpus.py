@@ -15,17 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 from pipeline.dataset.description import NAME as DESCRIPTION
 from pipeline.dataset.description import DataDescription, description_bytes
 from pipeline.records.faces import Box
-from pipeline.records.vocabulary import EMOTIONS, SPLITS, UsageError
+from pipeline.records.vocabulary import EMOTIONS, SPLITS
+from pipeline.synthetic.cues import NEAR, Cues, draw_cues, hang_signs, light_face
+from pipeline.synthetic.portraits import EXPRESSIONS, FEATURES, PORTRAIT, SPREAD_PX, draw_portraits, set_person
 from pipeline.synthetic.scenes import HEIGHT, PAN_PX, SCENES, WIDTH, draw_scene
+
+MadeCorpus = Literal["scenes", "cues"]  # what decides the class: expression and scene, or light and signs
+
 
 FPS = 20
 
@@ -33,43 +38,10 @@ FPS = 20
 NUM_FRAMES = 20
 
 
-# Each bend is (x, y, dx, dy, sigma) in pixels of the photograph: the skin at (x, y) moves by (dx, dy), its
-# neighbourhood follows as a Gaussian of width sigma. Mouth corners lie at (203, 140) and (244, 140), brows at y = 90.
-EXPRESSIONS: dict[str, tuple[tuple[float, float, float, float, float], ...]] = {
-    "smile": ((203, 140, -5, -7, 9), (244, 140, 5, -7, 9)),
-    "frown": (
-        (202, 141, 2, 15, 11),
-        (246, 141, -2, 15, 11),
-        (224, 148, 0, -5, 8),
-        (212, 91, 0, -8, 8),
-        (234, 93, 0, -8, 8),
-    ),
-    "open": (
-        (203, 140, 9, 3, 8),
-        (244, 140, -9, 3, 8),
-        (224, 153, 0, 20, 14),
-        (224, 178, 0, 12, 16),
-        (202, 89, 0, -9, 9),
-        (250, 92, 0, -9, 9),
-    ),
-}
-
-
 SHIFTS = (0, 1, 3)  # of each expression; all differences distinct, so that no two expressions agree on a scene
 
 
-# All that an expression or a person moves lies in FEATURES, (x_min, y_min, x_max, y_max) in pixels of the photograph; a
-# box wider by what resizing spreads holds the whole expression, so that the masked context says nothing of it.
-FEATURES = (174, 72, 274, 192)
-
-
-SPREAD_PX = 4
-
-
 _SPLIT_SEEDS = {split: number for number, split in enumerate(SPLITS, start=1)}
-
-
-PORTRAIT = (148, 10, 308, 200)  # the head that is cut out of the photograph
 
 
 BROKEN_PATH = "train/Neutral/9001.mp4"
@@ -137,7 +109,7 @@ def make_corpus(
     """
     folder = Path(folder)
     clips = plan_corpus(clips_per_class=clips_per_class)
-    portraits = _portraits()
+    portraits = draw_portraits()
 
     def make(index: int) -> None:
         clip = clips[index]
@@ -173,31 +145,58 @@ class MadeFrame:
     scene: str
     person: str
     place: str
+    cues: Cues | None = None
 
 
 def draw_frames(
-    split: str, *, frames_per_pair: int, num_people: int, places_per_scene: int, seed: int = 0
+    split: str,
+    *,
+    frames_per_pair: int,
+    num_people: int,
+    places_per_scene: int,
+    seed: int = 0,
+    corpus: MadeCorpus = "scenes",
 ) -> Iterator[MadeFrame]:
     """Single frames, every pair of expression and scene `frames_per_pair` times, in an order that tells nothing.
 
-    People and places are drawn for the split alone: no other split has them. See `draw_frame`.
+    People and places are drawn for the split alone: no other split has them. corpus "cues": as many frames, of the cues
+    of `draw_cues`, with expressions and scenes that are drawn and say nothing. See `draw_frame`.
     """
     pairs = [(expression, scene) for expression in EXPRESSIONS for scene in SCENES] * frames_per_pair
     order = np.random.default_rng((seed, _SPLIT_SEEDS[split], 0)).permutation(len(pairs))
     for number, index in enumerate(order):
+        pair, cues = pairs[index], None
+        if corpus == "cues":
+            rng = np.random.default_rng((seed, _SPLIT_SEEDS[split], 5, number))
+            cues = draw_cues(int(index), rng)
+            pair = pairs[rng.integers(len(pairs))]
         yield draw_frame(
-            number, pairs[index], split=split, num_people=num_people, places_per_scene=places_per_scene, seed=seed
+            number,
+            pair,
+            split=split,
+            num_people=num_people,
+            places_per_scene=places_per_scene,
+            seed=seed,
+            cues=cues,
         )
 
 
 def draw_frame(
-    number: int, pair: tuple[str, str], *, split: str, num_people: int, places_per_scene: int, seed: int = 0
+    number: int,
+    pair: tuple[str, str],
+    *,
+    split: str,
+    num_people: int,
+    places_per_scene: int,
+    seed: int = 0,
+    cues: Cues | None = None,
 ) -> MadeFrame:
     """One frame of an expression in a scene; person, place, position, size, tint and grain follow from the number.
 
     A person is the one real face with its own shape, skin, hood and perhaps glasses; a place is a scene with its own
     layout and colours. The face's box shows nothing of the scene, and the frame without it nothing of the expression,
-    so the bounds of `single_stream_bounds` hold. Raises UsageError without scikit-image.
+    so the bounds of `single_stream_bounds` hold. cues: light on the face and signs in the scene, which then decide the
+    class, with the bounds of `cue_bounds`. Raises UsageError without scikit-image.
     """
     expression, scene = pair
     root = (seed, _SPLIT_SEEDS[split])
@@ -206,8 +205,12 @@ def draw_frame(
     x, top, scale, pan = rng.uniform(170, WIDTH - 170), rng.uniform(8, 70), rng.uniform(1, 1.6), rng.integers(PAN_PX)
     image = _place((*root, 2, SCENES.index(scene), place), scene).crop((int(pan), 0, int(pan) + WIDTH, HEIGHT))
     portrait = _person((*root, 1, person))[expression]
+    if cues is not None:
+        portrait, x = light_face(portrait, cues.lit), WIDTH / 2 + NEAR * (x - WIDTH / 2)
     red, green, blue = (int(c) for c in np.random.default_rng((*root, 3, person)).integers(30, 200, 3))
-    _set_person(image, portrait, x=x, top=top, scale=scale, colour=(red, green, blue))
+    set_person(image, portrait, x=x, top=top, scale=scale, colour=(red, green, blue))
+    if cues is not None:
+        hang_signs(image, cues, np.random.default_rng((*root, 6, number)))
     left, upper = round(x - 0.47 * round(portrait.width * scale)), round(top)
     x_min, y_min, x_max, y_max = FEATURES
     box = Box(
@@ -222,9 +225,10 @@ def draw_frame(
     return MadeFrame(
         image=np.clip(pixels, 0, 255).astype(np.uint8),
         box=box,
-        label=label_of(expression, scene),
+        label=label_of(expression, scene) if cues is None else cues.label,
         expression=expression,
         scene=scene,
+        cues=cues,
         person=f"{split}-{person}",
         place=f"{split}-{scene}-{place}",
     )
@@ -232,7 +236,7 @@ def draw_frame(
 
 @lru_cache(maxsize=256)
 def _person(key: tuple[int, ...]) -> dict[str, Image.Image]:
-    return _portraits(np.random.default_rng(key))
+    return draw_portraits(np.random.default_rng(key))
 
 
 @lru_cache(maxsize=256)
@@ -256,82 +260,6 @@ def film_photo(folder: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def _portraits(person: np.random.Generator | None = None) -> dict[str, Image.Image]:
-    """Each expression as an RGBA cut-out of the head, at the photograph's scale; of one made person, if drawn."""
-    try:
-        from skimage import data, transform
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "the made corpus takes its face from scikit-image, which is not installed: pip install"
-            " 'emotion-pipeline[demo]'"
-        ) from error
-    photo = data.astronaut()[:210, :320]  # the head, and what its bends reach
-    mask = Image.new("L", photo.shape[1::-1], 0)
-    draw = ImageDraw.Draw(mask)
-    draw.ellipse((157, 19, 299, 140), fill=255)
-    draw.ellipse((184, 60, 266, 194), fill=255)
-    mask = mask.filter(ImageFilter.GaussianBlur(2))
-    shape: tuple[tuple[float, float, float, float, float], ...] = ()
-    skin = np.ones(3)
-    if person is not None:
-        # Brows, cheeks, nose, chin: broad bends, which leave the narrow ones of an expression to be seen.
-        spots = ((208, 100), (240, 100), (224, 120), (205, 130), (243, 130), (224, 170))
-        shape = tuple((x, y, *person.normal(0, 3.5, 2), person.uniform(16, 24)) for x, y in spots)
-        skin = person.uniform(0.55, 1.1) * person.uniform(0.88, 1.12, 3)
-        if person.random() < 0.3:
-            photo = _with_glasses(photo, colour=tuple(person.integers(0, 120, 3).tolist()))
-
-    portraits = {}
-    for expression, bends in EXPRESSIONS.items():
-
-        def source(points: np.ndarray, bends: Any = bends) -> np.ndarray:
-            if person is None:
-                return _unbent(points, bends)
-            return _unbent(_unbent(points, shape, within=FEATURES), bends, within=FEATURES)
-
-        image = Image.fromarray(transform.warp(photo, source, preserve_range=True).astype(np.uint8))
-        if expression == "open":
-            inside = Image.new("L", image.size, 0)
-            ImageDraw.Draw(inside).ellipse((211, 144, 237, 170), fill=255)
-            image.paste((50, 12, 14), mask=inside.filter(ImageFilter.GaussianBlur(1.5)))
-        if person is not None:
-            image = image.point([int(min(value * gain, 255)) for gain in skin for value in range(256)])
-        image.putalpha(mask)
-        portraits[expression] = image.crop(PORTRAIT)
-    return portraits
-
-
-def _unbent(
-    points: np.ndarray,
-    bends: tuple[tuple[float, float, float, float, float], ...],
-    *,
-    within: tuple[int, int, int, int] | None = None,
-) -> np.ndarray:
-    """Where in the photograph the skin at `points` (N, 2) came from; outside `within` nothing moves."""
-    moved = points.copy()
-    for x, y, dx, dy, sigma in bends:
-        weight = np.exp(-((points[:, 0] - x - dx) ** 2 + (points[:, 1] - y - dy) ** 2) / (2 * sigma**2))
-        moved -= weight[:, None] * (dx, dy)
-    if within is not None:
-        x_min, y_min, x_max, y_max = within
-        # From nothing at the edge to all of it 12 px inside, so that no seam is seen.
-        gap = np.minimum(
-            np.minimum(points[:, 0] - x_min, x_max - points[:, 0]),
-            np.minimum(points[:, 1] - y_min, y_max - points[:, 1]),
-        )
-        moved = points + (moved - points) * np.clip(gap / 12, 0, 1)[:, None]
-    return moved
-
-
-def _with_glasses(photo: np.ndarray, *, colour: tuple[int, ...]) -> np.ndarray:
-    image = Image.fromarray(photo)
-    draw = ImageDraw.Draw(image)
-    for x in (209, 241):
-        draw.ellipse((x - 13, 93, x + 13, 115), outline=colour, width=2)
-    draw.line((221, 102, 229, 102), fill=colour, width=2)
-    return np.asarray(image)
-
-
 def _frames(rng: np.random.Generator, scene: str, portrait: Image.Image | None) -> list[np.ndarray]:
     """The clip's frames, (400, 712, 3) uint8: the camera pans, the head drifts and comes nearer, the grain changes."""
 
@@ -349,31 +277,11 @@ def _frames(rng: np.random.Generator, scene: str, portrait: Image.Image | None) 
     for number in range(NUM_FRAMES):
         image = background.crop((pans[number], 0, pans[number] + WIDTH, HEIGHT))
         if portrait is not None:
-            _set_person(image, portrait, x=x[number], top=top, scale=scales[number])
+            set_person(image, portrait, x=x[number], top=top, scale=scales[number])
         dx, dy = rng.integers(0, 32, 2)
         pixels = np.asarray(image.point(levels)) + grain[dy : dy + HEIGHT, dx : dx + WIDTH]
         frames.append(np.clip(pixels, 0, 255).astype(np.uint8))
     return frames
-
-
-def _set_person(
-    image: Image.Image,
-    portrait: Image.Image,
-    *,
-    x: float,
-    top: float,
-    scale: float,
-    colour: tuple[int, int, int] = (90, 90, 96),
-) -> None:
-    """Draw a person into the image: head centred on x, hair starting at `top`, at `scale` times the photograph."""
-    head = portrait.resize((round(portrait.width * scale), round(portrait.height * scale)), Image.Resampling.BICUBIC)
-    chin = top + 0.93 * head.height
-    draw = ImageDraw.Draw(image)
-    # The hood fills the corners of the face's box, through which the scene would show in the face crop.
-    draw.ellipse((x - 88 * scale, top - 8 * scale, x + 88 * scale, top + 215 * scale), fill=colour)
-    draw.ellipse((x - 130 * scale, chin, x + 130 * scale, chin + 300 * scale), fill=colour)
-    draw.ellipse((x - 46 * scale, chin - 20 * scale, x + 46 * scale, chin + 26 * scale), fill=(20, 20, 24))
-    image.paste(head, (round(x - 0.47 * head.width), round(top)), head)
 
 
 def _write_clip(path: Path, frames: list[np.ndarray]) -> None:

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.faces.crops import mask_face
+from pipeline.faces.crops import crop_face, mask_face
 from pipeline.faces.detector import build_detector
 from pipeline.records.faces import iou
 from pipeline.records.vocabulary import EMOTIONS, SPLITS
@@ -23,6 +23,7 @@ from pipeline.synthetic.corpus import (
     plan_corpus,
     single_stream_bounds,
 )
+from pipeline.synthetic.cues import CORNERS, SIGNS, Cues, cue_bounds, draw_cues
 from pipeline.synthetic.scenes import SCENES
 
 pytest.importorskip("skimage", reason="the face comes from scikit-image")
@@ -171,3 +172,62 @@ def test_dlibs_cnn_finds_a_drawn_persons_face_where_it_is_said_to_be():
     (faces,) = build_detector("dlib-cnn", precision="fp32").detect_faces([frame.image])
     assert len(faces) == 1
     assert iou(faces[0].box, frame.box) > 0.5
+
+
+def cued(number, cues):
+    return draw_frame(number, ("smile", "city"), split="train", cues=cues, **DRAWN)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_lit_face_tells_nothing_of_the_signs_and_the_signs_nothing_of_the_light(number):
+    first = cued(number, Cues(lit=0, kinds=(2, None, 5, 6)))
+    assert first.label == EMOTIONS[2]
+    box = first.box
+    inside = np.s_[box.y_min : box.y_max, box.x_min : box.x_max]
+    for lit, label in ((2, EMOTIONS[5]), (3, EMOTIONS[6])):
+        other = cued(number, Cues(lit=lit, kinds=(2, None, 5, 6)))
+        assert (other.label, other.box) == (label, box)
+        assert np.abs(other.image[inside].astype(int) - first.image[inside]).mean() > 1
+        np.testing.assert_array_equal(mask_face(other.image, box), mask_face(first.image, box))
+    elsewhere = cued(number, Cues(lit=0, kinds=(3, 1, None, 0)))
+    np.testing.assert_array_equal(elsewhere.image[inside], first.image[inside])
+    # Every corner differs, and no sign of one corner depends on those of the others.
+    for (x, y), kinds in zip(CORNERS, zip(elsewhere.cues.kinds, first.cues.kinds, strict=True), strict=True):
+        corner = np.s_[max(y - 30, 0) : y + 30, max(x - 30, 0) : x + 30]
+        assert kinds[0] != kinds[1]
+        assert not np.array_equal(elsewhere.image[corner], first.image[corner])
+    alone = cued(number, Cues(lit=0, kinds=(2, None, None, None)))
+    np.testing.assert_array_equal(alone.image[:120, :150], first.image[:120, :150])
+
+
+def test_light_falls_on_the_quarter_of_the_face_that_is_said():
+    box = cued(0, Cues(lit=0, kinds=(1,) * 4)).box
+    lit = np.stack([crop_face(cued(0, Cues(lit=corner, kinds=(1,) * 4)).image, box, face_px=32) for corner in range(4)])
+    quarters = lit.mean(-1).reshape(4, 2, 16, 2, 16).mean((2, 4)).reshape(4, 4)  # (light from, quarter)
+    np.testing.assert_array_equal((quarters - quarters.mean(0)).argmax(1), range(4))
+
+
+def test_cues_decide_the_class_together_and_either_stream_alone_is_bounded():
+    repeats = 400
+    drawn = [draw_cues(index, np.random.default_rng(index)) for index in range(21 * repeats)]
+    assert set(Counter(cues.label for cues in drawn).values()) == {3 * repeats}
+    assert set(Counter((cues.lit, cues.label) for cues in drawn).values()) == {3 * repeats / 4}
+    # The context shows the signs; whichever of them is named, it is right once in their number.
+    hung = [[EMOTIONS[kind] for kind in cues.kinds if kind is not None] for cues in drawn]
+    assert Counter(map(len, hung)) == dict.fromkeys(SIGNS, 7 * repeats)
+    assert all(len(set(signs)) == len(signs) for signs in hung)
+    for place in (0, -1):
+        right = np.mean([signs[place] == cues.label for signs, cues in zip(hung, drawn, strict=True)])
+        assert right == pytest.approx(cue_bounds()[1], abs=0.015)
+    assert cue_bounds() == pytest.approx((1 / 7, (1 + 1 / 2 + 1 / 3) / 3))
+
+
+def test_frames_of_cues_follow_from_their_seed():
+    first, again, other = (
+        list(draw_frames("train", frames_per_pair=1, corpus="cues", seed=seed, **DRAWN)) for seed in (1, 1, 2)
+    )
+    assert Counter(frame.label for frame in first) == dict.fromkeys(EMOTIONS, 3)
+    for one, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.image, same.image)
+        assert (one.cues, one.label) == (same.cues, same.cues.label)
+    assert [frame.cues for frame in first] != [frame.cues for frame in other]
