@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.attention_use import attention_use
 from benchmarks.made_examples import NUM_PAIRS, write_made_examples
 from benchmarks.tables import table
 from pipeline.evaluate.job import evaluate
@@ -244,6 +245,7 @@ def _train_and_test(
             cache_dir=config.cache_dir,
             loader_processes=loader_processes,
         )
+        use = attention_use(data, config.output, device=settings["device"], cache_dir=str(config.cache_dir))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     test = evaluation["splits"]["test"]
@@ -255,6 +257,7 @@ def _train_and_test(
         "top1_accuracy": test["top1_accuracy"],
         "macro_f1": test["macro_f1"],
         "confusion_matrix": test["confusion_matrix"],
+        "cross_attention": use,
         "best_epoch": evaluation["epoch"],
         "seconds": time.perf_counter() - started,
         "history": [
@@ -281,6 +284,7 @@ def _written(storage: Storage, config: LearnConfig, settings: dict[str, Any]) ->
                 "top1_accuracies": accuracies,
                 "mean": statistics.mean(accuracies),
                 "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                "cross_attention": [use for run in runs if (use := run.get("cross_attention"))],
                 "final_train_loss": statistics.mean(run["history"][-1]["train_loss"] for run in runs),
                 "seconds": sum(run["seconds"] for run in runs),
             }
@@ -292,7 +296,10 @@ def _written(storage: Storage, config: LearnConfig, settings: dict[str, Any]) ->
     return results
 
 
-COLUMNS = ("network", "what", "test top-1, %", "each seed", "cannot pass", "train loss, nats")
+COLUMNS = (
+    *("network", "what", "test top-1, %", "each seed", "cannot pass", "with another's keys, %", "channels mixed"),
+    "train loss, nats",
+)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -303,6 +310,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{100 * row['mean']:.1f}{spread}",
         ", ".join(f"{100 * accuracy:.1f}" for accuracy in row["top1_accuracies"]),
         f"{100 * row['bound']:.1f}",
+        ", ".join(f"{100 * use['top1_with_other_keys']:.1f}" for use in row["cross_attention"]),
+        ", ".join(f"{use['channels_mixed']:.0f}" for use in row["cross_attention"]),
         f"{row['final_train_loss']:.2f}",
     ]
 
@@ -314,13 +323,14 @@ def _budget(settings: dict[str, Any]) -> str:
         f" {7 * settings['places_per_scene']} places a split (no person or place in two splits); {settings['px']} px"
         f" (attention over {(settings['px'] // 16) ** 2} positions; at 224 px 196), {settings['epochs']} epochs,"
         f" batches of {settings['batch_size']}, lr {settings['lr']}, dropout {settings['dropout']}, best epoch by"
-        " validation; chance 14.3 %. ±: standard deviation over seeds."
+        " validation; chance 14.3 %. ±: standard deviation over seeds. With another's keys: where cross-attention is"
+        " given the other stream of another example. Channels mixed: over how many of 256 a row of its softmax spreads."
     )
 
 
 def learn_markdown(results: dict[str, Any]) -> str:
     """The study's table with its budget, as Markdown."""
-    lines = [_budget(results["settings"]), "", f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---:|---:|---:|"]
+    lines = [_budget(results["settings"]), "", f"| {' | '.join(COLUMNS)} |", "|---|---|" + (len(COLUMNS) - 2) * "---:|"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in results["rows"]]
     return "\n".join(lines) + "\n"
 

@@ -122,6 +122,19 @@ def test_a_result_of_another_budget_is_not_taken_for_this_one(config: LearnConfi
     assert row["top1_accuracies"] == [run["top1_accuracy"]]
 
 
+def test_the_corpus_of_cues_has_bounds_and_results_of_its_own(config: LearnConfig):
+    results = learn(replace(config, corpus="cues", networks=("context-only", "se-ca-aa")))
+    assert results["settings"]["corpus"] == "cues"
+    # No run of the other corpus, which lies in the same output, is among its rows.
+    rows = {row["network"]: row for row in results["rows"]}
+    assert {name: row["bound"] for name, row in rows.items()} == {"context-only": pytest.approx(11 / 18), "se-ca-aa": 1}
+    assert not rows["context-only"]["cross_attention"]
+    ((use,),) = [row["cross_attention"] for row in results["rows"] if row["cross_attention"]]
+    assert 1 <= use["channels_mixed"] <= 256
+    assert 0 <= use["top1_with_other_keys"] <= 1
+    assert "SYNTHETIC corpus of cues" in learn_markdown(results)
+
+
 @pytest.mark.slow
 def test_reading_is_measured_beside_a_cached_batch_and_the_plain_script(tmp_path: Path, capsys):
     config = IngestConfig(
@@ -148,6 +161,7 @@ def test_reading_is_measured_beside_a_cached_batch_and_the_plain_script(tmp_path
     [
         (LearnConfig, {"train_examples": 22}, "--train-examples 22: give a multiple of 21"),
         (LearnConfig, {"networks": ("cahfw", "other")}, "--networks other"),
+        (LearnConfig, {"corpus": "places"}, "--corpus places: give one of scenes, cues"),
         (LearnConfig, {"output": "s3://bucket/x"}, "give a local folder"),
         (IngestConfig, {"px": 20}, "multiple of 16"),
         (IngestConfig, {"batch_size": 64, "examples": 42}, "at least --batch-size"),
