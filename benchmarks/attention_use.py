@@ -1,4 +1,4 @@
-"""What a trained network's cross-attention does: a run and its data come in, two figures out."""
+"""What a trained network's cross-attention does: a network and examples come in, two figures out."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from torch import Tensor, nn
 
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.models.cahfw import CrossAttention
-from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.predict import predict
 
 BATCH_SIZE = 64
 
 
-def attention_use(data: str, run: str, *, device: str, cache_dir: str) -> dict[str, float] | None:
-    """How a run's best checkpoint uses cross-attention on the test split; None for a network without it.
+def attention_use(model: nn.Module, examples: ExampleDataset, *, device: str) -> dict[str, float] | None:
+    """How a network uses cross-attention on labelled examples in an order that tells nothing; None where it has none.
 
     channels_mixed: over how many of the 256 channels a row of its softmax spreads, exp of its entropy, mean over rows,
     blocks and examples: 256 is the plain mean, which takes nothing from the other stream.
     top1_with_other_keys: the accuracy where each block is given the other stream of another example. Where that is the
     accuracy itself, nothing that the network answers passed from one stream to the other there.
     """
-    model = load_checkpoint(run).model.to(device)
-    blocks = [module for module in model.modules() if isinstance(module, CrossAttention)]
+    blocks = [module for module in model.to(device).modules() if isinstance(module, CrossAttention)]
     if not blocks:
         return None
-    examples = ExampleDataset(data, split="test", cache_dir=cache_dir)
     spreads: list[float] = []
 
     def watch(block: nn.Module, maps: tuple[Any, ...]) -> None:
@@ -44,12 +41,11 @@ def attention_use(data: str, run: str, *, device: str, cache_dir: str) -> dict[s
     _top1(model, examples, device=device)
     for hook in watching:
         hook.remove()
-    for block in blocks:
-        block.register_forward_pre_hook(give_another)
-    return {
-        "channels_mixed": statistics.mean(spreads),
-        "top1_with_other_keys": _top1(model, examples, device=device),
-    }
+    giving = [block.register_forward_pre_hook(give_another) for block in blocks]
+    top1 = _top1(model, examples, device=device)
+    for hook in giving:
+        hook.remove()
+    return {"channels_mixed": statistics.mean(spreads), "top1_with_other_keys": top1}
 
 
 def _top1(model: nn.Module, examples: ExampleDataset, *, device: str) -> float:

@@ -28,8 +28,10 @@ from rich.console import Console
 from benchmarks.attention_use import attention_use
 from benchmarks.made_examples import NUM_PAIRS, write_made_examples
 from benchmarks.tables import table
+from pipeline.dataset.dataset import ExampleDataset
 from pipeline.evaluate.job import evaluate
 from pipeline.faces.devices import resolve_device
+from pipeline.models.checkpoint import load_checkpoint
 from pipeline.records.vocabulary import UsageError
 from pipeline.runtime.console import log_status
 from pipeline.storage.store import Storage
@@ -245,7 +247,8 @@ def _train_and_test(
             cache_dir=config.cache_dir,
             loader_processes=loader_processes,
         )
-        use = attention_use(data, config.output, device=settings["device"], cache_dir=str(config.cache_dir))
+        examples = ExampleDataset(data, split="test", cache_dir=config.cache_dir)
+        use = attention_use(load_checkpoint(config.output).model, examples, device=settings["device"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     test = evaluation["splits"]["test"]

@@ -12,14 +12,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from ledgers import audited
 
+from benchmarks.attention_use import attention_use
 from benchmarks.ingest import IngestConfig, ingest, print_ingested
 from benchmarks.learn import LearnConfig, learn, learn_markdown, print_learned
 from benchmarks.made_examples import write_made_examples
 from pipeline.dataset.dataset import ExampleDataset
 from pipeline.dataset.shards import read_manifest
 from pipeline.ledger.ledger import Ledger
+from pipeline.models.build import build_model
+from pipeline.models.cahfw import CrossAttention
+from pipeline.models.predict import predict
 from pipeline.records.vocabulary import EMOTIONS, UsageError
 
 pytestmark = pytest.mark.ray
@@ -129,10 +134,26 @@ def test_the_corpus_of_cues_has_bounds_and_results_of_its_own(config: LearnConfi
     rows = {row["network"]: row for row in results["rows"]}
     assert {name: row["bound"] for name, row in rows.items()} == {"context-only": pytest.approx(11 / 18), "se-ca-aa": 1}
     assert not rows["context-only"]["cross_attention"]
-    ((use,),) = [row["cross_attention"] for row in results["rows"] if row["cross_attention"]]
-    assert 1 <= use["channels_mixed"] <= 256
-    assert 0 <= use["top1_with_other_keys"] <= 1
-    assert "SYNTHETIC corpus of cues" in learn_markdown(results)
+    assert len(rows["se-ca-aa"]["cross_attention"]) == 1
+
+
+def test_the_use_of_cross_attention_is_told(made: str, tmp_path: Path):
+    examples = ExampleDataset(made, split="test", cache_dir=tmp_path)
+    torch.manual_seed(0)
+    model = build_model("se-ca-aa")
+    keys = [module.key for module in model.modules() if isinstance(module, CrossAttention)]
+    for parameter in (parameter for key in keys for parameter in key.parameters()):
+        torch.nn.init.zeros_(parameter)  # no key anywhere: the plain mean, whosever they are
+    ((batch, plain),) = predict(model, [examples.read_batch(np.arange(21))], device="cpu")
+    right = (plain.argmax(1) == batch.labels.numpy()).mean()
+    use = attention_use(model, examples, device="cpu")
+    assert use == {"channels_mixed": pytest.approx(256), "top1_with_other_keys": right}
+    for key in keys:
+        torch.nn.init.normal_(key.weight, std=1e6)
+    use = attention_use(model, examples, device="cpu")
+    assert use is not None
+    assert 1 <= use["channels_mixed"] < 64
+    assert attention_use(build_model("se-af"), examples, device="cpu") is None
 
 
 @pytest.mark.slow
