@@ -6,8 +6,9 @@ read, nor those whose CRC-32 or first bytes another of their size lacks. Only th
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline.corpus.listing import locate, map_in_threads
 from pipeline.corpus.types import CORPUS_SCHEMA, ListedFile
 from pipeline.records.arrow import pc
 from pipeline.storage.archives.members import Place, place_of
-from pipeline.storage.contents import is_md5
+from pipeline.storage.contents import UNTOLD_URL, WEB_URL, is_md5
 from pipeline.storage.retry import ContentChangedError
 from pipeline.storage.spool import BatchSpool
 
@@ -42,26 +43,34 @@ def with_bytes_read(rows: BatchSpool) -> BatchSpool:
     """
     if not any(pc.any(_is_likely(batch["bytes_id"])).as_py() for batch in rows):
         return rows
-    wanted: dict[str, set[str]] = defaultdict(set)
+    wanted: dict[str, dict[str, str]] = defaultdict(dict)
     places: dict[str, Place] = {}
     for url, content_id in _meeting(rows):
         place = place_of(url)
         places.setdefault(place.file, place)
-        wanted[place.file].add(content_id)
+        wanted[place.file][content_id] = _name_of(url, content_id)
     md5s: dict[str, str] = {}
     with ArchiveLister() as lister:
-        for found in map_in_threads(
-            partial(_md5s_of, lister=lister), [(places[file], wanted[file]) for file in wanted]
-        ):
-            md5s.update(found)
-    if not md5s:
-        return rows
-    column, read = CORPUS_SCHEMA.get_field_index("bytes_id"), BatchSpool()
+        read = partial(_md5s_of, lister=lister)
+        for file, found in map_in_threads(read, [(places[file], wanted[file]) for file in wanted]):
+            md5s.update({wanted[file][content_id]: md5 for content_id, md5 in found.items()})
+    return _with_md5s(rows, md5s) if md5s else rows
+
+
+def _with_md5s(rows: BatchSpool, md5s: Mapping[str, str]) -> BatchSpool:
+    """md5s: by the names of members, see `_name_of`."""
+    place, found = CORPUS_SCHEMA.get_field_index("bytes_id"), BatchSpool()
     for batch in rows:
-        pairs = zip(batch["content_id"].to_pylist(), batch["bytes_id"].to_pylist(), strict=True)
-        values = pa.array([each and md5s.get(content_id, each) for content_id, each in pairs], pa.string())
-        read.append(batch.set_column(column, CORPUS_SCHEMA.field(column), values))
-    return read
+        values = batch["bytes_id"].to_pylist()
+        for row in pc.indices_nonzero(_is_likely(batch["bytes_id"])).to_pylist():
+            values[row] = md5s.get(_name_of(batch["url"][row].as_py(), batch["content_id"][row].as_py()), values[row])
+        found.append(batch.set_column(place, CORPUS_SCHEMA.field(place), pa.array(values, pa.string())))
+    return found
+
+
+def _name_of(url: str, content_id: str) -> str:
+    """What tells a member from others: the same for copies of an archive, where its store tells which these are."""
+    return url if re.search(UNTOLD_URL, url) else content_id
 
 
 def _is_likely(bytes_ids: Any) -> Any:
@@ -73,9 +82,10 @@ def _meeting(rows: BatchSpool) -> Iterator[tuple[str, str]]:
     """The url and content id of each member that is to be read; of the same member of two copies of an archive one."""
 
     def choose(table: pa.Table) -> pa.Table:
-        table = with_bytes(table)
-        is_md5_of_all = pc.invert(pc.match_substring(table["bytes"], "-"))  # not of an object that came in parts
-        return table.filter(pc.or_(_is_likely(table["bytes_id"]), is_md5_of_all))
+        told = with_bytes(table)["bytes"]
+        is_md5_of_all = pc.fill_null(pc.invert(pc.match_substring(told, "-")), False)  # not of an object in parts
+        from_web = pc.match_substring_regex(table["url"], WEB_URL)
+        return table.filter(pc.or_(is_md5_of_all, pc.and_not(_is_likely(table["bytes_id"]), from_web)))
 
     def part_of(table: pa.Table, num_digits: int) -> Any:
         return pc.bit_wise_and(table["size_bytes"], 16**num_digits - 1)
@@ -91,27 +101,25 @@ def _meeting(rows: BatchSpool) -> Iterator[tuple[str, str]]:
 
 def _to_read(rows: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     """Of rows of one size those whose bytes another may have."""
-    likely = {row["content_id"]: row for row in rows if row["is_likely"]}
+    likely = {_name_of(row["url"], row["content_id"]): row for row in rows if row["is_likely"]}
     by_bytes_id: dict[str, int] = defaultdict(int)
     for row in likely.values():
         by_bytes_id[row["bytes_id"]] += 1
     has_read = any(not row["is_likely"] for row in rows)
     has_two_ways = len({bytes_id.partition(" ")[0] for bytes_id in by_bytes_id}) > 1
-    for content_id, row in likely.items():
+    for row in likely.values():
         if has_read or has_two_ways or by_bytes_id[row["bytes_id"]] > 1:
-            yield row["url"], content_id
+            yield row["url"], row["content_id"]
 
 
-def _md5s_of(item: tuple[Place, set[str]], *, lister: ArchiveLister) -> dict[str, str]:
-    """The MD5s of an archive's members by their content ids, of those that can be read."""
+def _md5s_of(item: tuple[Place, Collection[str]], *, lister: ArchiveLister) -> tuple[str, dict[str, str]]:
+    """The URL of an archive, and the MD5s of its members by their content ids, of those that can be read."""
     place, content_ids = item
     name, store = locate(place.file)
-    archive = ListedFile(
-        path=name, place=name, store=store, size_bytes=place.num_bytes, content_id=place.content_id
-    )  # fmt: skip
+    archive = ListedFile(path=name, place=name, store=store, size_bytes=place.num_bytes, content_id=place.content_id)
     try:
         members = members_of(archive, lister, read=content_ids)
     except ContentChangedError:
-        return {}  # Whoever reads the clips finds out.
+        members = []  # Whoever reads the clips finds out.
     found = {member.content_id: member.bytes_id or "" for member in members}
-    return {each: found[each] for each in content_ids if is_md5(found.get(each, ""))}
+    return place.file, {each: found[each] for each in content_ids if is_md5(found.get(each, ""))}

@@ -47,8 +47,12 @@ NUM_CHILDREN = 4
 MAX_TRIES = 3
 
 
-# A listing reads an archive once, by blocks, and headers that lie at a seam twice.
+# A listing reads an archive once, by blocks, and headers that lie at a seam twice. Members are read while half is left.
 MAX_READS_OF_ALL, SPARE_READ_BYTES = 8, 2**26
+
+
+# Of a zip whose members are read: they may be small, and lie in another order than they are listed in.
+MEMBER_BLOCK_BYTES = 2**12
 
 
 MAX_DETAIL_LETTERS = 300
@@ -165,12 +169,18 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
 
     def work(task: dict[str, Any], line: Any) -> Generator[list[Any], None, None]:
         line("list")
-        file = io.BufferedReader(AskedFile(line, task["size_bytes"]), listing_block_bytes(task["kind"]))
-        read = task["read"] if isinstance(task["read"], bool) else frozenset(task["read"])
+        asked = AskedFile(line, task["size_bytes"])
+        is_read_anywhere = task["kind"] == "zip" and task["read"] is not False
+        block_bytes = MEMBER_BLOCK_BYTES if is_read_anywhere else listing_block_bytes(task["kind"])
+        file = io.BufferedReader(asked, block_bytes)
+        read, most = _unpacked(task["read"]), (MAX_READS_OF_ALL * task["size_bytes"] + SPARE_READ_BYTES) // 2
+
+        def is_read(member: Member) -> bool:
+            return asked.num_read_bytes < most and (read is None or member.content_id in read)
+
         members = list_members(
             file, task["kind"], size_bytes=task["size_bytes"], content_id=task["content_id"],
-            is_wanted=is_named_as_clip, make_spool=lambda: _AskedSpool(line),
-            is_read=lambda member: read if isinstance(read, bool) else member.content_id in read,
+            is_wanted=is_named_as_clip, make_spool=lambda: _AskedSpool(line), is_read=is_read,
         )  # fmt: skip
         batch, num_letters = [], 0
         for each in members:
@@ -188,6 +198,18 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
         yield batch
 
     return work
+
+
+# A message may have few texts, but many bytes.
+def _packed(read: bool | Collection[str]) -> bool | bytes:
+    return read if isinstance(read, bool) else b"".join(map(bytes.fromhex, read))
+
+
+def _unpacked(read: bool | bytes) -> frozenset[str] | None:
+    """The content ids of what is to be read; None: of all."""
+    if isinstance(read, bool):
+        return None if read else frozenset()
+    return frozenset(read[start : start + 16].hex() for start in range(0, len(read), 16))
 
 
 def _bounded(size_bytes: int) -> int:
@@ -227,8 +249,7 @@ def _listed(
 ) -> list[Member]:
     """Raises SandboxError, and OSError where the store fails."""
     cpu_seconds = MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND
-    task = {"kind": kind, "size_bytes": size_bytes, "content_id": content_id}
-    task["read"] = read if isinstance(read, bool) else list(read)
+    task = {"kind": kind, "size_bytes": size_bytes, "content_id": content_id, "read": _packed(read)}
     found: list[Member] = []
     with tempfile.TemporaryFile() as spool:
         answers = _Answers(file, spool, size_bytes=size_bytes)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.corpus.types import CorpusError
 from pipeline.records.arrow import pc
-from pipeline.storage.contents import HASHED_ID, MD5, WEB_URL
+from pipeline.storage.contents import HASHED_ID, MD5, UNTOLD_URL, WEB_URL
 from pipeline.storage.spool import MEMORY_BYTES, BatchSpool
 
 # So many rows are compared in memory at a time: 2**20 took 300 MiB.
@@ -178,6 +178,7 @@ def _same_bytes(rows: BatchSpool) -> Iterator[list[dict[str, Any]]]:
 
     def of_bytes(table: pa.Table) -> pa.Table:
         table = with_bytes(table)
+        table = table.filter(pc.is_valid(table["bytes"]))
         is_same = pc.is_null(table["split_key"])
         return table.append_column("content_key", pc.if_else(is_same, table["content_id"], table["split_key"]))
 
@@ -221,11 +222,14 @@ def in_parts(
 
 
 def with_bytes(table: pa.Table) -> pa.Table:
-    """The rows of which it is known which bytes they have, with what says so as `bytes`.
-
-    A web server's etag may be anything.
-    """
-    is_read = pc.match_substring_regex(table["bytes_id"], f"^{MD5}$").fill_null(False)
-    table = table.append_column("bytes", pc.if_else(is_read, table["bytes_id"], table["content_id"]))
-    from_web = pc.match_substring_regex(table["url"], WEB_URL)
-    return table.filter(pc.and_(pc.match_substring_regex(table["bytes"], f"^{HASHED_ID}$"), pc.invert(from_web)))
+    """The rows with what says which bytes each has as `bytes`, or null: a web server's etag may be anything."""
+    is_read = pc.fill_null(pc.match_substring_regex(table["bytes_id"], f"^{MD5}$"), False)
+    is_told = pc.and_(
+        pc.match_substring_regex(table["content_id"], f"^{HASHED_ID}$"),
+        pc.invert(pc.match_substring_regex(table["url"], UNTOLD_URL)),
+    )
+    told = pc.if_else(is_told, table["content_id"], None)
+    if pc.any(is_read).as_py():
+        is_read = pc.and_(is_read, pc.invert(pc.match_substring_regex(table["url"], WEB_URL)))
+        told = pc.if_else(is_read, table["bytes_id"], told)
+    return table.append_column("bytes", told)

@@ -116,7 +116,7 @@ def corpus_of(
         ignored = (item for item in ignored if is_of_part(item.path, shard))
         notes = [*notes, f"part {shard[0]} of {shard[1]}"]
     rows, counts = _rows(files, rules)
-    if needs_bytes(rules):
+    if counts.num_keyed and needs_bytes(rules):
         rows = with_bytes_read(rows)
     rows, counts, conflicting, told = _with_kin(rows, counts, rules)
     ignored = _ignored_in_order(IgnoredFiles(chain(ignored, conflicting)))

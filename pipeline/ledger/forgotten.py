@@ -17,7 +17,7 @@ from pipeline.ledger.outputs import model_folders
 from pipeline.records.clips import Clip, whole_id
 from pipeline.records.documents import DocumentError, parse_json
 from pipeline.records.faces import Box
-from pipeline.storage.contents import HASHED_ID, WEB_URL
+from pipeline.storage.contents import HASHED_ID, UNTOLD_URL, WEB_URL
 from pipeline.storage.store import Storage
 
 RECORD = "forgotten.json"
@@ -76,10 +76,9 @@ class ForgottenRecord:
 
 def content_keys(clip: Clip) -> frozenset[str]:
     """What another clip with the same bytes and range has, too; empty where nothing says so."""
-    if re.search(WEB_URL, clip.url):
-        return frozenset()
     span = (None, None) if whole_id(clip.clip_id) != clip.clip_id else (clip.start_pts_seconds, clip.end_pts_seconds)
-    ids = [each for each in (clip.content_id, clip.bytes_id or "") if re.fullmatch(HASHED_ID, each)]
+    told = ((clip.content_id, UNTOLD_URL), (clip.bytes_id or "", WEB_URL))
+    ids = [each for each, unless in told if re.fullmatch(HASHED_ID, each) and not re.search(unless, clip.url)]
     return frozenset(" ".join(map(str, (each, clip.size_bytes, *span))) for each in ids)
 
 

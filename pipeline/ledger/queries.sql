@@ -149,31 +149,32 @@ anti join replaced using (clip_id);
 -- is gone replace it.
 create or replace table new as
 with fresh as materialized (
-    select *, is_hashed(bytes_of(bytes_id, content_id), url) as is_hashed, bytes_of(bytes_id, content_id) as bytes,
-        likeness_of(bytes_id, url) as likeness, is_md5(bytes_id) as is_read
+    select *, told_bytes(content_id, bytes_id, url) as told, likeness_of(bytes_id, url) as likeness,
+        is_md5(bytes_id) as is_read
     from given anti join planned p on p.clip_id = split_part(given.clip_id, '.', 1)),
     today as (select distinct split_part(clip_id, '.', 1) as clip_id, bytes_id from given where is_md5(bytes_id)),
-    known as (
+    members as (
     select p.* replace (coalesce(t.bytes_id, p.bytes_id) as bytes_id)
-    from planned p left join today t using (clip_id) anti join replaced r on r.clip_id = p.clip_id),
+    from (
+        select clip_id, url, size_bytes, bytes_id, split, ordinal from planned semi join fresh using (size_bytes)
+        where starts_with(url, 'archive://')) p
+    left join today t using (clip_id) anti join replaced r on r.clip_id = p.clip_id),
     same as materialized (
     select bytes, size_bytes, arg_min(split, ordinal) as split
     from (
-        select content_id as bytes, size_bytes, split, ordinal from known
+        select content_id as bytes, size_bytes, split, ordinal from planned anti join replaced using (clip_id)
         union all by name
-        select bytes_id as bytes, size_bytes, split, ordinal from known where is_md5(bytes_id))
-    semi join (
-        select unnest([bytes, content_id]) as bytes, size_bytes from fresh where is_hashed) using (bytes, size_bytes)
-    group by all),
+        select bytes_id as bytes, size_bytes, split, ordinal from members where is_md5(bytes_id))
+    semi join (select unnest(told) as bytes, size_bytes from fresh) using (bytes, size_bytes) group by all),
     likely as (
     select likeness, size_bytes, is_md5(bytes_id) as is_read, arg_min(split, ordinal) as split
-    from (select *, likeness_of(bytes_id, url) as likeness from known where starts_with(url, 'archive://'))
+    from (select *, likeness_of(bytes_id, url) as likeness from members)
     semi join fresh using (likeness, size_bytes) group by all),
     alike as materialized (
     select f.clip_id, coalesce(
-        any_value(s.split order by s.bytes = f.bytes desc), any_value(l.split order by l.is_read)) as split
+        any_value(s.split order by s.bytes = f.told[1]), any_value(l.split order by l.is_read)) as split
     from fresh f
-    left join same s on f.is_hashed and s.bytes in (f.bytes, f.content_id) and s.size_bytes = f.size_bytes
+    left join same s on s.bytes in (f.told[1], f.told[2]) and s.size_bytes = f.size_bytes
     left join likely l on l.likeness = f.likeness and l.size_bytes = f.size_bytes and not (l.is_read and f.is_read)
     group by f.clip_id),
     kin as (
@@ -181,7 +182,7 @@ with fresh as materialized (
         (select arg_min(p.split, p.ordinal) from planned p where p.group_name = f.group_name),
         arg_min(s.split, f.clip_id)) as split
     from fresh f left join alike s using (clip_id) where group_name is not null group by group_name)
-select g.* exclude (is_hashed, bytes, likeness, is_read) replace (
+select g.* exclude (told, likeness, is_read) replace (
     if(coalesce(g.is_split_given, true) or g.split is null, coalesce(o.split, g.split),
         coalesce(s.split, k.split, o.split, g.split)) as split),
     o.clip_id as replaces

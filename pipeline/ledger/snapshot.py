@@ -16,7 +16,7 @@ from pipeline.records.clips import CLIP_SCHEMA, whole_id
 from pipeline.records.columns import columns_of
 from pipeline.records.outcomes import OUTCOME_SCHEMA, Outcome, State, outcome_of
 from pipeline.storage.archives.members import MEMBERS_START, ZIP_CRC, reading_order
-from pipeline.storage.contents import HASHED_ID, MD5, UNKNOWN, WEB_URL
+from pipeline.storage.contents import HASHED_ID, MD5, UNKNOWN, UNTOLD_URL, WEB_URL
 
 NOT_FINISHED = "not_finished"
 ENTRY_ROWS = pa.schema([UNIT, ("num_bytes", pa.int64()), ("facts", pa.string())])
@@ -36,12 +36,15 @@ GIVEN_ROWS = pa.schema(
     ]
 )
 # Only these say that two files are alike.
-HASHED = f"regexp_full_match(content_id, '{HASHED_ID}') and not regexp_matches(url, '{WEB_URL}')"
+HASHED = f"regexp_full_match(content_id, '{HASHED_ID}') and not regexp_matches(url, '{UNTOLD_URL}')"
 
-# A member of an archive that was read, what says which bytes a clip has, and what only makes it likely: a zip's CRC-32,
-# also of a plan that is older than the column, or the first bytes in a tar.
+# Whether a member of an archive was read; the ids that say which bytes a clip has; and what only makes it likely: the
+# CRC-32 in a zip, also of a plan that is older than the column, or the first bytes in a tar.
 READ = f"coalesce(regexp_full_match(bytes_id, '{MD5}'), false)"
-BYTES = "if(is_md5(bytes_id), bytes_id, content_id)"
+BYTES = (
+    f"[if(is_hashed(content_id, url), content_id, null), "
+    f"if(is_md5(bytes_id) and not regexp_matches(url, '{WEB_URL}'), bytes_id, null)]"
+)
 LIKENESS = (
     f"coalesce('crc ' || nullif(regexp_extract(url, '{ZIP_CRC}', 1), ''), if(bytes_id like '% %', bytes_id, null))"
 )
@@ -93,7 +96,7 @@ class Snapshot:
             f"create macro entry_of(text) as from_json_strict(text, '{json.dumps(shape)}'); "
             f"create macro is_state(text) as list_contains({[*map(str, State)]}, text); "
             f"create macro is_hashed(content_id, url) as {HASHED}; create macro is_md5(bytes_id) as {READ}; "
-            f"create macro bytes_of(bytes_id, content_id) as {BYTES}; "
+            f"create macro told_bytes(content_id, bytes_id, url) as {BYTES}; "
             f"create macro likeness_of(bytes_id, url) as {LIKENESS}"
         )
 

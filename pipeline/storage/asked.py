@@ -11,11 +11,12 @@ MAX_PART_BYTES = 2**22
 class AskedFile(io.RawIOBase):
     """A file of `size_bytes`, whose bytes come from `line.ask(["read", offset, num_bytes])`.
 
-    name: says that it is the same file as one that was read before.
+    name: says that it is the same file as one that was read before. num_read_bytes: how many were asked for.
     """
 
     def __init__(self, line: Any, size_bytes: int, *, name: str = "") -> None:
         self.name = name
+        self.num_read_bytes = 0
         self._line, self._size_bytes, self._at = line, size_bytes, 0
 
     def readable(self) -> bool:
@@ -36,4 +37,5 @@ class AskedFile(io.RawIOBase):
         data = self._line.ask(["read", self._at, wanted]) if wanted else b""
         buffer[: len(data)] = data
         self._at += len(data)
+        self.num_read_bytes += len(data)
         return len(data)

@@ -48,6 +48,8 @@ def is_on_the_web(filesystem: Any) -> bool:
 # Regular expressions of what says that two files are alike: content ids that are an MD5 which was computed here, or an
 # etag of S3's family. A web server, whose URLs the second finds, may say what it likes.
 HASHED_ID, WEB_URL = "[0-9a-f]{32}(-[0-9]+)?", "^https?:|=https?%3A"
+# Finds the URLs whose content ids say nothing: also those of members of a zip or tar whose store tells no content id.
+UNTOLD_URL = f"{WEB_URL}|&content=&(?:tar|zip)="
 MD5 = "[0-9a-f]{32}"
 
 

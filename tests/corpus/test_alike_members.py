@@ -8,6 +8,7 @@ import zlib
 from dataclasses import replace
 from functools import partial
 
+import fsspec
 import pyarrow as pa
 import pytest
 from packing import packed, requests_of
@@ -212,6 +213,39 @@ def test_what_cannot_be_read_is_listed_as_before(tmp_path):
         clip.clip_id for clip in read_corpus(str(tmp_path), split_fractions=None).clips
     ]
     assert len(corpus.clips[1].bytes_id or "") == 32
+
+
+def test_many_small_members_in_any_order_are_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(3000):
+            archive.writestr(f"{number:04d}.avi", random.Random(number // 2 * 2).randbytes(300))
+        random.Random(0).shuffle(archive.filelist)
+    ids = [clip.bytes_id for clip in read_corpus(str(tmp_path)).clips]
+    data = [random.Random(number // 2 * 2).randbytes(300) for number in range(3000)]
+    assert ids == [hashlib.md5(each, usedforsecurity=False).hexdigest() for each in data]
+
+
+def test_archives_of_one_form_in_a_store_that_tells_no_content_are_no_copies():
+    files = {"Sad/0.avi": b"a" * 50_000, "Happy/1.avi": b"b" * 100}
+    store = fsspec.filesystem("memory")
+    for name, data in {"a": files, "b": {"Sad/0.avi": b"c" * 50_000, "Happy/1.avi": b"d" * 100}, "c": files}.items():
+        store.pipe(f"/in/{name}.tar", packed("x.tar", data))
+    try:
+        corpus = read_corpus("memory://in", split_fractions=FRACTIONS)
+        store.pipe("/in/c.tar", packed("x.tar", {"Sad/1.avi": files["Happy/1.avi"], "Sad/2.avi": b"e" * 50_000}))
+        conflicts = read_corpus("memory://in", label_conflicts="leave-out").ignored
+    finally:
+        store.rm("/in", recursive=True)
+    first, second = corpus.clips[1], corpus.clips[3]
+    assert (first.path, second.path) == ("a.tar!Sad/0.avi", "b.tar!Sad/0.avi")
+    assert first.content_id == second.content_id  # of their places alone
+    assert contents_of([first]).isdisjoint(contents_of([second]))
+    assert {clip.path: len(clip.bytes_id or "") == 32 for clip in corpus.clips if "Sad" in clip.path} == {
+        "a.tar!Sad/0.avi": True,
+        "b.tar!Sad/0.avi": False,
+        "c.tar!Sad/0.avi": True,
+    }
+    assert [item.path for item in conflicts] == ["a.tar!Happy/1.avi", "c.tar!Sad/1.avi"]
 
 
 @pytest.mark.lengthy
