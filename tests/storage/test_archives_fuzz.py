@@ -11,6 +11,7 @@ import tarfile
 import time
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from pipeline.storage.archives.listing import REASONS, list_members
 from pipeline.storage.archives.members import kind_of, member_url
 from pipeline.storage.archives.parts import ArchiveError
 from pipeline.storage.archives.reading import MemberReader
+from pipeline.storage.contents import is_md5, md5_of
 
 NUM_MUTANTS = int(os.environ.get("FUZZ_ARCHIVES", "3000"))
 CHANCE = np.random.default_rng(13)
@@ -96,9 +98,10 @@ def mutant_of(data, others, chance):
 
 def end_of(name, data, folder):
     """What the mutant ended as, in words."""
-    members = list_members(
-        io.BytesIO(data), kind_of(name), size_bytes=len(data), content_id="id", is_wanted=lambda _: True
-    )
+    told = {"size_bytes": len(data), "content_id": "id", "is_wanted": lambda _: True}
+    unread = list_members(io.BytesIO(data), kind_of(name), **told)
+    members = list_members(io.BytesIO(data), kind_of(name), is_read=lambda _: True, **told)
+    assert [replace(each, bytes_id=None) for each in members] == [replace(each, bytes_id=None) for each in unread]
     reasons = {member.reason for member in members}
     assert reasons <= {None, *REASONS}
     assert all(member.detail for member in members if member.reason is not None)
@@ -109,6 +112,8 @@ def end_of(name, data, folder):
         with contextlib.suppress(ArchiveError):
             reader.copy(member_url("x", len(data), member, content_id=""), target, content_id=member.content_id)
             assert target.stat().st_size == member.size_bytes
+            if is_md5(member.bytes_id or ""):
+                assert md5_of(target) == member.bytes_id
     reader.close()
     return "read whole" if reasons <= {None} else ", ".join(sorted(reason for reason in reasons if reason))
 
