@@ -32,6 +32,7 @@ from pipeline.records.arrow import pc
 from pipeline.records.clips import Clips
 from pipeline.records.parts import is_of_part
 from pipeline.records.vocabulary import SPLITS
+from pipeline.storage.archives.members import MEMBERS_START
 from pipeline.storage.contents import HASHED_ID, UNKNOWN, md5_of
 from pipeline.storage.redaction import redacted
 from pipeline.storage.spool import BatchSpool
@@ -116,7 +117,7 @@ def corpus_of(
         ignored = (item for item in ignored if is_of_part(item.path, shard))
         notes = [*notes, f"part {shard[0]} of {shard[1]}"]
     rows, counts = _rows(files, rules)
-    if counts.num_keyed and needs_bytes(rules):
+    if counts.num_members and needs_bytes(rules):
         rows = with_bytes_read(rows)
     rows, counts, conflicting, told = _with_kin(rows, counts, rules)
     ignored = _ignored_in_order(IgnoredFiles(chain(ignored, conflicting)))
@@ -131,8 +132,8 @@ def corpus_of(
 
 @dataclass(kw_only=True)
 class _Counts:
-    """What there are of clips. num_given, num_hashed: with a split of the input's, and by their hash. num_keyed: with a
-    key of their split that is not their content id."""
+    """What there are of clips. num_given, num_hashed: with a split of the input's, and by their hash. num_members:
+    of archives."""
 
     splits: set[str | None] = field(default_factory=set)
     labels: set[str | None] = field(default_factory=set)
@@ -141,7 +142,7 @@ class _Counts:
     num_given: int = 0
     num_hashed: int = 0
     num_ungrouped: int = 0
-    num_keyed: int = 0
+    num_members: int = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
         self.splits |= set(pc.unique(batch["split"]).to_pylist())
@@ -149,7 +150,7 @@ class _Counts:
         self.groups |= set(pc.unique(batch["group_name"]).to_pylist())
         self.num_unlabelled += batch["label"].null_count
         self.num_ungrouped += batch["group_name"].null_count
-        self.num_keyed += batch.num_rows - batch["split_key"].null_count
+        self.num_members += pc.sum(pc.starts_with(batch["url"], MEMBERS_START)).as_py() or 0
         num_given = pc.sum(batch["is_split_given"]).as_py() or 0
         self.num_given += num_given
         self.num_hashed += batch.num_rows - num_given - batch["split"].null_count
@@ -187,7 +188,7 @@ def _with_kin(
     """
     has_splits, has_groups = rules.split_fractions is not None, bool(counts.groups - {None})
     finds_conflicts = rules.label_conflicts != "keep" and len(counts.labels - {None}) > 1
-    moves_splits = bool(has_splits and counts.num_hashed and (counts.num_given or has_groups or counts.num_keyed))
+    moves_splits = bool(has_splits and counts.num_hashed and (counts.num_given or has_groups or counts.num_members))
     kin = Kin()
     if finds_conflicts or moves_splits or (has_splits and counts.num_given):
         kin = kin_of(rows, finds_conflicts=finds_conflicts, moves_splits=moves_splits)

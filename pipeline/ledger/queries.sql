@@ -157,7 +157,7 @@ with fresh as materialized (
     select p.* replace (coalesce(t.bytes_id, p.bytes_id) as bytes_id)
     from (
         select clip_id, url, size_bytes, bytes_id, split, ordinal from planned semi join fresh using (size_bytes)
-        where starts_with(url, 'archive://')) p
+        where starts_with(url, 'archive://') or bytes_id is not null) p
     left join today t using (clip_id) anti join replaced r on r.clip_id = p.clip_id),
     same as materialized (
     select bytes, size_bytes, arg_min(split, ordinal) as split

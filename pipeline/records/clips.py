@@ -40,7 +40,7 @@ class Clip:
     same_as: str | None = column("clip_id of a clip with the same bytes, or null", default=None)
     group_name: str | None = column("film, show or person whose clips lie in one split, or null", default=None)
     bytes_id: str | None = column(
-        "of a member of a zip or tar: MD5 of its bytes, or 'crc' or 'head' and what else tells them, or null",
+        "where content_id does not tell the bytes: their MD5, or 'crc' or 'head' and what else tells them, or null",
         default=None,
     )
 

@@ -249,6 +249,26 @@ def test_archives_of_one_form_in_a_store_that_tells_no_content_are_no_copies():
 
 
 @pytest.mark.lengthy
+def test_an_object_that_was_uploaded_in_parts_is_known_in_archives(s3):
+    clip, others = random.Random(1).randbytes(6 * 2**20), random.Random(2).randbytes(6 * 2**20)
+    for name, data in {"Sad/0.avi": clip, "Fear/1.avi": others, "Fear/2.avi": b"of another size"}.items():
+        with s3.fs.open(f"{s3.bucket}/in/{name}", "wb", block_size=5 * 2**20) as sink:
+            sink.write(data)
+    for name in ("a.zip", "b.tar", "c.tar.gz"):
+        s3.put(f"in/{name}", packed(name, {"Sad/copy.avi": clip, "Fear/3.avi": b"x"}))
+    for fractions in ((0.5, 0.25, 0.25), (0.3, 0.3, 0.4), (0.2, 0.2, 0.6)):
+        corpus = read_corpus(s3.url("in"), split_fractions=fractions)
+        copies = [clip for clip in corpus.clips if "Sad" in clip.path]
+        assert len(copies) == 4
+        assert [len(clip.content_id) for clip in copies if "!" not in clip.path] == [34]
+        assert len({clip.split for clip in copies}) == 1
+    assert [clip.bytes_id for clip in corpus.clips if clip.path == "Fear/2.avi"] == [None]
+    s3.put("in/d.zip", packed("d.zip", {"Happy/other.avi": clip}))
+    conflicts = read_corpus(s3.url("in"), label_conflicts="leave-out").ignored
+    assert len(conflicts) == 5
+
+
+@pytest.mark.lengthy
 def test_an_archive_that_was_overwritten_since_it_was_listed_gives_no_bytes(s3):
     url = put(s3, "in", {"a.zip": packed("a.zip", {"0.avi": ONE}), "b.zip": packed("b.zip", {"x/1.avi": ONE})})
     rows = read_corpus(url, split_fractions=None).rows
