@@ -314,7 +314,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         ", ".join(f"{100 * accuracy:.1f}" for accuracy in row["top1_accuracies"]),
         f"{100 * row['bound']:.1f}",
         ", ".join(f"{100 * use['top1_with_other_keys']:.1f}" for use in row["cross_attention"]),
-        ", ".join(f"{use['channels_mixed']:.0f}" for use in row["cross_attention"]),
+        ", ".join(f"{use['channels_mixed']:.1f}" for use in row["cross_attention"]),
         f"{row['final_train_loss']:.2f}",
     ]
 
