@@ -32,7 +32,7 @@ from benchmarks.clips import usable_clips
 from benchmarks.machine import machine
 from benchmarks.peer import NUM_PROCESSES
 from benchmarks.poison import CRASH, PoisonedActor
-from benchmarks.preprocess import run_on_ray
+from benchmarks.preprocess import run_timed
 from benchmarks.tables import shown, table
 from benchmarks.timing import spread, tree_cpu_seconds, tree_memory_bytes
 from pipeline.corpus.read import read_corpus
@@ -47,8 +47,8 @@ from pipeline.storage.store import Storage
 from pipeline.synthetic.corpus import make_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-OURS, DAFT, RAY = "jobs/preprocess.py", "Daft", "Ray Data"
-CONTENDERS = (OURS, DAFT, RAY)
+OURS, OURS_WITHOUT_RAY, DAFT, RAY = "jobs/preprocess.py", "jobs/preprocess.py --no-ray", "Daft", "Ray Data"
+CONTENDERS = (OURS, OURS_WITHOUT_RAY, DAFT, RAY)
 LIMIT_SECONDS = 1800.0
 # With bad files a contender is given so many times what it took without, and a minute at least: one starts a process
 # that dies anew, and would for ever.
@@ -150,14 +150,15 @@ def _run(
     shutil.rmtree(output, ignore_errors=True)
     listed = output.with_suffix(".txt")
     listed.write_text("\n".join(map(str, sorted(corpus.iterdir()))))
-    if contender == OURS:
+    if contender in (OURS, OURS_WITHOUT_RAY):
         flags = ["--actors", str(NUM_PROCESSES), "--frames-per-clip", str(frames_per_clip), "--page=false"]
+        flags += ["--no-ray"] if contender == OURS_WITHOUT_RAY else []
         command = [str(REPOSITORY / "jobs" / "preprocess.py"), "--input", str(corpus), "--output", str(output), *flags]
     else:
         name = {DAFT: "daft", RAY: "ray"}[contender]
         command = ["-m", "benchmarks.peer", name, str(listed), str(output), str(frames_per_clip)]
     figures = _watched([sys.executable, *command], limit_seconds=limit_seconds)
-    rows = _rows(output / "examples" if contender == OURS else output)
+    rows = _rows(output / "examples" if contender in (OURS, OURS_WITHOUT_RAY) else output)
     told = "\n".join(sorted(map(str, rows)))
     return {**figures, "num_rows": len(rows), "rows": hashlib.sha256(told.encode()).hexdigest(), "clips": _clips(rows)}
 
@@ -245,8 +246,9 @@ def _with_bad_files(
         found[kind] = {"clips": num, "bad": len(bad), "left": {}}
         for contender in CONTENDERS:
             log_status(f"    {kind}: {contender}")
-            if contender == OURS and bad is deadly:
-                left = _ours_with_a_crash(corpus, folder / "out", frames_per_clip=config.frames_per_clip)
+            if contender in (OURS, OURS_WITHOUT_RAY) and bad is deadly:
+                options = {"frames_per_clip": config.frames_per_clip, "no_ray": contender == OURS_WITHOUT_RAY}
+                left = _ours_with_a_crash(corpus, folder / "out", **options)
             else:
                 limit = max(60.0, PATIENCE * max(each[contender][num]["seconds"] for each in rounds))
                 left = _run(
@@ -256,12 +258,12 @@ def _with_bad_files(
     return found
 
 
-def _ours_with_a_crash(corpus: Path, output: Path, *, frames_per_clip: int) -> dict[str, Any]:
+def _ours_with_a_crash(corpus: Path, output: Path, *, frames_per_clip: int, no_ray: bool) -> dict[str, Any]:
     """As jobs/preprocess.py runs it, but for a child that dies where a clip named so begins to decode."""
     shutil.rmtree(output, ignore_errors=True)
     clips = list(read_corpus(str(corpus), split_fractions=None).clips)
     config = resolved(ExtractConfig(frames_per_clip=frames_per_clip))
-    run_on_ray(clips, str(output), config, PoolConfig(actors=NUM_PROCESSES), actor=PoisonedActor)
+    run_timed(clips, str(output), config, PoolConfig(actors=NUM_PROCESSES, no_ray=no_ray), actor=PoisonedActor)
     rows = _rows(output / "examples")
     return {"exit_code": 0, "clips": _clips(rows), "num_rows": len(rows)}
 

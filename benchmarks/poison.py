@@ -17,7 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.config import BenchmarkConfig
-from benchmarks.preprocess import ENDED_WELL, TimedActor, read_timings, run_on_ray
+from benchmarks.preprocess import ENDED_WELL, TimedActor, read_timings, run_timed
 from benchmarks.tables import table
 from pipeline.corpus.read import read_corpus
 from pipeline.ledger.ledger import Ledger
@@ -72,7 +72,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
         log_status(f"    {num_poison} of {num} clips are poison")
         corpus, output = folder / f"poison-{share}", folder / f"poison-{share}-output"
         link_corpus(corpus, good, poison, num=num, num_poison=num_poison)
-        run_on_ray(
+        run_timed(
             list(read_corpus(str(corpus), split_fractions=None).clips),
             str(output),
             extract_config,

@@ -48,6 +48,7 @@ BASELINE_SECONDS = 1800.0  # it waits for ever where decord aborts
 NUM_CLIPS = 48
 ENDED_WELL = (State.DONE, State.NO_FACE)
 PLAIN, TWO_PLAIN, ONE_ACTOR, TWO_ACTORS = "plain loop", "two plain loops", "one actor", "two actors"
+TWO_THREADS = "two threads"
 BASELINE = "baseline script"
 MEASURED = (
     "clips_per_second",
@@ -89,6 +90,7 @@ class TimedActor:
         machine = psutil.cpu_times()
         timing = {
             "worker": os.getpid(),
+            "actor": id(self),
             "started": started,
             "num_clips": sum(row["state"] in ENDED_WELL for row in entry["outcomes"]),
             "cpu_seconds": tree_cpu_seconds(os.getpid()),
@@ -106,7 +108,8 @@ class TimedActor:
 
 
 def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> dict[str, Any]:
-    """The whole way: in one plain loop and two, on one and two actors of Ray, and by the baseline script on two.
+    """The whole way: in one plain loop and two, on one and two actors of Ray, on two in threads of this process as
+    `--no-ray` has them, and by the baseline script on two.
 
     Two plain loops against one are what this machine gives for a second core; what two actors gain less is Ray's.
     """
@@ -163,9 +166,9 @@ def _contenders(
 
         return run
 
-    def on_ray(num_actors: int) -> Callable[[str], dict[str, float]]:
-        pool = PoolConfig(actors=num_actors, clips_per_shard=config.clips_per_shard)
-        return lambda output: run_on_ray(clips, output, extract_config, pool)
+    def by_actors(num_actors: int, *, no_ray: bool = False) -> Callable[[str], dict[str, float]]:
+        pool = PoolConfig(actors=num_actors, clips_per_shard=config.clips_per_shard, no_ray=no_ray)
+        return lambda output: run_timed(clips, output, extract_config, pool)
 
     def baseline(output: Path) -> dict[str, Any]:
         return _run_baseline(clips[: config.baseline_clips], output, num_frames=config.frames_per_clip, num_processes=2)
@@ -173,8 +176,9 @@ def _contenders(
     return {
         PLAIN: lambda output: ours(plain(1), output),
         TWO_PLAIN: lambda output: ours(plain(2), output),
-        ONE_ACTOR: lambda output: ours(on_ray(1), output),
-        TWO_ACTORS: lambda output: ours(on_ray(2), output),
+        ONE_ACTOR: lambda output: ours(by_actors(1), output),
+        TWO_ACTORS: lambda output: ours(by_actors(2), output),
+        TWO_THREADS: lambda output: ours(by_actors(2, no_ray=True), output),
         BASELINE: baseline,
     }
 
@@ -193,6 +197,7 @@ def _ratios(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]
         "two plain loops / one, clips/s": ratios("clips_per_second", TWO_PLAIN, PLAIN),
         "two actors / one actor, clips/s": ratios("clips_per_second", TWO_ACTORS, ONE_ACTOR),
         "two actors / two plain loops, clips/s": ratios("clips_per_second", TWO_ACTORS, TWO_PLAIN),
+        "two threads / two plain loops, clips/s": ratios("clips_per_second", TWO_THREADS, TWO_PLAIN),
         "two actors / baseline, clips/s": ratios("clips_per_second", TWO_ACTORS, BASELINE),
         "baseline / two actors, core-seconds": ratios("job_core_seconds_per_clip", BASELINE, TWO_ACTORS),
     }
@@ -225,7 +230,7 @@ def _plain_loop(units: Sequence[Unit], output: str, config: ExtractConfig, job_p
         actor.run(unit)
 
 
-def run_on_ray(
+def run_timed(
     clips: Sequence[Clip],
     output: str,
     config: ExtractConfig,
@@ -233,9 +238,10 @@ def run_on_ray(
     *,
     actor: Callable[..., TimedActor] = TimedActor,
 ) -> dict[str, float]:
-    """The units by `run`, as `preprocess` calls it; how long Ray took to start is timed apart."""
+    """The units by `run`, as `preprocess` calls it; how long Ray took to start, where it is needed, is timed apart."""
     started = time.perf_counter()
-    start_ray()
+    if not pool.no_ray:
+        start_ray()
     seconds = time.perf_counter() - started
     spec = ActorSpec(build=partial(actor, config=config, limits=pool.limits, job_pid=os.getpid()))
     job = Job(
@@ -252,9 +258,10 @@ def read_timings(ledger: Ledger) -> dict[str, Any]:
     rows = [json.loads(data) for data in ledger.storage.read_many(list(ledger.storage.sizes("timings"))).values()]
     names = {field.name for field in fields(Timing)}
     timings = [Timing(**{name: row[name] for name in names}) for row in rows]
-    children_started: dict[int, int] = {}
+    children_started: dict[tuple[int, int], int] = {}
     for row in rows:
-        children_started[row["worker"]] = max(row["children_started"], children_started.get(row["worker"], 0))
+        actor = row["worker"], row["actor"]
+        children_started[actor] = max(row["children_started"], children_started.get(actor, 0))
     return {
         **(steady(timings) or {}),
         "first_started": min(timing.started for timing in timings),

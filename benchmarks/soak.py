@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.clips import repeated
 from benchmarks.config import BenchmarkConfig
-from benchmarks.preprocess import ENDED_WELL, read_timings, run_on_ray
+from benchmarks.preprocess import ENDED_WELL, read_timings, run_timed
 from benchmarks.tables import table
 from benchmarks.timing import sampled
 from pipeline.ledger.ledger import Ledger
@@ -44,7 +44,7 @@ def measure(clips: Sequence[Clip], folder: Path, *, config: BenchmarkConfig) -> 
     )
     output = str(folder / "soak-output")
     with sampled(_look, every_seconds=config.sample_seconds) as samples:
-        run_on_ray(clips, output, extract_config, PoolConfig(actors=2, clips_per_shard=config.clips_per_shard))
+        run_timed(clips, output, extract_config, PoolConfig(actors=2, clips_per_shard=config.clips_per_shard))
     ledger = Ledger(output)
     outcomes = list(ledger.snapshot().outcomes())
     ends = sorted(

@@ -33,7 +33,8 @@ def spread(values: Iterable[float | None]) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One finished piece of work. started, ended: seconds since 1970. worker: process id.
+    """One finished piece of work. started, ended: seconds since 1970. worker: process id. actor: which of its threads,
+    where there are several.
 
     cpu_seconds: what the worker's processes had used when it ended; job_cpu_seconds: all processes of the job;
     idle_seconds and stolen_seconds: what the machine's cores had idled, and a hypervisor had taken, by then.
@@ -47,6 +48,7 @@ class Timing:
     job_cpu_seconds: float | None = None
     idle_seconds: float | None = None
     stolen_seconds: float | None = None
+    actor: int = 0
 
 
 def steady(timings: Sequence[Timing]) -> dict[str, float | None] | None:
@@ -55,11 +57,13 @@ def steady(timings: Sequence[Timing]) -> dict[str, float | None] | None:
     From the moment when the last worker ended its first piece, so that imports, models and first frames are past,
     until the first worker ended its last one, so that nobody waits at the end. Within a piece progress is even.
     """
+    actors: dict[tuple[int, int], list[Timing]] = {}
     workers: dict[int, list[Timing]] = {}
     for timing in sorted(timings, key=lambda timing: timing.ended):
+        actors.setdefault((timing.worker, timing.actor), []).append(timing)
         workers.setdefault(timing.worker, []).append(timing)
-    begin = max(pieces[0].ended for pieces in workers.values())
-    end = min(pieces[-1].ended for pieces in workers.values())
+    begin = max(pieces[0].ended for pieces in actors.values())
+    end = min(pieces[-1].ended for pieces in actors.values())
     if end <= begin:
         return None
 
@@ -67,9 +71,9 @@ def steady(timings: Sequence[Timing]) -> dict[str, float | None] | None:
         at_begin, at_end = np.interp([begin, end], [piece.ended for piece in pieces], amounts)
         return float(at_end - at_begin)
 
-    groups = list(workers.values())
+    groups = list(actors.values())
     num_clips = sum(gained(group, np.cumsum([piece.num_clips for piece in group]).tolist()) for group in groups)
-    cpu_seconds = sum(gained(group, [piece.cpu_seconds for piece in group]) for group in groups)
+    cpu_seconds = sum(gained(group, [piece.cpu_seconds for piece in group]) for group in workers.values())
     pieces = sorted(timings, key=lambda timing: timing.ended)
 
     def of_all(name: str) -> float | None:

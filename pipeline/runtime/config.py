@@ -25,8 +25,8 @@ class PoolConfig:
     actors: Annotated[int, Setting("work", common=True)] = 0
     """Actors at work (count); 0: one for each CPU of the cluster."""
     no_ray: Annotated[bool, Setting("machine")] = False
-    """Work in this process, by one actor and without Ray, whatever RAY_ADDRESS says: for small machines, and where no
-    port may be open. Clips that are one unit are done so in any case, unless RAY_ADDRESS names a cluster."""
+    """Work in --actors threads of this process (0: one a CPU), whatever RAY_ADDRESS says: no Ray starts, no port opens.
+    Clips that are one unit are done so in any case, unless RAY_ADDRESS names a cluster."""
     clips_per_shard: Annotated[int, Setting("work")] = 0
     """Clips in one unit of work, which is one shard (count); 0: so many that each actor gets four units, at most 32."""
     clip_timeout: Annotated[float, Setting("work")] = 120.0
@@ -74,8 +74,6 @@ class PoolConfig:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; give {minimum} or more")
             if value is not None and value > MAX_SETTING:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; give {MAX_SETTING} at most")
-        if self.no_ray and self.actors > 1:
-            raise ValueError(f"--actors {self.actors} needs Ray; leave out --no-ray, or give --actors 1")
         if self.detector_device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"--detector-device is {self.detector_device!r}; give one of auto, cpu, cuda")
         if self.clip_timeout <= 0:
@@ -126,8 +124,8 @@ class PoolConfig:
 
 def num_actors(config: PoolConfig, num_units: int) -> int:
     """Actors to start: as asked, else one a CPU of the cluster that was joined, and never more than there are units."""
-    if config.actors or config.no_ray:
-        return min(config.actors or 1, num_units)
+    if config.actors:
+        return min(config.actors, num_units)
     if config.joins_cluster:
         import ray  # A local run that misses nothing does without.
 

@@ -85,7 +85,7 @@ class UnitsAtWork:
         if self._interrupts == 1:
             log_status(f"interrupted: up to {GRACE_SECONDS:.0f} s for the clips at work (again: none)")
             # Not in this thread: it may be within a call of Ray that holds its locks.
-            stopping = threading.Thread(target=self._stop, daemon=True)
+            stopping = threading.Thread(target=self.stop, daemon=True)
             self._threads.append(stopping)
             stopping.start()
             until = time.monotonic() + GRACE_SECONDS
@@ -93,7 +93,8 @@ class UnitsAtWork:
                 stopping.join(0.1)  # The second signal is heard between two of these.
         raise KeyboardInterrupt
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Let actors end the clips that they are at and no more, and wait for it."""
         with contextlib.suppress(CounterLostError):
             while self._counter.stop() and not self._is_over.wait(0.1):
                 pass

@@ -1,13 +1,15 @@
-"""One actor in the job's own process, which needs no Ray."""
+"""Actors in the job's own process, which needs no Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from pipeline.ledger.ledger import Ledger
@@ -22,53 +24,104 @@ from pipeline.runtime.unit_counter import UnitCounter, UnitTeller
 from pipeline.storage.retry import StorageError
 
 
-def run_in_process(ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, started: float | None = None) -> list[str]:
-    """Do every pending unit that must be computed, one after the other; as `pool.run_units`, without Ray.
+def run_in_process(
+    ledger: Ledger, snapshot: Snapshot, spec: ActorSpec, *, actors: int = 1, started: float | None = None
+) -> list[str]:
+    """Do every pending unit that must be computed; as `pool.run_units`, without Ray.
 
-    Raises what that raises, and for the same reasons. A unit on which the actor itself fails is begun 3 times, each
-    time by a new one, and is then left pending.
+    Each of the actors has a unit at a time, in a thread of its own: what takes time is done by its sandboxed child, and
+    by libraries that let go of Python's lock. Raises what `pool.run_units` raises, and for the same reasons, once no
+    unit is at work. A unit on which the actor itself fails is begun 3 times, each time by a new one, and is then left
+    pending.
     """
     units = snapshot.pending().of("compute")
     receiver = Receiver(ledger, snapshot, num_clips=units.num_parts)
-    display = display_of(units, actors=1, started=started)
-    at_work = UnitsAtWork(display, actors=1, counter=UnitCounter())
-    worker = _Worker(spec, ledger.storage.url, at_work.teller())
+    display = display_of(units, actors=actors, started=started)
+    at_work = UnitsAtWork(display, actors=actors, counter=UnitCounter())
+    answers: SimpleQueue[_Answer] = SimpleQueue()
     errors: list[str] = []
-    with _kept_settings(), closing(worker), display, at_work.watched():
-        for unit in units:
-            at_work.show_of([unit.unit_id])
-            for _ in range(ROUNDS):
-                try:
-                    entry = _beside(lambda unit=unit: worker.entry(unit))
-                except (StorageError, UsageError):
-                    raise
-                except Exception as error:  # noqa: BLE001 - of whatever kind: told, and the unit stays pending
-                    errors.append(first_line(error))
-                    continue
-                at_work.show_of(())
-                display.add(entry)
-                receiver.add(entry)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_kept_settings())
+        idle = [_Worker(spec, ledger.storage.url, at_work.teller(), answers) for _ in range(actors)]
+        for worker in idle:
+            stack.callback(worker.close)
+        stack.enter_context(display)
+        stack.enter_context(at_work.watched())
+        begun: set[str] = set()
+        waiting = iter(units)
+        while True:
+            while idle and (unit := next(waiting, None)) is not None:
+                begun.add(unit.unit_id)
+                at_work.show_of(frozenset(begun))
+                idle.pop(0).begin(unit)
+            if not begun:
                 break
+            answer = answers.get()
+            errors += answer.errors
+            try:
+                if answer.fatal is not None:
+                    raise answer.fatal
+                begun.discard(answer.unit_id)
+                at_work.show_of(frozenset(begun))
+                if answer.entry is not None:
+                    display.add(answer.entry)
+                    receiver.add(answer.entry)
+            except Exception:
+                at_work.stop()  # Whoever is told of it may take back what is committed by then.
+                raise
+            idle.append(answer.worker)
     receiver.flush()
     return errors
 
 
-class _Worker:
-    """Builds the actor, and another one after one that failed."""
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """A unit that a worker is done with: its entry, if it has one, what went wrong, and what must end the run."""
 
-    def __init__(self, spec: ActorSpec, ledger_url: str, teller: UnitTeller) -> None:
-        self._spec, self._ledger_url, self._teller = spec, ledger_url, teller
+    worker: _Worker
+    unit_id: str
+    entry: dict[str, Any] | None = None
+    errors: list[str] = field(default_factory=list)
+    fatal: BaseException | None = None
+
+
+class _Worker:
+    """Builds an actor, and another one after one that failed; does a unit in a thread."""
+
+    def __init__(self, spec: ActorSpec, ledger_url: str, teller: UnitTeller, answers: SimpleQueue[_Answer]) -> None:
+        self._spec, self._ledger_url, self._teller, self._answers = spec, ledger_url, teller, answers
         self._actor: Actor | None = None
 
-    def entry(self, unit: Unit) -> dict[str, Any]:
-        """The unit's entry, committed."""
+    def begin(self, unit: Unit) -> None:
+        """Do a unit beside the caller's thread, which hears signals meanwhile."""
+        threading.Thread(target=lambda: self._answers.put(self._answer(unit)), daemon=True).start()
+
+    def _answer(self, unit: Unit) -> _Answer:
+        errors: list[str] = []
+        found: dict[str, Any] = {}
+        for _ in range(ROUNDS):
+            try:
+                found["entry"] = self._entry(unit)
+            except (StorageError, UsageError) as error:
+                found["fatal"] = error
+            except Exception as error:  # noqa: BLE001 - of whatever kind: told, and the unit stays pending
+                errors.append(first_line(error))
+                continue
+            except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
+                found["fatal"] = error
+            break
+        return _Answer(worker=self, unit_id=unit.unit_id, errors=errors, **found)
+
+    def _entry(self, unit: Unit) -> dict[str, Any] | None:
+        """The unit's entry, committed; None where it is not to be begun any more."""
         actor, self._actor = self._actor, None
         if actor is None:
             actor = self._spec.build(ledger_url=self._ledger_url)
             actor.clip_ended = self._teller.clip_ended
-        self._teller.began(unit)
+        entry = None
         try:
-            entry = actor.run(unit)
+            if self._teller.began(unit):
+                entry = actor.run(unit)
         except Exception:
             actor.close()
             raise
@@ -78,7 +131,7 @@ class _Worker:
         return entry
 
     def close(self) -> None:
-        """End what the actor has started."""
+        """End what the actor has started, if it is not at work."""
         if self._actor is not None:
             self._actor.close()
 
@@ -98,17 +151,3 @@ def _kept_settings() -> Iterator[None]:
         os.environ.update(before)
         if torch is not None:
             torch.set_num_threads(num_threads)
-
-
-def _beside(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What work returns or raises, in a thread beside this one, which hears signals meanwhile."""
-    answer: Future[dict[str, Any]] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            answer.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer.result()

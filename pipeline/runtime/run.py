@@ -115,7 +115,7 @@ class _Trial:
             if not self._passed:
                 log_status(f"trying {self._job.trial}")
                 self._pass(self._job.try_out())
-            yield "in this process"
+            yield "in this process, without Ray"
             return
         # A second, which a run that misses nothing does without. All of it now: once a cluster is joined, nodes on this
         # machine may unpack the package's folder anew, and what is loaded or started from it then may not be there.
@@ -231,15 +231,15 @@ def _compute(
     units = snapshot.pending().of("compute")
     if not units:  # What was to be tried again is a copy by now.
         return []
+    actors = num_actors(config, units.num_units)
     if not needs_ray:
         from pipeline.runtime.in_process import run_in_process
 
-        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units, by one actor and without Ray")
-        return run_in_process(ledger, snapshot, spec, started=started)
+        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
+        return run_in_process(ledger, snapshot, spec, actors=actors, started=started)
     from pipeline.runtime.cluster import check_nodes
     from pipeline.runtime.pool import run_units
 
-    actors = num_actors(config, units.num_units)
     log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
     check_nodes(ledger.storage.url)
     errors = run_units(ledger, snapshot, spec, config=config, started=started)

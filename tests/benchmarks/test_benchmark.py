@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -78,6 +79,14 @@ def test_two_workers_are_counted_while_both_are_at_work():
     assert found["seconds"] == 6.0
     assert found["clips_per_second"] == pytest.approx(2.0)
     assert found["core_seconds_per_clip"] == pytest.approx(0.5)
+
+
+def test_threads_of_one_process_are_counted_each_and_its_cpu_seconds_once():
+    one, two = timings_of(1, [10, 12, 14, 16, 18]), timings_of(1, [12, 14, 16, 18, 20, 22])
+    found = steady([*one, *(replace(timing, actor=2, cpu_seconds=timing.cpu_seconds + 1) for timing in two)])
+    assert found is not None
+    assert (found["seconds"], found["clips_per_second"]) == (6.0, pytest.approx(2.0))
+    assert found["core_seconds_per_clip"] == pytest.approx(0.25)
 
 
 def test_within_a_piece_progress_is_even():
@@ -202,7 +211,8 @@ def test_decode_shows_decords_wrong_frames_and_none_of_ours(results):
 @pytest.mark.slow
 def test_preprocess_has_every_contender_its_ratios_and_the_baselines_boxes(results):
     part = results["preprocess"]
-    assert set(part["contenders"]) == {"plain loop", "two plain loops", "one actor", "two actors", "baseline script"}
+    ours = {"plain loop", "two plain loops", "one actor", "two actors", "two threads"}
+    assert set(part["contenders"]) == {*ours, "baseline script"}
     for name, row in part["contenders"].items():
         assert row["worker_peak_memory_bytes"]["median"] > 50 * 2**20, name
         assert 0 <= row["start_seconds"]["median"] < row["total_seconds"]["median"], name

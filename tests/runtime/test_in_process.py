@@ -1,10 +1,11 @@
-"""What one actor does is done in the job's own process: the same output, the same promises, and no Ray."""
+"""Actors in threads of the job's own process: the same output, the same promises, and no Ray."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pipeline.records.columns import table_of
 from pipeline.records.faces import EXAMPLE_SCHEMA
 from pipeline.records.outcomes import Outcome, State, interrupted_outcome
 from pipeline.records.vocabulary import UsageError
-from pipeline.runtime.config import PoolConfig
+from pipeline.runtime.config import PoolConfig, num_actors
 from pipeline.runtime.in_process import run_in_process
 from pipeline.runtime.job import ActorSpec, SystematicFault, go_on
 from pipeline.runtime.run import needs_ray_for
@@ -39,13 +40,14 @@ def alone(monkeypatch):
 class Stub:
     """An actor of a made kind: `fails` raises for a unit, `ends` gives the state of a clip."""
 
-    def __init__(self, ledger_url, *, fails=lambda: None, ends=lambda _: State.DONE):
-        self._ledger, self._fails, self._ends = Ledger(ledger_url), fails, ends
+    def __init__(self, ledger_url, *, fails=lambda: None, ends=lambda _: State.DONE, begins=lambda _: None):
+        self._ledger, self._fails, self._ends, self._begins = Ledger(ledger_url), fails, ends, begins
         self.clip_ended = go_on
         self.is_closed = False
         built.append(self)
 
     def run(self, unit):
+        self._begins(unit)
         self._fails()
         outcomes, goes_on = [], True
         for clip in unit.clips:
@@ -131,23 +133,70 @@ def test_an_actor_that_fails_is_built_anew_and_the_unit_stays_pending_after_thre
     assert not snapshot.is_pending
 
 
-@pytest.mark.parametrize("error", [StorageError("the store is down"), UsageError("no such model")])
-def test_what_every_unit_would_meet_ends_the_run(planned, error):
+def test_actors_are_at_work_at_once_each_at_a_unit_of_its_own(planned):
+    ledger, snapshot = planned
+    both, units = threading.Barrier(2, timeout=30), []
+
+    def begins(unit):
+        units.append(unit.unit_id)
+        if len(units) < 3:
+            both.wait()  # Broken, and raised, where one waits for the other's end.
+
+    assert run_in_process(ledger, snapshot, spec(begins=begins), actors=2) == []
+    assert sorted(units) == sorted(ledger.committed_units()) == [f"g000-u{number:06d}" for number in range(3)]
+    assert [each.is_closed for each in built] == [True, True]
+
+
+def test_more_actors_than_units_do_no_harm(planned):
+    ledger, snapshot = planned
+    assert run_in_process(ledger, snapshot, spec(), actors=7) == []
+    assert len(ledger.committed_units()) == len(built) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError("the store is down"), UsageError("no such model"), SystemExit("a library gives up")]
+)
+@pytest.mark.parametrize("actors", [1, 2])
+def test_what_every_unit_would_meet_ends_the_run(planned, error, actors):
     ledger, snapshot = planned
 
     def fails():
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        run_in_process(ledger, snapshot, spec(fails=fails))
-    assert len(built) == 1
+        run_in_process(ledger, snapshot, spec(fails=fails), actors=actors)
+    assert len(built) <= actors
     assert not ledger.committed_units()
+
+
+def test_what_ends_the_run_lets_the_other_actor_end_its_clip_and_no_more(planned):
+    ledger, snapshot = planned
+    at_work, has_failed, done = threading.Event(), threading.Event(), []
+
+    def begins(unit):
+        if unit.unit_id == "g000-u000000":
+            assert at_work.wait(30)
+            has_failed.set()
+            raise StorageError("the store is down")
+
+    def ends(clip):
+        at_work.set()
+        assert has_failed.wait(30)
+        time.sleep(0.5)  # The driver hears of it meanwhile.
+        done.append(clip.path)
+        return State.DONE
+
+    with pytest.raises(StorageError, match="the store is down"):
+        run_in_process(ledger, snapshot, spec(begins=begins, ends=ends), actors=2)
+    (entry,) = ledger.entries()  # Committed before the run is over: nobody is at work any more.
+    assert [row["state"] for row in entry["outcomes"]] == ["done", *["retryable"] * 3]
+    assert done == ["04.mp4"]
 
 
 def test_a_fault_of_our_own_code_in_ten_clips_ends_the_run(planned):
     ledger, snapshot = planned
     with pytest.raises(SystematicFault, match="12 clips met a fault of our own code"):
-        run_in_process(ledger, snapshot, spec(ends=lambda _: State.QUARANTINED))
+        run_in_process(ledger, snapshot, spec(ends=lambda _: State.QUARANTINED), actors=2)
 
 
 @pytest.mark.lengthy
@@ -200,10 +249,18 @@ def test_what_the_actor_sets_for_its_process_is_taken_back(planned, monkeypatch)
         (1000, {"no_ray": True}, False),
         (1000, {"no_ray": True, "actors": 1, "clips_per_shard": 8}, False),
         (1, {"actors": 2}, False),
+        (1000, {"no_ray": True, "actors": 8}, False),
     ],
 )
 def test_ray_is_for_more_than_one_actor(num_clips, options, expected):
     assert needs_ray_for(num_clips, ActorSpec(build=Stub), PoolConfig(**options)) is expected
+
+
+def test_without_ray_there_is_a_thread_for_each_cpu_unless_it_is_said(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 9)
+    assert num_actors(PoolConfig(no_ray=True), 1000) == 9
+    assert num_actors(PoolConfig(no_ray=True), 4) == 4
+    assert num_actors(PoolConfig(no_ray=True, actors=3), 1000) == 3
 
 
 def test_ray_is_for_a_cluster_that_is_named_and_for_what_actors_share(monkeypatch):
@@ -218,8 +275,6 @@ def test_ray_is_for_a_cluster_that_is_named_and_for_what_actors_share(monkeypatc
 def test_what_needs_ray_is_refused_where_it_is_forbidden():
     with pytest.raises(UsageError, match="--no-ray: actors share GPUs by Ray; leave it out"):
         needs_ray_for(1, ActorSpec(build=Stub, num_gpus=0.5), PoolConfig(no_ray=True))
-    with pytest.raises(ValueError, match="--actors 2 needs Ray; leave out --no-ray, or give --actors 1"):
-        PoolConfig(no_ray=True, actors=2)
 
 
 @pytest.mark.lengthy
@@ -245,16 +300,17 @@ def test_one_clip_starts_no_ray_and_leaves_no_process(made, tmp_path):
 @pytest.mark.ray
 def test_the_output_is_the_one_that_ray_gives(made, tmp_path, ray_cluster, monkeypatch):
     some_of(made, 3, tmp_path / "in")
-    options = {"frames_per_clip": 2, "detector": "dlib-hog", "actors": 1, "clips_per_shard": 2, "page": False}
+    options = {"frames_per_clip": 2, "detector": "dlib-hog", "clips_per_shard": 2, "page": False}
 
     def manifest(name, **changes):
         preprocess(PreprocessConfig(input=str(tmp_path / "in"), output=str(tmp_path / name), **options, **changes))
         return (tmp_path / name / "manifest.json").read_bytes()
 
-    here = manifest("here", no_ray=True)
+    here = manifest("here", no_ray=True, actors=1)
     assert b'"sha256"' in here
+    assert manifest("by-two", no_ray=True, actors=2) == here
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
-    assert manifest("ray") == here
+    assert manifest("ray", actors=1) == here
 
 
 @pytest.mark.lengthy
