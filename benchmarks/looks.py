@@ -2,7 +2,8 @@
 
 On every frame of the clips, which is where detection costs most. What int8 finds in whole frames is what there is to
 find. Beside it: whole frames now and then with boxes interpolated between (`--detect-every`), and whole frames now and
-then with the surroundings of the last faces searched between.
+then with the surroundings of the last faces searched between, as images of their own or as windows of the frame's own
+pyramid (`--whole-every`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from benchmarks.config import BenchmarkConfig
 from benchmarks.tables import table
 from benchmarks.timing import one_thread, seconds_of
 from pipeline.faces.detector import build_detector
+from pipeline.faces.follow import Follower, Nearby
+from pipeline.faces.spec import detector_spec
 from pipeline.preprocess.examples import located
 from pipeline.records.clips import Clip
 from pipeline.records.faces import Box, Face, iou
@@ -31,7 +34,7 @@ from pipeline.video.open import open_clip
 
 Find = Callable[[np.ndarray], list[Face]]
 MAX_FRAMES = 48  # of a clip
-GAPS = (2, 3, 4, 8)
+GAPS = (2, 3, 4, 6, 8)
 # A region's sides are multiples of this, so that few sizes are met: the network is planned for each.
 REGION_STEP_PX = 64
 IOUS = (0.5, 0.9)
@@ -54,6 +57,9 @@ def measure(clips: Sequence[Clip], _folder: Path, *, config: BenchmarkConfig) ->
         }
         ways |= {f"--detect-every {gap}": partial(interpolated, find, every=gap) for gap in GAPS}
         ways |= {f"regions, whole every {gap}": partial(in_regions, find, every=gap) for gap in GAPS}
+        nearby = detector_spec("dlib-cnn").nearby
+        assert nearby is not None
+        ways |= {f"--whole-every {gap}": partial(followed, nearby(detector), every=gap) for gap in GAPS}
         rows, whole = [], []
         for name, way in ways.items():
             log_status(f"    {name}")
@@ -90,6 +96,12 @@ def interpolated(find: Find, frames: list[Frame], *, every: int) -> list[list[Fa
     """The faces of each frame as a run with `--detect-every` has them."""
     looked = located(frames, lambda images: [find(image) for image in images], detect_every=every, batch_px=1)
     return [faces for _, faces in looked]
+
+
+def followed(nearby: Nearby, frames: list[Frame], *, every: int) -> list[list[Face]]:
+    """The faces of each frame as a run with `--whole-every` has them."""
+    follower = Follower(nearby, every=every)
+    return [follower.find(frame.image) for frame in frames]
 
 
 def in_regions(find: Find, frames: list[Frame], *, every: int) -> list[list[Face]]:

@@ -58,9 +58,9 @@ class DlibCnn:
         self._dtype = dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}[precision]
         self.precision = precision
         self.device = device
-        self._upsample = upsample
-        self._score_threshold = score_threshold
-        self._window_px = cnn.window_px
+        self.upsample = upsample
+        self.score_threshold = score_threshold
+        self.window_px = cnn.window_px
         self._max_overlap = cnn.max_overlap
         self._means = torch.tensor(cnn.means, device=device)
         self._body: Sequence[Callable[[Tensor], Tensor]]
@@ -70,51 +70,65 @@ class DlibCnn:
             self._body = [_conv(layer, device=device, dtype=dtype) for layer in body]
         self._head = _Head(head, device=device)
         # The cell (c, r) of the score map looks at the tile's point (stride * c + offset, stride * r + offset).
-        self._stride, self._offset = 1, 0
+        # Its score is made of `context` more cells of the last stride to each side.
+        self.stride, self.offset, self.context = 1, 0, 0
         for layer in cnn.layers:
-            self._offset += self._stride * (layer.weight.shape[-1] // 2 - layer.padding)
-            self._stride *= layer.stride
+            self.context += layer.padding
+            self.offset += self.stride * (layer.weight.shape[-1] // 2 - layer.padding)
+            self.stride *= layer.stride
         self._plan = lru_cache(maxsize=MAX_PLANS)(self._make_plan)
 
-    def detect_faces(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
-        """See `Detector.detect_faces`."""
+    def detect_faces(self, images: Sequence[np.ndarray], *, margin: float = 0.0) -> list[list[Face]]:
+        """See `Detector.detect_faces`. margin: faces may score so much less than the threshold."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             check_image(image)
-            if is_searched(image, upsample=self._upsample):
+            if is_searched(image, upsample=self.upsample):
                 by_shape.setdefault(image.shape, []).append(index)
         faces: list[list[Face]] = [[] for _ in images]
         for shape, indexes in by_shape.items():
             size = max(1, CUDA_BATCH_PX // (shape[0] * shape[1])) if self.device.startswith("cuda") else 1
             for start in range(0, len(indexes), size):
                 batch = indexes[start : start + size]
-                for index, found in zip(batch, self._detect([images[index] for index in batch]), strict=True):
+                for index, found in zip(batch, self._detect([images[index] for index in batch], margin), strict=True):
                     faces[index] = found
         return faces
 
     @torch.inference_mode()
-    def _detect(self, images: list[np.ndarray]) -> list[list[Face]]:
+    def _detect(self, images: list[np.ndarray], margin: float = 0.0) -> list[list[Face]]:
         """The faces of images of one shape."""
-        if self._upsample:
+        if self.upsample:
             images = [upsampled(image) for image in images]
-        plan = self._plan(len(images), *images[0].shape[:2])
+        plan = self.plan(len(images), *images[0].shape[:2])
         scores = self.score_tile(self.make_tile(images, plan)).cpu().numpy()
-        return [self._faces(each, plan.levels) for each in scores]
+        found = []
+        for each in scores:
+            rows, columns = np.nonzero(each > self.score_threshold - margin)
+            found.append(self.faces_of(np.stack([columns, rows], axis=1), each[rows, columns], plan.levels))
+        return found
+
+    def plan(self, num_images: int, height: int, width: int) -> TilePlan:
+        """The plan for images of one size; with its tile it is kept for the next of that size."""
+        return self._plan(num_images, height, width)
 
     def make_tile(self, images: list[np.ndarray], plan: TilePlan) -> Tensor:
         """The pyramid of images of one size, as laid out by `plan`; the tensor is the plan's own, and reused."""
-        pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        if pixels.ndim == 3:
-            pixels = pixels[..., None].expand(-1, -1, -1, 3)
-        # In rows of W * 3 numbers: 0.4 ms a frame, where broadcasting three means over the pixels takes 2.
-        level = pixels.reshape(*pixels.shape[:2], -1).float().sub_(plan.means).mul_(1 / 256).view(pixels.shape)
-        level = level.permute(0, 3, 1, 2)  # (B, 3, H, W)
+        level = self.first_level(images, plan)
         for (x_min, y_min, x_max, y_max), grid in zip(plan.levels.tolist(), (None, *plan.grids), strict=True):
             if grid is not None:
                 level = functional.grid_sample(level, grid, padding_mode="border", align_corners=True)
             is_int8 = plan.tile.dtype == torch.uint8
             plan.tile[:, :, y_min:y_max, x_min:x_max] = quantised(level) if is_int8 else level
         return plan.tile
+
+    def first_level(self, images: list[np.ndarray], plan: TilePlan) -> Tensor:
+        """Images of one size, or the same part of each, less the means: (B, 3, H, W)."""
+        pixels = torch.from_numpy(np.stack(images)).to(self.device)
+        if pixels.ndim == 3:
+            pixels = pixels[..., None].expand(-1, -1, -1, 3)
+        # In rows of W * 3 numbers: 0.4 ms a frame, where broadcasting three means over the pixels takes 2.
+        rows = pixels.reshape(*pixels.shape[:2], -1).float()
+        return rows.sub_(plan.means[: rows.shape[-1]]).mul_(1 / 256).view(pixels.shape).permute(0, 3, 1, 2)
 
     def score_tile(self, tile: Tensor) -> Tensor:
         """The score map (B, rows, columns) of a tile (B, 3, H, W), in fp32."""
@@ -139,15 +153,13 @@ class DlibCnn:
         tile = tile.contiguous(memory_format=torch.channels_last)
         return TilePlan(np.array(levels), self._means.repeat(width), tuple(grids), tile)
 
-    def _faces(self, scores: np.ndarray, levels: np.ndarray) -> list[Face]:
-        """The faces of one score map (rows, columns)."""
-        rows, columns = np.nonzero(scores > self._score_threshold)
-        found = scores[rows, columns]
+    def faces_of(self, cells: np.ndarray, found: np.ndarray, levels: np.ndarray) -> list[Face]:
+        """The faces of cells (N, 2), as column and row of a score map, and their scores (N,)."""
         order = np.argsort(-found, kind="stable")
-        centres = np.stack([columns, rows], axis=1)[order] * self._stride + self._offset
+        centres = cells[order] * self.stride + self.offset
         boxes = self._boxes(centres, levels)
         kept = strongest(boxes, self._max_overlap)
-        if self._upsample:  # dlib's map back from the doubled image, of inclusive corners
+        if self.upsample:  # dlib's map back from the doubled image, of inclusive corners
             boxes = _half_open((boxes - [0, 0, 1, 1]) / 2 - [1.25, 0.75, 1.25, 0.75])
         best = found[order]
         return sorted_faces([Face(Box(*boxes[index].tolist()), float(best[index])) for index in kept])
@@ -158,7 +170,7 @@ class DlibCnn:
         outside = centres[:, None] - np.clip(centres[:, None], first, last)  # (N, levels, 2)
         level = (outside**2).sum(axis=2).argmin(axis=1)  # the first of the nearest, as dlib
         middle = centres - levels[level, :2]
-        half = (self._window_px - 1) / 2
+        half = (self.window_px - 1) / 2
         corners = np.concatenate([middle - half, middle + half], axis=1)
         for step in range(1, len(levels)):
             corners = np.where((level >= step)[:, None], corners * (6.0 / 5.0) + 0.3, corners)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.faces import detectors
 from pipeline.records.vocabulary import UsageError
@@ -22,6 +22,7 @@ from pipeline.records.vocabulary import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.faces.follow import Nearby
     from pipeline.records.faces import Face
 
 ENTRY_POINTS = "emotion_pipeline.detectors"
@@ -130,6 +131,7 @@ class DetectorSpec:
         check: raises what `build` would raise for options, without loading a library; where it is None, a job builds
             the detector before it plans, only to learn that.
         preload: modules that a sandbox's fork server imports before a child starts, because they take long.
+        nearby: makes, of a detector of its own on CPU, what also searches around boxes, for `--whole-every`.
     """
 
     name: str
@@ -142,6 +144,7 @@ class DetectorSpec:
     extra: str | None = None
     check: Callable[[DetectorOptions], None] | None = None
     preload: tuple[str, ...] = ()
+    nearby: Callable[[Any], Nearby] | None = None
 
     @property
     def has_choice(self) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.faces.detector import Detect, Detector, build_detector, check_detector
+from pipeline.faces.detector import Detector, build_detector, check_detector
+from pipeline.faces.follow import Follower, Nearby
 from pipeline.faces.given_boxes import read_boxes
 from pipeline.faces.spec import detector_spec, detectors_on
 from pipeline.preprocess.config import PATH_FIELDS, ExtractConfig
@@ -40,17 +41,40 @@ def _options(config: ExtractConfig, *, device: str) -> dict[str, Any]:
     }
 
 
-def detect_of(config: ExtractConfig, *, device: str) -> Detect:
+def detect_of(config: ExtractConfig, *, device: str) -> LocalDetect:
     """A detector in this process; the one of the second look is built at the first clip that needs it."""
-    build = functools.cache(lambda upsample: detector_of(config, upsample=upsample, device=device))
-    build(config.upsample)
+    return LocalDetect(config, device=device)
 
-    def detect(images: list[np.ndarray], *, upsample: int) -> list[list[Face]]:
-        detector = build(upsample)
+
+class LocalDetect:
+    """`Detect` in this process, and what follows faces through a clip where --whole-every asks for it."""
+
+    def __init__(self, config: ExtractConfig, *, device: str) -> None:
+        self._config = config
+        self._build = functools.cache(lambda upsample: detector_of(config, upsample=upsample, device=device))
+        self._build(config.upsample)
+        self._nearby = functools.cache(self._build_nearby)
+
+    def __call__(self, images: list[np.ndarray], *, upsample: int) -> list[list[Face]]:
+        """See `Detect`."""
+        return self._built(upsample).detect_faces(images)
+
+    def _built(self, upsample: int) -> Detector:
+        detector = self._build(upsample)
         assert detector is not None, "boxes are given"
-        return detector.detect_faces(images)
+        return detector
 
-    return detect
+    def _build_nearby(self, upsample: int) -> Nearby:
+        nearby = detector_spec(self._config.detector).nearby
+        assert nearby is not None, "the config refuses it"
+        return nearby(self._built(upsample))
+
+    def of_clip(self, *, upsample: int) -> Callable[[list[np.ndarray]], list[list[Face]]]:
+        """What finds the faces of one clip's frames, given in order."""
+        if self._config.whole_every == 1 or self._config.boxes is not None:
+            return functools.partial(self, upsample=upsample)
+        follower = Follower(self._nearby(upsample), every=self._config.whole_every)
+        return lambda images: [follower.find(image) for image in images]
 
 
 def resolve_detector_device(asked: str, config: ExtractConfig, *, no_ray: bool = False) -> str:
@@ -62,14 +86,17 @@ def resolve_detector_device(asked: str, config: ExtractConfig, *, no_ray: bool =
     if asked == "cpu" or config.boxes is not None:
         return "cpu"
     on_cuda = detector_spec(config.detector).precisions.get("cuda", ())
-    on_cpu_alone = None if on_cuda else config.detector
+    on_cpu_alone, cure = (None if on_cuda else config.detector), ""
     if on_cuda and config.detector_precision not in ("auto", *on_cuda):
         on_cpu_alone = f"--detector-precision {config.detector_precision}"
     if on_cpu_alone:
+        cure = f"give --detector {' or '.join(detectors_on('cuda'))} in bf16 or fp32"
+    elif config.whole_every > 1:
+        on_cpu_alone, cure = f"--whole-every {config.whole_every}", "leave it out"
+    if on_cpu_alone:
         if asked == "cuda":
             raise UsageError(
-                f"--detector-device is cuda, but {on_cpu_alone} runs on CPU alone; give --detector "
-                f"{' or '.join(detectors_on('cuda'))} in bf16 or fp32, or --detector-device cpu"
+                f"--detector-device is cuda, but {on_cpu_alone} runs on CPU alone; {cure}, or --detector-device cpu"
             )
         return "cpu"
     return resolve_worker_device(asked, no_ray=no_ray)

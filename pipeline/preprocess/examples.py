@@ -29,6 +29,9 @@ MAX_CANDIDATE_PX = 2**20
 IMAGE_SUFFIXES = tuple(f".{name}" for name in sorted(IMAGE_NAMES))
 
 
+# The faces of each of some images.
+Find = Callable[[list[np.ndarray]], list[list[Face]]]
+
 Item = TypeVar("Item")
 
 
@@ -72,12 +75,14 @@ def extracted(
     stage: Callable[[str], None],
     batch_px: int,
     encode: Callable[[np.ndarray], Any] | None = None,
+    of_clip: Callable[..., Find] | None = None,
 ) -> Generator[Example, None, dict[str, Any]]:
     """The examples of a task's clip, and the facts of its outcome.
 
     encode: makes of the pixels of a crop what stands in the example; by default an image of the format that was asked
     for. decode: begins to decode the clip; a second look decodes it again, so that no frame is kept for it. batch_px:
-    frames are gathered for one call of `detect` until they have this many pixels in all.
+    frames are gathered for one call of `detect` until they have this many pixels in all. of_clip: called with
+    `upsample`, gives what finds the faces of the clip's frames in order, in place of `detect`.
     """
     encode = encode or functools.partial(encode_image, image_format=config.image_format)
     spare: list[np.ndarray] = []
@@ -86,14 +91,15 @@ def extracted(
     look = functools.partial(
         _look, task, config, stage=stage, batch_px=batch_px, judge=judge, cut_out=cut_out, spare=spare
     )
-    facts = yield from look(decode(), detect=functools.partial(detect, upsample=config.upsample))
+    of_clip = of_clip or functools.partial(functools.partial, detect)
+    facts = yield from look(decode(), find_faces=of_clip(upsample=config.upsample))
     if (
         config.retry_upsample
         and config.boxes is None
         and not facts["num_examples"]
         and not facts["num_frames_over_budget"]
     ):
-        facts = yield from look(decode(), detect=functools.partial(detect, upsample=1))
+        facts = yield from look(decode(), find_faces=of_clip(upsample=1))
         facts["detail"] = join_words("looked at again with upsample 1", facts["detail"])
     elif not facts["num_examples"] and config.boxes is None and not config.upsample and spare:
         stage("detect")
@@ -120,7 +126,7 @@ def _look(
     config: ExtractConfig,
     frames: Generator[Frame, None, DecodeReport],
     *,
-    detect: Callable[[list[np.ndarray]], list[list[Face]]],
+    find_faces: Find,
     stage: Callable[[str], None],
     batch_px: int,
     judge: _Judge,
@@ -132,7 +138,7 @@ def _look(
 
     def find(images: list[np.ndarray]) -> list[list[Face]]:
         stage("detect")
-        return detect(images) if given is None else [given for _ in images]
+        return find_faces(images) if given is None else [given for _ in images]
 
     num_frames = num_faceless = num_clamped = num_examples = 0
     left_out = Counter[str]()
@@ -287,7 +293,7 @@ class WithResult(Generic[Item, Value]):
 
 def located(
     frames: Iterable[Frame],
-    find: Callable[[list[np.ndarray]], list[list[Face]]],
+    find: Find,
     *,
     detect_every: int,
     batch_px: int,
@@ -314,7 +320,7 @@ def _with_keys(frames: Iterable[Frame], every: int) -> Iterator[tuple[Frame, boo
 
 
 def _found(
-    frames: Iterable[tuple[Frame, bool]], find: Callable[[list[np.ndarray]], list[list[Face]]], *, batch_px: int
+    frames: Iterable[tuple[Frame, bool]], find: Find, *, batch_px: int
 ) -> Iterator[tuple[Frame, list[Face] | None]]:
     """Each frame with its faces if it is a key frame, else None."""
     batch: list[tuple[Frame, bool]] = []

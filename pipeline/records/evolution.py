@@ -25,7 +25,7 @@ BEFORE: dict[str, Any] = {}
 MAY_CHANGE: dict[str, frozenset[str]] = {
     "labels": frozenset(
         {
-            *("abstain_below", "faces", "upsample", "retry_upsample", "detect_every"),
+            *("abstain_below", "faces", "upsample", "retry_upsample", "detect_every", "whole_every"),
             *("frames_per_clip", "sample_fps", "every_frame", "min_sample_fps", "min_face_px", "min_sharpness"),
             "max_yaw",
         }

@@ -55,6 +55,8 @@ class ScoreConfig(PoolConfig):
     """Look again with --upsample 1 at clips in which no face was found; default: as the model's own data."""
     detect_every: Annotated[int | None, Setting("faces")] = None
     """Detect on every K-th sampled frame (count, 1 to 32), interpolate between; default: as the model's own data."""
+    whole_every: Annotated[int | None, Setting("faces")] = None
+    """Search whole only every K-th sampled frame (count, 1 to 32), else near its last faces; default: the model's."""
     min_face_px: Annotated[int | None, Setting("faces")] = None
     """Leave out, and count, faces whose box is narrower or lower (pixels); default: as the model's own data."""
     min_sharpness: Annotated[float | None, Setting("faces")] = None

@@ -16,7 +16,7 @@ MIN_SAMPLE_FPS = 2.0
 
 
 # Settings that decide how hard is looked and which faces are kept; none changes the crop that a model gets.
-EFFORT = ("upsample", "retry_upsample", "detect_every", "min_face_px", "min_sharpness", "max_yaw")
+EFFORT = ("upsample", "retry_upsample", "detect_every", "whole_every", "min_face_px", "min_sharpness", "max_yaw")
 
 
 def reading_config(config: ScoreConfig, info: Mapping[str, Any]) -> ExtractConfig:
@@ -31,6 +31,10 @@ def reading_config(config: ScoreConfig, info: Mapping[str, Any]) -> ExtractConfi
     asked = {name: getattr(config, name) for name in EFFORT if getattr(config, name) is not None}
     if asked.get("upsample") and "retry_upsample" not in asked:
         asked["retry_upsample"] = False  # It has nothing left to do.
+    if asked.get("whole_every", 1) > 1:
+        asked.setdefault("detect_every", 1)  # One of the two saves the looks; the other is the model's.
+    if asked.get("detect_every", 1) > 1:
+        asked.setdefault("whole_every", 1)
     if asked.get("retry_upsample") and "upsample" not in asked:
         asked["upsample"] = 0
     try:

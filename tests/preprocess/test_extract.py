@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,7 @@ from video_zoo import make_clip, remux, with_bytes
 from pipeline.corpus.read import read_corpus
 from pipeline.faces.between import faces_between, partners
 from pipeline.faces.detector import DetectionError
+from pipeline.faces.processor import cpu_has_int8
 from pipeline.preprocess.config import ExtractConfig, PreprocessConfig, plan_config_of
 from pipeline.preprocess.detectors import detect_of, resolve_detector_device, resolved, shared_detection
 from pipeline.preprocess.examples import located
@@ -176,6 +177,12 @@ def test_a_film_is_never_held_whole(every, batch_px, most_held):
         ({"retry_upsample": True, "upsample": 1}, "--upsample is 1 already; give --upsample 0"),
         ({"detect_every": 0}, "--detect-every is 0; give one of 1, 2"),
         ({"detect_every": 33}, "--detect-every is 33"),
+        ({"whole_every": 0}, "--whole-every is 0; give one of 1, 2"),
+        ({"whole_every": 4, "detect_every": 2}, "--whole-every and --detect-every exclude each other"),
+        (
+            {"whole_every": 4, "detector": "dlib-hog"},
+            "--whole-every is 4, and --detector is dlib-hog; give --detector dlib-cnn, or leave --whole-every out",
+        ),
         ({"min_decode_integrity": 1.5}, "--min-decode-integrity is 1.5; give a share from 0 to 1"),
     ],
 )
@@ -212,6 +219,9 @@ def test_the_device_is_cuda_only_where_the_detector_runs_there(monkeypatch, tmp_
     with pytest.raises(UsageError, match="dlib-hog runs on CPU alone; give --detector dlib-cnn"):
         resolve_detector_device("cuda", ExtractConfig(detector="dlib-hog"))
     assert resolve_detector_device("auto", ExtractConfig(detector_precision="int8")) == "cpu"
+    assert resolve_detector_device("auto", ExtractConfig(whole_every=4)) == "cpu"
+    with pytest.raises(UsageError, match="--whole-every 4 runs on CPU alone; leave it out, or --detector-device cpu"):
+        resolve_detector_device("cuda", ExtractConfig(whole_every=4))
     with pytest.raises(UsageError, match="--detector-precision int8 runs on CPU alone"):
         resolve_detector_device("cuda", ExtractConfig(detector_precision="int8"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -304,6 +314,30 @@ def test_interpolated_boxes_are_near_the_detected_ones(clips):
     overlaps = [iou(a.box, b.box) for a, b in zip(full, part, strict=True)]
     assert min(overlaps) > 0.7
     assert overlaps != [1.0] * 12
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize(
+    "precision", ["fp32", pytest.param("int8", marks=pytest.mark.skipif(not cpu_has_int8(), reason="no int8"))]
+)
+def test_faces_that_are_followed_are_those_of_whole_frames(clips, precision):
+    config = {"detector_precision": precision, "every_frame": True, "faces": "all"}
+    names = ("a.mp4", "small.mp4", "broken.mp4", "b.avi")  # One work for all: nothing of a clip is left for the next.
+    whole, followed = (extracted(clips, names, ExtractConfig(**config, **more)) for more in ({}, {"whole_every": 5}))
+    assert [len(examples) for examples, _ in whole] == [len(examples) for examples, _ in followed]
+    assert len(whole[0][0]) == 12
+    for (examples, _), (others, _) in zip(whole, followed, strict=True):
+        for one, other in zip(examples, others, strict=True):
+            assert one.box == other.box
+            assert one.face_jpeg == other.face_jpeg
+            assert one.face_score == pytest.approx(other.face_score, abs=0.005)
+
+
+def test_given_boxes_are_not_searched_for_whatever_the_way(clips, tmp_path):
+    (tmp_path / "boxes.csv").write_text("a.mp4,Happy,10,10,90,90\n")
+    config = ExtractConfig(boxes=str(tmp_path / "boxes.csv"), frames_per_clip=2, whole_every=4)
+    ((examples, outcome),) = extracted(clips, ["a.mp4"], config)
+    assert (outcome["num_examples"], {tuple(astuple(each.box)) for each in examples}) == (2, {(10, 10, 90, 90)})
 
 
 @pytest.mark.lengthy

@@ -153,6 +153,11 @@ def test_how_hard_is_looked_may_differ_and_the_crop_may_not():
         reading(min_sharpness=-1.0)
     with pytest.raises(UsageError, match="--detect-every is 99"):
         reading(detect_every=99)
+    found = reading({**READING, "detect_every": 3}, whole_every=4)
+    assert (found.detect_every, found.whole_every) == (1, 4)
+    found = reading({**READING, "whole_every": 4}, detect_every=3)
+    assert (found.detect_every, found.whole_every) == (3, 1)
+    assert reading({**READING, "whole_every": 4}).whole_every == 4
 
 
 @pytest.mark.parametrize("asked", [{"sample_fps": 1.0, "every_frame": True}, {"sample_fps": 1.0, "frames_per_clip": 3}])

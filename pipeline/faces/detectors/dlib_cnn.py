@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pipeline.faces.processor import cpu_has_bf16, cpu_has_bf16_convolutions, cpu_has_int8
 from pipeline.faces.spec import Detector, DetectorOptions, DetectorSpec, Weights
 from pipeline.records.vocabulary import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.faces.follow import Nearby
 
 WEIGHTS = Weights(
     package="face-recognition-models",
@@ -43,6 +48,13 @@ def auto_precision(device: str) -> str:
     return "bf16" if device != "cpu" or cpu_has_bf16() else "fp32"
 
 
+def nearby(detector: Any) -> Nearby:
+    """The same network around boxes."""
+    from pipeline.faces.near import NearDlibCnn
+
+    return NearDlibCnn(detector)
+
+
 SPEC = DetectorSpec(
     name="dlib-cnn",
     build=build,
@@ -53,4 +65,5 @@ SPEC = DetectorSpec(
     finds_more_upsampled=True,
     weights=WEIGHTS,
     preload=("torch",),
+    nearby=nearby,
 )
