@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpus.archived import ArchiveLister, members_of
+from pipeline.corpus.archived import ArchiveLister, md5s_of
 from pipeline.corpus.groups import in_parts, with_bytes
 from pipeline.corpus.listing import locate, map_in_threads
 from pipeline.corpus.types import CORPUS_SCHEMA, ListedFile
 from pipeline.records.arrow import pc
-from pipeline.storage.archives.members import MEMBERS_START, Place, place_of
+from pipeline.storage.archives.members import MEMBERS_START, archive_of, place_of, reading_order
 from pipeline.storage.archives.reading import STREAM_BLOCK_BYTES
 from pipeline.storage.contents import UNTOLD_URL, WEB_URL, is_md5
 from pipeline.storage.remote import RangedFile
@@ -45,21 +45,17 @@ def with_bytes_read(rows: BatchSpool) -> BatchSpool:
     Objects of S3 that were uploaded in parts, and that a member may be a copy of, get it too: their etag is none.
     Raises OSError where a store fails.
     """
-    wanted: dict[str, dict[str, str]] = defaultdict(dict)
-    places: dict[str, Place] = {}
+    wanted: dict[str, list[tuple[str, str]]] = defaultdict(list)  # archive -> url and name of each member
     objects: list[dict[str, Any]] = []
     for row in _meeting(rows):
-        if not row["is_member"]:
+        if row["is_member"]:
+            wanted[archive_of(row["url"])].append((row["url"], _name_of(row["url"], row["content_id"])))
+        else:
             objects.append(row)
-            continue
-        place = place_of(row["url"])
-        places.setdefault(place.file, place)
-        wanted[place.file][row["content_id"]] = _name_of(row["url"], row["content_id"])
     md5s = {content_id: md5 for content_id, md5 in map_in_threads(_md5_of_object, objects) if md5 is not None}
     with ArchiveLister() as lister:
-        read = partial(_md5s_of, lister=lister)
-        for file, found in map_in_threads(read, [(places[file], wanted[file]) for file in wanted]):
-            md5s.update({wanted[file][content_id]: md5 for content_id, md5 in found.items()})
+        for found in map_in_threads(partial(_md5s_of, lister=lister), wanted.values()):
+            md5s.update(found)
     return _with_md5s(rows, md5s) if md5s else rows
 
 
@@ -140,14 +136,14 @@ def _md5_of_object(row: Mapping[str, Any]) -> tuple[str, str | None]:
     return content_id, md5.hexdigest()
 
 
-def _md5s_of(item: tuple[Place, Collection[str]], *, lister: ArchiveLister) -> tuple[str, dict[str, str]]:
-    """The URL of an archive, and the MD5s of its members by their content ids, of those that can be read."""
-    place, content_ids = item
+def _md5s_of(members: list[tuple[str, str]], *, lister: ArchiveLister) -> dict[str, str]:
+    """The MD5s of members of one archive (url and name of each) by their names, of those that can be read."""
+    members.sort(key=lambda member: reading_order(member[0]))
+    place = place_of(members[0][0])
     name, store = locate(place.file)
     archive = ListedFile(path=name, place=name, store=store, size_bytes=place.num_bytes, content_id=place.content_id)
     try:
-        members = members_of(archive, lister, read=content_ids)
+        md5s = md5s_of(archive, lister, [url for url, _ in members])
     except (ContentChangedError, FileNotFoundError):
-        members = []  # Whoever reads the clips finds out.
-    found = {member.content_id: member.bytes_id or "" for member in members}
-    return place.file, {each: found[each] for each in content_ids if is_md5(found.get(each, ""))}
+        return {}  # Whoever reads the clips finds out.
+    return {name: md5 for (_, name), md5 in zip(members, md5s, strict=True) if md5 is not None}

@@ -11,10 +11,11 @@ import os
 import queue
 import re
 import tempfile
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pipeline.corpus.listing import url_of
 from pipeline.corpus.types import ListedFile
@@ -33,7 +34,10 @@ from pipeline.storage.archives.listing import (
     listing_block_bytes,
 )
 from pipeline.storage.archives.members import Member, kind_of
+from pipeline.storage.archives.parts import ArchiveError
+from pipeline.storage.archives.reading import MemberReader
 from pipeline.storage.asked import MAX_PART_BYTES, AskedFile
+from pipeline.storage.contents import is_md5
 from pipeline.storage.redaction import printable
 from pipeline.storage.remote import RangedFile, require_content
 from pipeline.video.formats import is_named_as_clip
@@ -62,6 +66,9 @@ MAX_DETAIL_LETTERS = 300
 WALL_SECONDS_PER_CPU_SECOND = 10
 
 
+_Item = TypeVar("_Item")
+
+
 _BATCH_LETTERS, _BATCH_MEMBERS = 2**17, 1000
 
 
@@ -85,13 +92,11 @@ class ArchiveLister:
         for sandbox in self._all:
             sandbox.close()
 
-    def members(
-        self, file: Any, kind: str, *, size_bytes: int, content_id: str, read: bool | Collection[str] = False
-    ) -> list[Member]:
+    def members(self, file: Any, kind: str, *, size_bytes: int, content_id: str, read: bool = False) -> list[Member]:
         """What lies in an archive, as `list_members` has it; of one that costs its child the archive alone.
 
-        file: the archive, open at any position and able to seek. read: whether clips are read for their MD5, or the
-        content ids of those that are. Raises OSError where its store fails.
+        file: the archive, open at any position and able to seek. read: whether clips are read for their MD5.
+        Raises OSError where its store fails.
         """
         with self._child() as sandbox:
             for attempt in range(1, MAX_TRIES + 1):
@@ -110,6 +115,19 @@ class ArchiveLister:
                     ]  # fmt: skip
         raise AssertionError("unreachable")
 
+    def md5s(self, file: Any, urls: Sequence[str], *, size_bytes: int) -> list[str | None]:
+        """The MD5 of each of these members of an archive, in the order in which they are read; None of what cannot be.
+
+        file: as in `members`. Raises OSError where its store fails.
+        """
+        task = {"size_bytes": size_bytes, "urls": "\n".join(urls).encode()}
+        with self._child() as sandbox:
+            try:
+                found = _answered(sandbox, file, task, _md5_or_none)
+            except SandboxError:
+                found = []
+        return found if len(found) == len(urls) else [None] * len(urls)
+
     @contextmanager
     def _child(self) -> Iterator[Sandbox]:
         sandbox = self._free.get()
@@ -119,21 +137,17 @@ class ArchiveLister:
             self._free.put(sandbox)
 
 
-def members_of(archive: ListedFile, lister: ArchiveLister, *, read: bool | Collection[str]) -> list[Member]:
+def members_of(archive: ListedFile, lister: ArchiveLister, *, read: bool) -> list[Member]:
     """What lies in an archive whose content id is known.
 
-    read: see `ArchiveLister.members`; members are read by their ids only in the very archive that was listed. Raises
-    OSError where its store fails, and ContentChangedError where it holds another archive then.
+    read: see `ArchiveLister.members`. Raises OSError where its store fails.
     """
     kind, content_id = kind_of(archive.path), archive.content_id
     assert kind is not None, "only archives come here"
     assert content_id is not None, "hashed before"
-    is_second = not isinstance(read, bool)
     try:
-        with _opened(
-            archive, block_bytes=listing_block_bytes(kind), content_id=content_id if is_second else ""
-        ) as file:
-            found = lister.members(file, kind, size_bytes=archive.size_bytes, content_id=content_id, read=read)
+        with _opened(archive, block_bytes=listing_block_bytes(kind)) as file:
+            return lister.members(file, kind, size_bytes=archive.size_bytes, content_id=content_id, read=read)
     except OSError as error:
         if archive.store is not None:
             raise
@@ -148,12 +162,22 @@ def members_of(archive: ListedFile, lister: ArchiveLister, *, read: bool | Colle
                 detail=detail,
             )
         ]
-    if is_second and archive.store is not None:
+
+
+def md5s_of(archive: ListedFile, lister: ArchiveLister, urls: Sequence[str]) -> list[str | None]:
+    """The MD5s of members of the very archive that was listed, see `ArchiveLister.md5s`.
+
+    Raises OSError where it cannot be read, and ContentChangedError where it is another by now.
+    """
+    content_id = archive.content_id or ""
+    with _opened(archive, block_bytes=1, content_id=content_id) as file:
+        found = lister.md5s(file, urls, size_bytes=archive.size_bytes)
+    if archive.store is not None:
         require_content(archive.store, archive.place, content_id, url=url_of(archive.place, archive.store))
     return found
 
 
-def _opened(file: ListedFile, *, block_bytes: int, content_id: str) -> Any:
+def _opened(file: ListedFile, *, block_bytes: int, content_id: str = "") -> Any:
     if file.store is None:
         return open(file.place, "rb")
     what = f"{url_of(file.place, file.store)} cannot be read"
@@ -169,18 +193,17 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
 
     def work(task: dict[str, Any], line: Any) -> Generator[list[Any], None, None]:
         line("list")
+        if "urls" in task:
+            yield from _md5s(task, line)
+            return
         asked = AskedFile(line, task["size_bytes"])
-        is_read_anywhere = task["kind"] == "zip" and task["read"] is not False
+        is_read_anywhere = task["kind"] == "zip" and task["read"]
         block_bytes = MEMBER_BLOCK_BYTES if is_read_anywhere else listing_block_bytes(task["kind"])
-        file = io.BufferedReader(asked, block_bytes)
-        read, most = _unpacked(task["read"]), (MAX_READS_OF_ALL * task["size_bytes"] + SPARE_READ_BYTES) // 2
-
-        def is_read(member: Member) -> bool:
-            return asked.num_read_bytes < most and (read is None or member.content_id in read)
-
+        most = (MAX_READS_OF_ALL * task["size_bytes"] + SPARE_READ_BYTES) // 2
         members = list_members(
-            file, task["kind"], size_bytes=task["size_bytes"], content_id=task["content_id"],
-            is_wanted=is_named_as_clip, make_spool=lambda: _AskedSpool(line), is_read=is_read,
+            io.BufferedReader(asked, block_bytes), task["kind"], size_bytes=task["size_bytes"],
+            content_id=task["content_id"], is_wanted=is_named_as_clip, make_spool=lambda: _AskedSpool(line),
+            is_read=lambda _: task["read"] and asked.num_read_bytes < most,
         )  # fmt: skip
         batch, num_letters = [], 0
         for each in members:
@@ -200,16 +223,20 @@ def build_listing() -> Callable[..., Generator[list[Any], None, None]]:
     return work
 
 
-# A message may have few texts, but many bytes.
-def _packed(read: bool | Collection[str]) -> bool | bytes:
-    return read if isinstance(read, bool) else b"".join(map(bytes.fromhex, read))
+def _md5s(task: dict[str, Any], line: Any) -> Generator[list[str | None], None, None]:
+    def open_file(_url: str, size_bytes: int, block_bytes: int, _content_id: str) -> Any:
+        return io.BufferedReader(AskedFile(line, size_bytes), block_bytes)
 
-
-def _unpacked(read: bool | bytes) -> frozenset[str] | None:
-    """The content ids of what is to be read; None: of all."""
-    if isinstance(read, bool):
-        return None if read else frozenset()
-    return frozenset(read[start : start + 16].hex() for start in range(0, len(read), 16))
+    reader, batch = MemberReader(open_file), []
+    for url in task["urls"].decode().split("\n"):  # As bytes: a message may have few texts.
+        try:
+            batch.append(reader.md5_of(url))
+        except ArchiveError:
+            batch.append(None)
+        if len(batch) == _BATCH_MEMBERS:
+            yield batch
+            batch = []
+    yield batch
 
 
 def _bounded(size_bytes: int) -> int:
@@ -245,18 +272,23 @@ class _AskedSpool:
 
 
 def _listed(
-    sandbox: Sandbox, file: Any, kind: str, *, size_bytes: int, content_id: str, read: bool | Collection[str] = False
+    sandbox: Sandbox, file: Any, kind: str, *, size_bytes: int, content_id: str, read: bool = False
 ) -> list[Member]:
     """Raises SandboxError, and OSError where the store fails."""
-    cpu_seconds = MIN_CPU_SECONDS + size_bytes / MIN_BYTES_PER_CPU_SECOND
-    task = {"kind": kind, "size_bytes": size_bytes, "content_id": content_id, "read": _packed(read)}
-    found: list[Member] = []
+    task = {"kind": kind, "size_bytes": size_bytes, "content_id": content_id, "read": read}
+    return _answered(sandbox, file, task, partial(_member_of, archive_id=content_id))
+
+
+def _answered(sandbox: Sandbox, file: Any, task: Mapping[str, Any], parse: Callable[[Any], _Item]) -> list[_Item]:
+    """What a child answers to a task, in batches, parsed. Raises SandboxError, and OSError where the store fails."""
+    cpu_seconds = MIN_CPU_SECONDS + task["size_bytes"] / MIN_BYTES_PER_CPU_SECOND
+    found: list[_Item] = []
     with tempfile.TemporaryFile() as spool:
-        answers = _Answers(file, spool, size_bytes=size_bytes)
+        answers = _Answers(file, spool, size_bytes=task["size_bytes"])
         running = sandbox.stream(task, answer=answers, seconds=WALL_SECONDS_PER_CPU_SECOND * cpu_seconds)
         try:
             for batch in running:
-                found += [_member_of(plain, archive_id=content_id) for plain in batch]
+                found += map(parse, batch)
                 if len(found) > 2 * MAX_MEMBERS:
                     raise ValueError(f"it has more than {2 * MAX_MEMBERS} members")
         except (ValueError, TypeError) as error:
@@ -265,6 +297,10 @@ def _listed(
         finally:
             running.close()
     return found
+
+
+def _md5_or_none(plain: Any) -> str | None:
+    return plain if isinstance(plain, str) and is_md5(plain) else None
 
 
 class _Answers:

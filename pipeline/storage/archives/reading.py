@@ -51,9 +51,20 @@ class MemberReader:
         place = place_of(url)
         if place.problem is not None:
             raise ArchiveError(*place.problem)
+        with open(target, "xb") as sink:
+            md5 = self._read(place, GuardedStream(sink).write)
+        if is_hashed(place.steps) and md5 != content_id:
+            self.close()
+            raise _changed()
+
+    def md5_of(self, url: str) -> str:
+        """The MD5 of a member's bytes. Raises as `copy` does."""
+        return self._read(place_of(url), lambda _: None)
+
+    def _read(self, place: Place, write: Callable[[bytes], None]) -> str:
         try:
-            with open(target, "xb") as sink, fault_in_words():
-                self._copy(place, GuardedStream(sink), content_id=content_id)
+            with fault_in_words():
+                return self._md5_of(place, write)
         except StoreFaultError as fault:
             self.close()
             raise fault.error from None
@@ -66,7 +77,7 @@ class MemberReader:
         self._opened.close()
         self._key = self._container = None
 
-    def _copy(self, place: Place, sink: GuardedStream, *, content_id: str) -> None:
+    def _md5_of(self, place: Place, write: Callable[[bytes], None]) -> str:
         kind, numbers = place.steps[-1]
         container = self._container_of(place)
         source = cut_error(container, (kind, numbers), is_last=True)
@@ -76,11 +87,10 @@ class MemberReader:
         while chunk := source.read(min(2**20, size_bytes - num_bytes)):
             md5.update(chunk)
             num_bytes += len(chunk)
-            sink.write(chunk)
+            write(chunk)
         if num_bytes != size_bytes:
             raise ArchiveError("truncated_archive", f"the member ends after {num_bytes} of {size_bytes} bytes")
-        if is_hashed(place.steps) and md5.hexdigest() != content_id:
-            raise _changed()
+        return md5.hexdigest()
 
     def _container_of(self, place: Place) -> FilePart:
         """What the member is cut from, standing before it."""
