@@ -68,9 +68,14 @@ def wait_for_a_moment(job, output, chance, *, num_committed):
     return seen
 
 
-def test_a_killed_driver_loses_and_repeats_nothing(corpus, undisturbed, tmp_path):
+# With Ray's actors, and with threads of the driver.
+BOTH_WAYS = pytest.mark.parametrize("way", [(), ("--no-ray", "--actors", "2")], ids=["ray", "threads"])
+
+
+@BOTH_WAYS
+def test_a_killed_driver_loses_and_repeats_nothing(corpus, undisturbed, tmp_path, way):
     output, log = tmp_path / "out", tmp_path / "log"
-    arguments = ("--input", str(corpus), "--output", str(output), *FLAGS)
+    arguments = ("--input", str(corpus), "--output", str(output), *FLAGS, *way)
     chance = random.Random(SEED)
     kills, trial, committed = 0, 0, {}
     while kills < KILLS:
@@ -81,7 +86,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(corpus, undisturbed, tmp_path
             assert_same(output, undisturbed)
             trial, committed = trial + 1, {}
             output = tmp_path / f"out-{trial}"
-            arguments = ("--input", str(corpus), "--output", str(output), *FLAGS)
+            arguments = ("--input", str(corpus), "--output", str(output), *FLAGS, *way)
             continue
         harness.kill_job(job)
         kills += 1
@@ -96,13 +101,21 @@ def test_a_killed_driver_loses_and_repeats_nothing(corpus, undisturbed, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("victims", "pause"), [("actors", (2.0, 5.0)), ("sandboxed_children", (2.0, 4.0))], ids=["actor", "sandboxed child"]
+    "part",
+    [
+        ("actors", (2.0, 5.0), ()),
+        ("sandboxed_children", (2.0, 4.0), ()),
+        ("sandboxed_children", (1.0, 3.0), ("--no-ray", "--actors", "2")),
+    ],
+    ids=["actor", "sandboxed child", "sandboxed child of a thread"],
 )
-def test_a_killed_part_loses_and_repeats_nothing(corpus, undisturbed, tmp_path, victims, pause):
+def test_a_killed_part_loses_and_repeats_nothing(corpus, undisturbed, tmp_path, part):
+    victims, pause, way = part
     kills = trial = 0
     while kills < KILLS:
         output, log = tmp_path / f"out-{trial}", tmp_path / f"log-{trial}"
-        job = harness.start_job("preprocess.py", "--input", str(corpus), "--output", str(output), *FLAGS, log=log)
+        arguments = ("--input", str(corpus), "--output", str(output), *FLAGS, *way)
+        job = harness.start_job("preprocess.py", *arguments, log=log)
         find = getattr(harness, victims)
         kills += harness.kill_some(job, find, num_kills=min(3, KILLS - kills), seed=SEED + trial, pause=pause)
         assert job.wait(timeout=600) == 0, log.read_text()
