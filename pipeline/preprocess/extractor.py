@@ -94,7 +94,8 @@ class ClipExtractor:
         self._film_path: Path | None = None
         sweep(SCRATCH_PREFIX)
         self._scratch = ScratchFolder(SCRATCH_PREFIX)  # For copies of clips, and links to them.
-        # A fork server reads these when it starts: one thread a worker, because there is a worker a core.
+        # A fork server reads these when it starts: one thread a worker, because there is a worker a core. For libraries
+        # beside PyTorch, which `build_work` tells.
         os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         build = build_work if shared_detect is None else build_decoding
         options = child_options(config, only_decodes=shared_detect is not None, folder=self._scratch.path)

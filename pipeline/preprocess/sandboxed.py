@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import MISSING, asdict, astuple, fields
@@ -92,6 +93,9 @@ def build_work(config: ExtractConfig) -> Callable[..., Generator[dict[str, Any],
     """The sandboxed child's work: a task (clip, local path, given boxes) to its examples and the facts of the outcome,
     as plain values."""
     detect, landmarks = detect_of(config, device="cpu"), Landmarks()
+    if torch := sys.modules.get("torch"):
+        # There is a worker a core. The fork server may have loaded it before OMP_NUM_THREADS said so.
+        torch.set_num_threads(1)
 
     def work(task: dict[str, Any], stage: Callable[[str], None]) -> Generator[dict[str, Any], None, dict[str, Any]]:
         task = _with_budget(task)

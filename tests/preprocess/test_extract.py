@@ -4,8 +4,11 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import asdict, astuple
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +45,7 @@ from pipeline.sandbox.supervisor import Sandbox
 from pipeline.video.frames import Frame
 
 LIMITS = SandboxLimits(start_seconds=120)
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def face(x_min, y_min, x_max, y_max, score=1.0):
@@ -331,6 +335,42 @@ def test_faces_that_are_followed_are_those_of_whole_frames(clips, precision):
             assert one.box == other.box
             assert one.face_jpeg == other.face_jpeg
             assert one.face_score == pytest.approx(other.face_score, abs=0.005)
+
+
+THREADS = """
+import sys
+from pipeline.preprocess.config import ExtractConfig
+from pipeline.preprocess.sandboxed import build_work
+from pipeline.sandbox.supervisor import Sandbox
+
+def build(config):
+    build_work(config)
+
+    def work(task, stage):
+        yield sys.modules["torch"].get_num_threads()
+
+    return work
+
+if __name__ == "__main__":
+    import threads
+    with Sandbox(threads.build, {"config": ExtractConfig()}, preload=("torch",)) as sandbox:
+        print(sandbox.run(None)[0])
+"""
+
+
+@pytest.mark.lengthy
+def test_a_worker_computes_on_one_thread_whatever_the_fork_server_was_told(tmp_path):
+    (tmp_path / "threads.py").write_text(THREADS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"}
+    told = subprocess.run(
+        [sys.executable, tmp_path / "threads.py"],
+        check=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert told.stdout == "[1]\n"
 
 
 def test_given_boxes_are_not_searched_for_whatever_the_way(clips, tmp_path):
