@@ -232,15 +232,14 @@ def _compute(
     if not units:  # What was to be tried again is a copy by now.
         return []
     actors = num_actors(config, units.num_units)
+    log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
     if not needs_ray:
         from pipeline.runtime.in_process import run_in_process
 
-        log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
         return run_in_process(ledger, snapshot, spec, actors=actors, started=started)
     from pipeline.runtime.cluster import check_nodes
     from pipeline.runtime.pool import run_units
 
-    log_status(f"{where}: {units.num_clips} clips in {units.num_units} units on {actors} actors")
     check_nodes(ledger.storage.url)
     errors = run_units(ledger, snapshot, spec, config=config, started=started)
     log_status("the actors are done: ending Ray, then the audit, the tables' totals and the page")
