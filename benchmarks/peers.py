@@ -48,7 +48,8 @@ from pipeline.synthetic.corpus import make_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OURS, OURS_WITHOUT_RAY, DAFT, RAY = "jobs/preprocess.py", "jobs/preprocess.py --no-ray", "Daft", "Ray Data"
-CONTENDERS = (OURS, OURS_WITHOUT_RAY, DAFT, RAY)
+BOTH_OF_OURS = (OURS, OURS_WITHOUT_RAY)
+CONTENDERS = (*BOTH_OF_OURS, DAFT, RAY)
 LIMIT_SECONDS = 1800.0
 # With bad files a contender is given so many times what it took without, and a minute at least: one starts a process
 # that dies anew, and would for ever.
@@ -150,7 +151,7 @@ def _run(
     shutil.rmtree(output, ignore_errors=True)
     listed = output.with_suffix(".txt")
     listed.write_text("\n".join(map(str, sorted(corpus.iterdir()))))
-    if contender in (OURS, OURS_WITHOUT_RAY):
+    if contender in BOTH_OF_OURS:
         flags = ["--actors", str(NUM_PROCESSES), "--frames-per-clip", str(frames_per_clip), "--page=false"]
         flags += ["--no-ray"] if contender == OURS_WITHOUT_RAY else []
         command = [str(REPOSITORY / "jobs" / "preprocess.py"), "--input", str(corpus), "--output", str(output), *flags]
@@ -158,7 +159,7 @@ def _run(
         name = {DAFT: "daft", RAY: "ray"}[contender]
         command = ["-m", "benchmarks.peer", name, str(listed), str(output), str(frames_per_clip)]
     figures = _watched([sys.executable, *command], limit_seconds=limit_seconds)
-    rows = _rows(output / "examples" if contender in (OURS, OURS_WITHOUT_RAY) else output)
+    rows = _rows(output / "examples" if contender in BOTH_OF_OURS else output)
     told = "\n".join(sorted(map(str, rows)))
     return {**figures, "num_rows": len(rows), "rows": hashlib.sha256(told.encode()).hexdigest(), "clips": _clips(rows)}
 
@@ -246,7 +247,7 @@ def _with_bad_files(
         found[kind] = {"clips": num, "bad": len(bad), "left": {}}
         for contender in CONTENDERS:
             log_status(f"    {kind}: {contender}")
-            if contender in (OURS, OURS_WITHOUT_RAY) and bad is deadly:
+            if contender in BOTH_OF_OURS and bad is deadly:
                 options = {"frames_per_clip": config.frames_per_clip, "no_ray": contender == OURS_WITHOUT_RAY}
                 left = _ours_with_a_crash(corpus, folder / "out", **options)
             else:

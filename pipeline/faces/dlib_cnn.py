@@ -114,11 +114,10 @@ class DlibCnn:
     def make_tile(self, images: list[np.ndarray], plan: TilePlan) -> Tensor:
         """The pyramid of images of one size, as laid out by `plan`; the tensor is the plan's own, and reused."""
         level = self.first_level(images, plan)
-        for (x_min, y_min, x_max, y_max), grid in zip(plan.levels.tolist(), (None, *plan.grids), strict=True):
+        for (x_min, y_min, _, _), grid in zip(plan.levels.tolist(), (None, *plan.grids), strict=True):
             if grid is not None:
                 level = functional.grid_sample(level, grid, padding_mode="border", align_corners=True)
-            is_int8 = plan.tile.dtype == torch.uint8
-            plan.tile[:, :, y_min:y_max, x_min:x_max] = quantised(level) if is_int8 else level
+            plan.draw(level, x=x_min, y=y_min)
         return plan.tile
 
     def first_level(self, images: list[np.ndarray], plan: TilePlan) -> Tensor:
@@ -189,6 +188,12 @@ class TilePlan:
     means: Tensor
     grids: tuple[Tensor, ...]
     tile: Tensor
+
+    def draw(self, pixels: Tensor, *, x: int, y: int) -> None:
+        """Put pixels of a level (B, 3, H, W) into the tile, their first at (x, y)."""
+        is_int8 = self.tile.dtype == torch.uint8
+        height, width = pixels.shape[2:]
+        self.tile[:, :, y : y + height, x : x + width] = quantised(pixels) if is_int8 else pixels
 
 
 def _conv(layer: ConvLayer, *, device: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.faces.dlib_cnn import LEVEL_RATIO, DlibCnn, TilePlan, upsampled
-from pipeline.faces.int8 import quantised
 from pipeline.records.faces import Box, Face
 
 # A face may grow or shrink by a level, 1.2 times, and move by two cells, a fifth of its side.
@@ -113,9 +112,7 @@ class NearDlibCnn:
             if number in shown:
                 left, top, right, bottom = shown[number]
                 x, y = (int(each) for each in levels[number, :2])
-                pixels = pyramid[number][:, :, top:bottom, left:right]
-                pixels = quantised(pixels) if plan.tile.dtype == torch.uint8 else pixels
-                plan.tile[:, :, y + top : y + bottom, x + left : x + right] = pixels
+                plan.draw(pyramid[number][:, :, top:bottom, left:right], x=x + left, y=y + top)
 
     def _pyramid(self, plan: TilePlan) -> list[Tensor]:
         """Every level of a frame, (1, 3, H, W), with room for its pixels."""
